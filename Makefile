@@ -1,0 +1,47 @@
+# `make` alone lists what there is. Everything happens in .venv; nothing is installed elsewhere.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test unit lint format lock clean
+
+help: ## List what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(VENV)/.installed: requirements.lock requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tickpipe needs Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@echo "Setting up $(VENV), once (under a minute; versions and hashes from the lock files) …"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --require-hashes -r requirements-dev.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+setup: $(VENV)/.installed ## Make the environment: .venv, with the versions and hashes of the lock files
+
+demo: setup ## Live prices, simulated, from websocket to database, on the screen (Ctrl-C ends it)
+	@$(BIN)/tickpipe up
+
+lint: setup ## Style, types and import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/lint-imports --no-cache
+
+test: lint ## Lint, types, import contracts and every test, on real servers that the tests start
+	@$(BIN)/python -m pytest
+
+unit: setup ## The unit tests alone: no servers, seconds
+	@$(BIN)/python -m pytest tests/unit
+
+format: setup ## Put the code in shape
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lock: ## Renew both lock files (needs uv)
+	uv pip compile pyproject.toml --upgrade --universal --generate-hashes --python-version 3.11 -o requirements.lock
+	uv pip compile pyproject.toml --upgrade --universal --generate-hashes --python-version 3.11 --group dev -c requirements.lock -o requirements-dev.lock
+
+clean: ## Remove .venv and caches (not your data)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -1,0 +1,1 @@
+"""Redis stream → TimescaleDB, one block, one transaction."""
