@@ -1,0 +1,76 @@
+"""What the command lines share: `.env`, exit statuses, signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn, ParamSpec
+
+import typer
+from dotenv import load_dotenv
+
+from common.errors import TickpipeError
+
+P = ParamSpec("P")
+
+
+def run(app: typer.Typer, name: str) -> NoReturn:
+    """Run a command line: a `.env` in the working folder first (the real environment wins), then the command.
+
+    Exits 0 when done, 1 after a failure worth a retry, 2 for wrong usage or configuration, each with one line on
+    stderr and no traceback.
+    """
+    load_dotenv(Path.cwd() / ".env", override=False)
+    try:
+        app(prog_name=name)
+    except TickpipeError as error:
+        print(f"{name}: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(error.exit_status)
+    sys.exit(0)
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that SIGTERM or Ctrl-C sets; a second one stops the process at once."""
+    stop = threading.Event()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+    return stop
+
+
+def in_thread(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> Future[None]:
+    """Run `function` in a thread that does not keep the process alive; the Future tells its end, or its error."""
+    future: Future[None] = Future()
+
+    def work() -> None:
+        try:
+            function(*args, **kwargs)
+        except BaseException as error:  # noqa: BLE001  handed to whoever asks the Future
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    threading.Thread(target=work, name=getattr(function, "__qualname__", None), daemon=True).start()
+    return future
+
+
+def environment() -> Mapping[str, str]:
+    """The environment, for the command lines to hand on."""
+    return os.environ
+
+
+def microseconds() -> int:
+    """The time now, microseconds since 1970."""
+    return time.time_ns() // 1000

@@ -1,0 +1,46 @@
+"""How a record of named texts becomes the flat fields of a stream entry, and back. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Generic, TypeVar
+
+from common.errors import DecodeError
+
+R = TypeVar("R", bound=tuple[str, ...])
+
+
+class Codec(Generic[R]):
+    """Encodes and decodes one kind of record: a NamedTuple whose fields are all text."""
+
+    def __init__(self, kind: str, make: Callable[..., R], names: tuple[str, ...]) -> None:
+        self._kind = kind
+        self._make = make
+        self._names = names
+        self._keys = tuple(name.encode() for name in names)
+
+    def encode(self, record: R) -> dict[str, str]:
+        """The record as the fields of a stream entry, always all of them and in the same order."""
+        return dict(zip(self._names, record, strict=True))
+
+    def decode(self, fields: Mapping[bytes, bytes]) -> R:
+        """The record in a stream entry, read by the fields' names, never by their position.
+
+        Raises DecodeError for names that are not the contract's, bytes that are not UTF-8, and NUL, which no
+        PostgreSQL text can hold.
+        """
+        if tuple(fields) == self._keys:
+            values = list(fields.values())
+        elif fields.keys() == set(self._keys):
+            values = [fields[key] for key in self._keys]
+        else:
+            found = ", ".join(name.decode(errors="backslashreplace") for name in fields) or "none"
+            raise DecodeError(f"its fields are not those of a {self._kind}: {found[:200]}", fields)
+        try:
+            record = self._make(*[value.decode() for value in values])
+        except UnicodeDecodeError as error:
+            raise DecodeError(f"not UTF-8: {error.object[:80]!r}", fields) from error
+        for key, value in zip(self._keys, values, strict=True):
+            if b"\0" in value:
+                raise DecodeError(f"{key.decode()} holds a NUL character: {value[:80]!r}", fields)
+        return record

@@ -1,0 +1,35 @@
+"""A feed event: what happened to the feed, as an entry of the second stream, `<stream>:feed`. Pure.
+
+Kinds: `started` `connected` `subscribed` `refused` `instrument` `disconnected` `overflow` `alive` `stopped`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from common.entry import Codec
+
+
+class FeedEvent(NamedTuple):
+    """One feed event; every value is text. `session` and `number` (1, 2, 3 …) are its identity.
+
+    `at` is microseconds UTC, `event` the kind, `detail` a JSON object.
+    """
+
+    session: str
+    number: str
+    at: str
+    event: str
+    detail: str
+
+
+CODEC = Codec("feed event", FeedEvent, FeedEvent._fields)
+encode = CODEC.encode
+decode = CODEC.decode
+
+
+def make(session: int, number: int, at: int, event: str, detail: Mapping[str, Any]) -> FeedEvent:
+    """A feed event of these values."""
+    return FeedEvent(str(session), str(number), str(at), event, json.dumps(detail))

@@ -1,0 +1,32 @@
+"""How tickpipe waits for what is away: capped backoff with jitter, one log line a try, an end when told to stop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_when_event_set, wait_random_exponential
+from tenacity.nap import sleep_using_event
+
+from common.errors import OutageError
+
+#: Seconds: the first wait is up to FIRST, each later one up to twice as long, none longer than LONGEST.
+FIRST, LONGEST = 0.25, 8.0
+
+
+def retrying(stop: threading.Event, logger: logging.Logger) -> Retrying:
+    """Retry while an OutageError says so, until `stop` is set; then the last OutageError is raised."""
+
+    def log(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        wait = state.next_action.sleep if state.next_action else 0.0
+        logger.warning("%s; try %d, next in %.1f s", error, state.attempt_number, wait)
+
+    return Retrying(
+        retry=retry_if_exception_type(OutageError),
+        wait=wait_random_exponential(multiplier=FIRST, max=LONGEST),
+        stop=stop_when_event_set(stop),
+        sleep=sleep_using_event(stop),
+        before_sleep=log,
+        reraise=True,
+    )

@@ -1,0 +1,97 @@
+"""Settings: the options that the command lines share, and the variables that hold secrets.
+
+What holds no secret is an option with a variable (typer reads both). What may hold one has no option, only variables:
+`NAME`, or `NAME_FILE` with the path of a file that holds it (Docker and Kubernetes secrets).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from common.errors import ConfigurationError
+
+DEFAULT_REDIS_URL = "redis://localhost:6379/0"
+DEFAULT_DATABASE_URL = "postgresql://localhost:5432/tickpipe"
+
+PriceStream = Annotated[
+    str,
+    typer.Option("--price-stream", envvar="PRICE_STREAM", help="Redis stream of the prices; the feed's is NAME:feed."),
+]
+ConsumerGroup = Annotated[
+    str, typer.Option("--consumer-group", envvar="CONSUMER_GROUP", help="Consumer group on the stream.")
+]
+MaxBatchSize = Annotated[
+    int,
+    typer.Option("--max-batch-size", envvar="MAX_BATCH_SIZE", min=1, max=100_000, help="Most entries in one block."),
+]
+LogLevel = Annotated[str, typer.Option("--log-level", envvar="LOG_LEVEL", help="DEBUG, INFO, WARNING or ERROR.")]
+
+
+class Secret:
+    """A text that shows itself to `reveal()` only: not in a log, a traceback or a repr."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+
+def read_secret(environ: Mapping[str, str], name: str, default: str | None = None) -> Secret | None:
+    """The secret in the variable `name`, or in the file that `name`_FILE names, or the default; None where none is.
+
+    Raises ConfigurationError where both variables are set or the file cannot be read.
+    """
+    value, path = environ.get(name, ""), environ.get(f"{name}_FILE", "")
+    if value and path:
+        raise ConfigurationError(f"{name} and {name}_FILE are both set: unset one of them")
+    if path:
+        try:
+            value = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeError) as error:
+            raise ConfigurationError(f"{name}_FILE names {path}, which cannot be read: {error}") from None
+        if not value:
+            raise ConfigurationError(f"{name}_FILE names {path}, which is empty")
+    return Secret(value) if value else Secret(default) if default else None
+
+
+def redis_url(environ: Mapping[str, str]) -> Secret:
+    """REDIS_URL, or its default."""
+    return _known(read_secret(environ, "REDIS_URL", DEFAULT_REDIS_URL))
+
+
+def database_url(environ: Mapping[str, str]) -> Secret:
+    """DATABASE_URL, or its default."""
+    return _known(read_secret(environ, "DATABASE_URL", DEFAULT_DATABASE_URL))
+
+
+def api_key(environ: Mapping[str, str]) -> Callable[[], Secret]:
+    """A reader of TWELVE_DATA_API_KEY, asked at every connect, so that a key's file can be replaced while we run.
+
+    Raises ConfigurationError, at once and at each reading, where there is none.
+    """
+
+    def read() -> Secret:
+        key = read_secret(environ, "TWELVE_DATA_API_KEY")
+        if key is None:
+            raise ConfigurationError(
+                "no API key: set TWELVE_DATA_API_KEY (or TWELVE_DATA_API_KEY_FILE); "
+                "without a key, `tickpipe up` shows simulated prices"
+            )
+        return key
+
+    read()
+    return read
+
+
+def _known(secret: Secret | None) -> Secret:
+    assert secret is not None  # noqa: S101  a default was given
+    return secret

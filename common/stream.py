@@ -1,0 +1,246 @@
+"""The one file that speaks Redis Streams: append, read, claim, ack, trim, lag.
+
+A `Stream` is one key and one consumer group on it. Every error of Redis leaves here as a StreamOutageError (worth a
+retry) or a ConfigurationError (needs a person). Never one command or one transaction over two keys, so that streams
+may be spread over a Redis Cluster one day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, cast
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from common.errors import ConfigurationError, StreamOutageError
+from common.settings import Secret
+
+Fields = Mapping[str, str]
+
+#: Seconds to wait for Redis: to connect, and for an answer beyond what a blocking read asks for.
+CONNECT_TIMEOUT = 5.0
+ANSWER_TIMEOUT = 5.0
+
+
+class Entry(NamedTuple):
+    """A stream entry as Redis gave it. `fields` is None where it was deleted from the stream while pending."""
+
+    id: bytes
+    fields: Mapping[bytes, bytes] | None
+
+
+class Backlog(NamedTuple):
+    """What a stream holds for one group. `lag` (entries nobody has read) is None where Redis cannot tell."""
+
+    appended: int
+    length: int
+    lag: int | None
+    pending: int
+    consumers: int
+
+
+def connect(url: Secret, *, answer_timeout: float = ANSWER_TIMEOUT) -> redis.Redis:
+    """A client for this Redis URL. Nothing is sent yet; a URL that cannot be one raises ConfigurationError.
+
+    Replies stay bytes: with `decode_responses` a single 0xff byte in an entry makes every read raise, for ever.
+    A lone surrogate, which JSON can spell and UTF-8 cannot, is written as its bytes and refused at decoding.
+    """
+    try:
+        return redis.Redis.from_url(
+            url.reveal(),
+            socket_connect_timeout=CONNECT_TIMEOUT,
+            socket_timeout=answer_timeout,
+            retry=Retry(NoBackoff(), 0),  # retries are ours: one place, one log line a try
+            encoding_errors="surrogatepass",
+            protocol=2,
+        )
+    except (ValueError, TypeError):
+        raise ConfigurationError(
+            "REDIS_URL is no Redis URL: it looks like redis://[[user]:password@]host:6379/0, "
+            "rediss://… for TLS, or unix:///path/to/socket"
+        ) from None
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Redis's errors as ours, told apart by class."""
+    try:
+        yield
+    except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+        raise ConfigurationError(f"Redis refuses the login in REDIS_URL: {error}") from error
+    except redis.RedisError as error:
+        raise StreamOutageError(f"Redis: {str(error) or type(error).__name__}") from error
+
+
+class Stream:
+    """One stream, and one consumer's place in one group on it."""
+
+    def __init__(self, client: redis.Redis, key: str, group: str = "", consumer: str = "") -> None:
+        self.key = key
+        self.group = group
+        self.consumer = consumer
+        self._redis = client
+        self._leave = client.register_script(_REMOVE_CONSUMERS)
+        self._trim = client.register_script(_TRIM)
+
+    def check(self) -> None:
+        """Ask Redis whether it is there and lets us in. Raises ConfigurationError where the key is no stream."""
+        with _translated():
+            kind = cast("bytes", self._redis.type(self.key))
+        if kind not in {b"stream", b"none"}:
+            raise ConfigurationError(f"the key {self.key!r} in this Redis is a {kind.decode()}, not a stream")
+
+    def append(self, entries: Sequence[Fields]) -> None:
+        """Append the entries, all or none, in one round trip. After a StreamOutageError they may stand there or not."""
+        with _translated(), self._redis.pipeline(transaction=True) as pipe:
+            for fields in entries:
+                pipe.execute_command(  # type: ignore[no-untyped-call]
+                    "XADD", self.key, "*", *[part for pair in fields.items() for part in pair]
+                )
+            pipe.execute()
+
+    def ensure_group(self) -> None:
+        """Create the group where it is missing, at the stream's start: at `$` it would skip what came before it."""
+        with _translated():
+            try:
+                self._redis.xgroup_create(self.key, self.group, id="0", mkstream=True)
+            except redis.ResponseError as error:
+                if not str(error).startswith("BUSYGROUP"):
+                    raise
+
+    def read(self, count: int, block_ms: int | None = None) -> list[Entry]:
+        """Up to `count` entries that nobody in the group has read; waits up to `block_ms` for the first of them."""
+        return self._read_group(">", count, block_ms)
+
+    def read_own_pending(self, count: int, after: bytes = b"0") -> list[Entry]:
+        """Up to `count` entries after the id `after` that this consumer's name was given and never acked."""
+        return self._read_group(after, count, None)
+
+    def _read_group(self, start: str | bytes, count: int, block_ms: int | None) -> list[Entry]:
+        with _translated():
+            reply = self._redis.xreadgroup(
+                self.group, self.consumer, {self.key: cast("Any", start)}, count=count, block=block_ms
+            )
+        # A list of [key, entries], or a dict of key → [entries] under RESP3; the one cast of this reply.
+        streams = cast("list[tuple[bytes, Any]]", list(reply.items()) if isinstance(reply, dict) else reply or [])
+        return [_entry(raw) for _, entries in streams for raw in entries]
+
+    def claim(self, idle_ms: int, count: int) -> Iterator[list[Entry]]:
+        """Blocks of entries that any consumer was given and left unacked for `idle_ms`, now this one's.
+
+        Follows XAUTOCLAIM's cursor to its end: one call looks at count × 10 entries only, and the tail would starve.
+        """
+        cursor = b"0-0"
+        while True:
+            with _translated():
+                reply = self._redis.xautoclaim(
+                    self.key,
+                    self.group,
+                    self.consumer,
+                    min_idle_time=idle_ms,
+                    start_id=cast("Any", cursor),
+                    count=count,
+                )
+            cursor, entries, *_ = reply
+            if entries:
+                yield [_entry(raw) for raw in entries]
+            if cursor == b"0-0":
+                return
+
+    def ack(self, ids: Sequence[bytes]) -> None:
+        """Tell the group that these entries are done."""
+        if ids:
+            with _translated():
+                self._redis.xack(self.key, self.group, *ids)
+
+    def report(self, text: str) -> None:
+        """Leave this consumer's word on its work, for whoever looks at the pipeline."""
+        with _translated():
+            self._redis.hset(f"{self.key}:consumers", self.consumer, text)
+
+    def reports(self) -> dict[str, str]:
+        """The last word of each consumer, gone ones too."""
+        with _translated():
+            found = cast("dict[bytes, bytes]", self._redis.hgetall(f"{self.key}:consumers"))
+        return {name.decode(): text.decode() for name, text in found.items()}
+
+    def leave(self) -> None:
+        """Take this consumer's name off the group, unless entries are pending on it: those would be destroyed."""
+        self._remove_consumers(idle_ms=0, only=self.consumer)
+
+    def remove_gone(self, idle_ms: int) -> int:
+        """Take off the names that hold nothing and have been idle for `idle_ms`; returns how many."""
+        return self._remove_consumers(idle_ms=idle_ms, only="")
+
+    def _remove_consumers(self, *, idle_ms: int, only: str) -> int:
+        with _translated():
+            return int(cast("Any", self._leave(keys=[self.key], args=[self.group, idle_ms, only])))
+
+    def trim(self) -> int:
+        """Drop what every group on the stream has read and acked; returns how many entries went."""
+        with _translated():
+            return int(cast("Any", self._trim(keys=[self.key])))
+
+    def pending(self) -> int:
+        """Entries that the group's consumers, all of them, were given and have not acked."""
+        with _translated():
+            return int(cast("Any", self._redis.xpending(self.key, self.group))["pending"])
+
+    def backlog(self) -> Backlog:
+        """What the stream holds and what this group has left to do."""
+        with _translated():
+            info = self._redis.xinfo_stream(self.key)
+            groups = self._redis.xinfo_groups(self.key)
+        appended, length = int(info["entries-added"]), int(info["length"])
+        for group in groups:
+            if group["name"] == self.group.encode():
+                return Backlog(appended, length, group["lag"], int(group["pending"]), int(group["consumers"]))
+        return Backlog(appended, length, length, 0, 0)
+
+
+def _entry(raw: tuple[bytes, Mapping[bytes, bytes] | None]) -> Entry:
+    entry_id, fields = raw
+    return Entry(entry_id, fields or None)  # redis-py 8 gives {} for a deleted entry, older ones None
+
+
+# One script, because checking and then deleting races: another consumer of that name may read in between, and
+# DELCONSUMER destroys what it was just given.
+_REMOVE_CONSUMERS = """
+local removed = 0
+for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+  local consumer = {}
+  for i = 1, #info, 2 do consumer[info[i]] = info[i + 1] end
+  if consumer.pending == 0 and consumer.idle >= tonumber(ARGV[2]) and (ARGV[3] == '' or consumer.name == ARGV[3]) then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], consumer.name)
+    removed = removed + 1
+  end
+end
+return removed
+"""
+
+# One script, because an entry may be read between looking at the oldest pending and at the last delivered one.
+# Ids are compared as numbers: by length first, since they have no leading zeros and exceed a Lua number.
+_TRIM = """
+local function before(a, b)
+  local a1, a2 = string.match(a, '(%d+)-(%d+)')
+  local b1, b2 = string.match(b, '(%d+)-(%d+)')
+  if a1 == b1 then a1, b1 = a2, b2 end
+  if #a1 ~= #b1 then return #a1 < #b1 end
+  return a1 < b1
+end
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+local keep = nil
+for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  local group = {}
+  for i = 1, #info, 2 do group[info[i]] = info[i + 1] end
+  local oldest = redis.call('XPENDING', KEYS[1], group.name)[2]
+  local needed = group['last-delivered-id']
+  if oldest and before(oldest, needed) then needed = oldest end
+  if not keep or before(needed, keep) then keep = needed end
+end
+if not keep then return 0 end
+return redis.call('XTRIM', KEYS[1], 'MINID', keep)
+"""

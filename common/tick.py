@@ -1,0 +1,81 @@
+"""A tick: one price event as it travels, from the producer's hands to the database's.
+
+Every value is text, as it came from the feed: nothing on the way parses a number, the database converts and judges.
+An absent value is an empty string. This module is pure.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from common.entry import Codec
+
+#: What `time` may be, in seconds since 1970: 1970-01-01 to 2100-01-01. A time in milliseconds lies far outside.
+TIME_RANGE = (0, 4_102_444_800)
+#: Characters in a symbol (at least one) and in an exchange.
+MAX_NAME = 64
+
+
+class Tick(NamedTuple):
+    """One price event. The fields are those of a stream entry, in its order; each is text, absent is ``""``.
+
+    `session` and `seq` are the tick's identity: the producer's run (its start, microseconds since 1970) and the
+    number of the event in it (1, 2, 3 …). `time` is the exchange's (seconds UTC), `received` the producer's
+    (microseconds UTC, strictly increasing within a session). `day_volume` is cumulative over the day.
+    """
+
+    session: str
+    seq: str
+    symbol: str
+    time: str
+    price: str
+    day_volume: str
+    bid: str
+    ask: str
+    exchange: str
+    received: str
+
+
+CODEC = Codec("tick", Tick, Tick._fields)
+encode = CODEC.encode
+decode = CODEC.decode
+
+
+def problem(tick: Tick) -> str | None:
+    """Why the database would refuse this tick, naming field and value; None where nothing is seen.
+
+    Asked only about a block that the database has refused, to find the bad rows without asking it row by row.
+    """
+    for name in ("session", "seq", "received"):
+        if not _is_bigint(getattr(tick, name)):
+            return f"{name} is no whole number of 64 bits: {_quote(getattr(tick, name))}"
+    if not 1 <= len(tick.symbol) <= MAX_NAME:
+        return f"symbol is not of 1 to {MAX_NAME} characters: {_quote(tick.symbol)}"
+    if len(tick.exchange) > MAX_NAME:
+        return f"exchange is longer than {MAX_NAME} characters: {_quote(tick.exchange)}"
+    for name in ("time", "price"):
+        if not getattr(tick, name):
+            return f"{name} is missing"
+    for name in ("time", "price", "day_volume", "bid", "ask"):
+        if getattr(tick, name) and not _is_finite(getattr(tick, name)):
+            return f"{name} is no finite number: {_quote(getattr(tick, name))}"
+    if not TIME_RANGE[0] <= float(tick.time) < TIME_RANGE[1]:
+        return f"time is not between 1970 and 2100 (seconds since 1970 are meant): {_quote(tick.time)}"
+    return None
+
+
+def _is_bigint(text: str) -> bool:
+    digits = text.removeprefix("-")
+    return digits.isascii() and digits.isdigit() and len(digits) <= 19 and -(2**63) <= int(text) < 2**63
+
+
+def _is_finite(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _quote(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "…")

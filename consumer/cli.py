@@ -1,0 +1,99 @@
+"""The `consumer` command: blocks of a Redis stream to the database. Start as many as you like."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+from concurrent.futures import wait
+from typing import Annotated
+
+import typer
+
+from common import cli, log, settings
+from common.errors import OutageError
+from common.retry import retrying
+from common.stream import Stream, connect
+from consumer import schema
+from consumer.store import FEED, PRICES, PriceStore
+from consumer.worker import Lane, Worker, WorkerConfig
+
+logger = logging.getLogger("consumer")
+
+#: Seconds to come to an end after SIGTERM.
+STOP_WITHIN = 9.5
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def consumer(
+    price_stream: settings.PriceStream = "prices",
+    consumer_group: settings.ConsumerGroup = "timescale",
+    consumer_name: Annotated[
+        str,
+        typer.Option(
+            envvar="CONSUMER_NAME", help="This consumer's name.  [default: host, pid and 4 random hex digits]"
+        ),
+    ] = "",
+    max_batch_size: settings.MaxBatchSize = 1000,
+    claim_idle: Annotated[
+        float,
+        typer.Option(
+            envvar="CLAIM_IDLE", min=0.1, help="Seconds after which another consumer's entries are taken over."
+        ),
+    ] = 30.0,
+    drain: Annotated[
+        bool, typer.Option("--drain", help="End when nothing is left to read and nothing is pending on anybody.")
+    ] = False,
+    log_level: settings.LogLevel = "INFO",
+) -> None:
+    """Read blocks of a Redis stream as one of a consumer group and store each in one transaction.
+
+    Variables without an option, since they can hold a secret: REDIS_URL (default redis://localhost:6379/0),
+    DATABASE_URL (default postgresql://localhost:5432/tickpipe); each also as …_FILE, naming a file that holds it. A
+    `.env` in the working folder is read. The schema is applied at start.
+
+    Ends with status 0 when told to stop (SIGTERM, Ctrl-C) or drained, 1 after a failure worth a retry, 2 for wrong
+    usage or configuration.
+    """
+    environ = cli.environment()
+    redis_url, database_url = settings.redis_url(environ), settings.database_url(environ)
+    log.configure(log_level, [redis_url, database_url])
+    name = consumer_name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+    client = connect(redis_url)
+    store = PriceStore(database_url)
+    stop = cli.stop_on_signals()
+    lanes = [
+        Lane(Stream(client, price_stream, consumer_group, name), PRICES),
+        Lane(Stream(client, f"{price_stream}:feed", consumer_group, name), FEED),
+    ]
+    config = WorkerConfig(max_batch_size=max_batch_size, claim_idle=claim_idle, drain=drain)
+    worker = Worker(lanes, store, config, stop=stop, clock=cli.microseconds)
+
+    def work() -> None:
+        retry = retrying(stop, logger)
+        retry(lanes[0].stream.check)
+        retry(lambda: schema.apply(store))
+        logger.info("%s reads %s as one of %s", name, price_stream, consumer_group)
+        worker.run()
+
+    # In a thread, since a call that hangs in the database's library would keep the main thread from hearing signals.
+    working = cli.in_thread(work)
+    while not stop.wait(0.2) and not working.done():
+        pass
+    stop.set()
+    wait([working], timeout=STOP_WITHIN)
+    logger.info(
+        "stopped: %d rows stored, %d were there already, %d dead letters, %d blocks",
+        worker.totals.stored, worker.totals.duplicates, worker.totals.dead_letters, worker.totals.blocks,
+    )  # fmt: skip
+    if not working.done():
+        raise OutageError("told to stop while the database or Redis did not answer; what is pending will be claimed")
+    working.result()
+
+
+def main() -> None:
+    """The console entry point."""
+    cli.run(app, "consumer")

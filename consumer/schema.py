@@ -1,0 +1,124 @@
+"""Applies sql/: numbered plain SQL, in order, each file once, under an advisory lock.
+
+`NNNN_name.sql` is for every home, `NNNN_name.timescaledb.sql` for a database with the TimescaleDB extension.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import psycopg2
+from psycopg2.extensions import connection as Connection  # noqa: N812  psycopg2 names its class so
+
+from common.errors import ConfigurationError
+from consumer.store import PriceStore
+
+logger = logging.getLogger("consumer.schema")
+
+#: Beside the packages, in a checkout and in an installed wheel alike.
+SQL_FOLDER = Path(__file__).resolve().parent.parent / "sql"
+#: Key of the advisory lock: "tick" in ASCII.
+_LOCK = 0x7469636B
+
+
+class Migration(NamedTuple):
+    """One file of sql/."""
+
+    name: str
+    sql: str
+    timescaledb: bool
+
+    @property
+    def checksum(self) -> str:
+        """Tells a changed file."""
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+
+def read_migrations(folder: Path = SQL_FOLDER) -> list[Migration]:
+    """The migrations in the folder, in order."""
+    return [
+        Migration(path.name, path.read_text(encoding="utf-8"), path.name.endswith(".timescaledb.sql"))
+        for path in sorted(folder.glob("*.sql"))
+    ]
+
+
+def migrate(connection: Connection, migrations: list[Migration]) -> list[str]:
+    """Apply what is not applied yet, in the connection's transaction; returns the names. Two at once are fine.
+
+    Raises ConfigurationError where the role may not, or where an applied file has changed since; psycopg2's errors
+    otherwise.
+    """
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            applied = _applied(cursor)
+            todo = [migration for migration in migrations if migration.name not in applied]
+            _refuse_changed(migrations, applied)
+            if not todo:
+                return []
+            timescaledb = _timescaledb(cursor)
+            done = [migration for migration in todo if timescaledb or not migration.timescaledb]
+            for migration in done:
+                cursor.execute(migration.sql)
+                cursor.execute(
+                    "INSERT INTO tickpipe_migrations (name, checksum) VALUES (%s, %s)",
+                    (migration.name, migration.checksum),
+                )
+    except psycopg2.errors.InsufficientPrivilege as error:
+        raise ConfigurationError(
+            f"the database role may not apply the schema ({_first_line(error)}): "
+            "run `tickpipe migrate` once with a DATABASE_URL whose role may"
+        ) from error
+    if done:
+        home = "a hypertable (TimescaleDB)" if timescaledb else "an ordinary table (no TimescaleDB here)"
+        logger.info("schema: applied %s; ticks live in %s", ", ".join(m.name for m in done), home)
+    return [migration.name for migration in done]
+
+
+def apply(store: PriceStore) -> list[str]:
+    """Apply sql/ through the store's connection; its outages are DatabaseOutageErrors."""
+    with store.transaction() as connection:
+        return migrate(connection, read_migrations())
+
+
+def _applied(cursor: psycopg2.extensions.cursor) -> dict[str, str]:
+    cursor.execute("SELECT to_regclass('tickpipe_migrations') IS NOT NULL")
+    if not cursor.fetchone()[0]:  # type: ignore[index]  # that query has one row
+        cursor.execute(
+            "CREATE TABLE tickpipe_migrations ("
+            "name text PRIMARY KEY, checksum text NOT NULL, at timestamptz NOT NULL DEFAULT now())"
+        )
+    cursor.execute("SELECT name, checksum FROM tickpipe_migrations")
+    return dict(cursor.fetchall())
+
+
+def _refuse_changed(migrations: list[Migration], applied: dict[str, str]) -> None:
+    for migration in migrations:
+        if applied.get(migration.name, migration.checksum) != migration.checksum:
+            raise ConfigurationError(
+                f"sql/{migration.name} was applied to this database and has changed since: "
+                "put it back, and make the change in a new file"
+            )
+
+
+def _timescaledb(cursor: psycopg2.extensions.cursor) -> bool:
+    """Whether the extension is installed; installs it where it is available and the role may."""
+    cursor.execute("SELECT installed_version FROM pg_available_extensions WHERE name = 'timescaledb'")
+    row = cursor.fetchone()
+    if row is None or row[0] is not None:
+        return row is not None
+    cursor.execute("SAVEPOINT extension")
+    try:
+        cursor.execute("CREATE EXTENSION timescaledb")
+    except psycopg2.Error as error:
+        cursor.execute("ROLLBACK TO SAVEPOINT extension")
+        logger.warning("TimescaleDB is available and cannot be switched on (%s)", _first_line(error))
+        return False
+    return True
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

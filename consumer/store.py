@@ -1,0 +1,289 @@
+"""The database side: one block in one transaction; what cannot be stored becomes a dead letter in the same one.
+
+Bad data and outage are told apart by exception class: DataError, IntegrityError and what decoding refuses are bad
+data; all else is an outage, and then nothing was stored.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import psycopg2
+from psycopg2.extensions import connection as Connection  # noqa: N812  psycopg2 names its class so
+from psycopg2.extensions import cursor as Cursor  # noqa: N812
+from psycopg2.extensions import parse_dsn
+from psycopg2.extras import execute_values
+
+from common import feed_event, tick
+from common.errors import ConfigurationError, DatabaseOutageError, DecodeError
+from common.settings import Secret
+from common.stream import Entry
+
+logger = logging.getLogger("consumer.store")
+
+#: What one row was refused for: UnicodeEncodeError is a ValueError, as is psycopg2's word for NUL.
+_BAD_DATA = (psycopg2.DataError, psycopg2.IntegrityError, ValueError)
+
+#: Classes of SQLSTATE that say nothing of a row: connection, transaction state, rollback (deadlock), wrong SQL,
+#: resources (a full disk), locks, an operator's word, the system. Source: PostgreSQL's manual, appendix A.
+_NOT_THE_ROWS_FAULT = {"08", "25", "40", "42", "53", "55", "57", "58"}
+
+Decoded = tuple[Entry, tuple[str, ...]]
+
+
+class Stored(NamedTuple):
+    """What became of a block: rows inserted, rows that were there already, dead letters."""
+
+    inserted: int
+    duplicates: int
+    dead: int
+
+
+class Table(NamedTuple):
+    """How one stream's entries are stored: decoded, judged where the database has refused, inserted."""
+
+    decode: Callable[..., tuple[str, ...]]
+    problem: Callable[..., str | None]
+    insert: str
+
+
+# One row of column arrays: the text that came from Redis goes to the database as it is, which converts and judges it.
+# Interval times bigint is exact to the microsecond; to_timestamp of a float is not.
+PRICES = Table(
+    tick.decode,
+    tick.problem,
+    """
+    INSERT INTO prices_real_time
+        (time, symbol, price, day_volume, bid, ask, exchange, received_at, session, seq)
+    SELECT to_timestamp(t.time), t.symbol, t.price, t.day_volume, t.bid, t.ask, t.exchange,
+           timestamptz 'epoch' + t.received * interval '1 microsecond', t.session, t.seq
+    FROM (VALUES %s) AS v (session, seq, symbol, time, price, day_volume, bid, ask, exchange, received),
+         unnest(v.session::bigint[], v.seq::bigint[], v.symbol::text[], v.time::float8[], v.price::float8[],
+                v.day_volume::float8[], v.bid::float8[], v.ask::float8[], v.exchange::text[], v.received::bigint[])
+             AS t (session, seq, symbol, time, price, day_volume, bid, ask, exchange, received)
+    ON CONFLICT DO NOTHING
+    """,
+)
+FEED = Table(
+    feed_event.decode,
+    lambda _: None,
+    """
+    INSERT INTO feed_events (session, number, at, event, detail)
+    SELECT t.session, t.number, timestamptz 'epoch' + t.at * interval '1 microsecond', t.event, t.detail
+    FROM (VALUES %s) AS v (session, number, at, event, detail),
+         unnest(v.session::bigint[], v.number::bigint[], v.at::bigint[], v.event::text[], v.detail::jsonb[])
+             AS t (session, number, at, event, detail)
+    ON CONFLICT DO NOTHING
+    """,
+)
+
+
+def connect(url: Secret, *, application: str = "tickpipe") -> Connection:
+    """A connection whose commits are on disk when they return, in UTC.
+
+    Raises ConfigurationError for a URL that is none or a login that is refused, DatabaseOutageError otherwise.
+    """
+    try:
+        parse_dsn(url.reveal())
+    except psycopg2.ProgrammingError:
+        raise ConfigurationError(
+            "DATABASE_URL is no PostgreSQL URL: it looks like postgresql://user:password@host:5432/database"
+        ) from None
+    try:
+        connection = psycopg2.connect(
+            url.reveal(),
+            application_name=application,
+            connect_timeout=5,
+            keepalives_idle=10,
+            keepalives_interval=5,
+            keepalives_count=3,
+            tcp_user_timeout=30_000,
+        )
+        with connection, connection.cursor() as cursor:
+            # The ack rests on the commit; a role or a database may have it off.
+            cursor.execute("SET SESSION synchronous_commit = on; SET SESSION TimeZone = 'UTC'")
+    except psycopg2.Error as error:
+        raise _at_connect(error) from None
+    return connection
+
+
+def _at_connect(error: psycopg2.Error) -> ConfigurationError | DatabaseOutageError:
+    """libpq gives no SQLSTATE for a refused connection, only its words: the one place where words are read.
+
+    A server that speaks another language is tried again as if it were away, with its words in each line of the log.
+    """
+    words = " ".join(str(error).split())
+    refusals = ("authentication failed", "does not exist", "no password supplied", "no pg_hba.conf entry")
+    if "starting up" not in words and any(refusal in words for refusal in refusals):
+        return ConfigurationError(f"the database refuses DATABASE_URL: {words}")
+    return DatabaseOutageError(f"the database: {words}")
+
+
+class PriceStore:
+    """The database as the consumer sees it. Connects when first needed, and again after every outage."""
+
+    def __init__(self, url: Secret, *, connect: Callable[[Secret], Connection] = connect) -> None:
+        self._url = url
+        self._connect = connect
+        self._connection: Connection | None = None
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """One transaction, committed at the end, rolled back on any error; outages raise DatabaseOutageError."""
+        try:
+            if self._connection is None:
+                self._connection = self._connect(self._url)
+            with self._connection:
+                yield self._connection
+        except _BAD_DATA:
+            raise
+        except psycopg2.errors.UndefinedTable as error:
+            raise ConfigurationError(f"the schema is missing ({_line(error)}): run `tickpipe migrate`") from error
+        except psycopg2.Error as error:
+            self.close()
+            raise DatabaseOutageError(f"the database: {_line(error)}") from error
+
+    def insert_block(self, table: Table, stream: str, entries: Sequence[Entry], *, bisect: bool = False) -> Stored:
+        """Store a block of entries in one transaction, each row or its dead letter; what is there already is left.
+
+        `bisect`: do not trust the first statement; find the rows that fail one by one, whatever they raise. Raises
+        DatabaseOutageError, and then nothing of the block is stored.
+        """
+        good, dead = _decoded(table, entries)
+        if not bisect:
+            try:
+                return self._insert(table, stream, good, dead, _insert_rows)
+            except _BAD_DATA:
+                good, more = _judged(table, good)
+                dead += more
+            try:
+                return self._insert(table, stream, good, dead, _insert_rows)
+            except _BAD_DATA as error:
+                logger.debug("bisecting %d rows: %s", len(good), _line(error))
+        return self._insert(table, stream, good, dead, _insert_bisected)
+
+    def _insert(
+        self,
+        table: Table,
+        stream: str,
+        good: list[Decoded],
+        dead: list[tuple[Entry, str]],
+        insert: Callable[[Cursor, Table, list[Decoded], list[tuple[Entry, str]]], int],
+    ) -> Stored:
+        refused: list[tuple[Entry, str]] = []
+        with self.transaction() as connection, connection.cursor() as cursor:
+            inserted = insert(cursor, table, good, refused)
+            _insert_dead_letters(cursor, stream, dead + refused)
+        for entry, reason in dead + refused:
+            logger.error("dead letter: entry %s of %s: %s", entry.id.decode(), stream, reason)
+        lost = len(dead) + len(refused)
+        return Stored(inserted, len(good) - len(refused) - inserted, lost)
+
+    def works(self) -> bool:
+        """Whether the database answers."""
+        try:
+            with self.transaction() as connection, connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+        except DatabaseOutageError:
+            return False
+        return True
+
+
+def _decoded(table: Table, entries: Sequence[Entry]) -> tuple[list[Decoded], list[tuple[Entry, str]]]:
+    good: list[Decoded] = []
+    dead: list[tuple[Entry, str]] = []
+    for entry in entries:
+        if entry.fields is None:
+            continue  # deleted from the stream while pending: nothing is left to store, `verify` will miss it
+        try:
+            good.append((entry, table.decode(entry.fields)))
+        except DecodeError as error:
+            dead.append((entry, str(error)))
+    return good, dead
+
+
+def _judged(table: Table, rows: list[Decoded]) -> tuple[list[Decoded], list[tuple[Entry, str]]]:
+    reasons = [(entry, record, table.problem(record)) for entry, record in rows]
+    return (
+        [(entry, record) for entry, record, reason in reasons if reason is None],
+        [(entry, reason) for entry, _, reason in reasons if reason is not None],
+    )
+
+
+def _insert_rows(cursor: Cursor, table: Table, rows: list[Decoded], _refused: list[tuple[Entry, str]]) -> int:
+    """One statement; returns the rows that were new."""
+    if not rows:
+        return 0
+    columns = [array_literal(column) for column in zip(*[record for _, record in rows], strict=True)]
+    execute_values(cursor, table.insert, [columns])
+    return cursor.rowcount
+
+
+def _insert_bisected(cursor: Cursor, table: Table, rows: list[Decoded], refused: list[tuple[Entry, str]]) -> int:
+    """Halve what fails until the bad rows stand alone, in savepoints of the one transaction."""
+    if not rows:
+        return 0
+    cursor.execute("SAVEPOINT part")
+    try:
+        inserted = _insert_rows(cursor, table, rows, refused)
+    except (psycopg2.Error, ValueError) as error:
+        if isinstance(error, psycopg2.Error) and (error.pgcode or "08")[:2] in _NOT_THE_ROWS_FAULT:
+            raise
+        cursor.execute("ROLLBACK TO SAVEPOINT part")
+        if len(rows) == 1:
+            refused.append((rows[0][0], _line(error)))
+            return 0
+        half = len(rows) // 2
+        return _insert_bisected(cursor, table, rows[:half], refused) + _insert_bisected(
+            cursor, table, rows[half:], refused
+        )
+    cursor.execute("RELEASE SAVEPOINT part")
+    return inserted
+
+
+def _insert_dead_letters(cursor: Cursor, stream: str, dead: Sequence[tuple[Entry, str]]) -> None:
+    if not dead:
+        return
+    rows = []
+    for entry, reason in dead:
+        fields = entry.fields or {}
+        number = fields.get(b"seq", fields.get(b"number"))
+        raw = [psycopg2.Binary(part) for pair in fields.items() for part in pair]
+        why = reason.replace("\0", "\\0").encode(errors="backslashreplace").decode()
+        rows.append((stream, entry.id.decode(), _bigint(fields.get(b"session")), _bigint(number), why, raw))
+    execute_values(
+        cursor,
+        "INSERT INTO dead_letters (stream, entry_id, session, seq, reason, raw) VALUES %s ON CONFLICT DO NOTHING",
+        rows,
+        template="(%s, %s, %s, %s, %s, %s::bytea[])",
+        page_size=len(rows),
+    )
+
+
+def _bigint(value: bytes | None) -> int | None:
+    if value is None or not value.isdigit() or len(value) > 18:
+        return None
+    return int(value)
+
+
+def array_literal(values: Sequence[str]) -> str:
+    """PostgreSQL's literal for an array of these texts; an empty text is NULL.
+
+    Only `\\` and `"` have a meaning inside the quotes.
+    Source: PostgreSQL's manual, "Array Input and Output Syntax".
+    """
+    quoted = ['"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' if value else "NULL" for value in values]
+    return "{" + ",".join(quoted) + "}"
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,183 @@
+"""The consumer's loop: recover, claim, read, write, ack; on two streams, the prices and the feed's.
+
+An entry is acked only after the commit of the transaction that stored it, or its dead letter. Whatever dies in
+between leaves it pending, and it is delivered again: to this consumer's name at its next start, or to whoever claims
+it. What was stored already then does nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+from tenacity import RetryCallState
+
+from common.errors import StreamOutageError
+from common.retry import retrying
+from common.stream import Entry, Stream
+from consumer.store import PriceStore, Stored, Table
+
+logger = logging.getLogger("consumer.worker")
+
+#: After so many failures of one block, while the database answers, its rows are tried one by one.
+BISECT_AFTER = 3
+
+
+class Lane(NamedTuple):
+    """A stream and the table its entries go to."""
+
+    stream: Stream
+    table: Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerConfig:
+    """How the consumer behaves; times in seconds."""
+
+    max_batch_size: int = 1000
+    claim_idle: float = 30.0
+    #: How long a read waits for the first entry; the feed's stream and the claims are looked at in between.
+    poll: float = 0.5
+    drain: bool = False
+
+
+@dataclass
+class Totals:
+    """What this worker has done with the prices since it started; latencies in seconds."""
+
+    stored: int = 0
+    duplicates: int = 0
+    dead_letters: int = 0
+    blocks: int = 0
+    latency_p50: float | None = None
+    latency_p99: float | None = None
+
+
+class Worker:
+    """One consumer. `run` until `stop` is set, or with `drain` until nothing is left for anybody in the group."""
+
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        store: PriceStore,
+        config: WorkerConfig,
+        *,
+        stop: threading.Event,
+        clock: Callable[[], int],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """The first of `lanes` is the prices', the one that reads wait on. `clock` gives microseconds UTC."""
+        self.totals = Totals()
+        self._lanes = lanes
+        self._store = store
+        self._config = config
+        self._stop = stop
+        self._monotonic = monotonic
+        self._clock = clock
+        self._next_claim = self._next_report = 0.0
+        self._latencies: list[float] = []
+
+    def run(self) -> None:
+        """Work. Raises OutageError where it was told to stop while something was away; then entries stay pending."""
+        retry = retrying(self._stop, logger)
+        while not self._stop.is_set():
+            try:
+                retry(self._recover)
+                if self._work():
+                    break
+            except StreamOutageError as error:
+                # What Redis may have handed us in a reply that never came is pending on our name: recover it.
+                logger.warning("%s; recovering", error)
+        self._report()
+        for lane in self._lanes:
+            lane.stream.leave()
+
+    def _recover(self) -> None:
+        """Groups where they are missing, then what this name was given before and did not ack."""
+        for lane in self._lanes:
+            lane.stream.ensure_group()
+            after = b"0"
+            while entries := lane.stream.read_own_pending(self._config.max_batch_size, after):
+                logger.info("recovered %d pending entries of %s", len(entries), lane.stream.key)
+                self._store_block(lane, entries)
+                after = entries[-1].id
+
+    def _work(self) -> bool:
+        """Claim, read, write, ack. True when drained, False when told to stop."""
+        while not self._stop.is_set():
+            if self._monotonic() >= self._next_claim:
+                self._claim()
+            busy = False
+            for lane in self._lanes:
+                block_ms = None if lane is not self._lanes[0] or self._config.drain else int(self._config.poll * 1000)
+                entries = lane.stream.read(self._config.max_batch_size, block_ms)
+                if entries:
+                    self._store_block(lane, entries)
+                    busy = True
+            if self._config.drain and not busy and self._drained():
+                return True
+        return False
+
+    def _claim(self) -> None:
+        """Take over what others were given and did not ack for `claim_idle`: they are dead, or as good as."""
+        self._next_claim = self._monotonic() + min(5.0, self._config.claim_idle / 2)
+        for lane in self._lanes:
+            for entries in lane.stream.claim(int(self._config.claim_idle * 1000), self._config.max_batch_size):
+                logger.info("claimed %d entries of %s", len(entries), lane.stream.key)
+                self._store_block(lane, entries)
+
+    def _drained(self) -> bool:
+        """Whether nothing is pending on anybody. What a dead consumer holds is waited for, and claimed when due."""
+        pending = sum(lane.stream.pending() for lane in self._lanes)
+        if pending:
+            logger.info("drain: %d entries are pending on other consumers", pending)
+            self._stop.wait(min(1.0, self._config.claim_idle / 2))
+            self._next_claim = 0.0
+        return pending == 0
+
+    def _store_block(self, lane: Lane, entries: Sequence[Entry]) -> None:
+        stored = self._insert(lane, entries)
+        lane.stream.ack([entry.id for entry in entries])
+        logger.debug("stored %d, there already %d, dead letters %d", *stored)
+        if lane is self._lanes[0]:
+            self._count(stored, entries)
+
+    def _count(self, stored: Stored, entries: Sequence[Entry]) -> None:
+        """Keep the totals, and leave word of them about once a second."""
+        self.totals.stored += stored.inserted
+        self.totals.duplicates += stored.duplicates
+        self.totals.dead_letters += stored.dead
+        self.totals.blocks += 1
+        received = (entries[0].fields or {}).get(b"received", b"")
+        if received.isdigit():  # of the oldest tick in the block, the one that waited longest
+            self._latencies.append(self._clock() / 1e6 - int(received) / 1e6)
+        if self._monotonic() >= self._next_report:
+            self._next_report = self._monotonic() + 1.0
+            self._report()
+
+    def _report(self) -> None:
+        if self._latencies:
+            ordered = sorted(self._latencies)
+            self.totals.latency_p50 = ordered[len(ordered) // 2]
+            self.totals.latency_p99 = ordered[len(ordered) * 99 // 100]
+            self._latencies.clear()
+        self._lanes[0].stream.report(json.dumps({**asdict(self.totals), "at": self._clock()}))
+
+    def _insert(self, lane: Lane, entries: Sequence[Entry]) -> Stored:
+        """Insert the block however long the database is away; a block that fails while it is there is bisected."""
+        bisect = False
+
+        def before_sleep(state: RetryCallState) -> None:
+            nonlocal bisect
+            log(state)
+            bisect = state.attempt_number >= BISECT_AFTER and self._store.works()
+
+        retry = retrying(self._stop, logger)
+        log = retry.before_sleep or (lambda _: None)
+        retry.before_sleep = before_sleep
+        return retry(lambda: self._store.insert_block(lane.table, lane.stream.key, entries, bisect=bisect))

@@ -1,0 +1,161 @@
+"""The `producer` command: live prices from Twelve Data's websocket to a Redis stream."""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import wait
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import platformdirs
+import typer
+
+from common import cli, log, settings
+from common.errors import ConfigurationError, OutageError
+from common.stream import Stream, connect
+from common.symbols import read_symbols
+from producer.feed import DEFAULT_URL, Feed, FeedConfig
+from producer.publisher import Intake, Publisher, Replayer, Streams, spool_path
+from producer.spool import Spool, make_folder
+
+logger = logging.getLogger("producer")
+
+#: Seconds that an append may take before its batch goes to the spool instead: what a kill can cost is in that time.
+APPEND_TIMEOUT = 0.1
+#: Seconds to come to an end after SIGTERM.
+STOP_WITHIN = 9.0
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def producer(
+    symbols: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="SYMBOLS",
+            help="What to subscribe: BTC/USD,ETH/USD,AAPL or AAPL:NASDAQ. Takes commas; may be repeated.",
+        ),
+    ] = None,
+    symbols_file: Annotated[
+        Path | None,
+        typer.Option(envvar="SYMBOLS_FILE", help="A file of symbols, one or more a line; read again on SIGHUP."),
+    ] = None,
+    url: Annotated[str, typer.Option(envvar="TWELVE_DATA_URL", help="The websocket to read.")] = DEFAULT_URL,
+    price_stream: settings.PriceStream = "prices",
+    feed_name: Annotated[
+        str, typer.Option(envvar="FEED_NAME", help="This producer's name, where several feed one stream.")
+    ] = "twelvedata",
+    spool_dir: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="SPOOL_DIR", help="Where prices wait while Redis is away.  [default: the user's state folder]"
+        ),
+    ] = None,
+    spool_max: Annotated[
+        int,
+        typer.Option(
+            envvar="SPOOL_MAX", min=0, help="Most bytes in the spool; beyond it prices are lost, and counted."
+        ),
+    ] = 1 << 30,
+    intake_max: Annotated[
+        int, typer.Option(envvar="INTAKE_MAX", min=1, help="Most prices in memory on their way to Redis or the spool.")
+    ] = 100_000,
+    resubscribe_after: Annotated[
+        float,
+        typer.Option(envvar="RESUBSCRIBE_AFTER", min=1, help="Seconds without any price until it subscribes again."),
+    ] = 600.0,
+    log_level: settings.LogLevel = "INFO",
+) -> None:
+    """Receive live prices from Twelve Data's websocket and append them to a Redis stream.
+
+    Variables without an option, since they can hold a secret: TWELVE_DATA_API_KEY (needed), REDIS_URL (default
+    redis://localhost:6379/0); each also as …_FILE, naming a file that holds it. A `.env` in the working folder is read.
+
+    Ends with status 0 when told to stop (SIGTERM, Ctrl-C), 1 after a failure worth a retry, 2 for wrong usage or
+    configuration.
+    """
+    environ = cli.environment()
+    api_key = settings.api_key(environ)
+    redis_url = settings.redis_url(environ)
+    log.configure(log_level, [api_key(), redis_url])
+    wanted = read_symbols(symbols or [], symbols_file)
+    config = FeedConfig(name=feed_name, url=url, resubscribe_after=resubscribe_after)
+
+    def streams(answer_timeout: float) -> Streams:
+        client = connect(redis_url, answer_timeout=answer_timeout)
+        return Streams(Stream(client, price_stream), Stream(client, f"{price_stream}:feed"))
+
+    folder = (spool_dir or platformdirs.user_state_path("tickpipe") / "spool") / destination(redis_url, price_stream)
+    make_folder(folder)
+    _check_redis(Stream(connect(redis_url), price_stream))
+
+    stop, stop_replay = cli.stop_on_signals(), threading.Event()
+    spool = Spool(spool_path(folder, cli.microseconds()), max_bytes=spool_max)
+    intake = Intake(intake_max)
+    feed = Feed(config, api_key=api_key, symbols=wanted, intake=intake, clock=cli.microseconds)
+    publisher = Publisher(intake, streams(APPEND_TIMEOUT), spool)
+    replayer = Replayer(spool, streams(5.0), streams(5.0), stop_replay)
+    if symbols_file:
+        signal.signal(signal.SIGHUP, lambda *_: _reread(feed, symbols or [], symbols_file))
+
+    receiving = cli.in_thread(feed.run, stop)
+    publishing = cli.in_thread(publisher.run)
+    replaying = [cli.in_thread(replayer.run), cli.in_thread(replayer.run_orphans)]
+    everyone = [receiving, publishing, *replaying]
+    while not stop.wait(0.2) and not any(thread.done() for thread in everyone):
+        pass
+
+    stop.set()
+    wait([receiving], timeout=STOP_WITHIN / 3)
+    intake.close()
+    wait([publishing], timeout=STOP_WITHIN / 3)
+    until = time.monotonic() + STOP_WITHIN / 4
+    while spool.entries and time.monotonic() < until:
+        time.sleep(0.05)
+    stop_replay.set()
+    wait(replaying, timeout=1)
+    spool.close()
+    logger.info(
+        "stopped: %d price events received, %d entries appended, %d spooled (%d wait on disk), %d price events lost",
+        feed.received, publisher.appended, publisher.spooled, spool.entries, publisher.lost + feed.lost,
+    )  # fmt: skip
+    for thread in everyone:
+        if thread.done():
+            thread.result()
+
+
+def destination(redis_url: settings.Secret, price_stream: str) -> str:
+    """A folder's name for where prices go, without secrets: a spool is replayed to no other place than its own.
+
+    Otherwise simulated prices that one producer left could be adopted by another that writes real ones.
+    """
+    parts = urlsplit(redis_url.reveal())
+    place = f"{parts.hostname or ''}-{parts.port or ''}{parts.path}-{price_stream}"
+    return re.sub(r"[^A-Za-z0-9.]+", "-", place).strip("-")
+
+
+def _reread(feed: Feed, options: Sequence[str], file: Path) -> None:
+    try:
+        feed.set_symbols(read_symbols(options, file))
+    except ConfigurationError as error:
+        logger.error("SIGHUP: %s; the symbols stay as they were", error)
+
+
+def _check_redis(stream: Stream) -> None:
+    """A wrong login ends the start; a Redis that is away does not: prices wait in the spool."""
+    try:
+        stream.check()
+    except OutageError as error:
+        logger.warning("%s; prices wait in the spool until it is back", error)
+
+
+def main() -> None:
+    """The console entry point."""
+    cli.run(app, "producer")

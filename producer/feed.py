@@ -1,0 +1,411 @@
+"""Twelve Data's websocket, made dependable: numbering, heartbeat, watchdog, reconnect, entitlement errors.
+
+The vendor's wrapper gives the protocol (its URL, its subscribe and heartbeat messages, what is subscribed). Its
+connection handling is not used: it overlaps connections, hangs in the handshake, retries a refused key for ever and
+drops events without a count (docs/adr/0001). One thread, one connection at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+from urllib.parse import quote, urlsplit
+
+import websocket
+from twelvedata.context import Context
+from twelvedata.websocket import TDWebSocket
+from websocket import ABNF
+
+from common.errors import ConfigurationError, TickpipeError
+from common.settings import Secret
+from producer import twelvedata
+from producer.publisher import Intake
+from producer.session import Session
+
+logger = logging.getLogger("producer.feed")
+
+DEFAULT_URL = "wss://ws.twelvedata.com/v1/quotes/price"
+
+
+class RefusedKeyError(ConfigurationError):
+    """Twelve Data refuses the API key: check TWELVE_DATA_API_KEY."""
+
+
+class NothingSubscribedError(ConfigurationError):
+    """None of the symbols can be subscribed."""
+
+
+class DisconnectedError(TickpipeError):
+    """The connection ended; the message says how."""
+
+
+class ClosedByServerError(DisconnectedError):
+    """The server closed the connection with a close frame."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedConfig:
+    """How the feed behaves; all times in seconds."""
+
+    name: str = "twelvedata"
+    url: str = DEFAULT_URL
+    resubscribe_after: float = 600.0
+    #: The vendor asks for one about every 10 s.
+    heartbeat_every: float = 10.0
+    #: A heartbeat unanswered for so long, and no other event either: the feed is dead though the socket lives.
+    heartbeat_timeout: float = 7.0
+    #: After so long without any frame a ping is sent; after twice that the peer is taken for gone.
+    ping_after: float = 3.5
+    handshake_timeout: float = 5.0
+    alive_every: float = 5.0
+    #: Tries with a key that has never been accepted.
+    key_tries: int = 4
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in {"ws", "wss"} or not parts.hostname:
+            raise ConfigurationError(f"--url {self.url!r} is no websocket address: it looks like {DEFAULT_URL}")
+
+    @property
+    def host(self) -> str:
+        """The server's name, for words and logs: the whole URL holds the key."""
+        return str(urlsplit(self.url).hostname)
+
+
+class Reconnect:
+    """How long to wait before the next connection. Pure but for the jitter's `rng`."""
+
+    #: A connection that lasted this long was good: the next failure is the first again.
+    GOOD_AFTER = 60.0
+    FIRST, LONGEST = 0.5, 7.0
+    #: So many close frames in a row, each soon after subscribing: somebody else uses the key.
+    EVICTIONS = 3
+    FIRST_EVICTED, LONGEST_EVICTED = 15.0, 300.0
+
+    def __init__(self, rng: random.Random) -> None:
+        self.failures = 0
+        self.evictions = 0
+        self._rng = rng
+
+    def after(self, *, lasted: float, evicted: bool) -> float:
+        """Seconds to wait after a connection that lasted `lasted` seconds (0: it never came up).
+
+        `evicted`: the server closed it, with a close frame, after it had been subscribed.
+        """
+        good = lasted >= self.GOOD_AFTER
+        self.evictions = self.evictions + 1 if evicted and not good else 0
+        self.failures = 1 if good else self.failures + 1
+        if self.evictions >= self.EVICTIONS:
+            delay = self._grown(self.FIRST_EVICTED, self.evictions - self.EVICTIONS, self.LONGEST_EVICTED)
+        else:
+            delay = self._grown(self.FIRST, self.failures - 1, self.LONGEST)
+        return delay * self._rng.uniform(0.5, 1.0)
+
+    @staticmethod
+    def _grown(first: float, times: int, longest: float) -> float:
+        return min(longest, first * 2.0 ** min(times, 30))
+
+
+class _Client(TDWebSocket):  # type: ignore[misc]  # the wrapper has no types
+    """The wrapper's client on one plain connection at a time: no receiver thread, no self-healing."""
+
+    def __init__(self, symbols: Iterable[str]) -> None:
+        context = Context()  # a TDClient would make a blocking REST call here, with the key in its errors
+        context.apikey = ""
+        context.defaults = {"symbols": sorted(symbols), "logger": logging.getLogger("producer.wrapper")}
+        super().__init__(context)
+
+    ws: Any  # websocket.WebSocket while connected, else None
+
+    def connect(self, url: str, timeout: float) -> None:
+        """Open a connection and subscribe. Raises websocket's errors and OSError."""
+        self.subscribed_symbols: set[str] = set()
+        self.ws = websocket.create_connection(
+            url,
+            timeout=timeout,
+            enable_multithread=False,
+            skip_utf8_validation=True,  # decoding the JSON checks it; twice is half the time of a frame
+        )
+        self.on_connect()
+
+    def close(self, *, politely: bool) -> None:
+        """Close the connection, if any: with a close frame and a short wait for its answer, or at once."""
+        self.ready = False
+        connection: websocket.WebSocket | None = self.ws
+        self.ws = None
+        if connection is None:
+            return
+        try:
+            if politely:
+                connection.close(timeout=1)
+            connection.shutdown()  # type: ignore[no-untyped-call]
+        except (OSError, websocket.WebSocketException) as error:
+            logger.debug("closing: %s", error)
+
+
+class Feed:
+    """The feed: price events are numbered and put in the intake, what happens to it is told as feed events."""
+
+    def __init__(
+        self,
+        config: FeedConfig,
+        *,
+        api_key: Callable[[], Secret],
+        symbols: Iterable[str],
+        intake: Intake,
+        clock: Callable[[], int],
+        monotonic: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        """`clock` gives microseconds UTC, `monotonic` seconds."""
+        self.config = config
+        self.session: Session
+        self.received = self.lost = 0  # price events, over all sessions
+        self.skipped_frames = 0
+        self.connections = 0
+        self._api_key = api_key
+        self._intake = intake
+        self._clock = clock
+        self._monotonic = monotonic
+        self._reconnect = Reconnect(rng or random.Random())  # noqa: S311  jitter, no secret
+        self._client = _Client(symbols)
+        self._wanted = frozenset(self._client.symbols)
+        self._accepted: tuple[str, ...] = ()  # on the open connection
+        self._ever_connected = False
+        self._ever_subscribed = False
+        self._lost: tuple[int, int] | None = None  # first and last seq that found the intake full
+        self._last_frame = 0  # microseconds UTC, of the open or the last connection
+        self._subscribed_at: float | None = None
+        self._next_tick = self._next_alive = self._next_heartbeat = 0.0
+        self._heartbeat_sent: float | None = None  # and not answered yet
+        self._frame_at = self._price_at = 0.0
+        self._pinged = False
+
+    # What other threads may call.
+
+    def set_symbols(self, symbols: Iterable[str]) -> None:
+        """Subscribe and unsubscribe so that exactly these are subscribed, on the connection that is open."""
+        self._wanted = frozenset(self._client.normalize_symbols(symbols))
+
+    # The feed's thread.
+
+    def run(self, stop: threading.Event) -> None:
+        """Receive until `stop` is set. Raises ConfigurationError where no further try can help."""
+        self._begin_session()
+        refusals = 0
+        try:
+            while not stop.is_set():
+                began = self._monotonic()
+                try:
+                    self._receive(stop)
+                except RefusedKeyError as error:
+                    refusals += 1
+                    if not self._ever_connected and refusals >= self.config.key_tries:
+                        raise
+                    self._pause(stop, error, lasted=0.0, evicted=False)
+                except (DisconnectedError, websocket.WebSocketException, OSError) as error:
+                    refusals = 0
+                    evicted = isinstance(error, ClosedByServerError) and self._subscribed_at is not None
+                    self._pause(stop, error, lasted=self._monotonic() - began, evicted=evicted)
+        finally:
+            self._client.close(politely=True)
+            self._tell_lost()
+            self.session.tell("stopped", last_seq=self.session.seq)
+
+    def _receive(self, stop: threading.Event) -> None:
+        """One connection, from its handshake until `stop` is set; raises when it ends otherwise."""
+        self._open()
+        receive = self._client.ws.recv_data_frame
+        try:
+            while not stop.is_set():
+                now = self._monotonic()
+                if now >= self._next_tick:
+                    self._tick(now)
+                try:
+                    opcode, frame = receive(control_frame=True)
+                except websocket.WebSocketTimeoutException:
+                    continue
+                self._on_frame(opcode, cast("bytes", frame.data))  # recv gives text frames as bytes, too
+        except (DisconnectedError, websocket.WebSocketException, OSError) as error:
+            self._tell_lost()
+            self.session.tell("disconnected", cause=_cause(error), last_frame=self._last_frame)
+            raise
+        finally:
+            self._accepted = ()
+            self._client.close(politely=stop.is_set())
+
+    def _open(self) -> None:
+        self._subscribed_at = None
+        key = self._api_key().reveal()
+        self._client.symbols = set(self._wanted)
+        try:
+            self._client.connect(f"{self.config.url}?apikey={quote(key, safe='')}", self.config.handshake_timeout)
+        except websocket.WebSocketBadStatusException as error:
+            if error.status_code in {200, 401, 403}:  # the vendor answers a bad key with a plain page, status 200
+                raise RefusedKeyError from None
+            raise DisconnectedError(f"the server answered the handshake with HTTP status {error.status_code}") from None
+        self._client.ws.settimeout(0.25)
+        self._ever_connected = True
+        self.connections += 1
+        now = self._monotonic()
+        self._next_heartbeat = now + self.config.heartbeat_every
+        self._heartbeat_sent = None
+        self._frame_at = self._price_at = now
+        self._pinged = False
+        self._last_frame = self._clock()
+        self.session.tell("connected", host=self.config.host)
+        logger.info("connected to %s, asking for %d symbols", self.config.host, len(self._wanted))
+
+    def _pause(self, stop: threading.Event, error: Exception, *, lasted: float, evicted: bool) -> None:
+        delay = self._reconnect.after(lasted=lasted, evicted=evicted)
+        if self._reconnect.evictions == Reconnect.EVICTIONS:
+            logger.error(
+                "the server has closed the connection %d times soon after subscribing: is another program using this "
+                "API key? A plan has 1 connection (Basic, Grow) or 3 (Pro), and one more closes the oldest",
+                Reconnect.EVICTIONS,
+            )
+        logger.warning("%s; next try in %.1f s", _cause(error), delay)
+        until = self._monotonic() + delay
+        while not stop.is_set() and (now := self._monotonic()) < until:
+            self._keep_session(now)
+            stop.wait(min(0.25, until - now))
+
+    def _on_frame(self, opcode: int, data: bytes) -> None:
+        self._frame_at = self._monotonic()
+        self._pinged = False
+        if opcode == ABNF.OPCODE_TEXT:
+            event = twelvedata.decode_frame(data)
+            if event is not None:
+                self.on_event(event)
+                return
+        elif opcode == ABNF.OPCODE_CLOSE:
+            raise ClosedByServerError(_close_text(data))
+        elif opcode in {ABNF.OPCODE_PING, ABNF.OPCODE_PONG}:
+            return
+        self.skipped_frames += 1
+        logger.warning("skipped a frame that is no JSON object: %r", bytes(data[:80]))
+
+    def on_event(self, event: twelvedata.Event) -> None:
+        """Number a price event and put it in the intake; nothing else, so that the websocket is never blocked."""
+        now = self._last_frame = self._clock()
+        if event.get("event") != "price":
+            self._on_word(event)
+            return
+        if now >= self.session.ends:
+            self._roll_over()
+        self._price_at = self._frame_at
+        self._heartbeat_sent = None
+        self.received += 1
+        price = self.session.number(event, now)
+        if (name := f"{event.get('symbol')}:{event.get('exchange')}") not in self.session.instruments:
+            self.session.instruments.add(name)
+            self.session.tell("instrument", symbol=event.get("symbol"), **twelvedata.instrument(event))
+        if self._intake.put(price):
+            if self._lost:
+                self._tell_lost()
+        else:
+            self.lost += 1
+            self._lost = (self._lost[0] if self._lost else price.seq, price.seq)
+
+    def _on_word(self, event: twelvedata.Event) -> None:
+        """What the server says that is no price."""
+        self._heartbeat_sent = None
+        kind = event.get("event")
+        if kind == "subscribe-status":
+            self._on_subscribe_status(twelvedata.subscribe_status(event))
+        elif kind != "heartbeat":
+            logger.debug("the server says: %s", event)
+
+    def _on_subscribe_status(self, status: twelvedata.SubscribeStatus) -> None:
+        if status.refused:
+            reasons = "; ".join(f"{symbol} ({reason})" for symbol, reason in sorted(status.refused.items()))
+            logger.warning("refused by the server: %s", reasons)
+            self.session.tell("refused", symbols=status.refused)
+        if status.accepted:
+            self._subscribed_at = self._monotonic()
+            self._ever_subscribed = True
+            self._accepted = tuple(sorted({*self._accepted, *status.accepted}))
+            self.session.tell("subscribed", symbols=status.accepted)
+            logger.info("subscribed: %s", ", ".join(status.accepted))
+        elif status.refused and not self._ever_subscribed:
+            raise NothingSubscribedError(f"none of the symbols can be subscribed: {reasons}")
+
+    # What is due now and then.
+
+    def _tick(self, now: float) -> None:
+        self._next_tick = now + 0.25
+        self._keep_session(now)
+        self._follow_wanted()
+        if now - self._frame_at > 2 * self.config.ping_after:
+            raise DisconnectedError(f"nothing from the server for {now - self._frame_at:.0f} s, not even a pong")
+        if now - self._frame_at > self.config.ping_after and not self._pinged:
+            self._client.ws.ping()
+            self._pinged = True
+        if self._heartbeat_sent is not None and now - self._heartbeat_sent > self.config.heartbeat_timeout:
+            raise DisconnectedError("the server answers pings, but no heartbeat: the feed is dead")
+        if now >= self._next_heartbeat:
+            self._next_heartbeat = now + self.config.heartbeat_every
+            self._client.heartbeat()
+            self._heartbeat_sent = now
+        if now - self._price_at > self.config.resubscribe_after:
+            logger.info("no price on any symbol for %.0f s: subscribing again", now - self._price_at)
+            self._price_at = now
+            self._client.subscribed_symbols = set()
+            self._client.update_subscription_symbols()
+
+    def _follow_wanted(self) -> None:
+        if self._wanted != self._client.symbols:
+            self._client.symbols = set(self._wanted)
+            self._accepted = tuple(symbol for symbol in self._accepted if symbol in self._wanted)
+            self._client.update_subscription_symbols()
+
+    # Sessions.
+
+    def _begin_session(self, **more: object) -> None:
+        self.session = Session(self._clock(), self._intake.put_always, self._clock)
+        self.session.tell("started", feed=self.config.name, host=self.config.host, symbols=sorted(self._wanted), **more)
+
+    def _keep_session(self, now: float) -> None:
+        if self._clock() >= self.session.ends:
+            self._roll_over()
+        if now >= self._next_alive:
+            self._next_alive = now + self.config.alive_every
+            self._tell_lost()
+            self.session.tell("alive", last_seq=self.session.seq, connected=self._client.ready)
+
+    def _roll_over(self) -> None:
+        """A new UTC day: a new session, on the same connection."""
+        self._tell_lost()
+        old = self.session
+        old.tell("stopped", last_seq=old.seq)
+        self._begin_session(continues=old.id)
+        if self._client.ready:
+            self.session.tell("connected", host=self.config.host)
+            self.session.tell("subscribed", symbols=self._accepted)
+
+    def _tell_lost(self) -> None:
+        if self._lost:
+            first, last = self._lost
+            self._lost = None
+            logger.error("the intake was full: %d price events were lost (%d–%d)", last - first + 1, first, last)
+            self.session.tell("overflow", first_seq=first, last_seq=last, cause="intake full")
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate is not trusted: {error.verify_message}"
+    if isinstance(error, websocket.WebSocketTimeoutException | TimeoutError):
+        return "the server did not answer in time"
+    return str(error) or type(error).__name__
+
+
+def _close_text(data: bytes) -> str:
+    code = int.from_bytes(data[:2], "big") if len(data) >= 2 else None
+    reason = data[2:].decode(errors="replace")
+    return f"the server closed the connection (code {code}{': ' + reason if reason else ''})"

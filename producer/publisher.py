@@ -1,0 +1,240 @@
+"""Appends what the feed has received, in pipelined batches, and never blocks the feed.
+
+While Redis is away everything goes to the spool, and nothing of a session passes the spool while it is not empty.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from common import feed_event, tick
+from common.errors import OutageError, TickpipeError
+from common.feed_event import FeedEvent
+from common.retry import retrying
+from common.stream import Fields, Stream
+from producer import twelvedata
+from producer.session import PriceEvent, Session
+from producer.spool import Outgoing, Spool, SpoolFullError, adopt_orphans
+
+logger = logging.getLogger("producer.publisher")
+
+Item = PriceEvent | FeedEvent
+
+#: Most items in one append: beyond a thousand, pipelining gains nothing more.
+MAX_APPEND = 1000
+#: Seconds between looks for spools that dead producers left.
+ADOPT_EVERY = 15.0
+
+
+class Intake:
+    """Where the feed puts what it received and the publisher takes it. Bounded, and the bound is never silent."""
+
+    def __init__(self, bound: int) -> None:
+        """`bound`: most price events waiting; feed events, few, always pass."""
+        self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        self._bound = bound
+        self._ended = False
+
+    def put(self, item: PriceEvent) -> bool:
+        """Put a price event in; False where there is no room, and the caller counts the loss."""
+        if self._queue.qsize() >= self._bound:
+            return False
+        self._queue.put(item)
+        return True
+
+    def put_always(self, item: FeedEvent) -> None:
+        """Put a feed event in."""
+        self._queue.put(item)
+
+    def close(self) -> None:
+        """Nothing more will be put in by the feed."""
+        self._queue.put(None)
+
+    def take(self, timeout: float) -> list[Item] | None:
+        """All that has arrived, up to MAX_APPEND, waiting up to `timeout` seconds for the first; None at the end."""
+        batch: list[Item] = []
+        if self._ended:
+            return None
+        try:
+            item = self._queue.get(timeout=timeout)
+            while item is not None:
+                batch.append(item)
+                if len(batch) == MAX_APPEND:
+                    return batch
+                item = self._queue.get_nowait()
+        except queue.Empty:
+            return batch
+        self._ended = True
+        return batch
+
+    def rest(self) -> list[Item]:
+        """What was put in after the end: feed events about the publisher's own losses."""
+        found: list[Item] = []
+        while not self._queue.empty():
+            item = self._queue.get()
+            found += [item] if item is not None else []
+        return found
+
+
+class Streams:
+    """The two streams that entries go to."""
+
+    def __init__(self, prices: Stream, feed: Stream) -> None:
+        self._prices = prices
+        self._feed = feed
+
+    def append(self, entries: Iterable[Outgoing]) -> None:
+        """Append the entries: prices first, so that an `alive` never names a price that is not there yet."""
+        prices: list[Fields] = []
+        feed: list[Fields] = []
+        for stream, fields in entries:
+            (prices if stream == "prices" else feed).append(fields)
+        if prices:
+            self._prices.append(prices)
+        if feed:
+            self._feed.append(feed)
+
+
+class Publisher:
+    """Takes from the intake, appends to Redis, spools while Redis is away. `run` is one thread's work."""
+
+    def __init__(
+        self, intake: Intake, streams: Streams, spool: Spool, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.appended = 0
+        self.spooled = 0
+        self.lost = 0
+        self._intake = intake
+        self._streams = streams
+        self._spool = spool
+        self._monotonic = monotonic
+        self._held: deque[Outgoing] = deque(maxlen=10_000)  # feed events that even the spool could not take
+        self._lost: dict[Session, tuple[int, int]] = {}  # first and last seq lost and not told yet
+        self._told_at = float("-inf")
+
+    def run(self) -> None:
+        """Publish until the intake has ended."""
+        while (batch := self._intake.take(timeout=0.1)) is not None:
+            if batch or self._held:
+                self.publish(batch)
+        self._tell_lost()
+        if (rest := self._intake.rest()) or self._held:
+            self.publish(rest)
+
+    def publish(self, items: Sequence[Item]) -> None:
+        """Append the items, or spool them."""
+        entries = [*self._held, *map(_outgoing, items)]
+        if self._spool.entries == 0:
+            try:
+                self._streams.append(entries)
+            except TickpipeError as error:
+                logger.warning("%s; spooling to %s", error, self._spool.path)
+            else:
+                self._held.clear()
+                self.appended += len(entries)
+                self._recovered()
+                return
+        try:
+            self._spool.put(entries)
+        except SpoolFullError as error:
+            self._lose(items, entries, error)
+        else:
+            self._held.clear()
+            self.spooled += len(entries)
+            self._recovered()
+
+    def _lose(self, items: Sequence[Item], entries: Sequence[Outgoing], error: SpoolFullError) -> None:
+        """Count what no place was left for; what happened to the feed is kept for the next try."""
+        for item in items:
+            if isinstance(item, PriceEvent):
+                self.lost += 1
+                first, _ = self._lost.get(item.session, (item.seq, item.seq))
+                self._lost[item.session] = (first, item.seq)
+        feed = [entry for entry in entries if entry.stream == "feed"]
+        self._held.clear()
+        try:
+            self._spool.put(feed)
+        except SpoolFullError:
+            self._held.extend(feed)
+        if self._monotonic() - self._told_at >= 60.0:
+            logger.error("%s: %d price events lost so far", error, self.lost)
+            self._told_at = self._monotonic()
+            self._tell_lost()
+
+    def _recovered(self) -> None:
+        if self._lost:
+            self._tell_lost()
+
+    def _tell_lost(self) -> None:
+        for session, (first, last) in self._lost.items():
+            session.tell("overflow", first_seq=first, last_seq=last, cause="spool full")
+        self._lost.clear()
+
+
+def _outgoing(item: Item) -> Outgoing:
+    if isinstance(item, FeedEvent):
+        return Outgoing("feed", feed_event.encode(item))
+    session, seq, received, event = item
+    return Outgoing("prices", tick.encode(twelvedata.parse(event, session.id, seq, received)))
+
+
+def replay(spool: Spool, streams: Streams, stop: threading.Event) -> None:
+    """Append what is in the spool, oldest first, until it is empty; waits for Redis as long as it takes.
+
+    An entry whose append was not answered is appended again: the database knows it by its session and number.
+    Raises OutageError when told to stop before the end.
+    """
+    while spool.entries:
+        mark, entries = spool.head(MAX_APPEND)
+        retrying(stop, logger)(streams.append, entries)
+        spool.drop(mark)
+        if stop.is_set():
+            return
+
+
+class Replayer:
+    """Empties this producer's spool whenever it is not empty, and those that dead producers left, beside it."""
+
+    def __init__(self, spool: Spool, streams: Streams, orphans: Streams, stop: threading.Event) -> None:
+        """`orphans` are streams of their own client: each thread waits for Redis by itself."""
+        self._spool = spool
+        self._streams = streams
+        self._orphans = orphans
+        self._stop = stop
+
+    def run(self) -> None:
+        """Replay the live session's spool, until told to stop. One thread's work."""
+        while not self._stop.wait(0.05):
+            if self._spool.entries:
+                count = self._spool.entries
+                try:
+                    replay(self._spool, self._streams, self._stop)
+                except OutageError as error:
+                    logger.warning("%s", error)
+                else:
+                    logger.info("Redis is back: the spool is replayed (%d entries or more)", count)
+
+    def run_orphans(self) -> None:
+        """Replay what dead producers left, now and every ADOPT_EVERY seconds. One thread's work."""
+        while True:
+            for spool in adopt_orphans(self._spool.path.parent, self._spool.path):
+                try:
+                    logger.info("adopted the spool %s: %d entries", spool.path, spool.entries)
+                    replay(spool, self._orphans, self._stop)
+                except OutageError as error:
+                    logger.warning("%s", error)
+                finally:
+                    spool.close()
+            if self._stop.wait(ADOPT_EVERY):
+                return
+
+
+def spool_path(folder: Path, session: int) -> Path:
+    """The spool file of the producer's run that began with this session."""
+    return folder / f"{session}.spool"

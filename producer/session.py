@@ -1,0 +1,55 @@
+"""Numbering at the websocket's edge: what makes a lost tick show, and a doubled one harmless.
+
+Twelve Data numbers nothing, so we do, as market-data protocols do (NASDAQ's MoldUDP64: session and sequence number).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from common import feed_event
+from common.feed_event import FeedEvent
+
+_DAY = 86_400_000_000  # microseconds
+
+
+class Session:
+    """One run of a producer on one UTC day. Its id is its start in microseconds since 1970.
+
+    Price events and feed events are numbered 1, 2, 3 … each. Price events are numbered by the feed's thread alone;
+    feed events by any thread.
+    """
+
+    def __init__(self, start: int, emit: Callable[[FeedEvent], None], clock: Callable[[], int]) -> None:
+        self.id = start
+        self.ends = (start // _DAY + 1) * _DAY
+        self.seq = 0
+        self.instruments: set[str] = set()  # told in this session
+        self._received = start
+        self._number = 0
+        self._emit = emit
+        self._clock = clock
+        self._lock = threading.Lock()
+
+    def number(self, event: Mapping[str, Any], now: int) -> PriceEvent:
+        """Number a price event. `received` is strictly increasing: a tie, or a clock that steps back, adds 1 µs."""
+        self.seq += 1
+        self._received = now if now > self._received else self._received + 1
+        return PriceEvent(self, self.seq, self._received, event)
+
+    def tell(self, kind: str, **detail: object) -> None:
+        """Emit a feed event of this session."""
+        with self._lock:  # numbered and handed on as one step, so that numbers arrive in order
+            self._number += 1
+            self._emit(feed_event.make(self.id, self._number, self._clock(), kind, detail))
+
+
+class PriceEvent(NamedTuple):
+    """A price event as it came, with its identity: session, seq, and when it was received (microseconds UTC)."""
+
+    session: Session
+    seq: int
+    received: int
+    event: Mapping[str, Any]

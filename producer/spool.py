@@ -1,0 +1,142 @@
+"""Where entries wait on disk while Redis is away: one SQLite file a producer's run, held by a file lock.
+
+A killed producer leaves its file; the next producer with the same destination finds the lock free and adopts it.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from filelock import FileLock, Timeout
+
+from common.errors import ConfigurationError, OutageError
+from common.stream import Fields
+
+
+class Outgoing(NamedTuple):
+    """An entry on its way to a stream: `stream` is "prices" or "feed"."""
+
+    stream: str
+    fields: Fields
+
+
+class SpoolFullError(OutageError):
+    """The spool takes no more: it has reached its bound, or the disk is full."""
+
+
+class Spool:
+    """A queue of entries on disk. Safe to use from several threads of the process that holds it."""
+
+    def __init__(self, path: Path, *, max_bytes: int) -> None:
+        """Hold `path` under its lock, raising filelock's Timeout where another process does. No file is made yet."""
+        self.path = path
+        self._max_bytes = max_bytes
+        self._db: sqlite3.Connection | None = None
+        self._guard = threading.Lock()
+        self._entries = 0
+        self._bytes = 0
+        self._file_lock = FileLock(path.with_suffix(".lock"), timeout=0)
+        self._file_lock.acquire()
+        if path.exists():
+            with _translated(path):
+                self._connection()
+
+    @property
+    def entries(self) -> int:
+        """Entries waiting."""
+        return self._entries
+
+    def put(self, entries: Sequence[Outgoing]) -> None:
+        """Append the entries, fsynced when this returns. Raises SpoolFullError, and then none of them is in it.
+
+        The bound is for prices: feed events, few, always pass it.
+        """
+        rows = [(entry.stream, json.dumps(entry.fields)) for entry in entries]
+        size = sum(len(fields) for _, fields in rows)
+        with self._guard, _translated(self.path):
+            if self._bytes + size > self._max_bytes and any(entry.stream == "prices" for entry in entries):
+                raise SpoolFullError(f"the spool {self.path} holds {self._bytes:,} bytes, its bound (--spool-max)")
+            with self._connection() as db:
+                db.executemany("INSERT INTO entries (stream, fields) VALUES (?, ?)", rows)
+            self._entries += len(rows)
+            self._bytes += size
+
+    def head(self, count: int) -> tuple[int, list[Outgoing]]:
+        """The oldest entries, up to `count`, and the mark to `drop` them by."""
+        with self._guard, _translated(self.path):
+            query = "SELECT id, stream, fields FROM entries ORDER BY id LIMIT ?"
+            rows = self._connection().execute(query, (count,)).fetchall()
+        return (rows[-1][0] if rows else 0), [Outgoing(stream, json.loads(fields)) for _, stream, fields in rows]
+
+    def drop(self, mark: int) -> None:
+        """Drop the entries up to `mark`: they have been appended."""
+        with self._guard, _translated(self.path):
+            db = self._connection()
+            entries, size = db.execute(f"{_COUNT} WHERE id <= ?", (mark,)).fetchone()
+            with db:
+                db.execute("DELETE FROM entries WHERE id <= ?", (mark,))
+            self._entries -= entries
+            self._bytes -= size
+
+    def close(self) -> None:
+        """Let go of the file; where it is empty, remove it."""
+        with self._guard:
+            if self._db is not None:
+                self._db.close()
+                self._db = None
+            if self._entries == 0:
+                self.path.unlink(missing_ok=True)
+            self._file_lock.release()
+            if self._entries == 0:
+                self.path.with_suffix(".lock").unlink(missing_ok=True)
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._db is None:
+            self._db = db = sqlite3.connect(self.path, check_same_thread=False)
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")  # in WAL mode: one fsync a commit
+            with db:
+                db.execute("CREATE TABLE IF NOT EXISTS entries (id INTEGER PRIMARY KEY, stream TEXT, fields TEXT)")
+            self._entries, self._bytes = db.execute(_COUNT).fetchone()
+        return self._db
+
+
+_COUNT = "SELECT count(*), coalesce(sum(length(fields)), 0) FROM entries"
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise SpoolFullError(f"the spool {path} cannot be written: {error}") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make the spool's folder, for this user alone. Raises ConfigurationError where that cannot be."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigurationError(
+            f"the spool's folder {folder} cannot be written ({error}): name one by --spool-dir"
+        ) from None
+
+
+def adopt_orphans(folder: Path, own: Path) -> Iterator[Spool]:
+    """The spools that dead producers left in the folder, one by one, each held under its lock."""
+    for path in sorted(folder.glob("*.spool")):
+        if path == own:
+            continue
+        try:
+            yield Spool(path, max_bytes=0)
+        except (Timeout, FileNotFoundError):
+            continue  # its producer lives, or has just finished

@@ -1,0 +1,89 @@
+"""Twelve Data's JSON → ticks and words about the feed. Pure.
+
+Price events come in three shapes (stock, crypto, forex) with the fields `event symbol type timestamp price` in common.
+Source: the tutorial's transcripts and the events of the vendor's own documentation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from common.tick import Tick
+
+Event = Mapping[str, Any]
+
+#: Numbers stay the text that the vendor sent: nothing is rounded on the way, and nothing is parsed twice.
+_DECODER = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
+
+
+def decode_frame(frame: bytes) -> dict[str, Any] | None:
+    """The event in a websocket text frame, its numbers as text; None where the frame is no JSON object."""
+    try:
+        event = _DECODER.decode(frame.decode())
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) else None
+
+
+def parse(event: Event, session: int, seq: int, received: int) -> Tick:
+    """The tick in a price event. Never fails: what is odd travels on as text, for the database to judge.
+
+    `session` and `received` in microseconds since 1970, `seq` from 1.
+    """
+    get = event.get
+    return Tick(
+        str(session),
+        str(seq),
+        _text(get("symbol")),
+        _text(get("timestamp")),
+        _text(get("price")),
+        _text(get("day_volume")),
+        _text(get("bid")),
+        _text(get("ask")),
+        _text(get("exchange")),
+        str(received),
+    )
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    return json.dumps(value)
+
+
+class SubscribeStatus(NamedTuple):
+    """What the server said to a subscription: names it took, and names it refused with its reason for each."""
+
+    accepted: tuple[str, ...]
+    refused: dict[str, str]
+
+
+def subscribe_status(event: Event) -> SubscribeStatus:
+    """Read a `subscribe-status` event, whose lists may each be absent, null, or hold what nobody expected."""
+    accepted = tuple(_symbols(event.get("success")))
+    refused = {symbol: _text(item.get("message")) or "refused" for symbol, item in _symbols(event.get("fails")).items()}
+    return SubscribeStatus(accepted, refused)
+
+
+def _symbols(items: object) -> dict[str, Event]:
+    """Symbol → item, for a list of objects (or bare names) that name a symbol."""
+    found: dict[str, Event] = {}
+    for item in items if isinstance(items, list) else []:
+        if isinstance(item, str):
+            found[item] = {}
+        elif isinstance(item, dict) and isinstance(item.get("symbol"), str):
+            found[item["symbol"]] = item
+    return found
+
+
+#: The fields of a price event that describe the instrument, not the tick.
+_INSTRUMENT_FIELDS = ("type", "exchange", "mic_code", "currency", "currency_base", "currency_quote")
+
+
+def instrument(event: Event) -> dict[str, str]:
+    """What a price event says of its instrument: type, exchange, currencies, mic_code, where present."""
+    return {name: _text(event[name]) for name in _INSTRUMENT_FIELDS if event.get(name)}

@@ -1,0 +1,210 @@
+"""A simulator that misbehaves on demand, in the ways a websocket server and the network are known to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Coroutine
+from http import HTTPStatus
+from typing import Any, Literal
+
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from tickpipe.simulator import Connection, EventSource, Journal, Simulator, SimulatorConfig
+
+#: Seconds a fault may take to be in force.
+CALL_TIMEOUT = 5.0
+#: Seconds a client has to answer a close frame.
+CLOSE_TIMEOUT = 2.0
+
+
+class FaultySimulator(Simulator):
+    """Faults may be called from any thread, also from within the journal. When a call has returned, the fault is in
+    force (from within the journal: as soon as the journal has returned)."""
+
+    def __init__(
+        self, config: SimulatorConfig, source: EventSource | None = None, journal: Journal | None = None
+    ) -> None:
+        super().__init__(config, source, journal)
+        self._half_open: set[int] = set()
+        self._heard: dict[int, int] = {}  # messages from the client, by connection number
+        self._most_open = 0
+        self._hanging = self._muted = self._quiet = False
+        self._refusal: int | None = None
+        self._close_after: float | None = None
+        self._max_client_events: int | None = None
+        self._max_connections: int | None = None
+
+    # What was seen.
+
+    @property
+    def open_connections(self) -> int:
+        """Connections that are open now. Half-open ones do not count: whether the client left cannot be seen."""
+        self._catch_up()
+        return len(self._alive())
+
+    @property
+    def most_open(self) -> int:
+        """The most connections that were open at the same time since the start."""
+        self._catch_up()
+        return self._most_open
+
+    @property
+    def connections(self) -> int:
+        """Connections opened since the start: handshakes that succeeded."""
+        self._catch_up()
+        return self._connections
+
+    # Faults that happen once, to every connection there is.
+
+    def close_all(self, code: int = 1000, reason: str = "") -> None:
+        """Close cleanly, with a close frame; clients that do not answer it are cut off later."""
+
+        async def close() -> None:
+            connections = self._alive()
+            self._spawn(self._close(connections, code, reason, CLOSE_TIMEOUT))
+            while any(connection.is_open for connection in connections):
+                await asyncio.sleep(0)
+
+        self._run(close())
+
+    def reset_all(self) -> None:
+        """TCP reset: the client's next read fails."""
+
+        async def reset() -> None:
+            for connection in tuple(self._open.values()):
+                transport = connection.socket.transport
+                transport.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
+                transport.abort()
+
+        self._run(reset())
+
+    def half_open_all(self) -> None:
+        """Neither read nor send nor close any more on these sockets; pings stay unanswered. New ones work."""
+
+        async def freeze() -> None:
+            for connection in self._open.values():
+                self._half_open.add(connection.number)
+                connection.socket.transport.pause_reading()
+
+        self._run(freeze())
+
+    def send_raw(self, data: str | bytes) -> None:
+        """Send any text or binary frame; clients that do not take it are not waited for."""
+
+        async def send(to: ServerConnection) -> None:
+            with contextlib.suppress(ConnectionClosed):
+                await to.send(data)
+
+        async def send_to_all() -> None:
+            for connection in self._alive():
+                self._spawn(send(connection.socket))
+            await asyncio.sleep(0)  # all of them have begun
+
+        self._run(send_to_all())
+
+    # Faults that last until they are taken back.
+
+    def hang_handshakes(self, on: bool) -> None:
+        """Accept TCP, never answer the HTTP upgrade. Handshakes that hang already go on hanging."""
+        self._set(_hanging=on)
+
+    def mute(self, on: bool) -> None:
+        """Answer pings, but send neither prices nor any reply. A replay stands still."""
+        self._set(_muted=on)
+
+    def quiet(self, on: bool) -> None:
+        """Send replies, but no prices. A replay stands still."""
+        self._set(_quiet=on)
+
+    def refuse_key(self, on: bool, status: Literal[200, 401] = 200) -> None:
+        """Refuse every key at the handshake."""
+        self._set(_refusal=status if on else None)
+
+    def close_after_subscribe(self, seconds: float | None) -> None:
+        """Close so many seconds after each subscription, as if another client on the same key pushed this one out."""
+        self._set(_close_after=seconds)
+
+    def max_client_events(self, n: int | None) -> None:
+        """Close a connection (1008) at the n-th message from its client, unanswered."""
+        self._set(_max_client_events=n)
+
+    def max_connections(self, n: int | None) -> None:
+        """One connection more closes (1000) the oldest."""
+        self._set(_max_connections=n)
+
+    # The simulator's hooks. All run in its thread.
+
+    async def _admit(self, socket: ServerConnection, request: Request) -> Response | None:
+        if self._hanging:
+            await socket.wait_closed()
+        if self._refusal is not None:
+            return self._refuse(socket, HTTPStatus(self._refusal))
+        return await super()._admit(socket, request)
+
+    def _opened(self, connection: Connection) -> None:
+        alive = self._alive()
+        self._most_open = max(self._most_open, len(alive))
+        if self._max_connections is not None and len(alive) > self._max_connections:
+            self._spawn(self._close(alive[:1], 1000, "too many connections", CLOSE_TIMEOUT))
+        super()._opened(connection)
+
+    async def _received(self, connection: Connection, message: str | bytes) -> None:
+        if connection.number in self._half_open:
+            return  # read before the connection went half-open
+        heard = self._heard[connection.number] = self._heard.get(connection.number, 0) + 1
+        if self._max_client_events is not None and heard >= self._max_client_events:
+            await self._close([connection], 1008, "too many events", CLOSE_TIMEOUT)
+        else:
+            await super()._received(connection, message)
+
+    def _subscribed(self, connection: Connection) -> None:
+        if self._close_after is not None:
+            self._spawn(self._close_later(connection, self._close_after))
+        super()._subscribed(connection)
+
+    def _permits(self, connection: Connection, what: Literal["price", "reply", "close"]) -> bool:
+        if connection.number in self._half_open:
+            return False
+        silenced = self._muted or (self._quiet and what == "price")
+        return (what == "close" or not silenced) and super()._permits(connection, what)
+
+    async def _close_later(self, connection: Connection, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        await self._close([connection], 1000, "", CLOSE_TIMEOUT)
+
+    # Helpers.
+
+    def _alive(self) -> list[Connection]:
+        """Oldest first."""
+        connections = tuple(self._open.values())
+        return [each for each in connections if each.is_open and each.number not in self._half_open]
+
+    def _catch_up(self) -> None:
+        """Let the simulator's thread finish what it is at: a client may know of its connection a moment earlier."""
+        if self._thread and self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._run(asyncio.sleep(0))
+
+    def _set(self, **attributes: object) -> None:
+        async def apply() -> None:
+            for name, value in attributes.items():
+                setattr(self, name, value)
+
+        self._run(apply())
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do it in the simulator's thread and wait for it."""
+        if self._thread is None or not self._thread.is_alive():
+            work.close()
+            raise RuntimeError("the simulator does not run")
+        if threading.current_thread() is self._thread:
+            self._spawn(work)
+        else:
+            asyncio.run_coroutine_threadsafe(work, self._loop).result(CALL_TIMEOUT)

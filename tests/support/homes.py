@@ -1,0 +1,21 @@
+"""Folders for the embedded servers: a short path, and as root one that `nobody` can pass through."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def temporary_home() -> Iterator[Path]:
+    """A new folder directly under /tmp, removed at the end. (pytest's tmp_path is closed to `nobody` and long.)"""
+    home = Path(tempfile.mkdtemp(prefix="tp-", dir="/tmp"))
+    try:
+        home.chmod(0o755 if os.geteuid() == 0 else 0o700)
+        yield home
+    finally:
+        shutil.rmtree(home)

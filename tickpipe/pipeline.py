@@ -1,0 +1,99 @@
+"""Runs the producer and the consumers as real processes, and keeps them running."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from common.errors import ConfigurationError, TickpipeError
+from tickpipe.embedded import ending_with_parent
+
+#: Seconds between two starts of a process that keeps dying.
+RESTART_AFTER = 2.0
+
+
+class Child:
+    """One process of the pipeline: its log goes to a file, it ends with us, and it is started again when it dies."""
+
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str], log: Path) -> None:
+        self.log = log
+        self.restarts = 0
+        self._command = [str(Path(sys.executable).with_name(command[0])), *command[1:]]
+        self._environ = environ
+        self._process: subprocess.Popen[bytes] | None = None
+        self._file: IO[bytes] | None = None
+        self._started_at = 0.0
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id while it runs."""
+        return self._process.pid if self._process and self._process.poll() is None else None
+
+    def start(self) -> None:
+        """Start the process, in a session of its own: Ctrl-C is for us, who stop the pipeline in its order."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._file or self.log.open("wb")
+        self._started_at = time.monotonic()
+        self._process = subprocess.Popen(
+            self._command,
+            env=dict(self._environ),
+            stdin=subprocess.DEVNULL,
+            stdout=self._file,
+            stderr=self._file,
+            start_new_session=True,
+            preexec_fn=ending_with_parent(),  # noqa: PLW1509  two system calls, no lock taken
+        )
+
+    def keep_running(self) -> None:
+        """Start it again where it died. Raises ConfigurationError with its last words where that cannot help."""
+        if self._process is None or self._process.poll() is None:
+            return
+        if self._process.returncode == ConfigurationError.exit_status:
+            raise ConfigurationError(self.last_words())
+        if time.monotonic() - self._started_at >= RESTART_AFTER:
+            self.restarts += 1
+            self.start()
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM."""
+        if self._process and self._process.poll() is None:
+            self._process.terminate()
+
+    def wait(self, timeout: float) -> None:
+        """Wait for its end; after `timeout` seconds it is killed."""
+        if self._process:
+            try:
+                self._process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        if self._file:
+            self._file.close()
+            self._file = None
+
+    def last_words(self) -> str:
+        """The last line of its log."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"{self._command[0]} ended without a word"
+
+
+def start_all(children: Sequence[Child]) -> None:
+    """Start the processes, in order."""
+    for child in children:
+        child.start()
+
+
+def stop_all(children: Sequence[Child], timeout: float) -> None:
+    """Ask all to stop, then wait for each."""
+    for child in children:
+        child.ask_to_stop()
+    for child in children:
+        child.wait(timeout)
+
+
+class DifferenceError(TickpipeError):
+    """What was received and what is stored differ."""

@@ -1,0 +1,206 @@
+"""`tickpipe up`: the whole pipeline in one command, stopped in its order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+
+from common import cli, settings
+from common.errors import ConfigurationError, OutageError
+from common.settings import Secret
+from common.stream import Stream, connect
+from consumer import schema
+from consumer.store import PriceStore
+from tickpipe import view
+from tickpipe.embedded import default_data_dir, embedded_servers
+from tickpipe.pipeline import Child, DifferenceError, stop_all
+from tickpipe.simulator import Simulator, SimulatorConfig
+from tickpipe.status import Observer
+
+#: Seconds between two plain lines.
+LINE_EVERY = 5.0
+#: Seconds the consumers get to store what is left, at the end.
+DRAIN_WITHIN = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpConfig:
+    """What `tickpipe up` was asked for. `rate`: simulated price events a second; `seconds`: None until Ctrl-C."""
+
+    symbols: Sequence[str]
+    consumers: int
+    seconds: float | None
+    simulate: bool
+    rate: float
+    data_dir: Path | None
+    price_stream: str
+    consumer_group: str
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where the prices go and come from; simulated and real ones never share one."""
+
+    simulated: bool
+    data_dir: Path
+    redis_url: Secret | None  # None: embedded
+    database_url: Secret | None
+
+
+def choose_home(config: UpConfig, environ: Mapping[str, str]) -> Home:
+    """Decide between simulated and real, embedded and given. Raises ConfigurationError before anything is written."""
+    key = settings.read_secret(environ, "TWELVE_DATA_API_KEY")
+    redis_url = settings.read_secret(environ, "REDIS_URL")
+    database_url = settings.read_secret(environ, "DATABASE_URL")
+    if key is None and not config.simulate and (redis_url or database_url):
+        given = " and ".join(name for name, url in (("REDIS_URL", redis_url), ("DATABASE_URL", database_url)) if url)
+        raise ConfigurationError(
+            f"{given} is set, and there is no API key: simulated prices would go among your own. "
+            "Set TWELVE_DATA_API_KEY for real prices, or say --simulate to mean it"
+        )
+    simulated = config.simulate or key is None
+    kind: str = "demo" if simulated else "live"
+    data_dir = config.data_dir / kind if config.data_dir else default_data_dir("demo" if simulated else "live")
+    return Home(simulated, data_dir, redis_url, database_url)
+
+
+def up(config: UpConfig, environ: Mapping[str, str], stop: threading.Event, console: Console) -> None:
+    """Run the pipeline until `stop` is set or the time is over; then drain, and compare received with stored.
+
+    Raises ConfigurationError, OutageError, and DifferenceError where stored is not received.
+    """
+    home = choose_home(config, environ)
+    with ExitStack() as stack:
+        servers = stack.enter_context(
+            embedded_servers(home.data_dir, redis=home.redis_url is None, database=home.database_url is None)
+        )
+        redis_url = home.redis_url or Secret(servers.redis_url or "")
+        database_url = home.database_url or Secret(servers.database_url or "")
+        child_environ = {**environ, "REDIS_URL": redis_url.reveal(), "DATABASE_URL": database_url.reveal()}
+        child_environ |= {"REDIS_URL_FILE": "", "DATABASE_URL_FILE": "", "PRICE_STREAM": config.price_stream}
+        child_environ |= {"CONSUMER_GROUP": config.consumer_group, "CONSUMER_NAME": "", "METRICS_PORT": ""}
+        if home.simulated:
+            simulator = stack.enter_context(Simulator(SimulatorConfig(rate=config.rate)))
+            child_environ |= {"TWELVE_DATA_URL": simulator.url, "TWELVE_DATA_API_KEY": "simulated"}
+            child_environ |= {"TWELVE_DATA_API_KEY_FILE": ""}
+
+        _print_places(console, home, servers.redis_url, servers.database_url)
+        store = PriceStore(database_url)
+        stack.callback(store.close)
+        schema.apply(store)
+        stream = Stream(connect(redis_url), config.price_stream, config.consumer_group, "observer")
+        observer = Observer(stream, store, cli.microseconds)
+        observer.begin()
+        _run(config, home, observer, child_environ, stop, console)
+        _compare(store, observer, console)
+
+
+def _run(
+    config: UpConfig,
+    home: Home,
+    observer: Observer,
+    environ: Mapping[str, str],
+    stop: threading.Event,
+    console: Console,
+) -> None:
+    """Start the processes, show them until the end, stop them in order: the producer, what is left, the consumers."""
+    logs = home.data_dir / "logs"
+    symbols = ",".join(config.symbols)
+    producer = Child(
+        ["producer", "--symbols", symbols, "--spool-dir", str(home.data_dir / "spool")], environ, logs / "producer.log"
+    )
+    consumers = [Child(["consumer"], environ, logs / f"consumer-{n}.log") for n in range(1, config.consumers + 1)]
+    title = "tickpipe  SIMULATED prices" if home.simulated else "tickpipe  live prices"
+    started = time.monotonic()
+    try:
+        producer.start()
+        for consumer in consumers:
+            consumer.start()
+        with _display(observer, console, title, f"Ctrl-C ends it cleanly · logs: {logs}") as show:
+            while not stop.wait(0.25) and (config.seconds is None or time.monotonic() - started < config.seconds):
+                for child in (producer, *consumers):
+                    child.keep_running()
+                show()
+            console.print("stopping: the producer, then what is left to store …")
+            stop_all([producer], timeout=15)
+            _drain(observer, consumers, show)
+    finally:
+        stop_all([producer, *consumers], timeout=15)
+
+
+def _drain(observer: Observer, consumers: Sequence[Child], show: Callable[[], None]) -> None:
+    """Wait until all that was received is stored; gives up, to be told by the comparison, after DRAIN_WITHIN."""
+    until = time.monotonic() + DRAIN_WITHIN
+    while time.monotonic() < until:
+        try:
+            if observer.left() == 0:
+                break
+        except OutageError:
+            pass  # the view says so
+        for consumer in consumers:
+            consumer.keep_running()
+        show()
+        time.sleep(0.1)
+
+
+@contextmanager
+def _display(observer: Observer, console: Console, title: str, footer: str) -> Iterator[Callable[[], None]]:
+    """Gives a function that shows the pipeline as it is: in place on a terminal, else a line now and then."""
+    if console.is_terminal:
+        with Live(console=console, refresh_per_second=4, transient=False) as live:
+            yield lambda: live.update(
+                view.render(observer.look(), title=title, footer=footer, height=console.size.height), refresh=True
+            )
+        return
+    last = time.monotonic() - LINE_EVERY + 1.0
+
+    def show() -> None:
+        nonlocal last
+        if time.monotonic() - last >= LINE_EVERY:
+            last = time.monotonic()
+            console.print(view.line(observer.look(), title=title), soft_wrap=True)
+
+    yield show
+
+
+def _print_places(console: Console, home: Home, redis_url: str | None, database_url: str | None) -> None:
+    """Say where things are, so that another terminal can join."""
+    what = "SIMULATED prices (no API key, or --simulate)" if home.simulated else "live prices"
+    console.print(f"{what}; data in {home.data_dir}", soft_wrap=True)
+    if redis_url:
+        socket = redis_url.removeprefix("unix://").partition("?")[0]
+        console.print(f"  export REDIS_URL='{redis_url}'      # redis-cli -s {socket} XLEN prices", soft_wrap=True)
+    if database_url:
+        console.print(f"  export DATABASE_URL='{database_url}'      # psql \"$DATABASE_URL\"", soft_wrap=True)
+
+
+def _compare(store: PriceStore, observer: Observer, console: Console) -> None:
+    """Print received = stored for the sessions of this run. Raises DifferenceError where it is not so."""
+    with store.transaction() as connection, connection.cursor() as cursor:
+        cursor.execute(_COMPARE, {"began": observer.began})
+        row = cursor.fetchone()
+    received, stored, dead = row if row else (0, 0, 0)
+    words = f"received {received:,} {'=' if received == stored + dead else '≠'} stored {stored:,}"
+    words += f" + dead letters {dead:,}" if dead else ""
+    console.print(words)
+    if received != stored + dead:
+        raise DifferenceError(f"{words}: see the logs, and the backlog")
+
+
+_COMPARE = """
+WITH sessions AS (
+    SELECT session, max((detail ->> 'last_seq')::bigint) AS received
+    FROM feed_events WHERE session >= %(began)s AND event IN ('alive', 'stopped') GROUP BY session
+)
+SELECT coalesce(sum(received), 0)::bigint,
+       (SELECT count(*) FROM prices_real_time WHERE session IN (SELECT session FROM sessions)),
+       (SELECT count(*) FROM dead_letters WHERE session IN (SELECT session FROM sessions))
+FROM sessions
+"""

@@ -1,0 +1,106 @@
+"""The live view: on a terminal a table refreshed in place, elsewhere plain lines. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from tickpipe.status import Candle, Status, SymbolStatus
+
+_BARS = "▁▂▃▄▅▆▇█"
+#: Candles in the small line.
+WIDTH = 30
+
+
+def render(status: Status, *, title: str, footer: str, height: int) -> Panel:
+    """The view of a terminal `height` lines high."""
+    room = max(1, height - 12)
+    table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False)
+    for name in ("price", "age", "open", "high", "low", "ticks"):
+        if not table.columns:
+            table.add_column("symbol", style="bold")
+        table.add_column(name, justify="right")
+    table.add_column("last 30 minutes, a candle each", no_wrap=True, min_width=WIDTH)
+    for symbol in status.symbols[:room]:
+        table.add_row(*_row(symbol))
+    if not status.symbols:
+        table.add_row("waiting for the first price …")
+    more = len(status.symbols) - room
+    parts: list[RenderableType] = [
+        table,
+        Text(f"… and {more} more symbols", style="dim") if more > 0 else Text(""),
+        _figures(status),
+    ]
+    parts.append(Text(status.trouble, style="bold red") if status.trouble else Text(footer, style="dim"))
+    return Panel(
+        Group(*parts), title=title, title_align="left", border_style="yellow" if "SIMULATED" in title else "green"
+    )
+
+
+def line(status: Status, *, title: str) -> str:
+    """The view as one plain line."""
+    prices = "  ".join(f"{symbol.symbol} {_price(symbol.price)}" for symbol in status.symbols[:8])
+    trouble = f"  TROUBLE {status.trouble}" if status.trouble else ""
+    return f"{title}  {figures(status)}  {prices}{trouble}"
+
+
+def figures(status: Status) -> str:
+    """The pipeline's figures in one line."""
+    dead = f"  dead letters {status.dead_letters:,}" if status.dead_letters else ""
+    return (
+        f"received {status.received:,}  stored {status.stored:,}  backlog {status.backlog:,}{dead}  "
+        f"rows/s {status.rows_per_second:,.1f}  consumers {status.consumers}  "
+        f"latency p50 {_milliseconds(status.latency_p50)} p99 {_milliseconds(status.latency_p99)}"
+    )
+
+
+def _figures(status: Status) -> Text:
+    text = Text(figures(status))
+    text.highlight_regex(r"[\d,.]+( ms)?", "bold cyan")
+    return text
+
+
+def _row(symbol: SymbolStatus) -> list[Text | str]:
+    now = symbol.candles[-1] if symbol.candles else None
+    style = "green" if now is None or now.close >= now.open else "red"
+    parts = [_price(value) for value in (now.open, now.high, now.low)] if now else ["", "", ""]
+    return [
+        symbol.symbol,
+        Text(_price(symbol.price), style=f"bold {style}"),
+        _age(symbol.age),
+        *parts,
+        f"{symbol.ticks:,}",
+        candle_line(symbol.candles[-WIDTH:]),
+    ]
+
+
+def candle_line(candles: Sequence[Candle]) -> Text:
+    """Closes as bars between the lowest low and the highest high; green where a candle rose, red where it fell."""
+    text = Text()
+    if not candles:
+        return text
+    low, high = min(candle.low for candle in candles), max(candle.high for candle in candles)
+    for candle in candles:
+        share = (candle.close - low) / (high - low) if high > low else 0.5
+        text.append(_BARS[round(share * (len(_BARS) - 1))], style="green" if candle.close >= candle.open else "red")
+    return text
+
+
+def _price(value: float) -> str:
+    size = abs(value)
+    return f"{value:,.2f}" if size >= 1000 else f"{value:.4f}" if size >= 10 else f"{value:.5f}"
+
+
+def _age(seconds: float) -> str:
+    if seconds < 100:
+        return f"{max(seconds, 0):.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.0f} h"
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{seconds * 1000:.0f} ms"
