@@ -16,7 +16,7 @@ from typing import NoReturn, ParamSpec
 import typer
 from dotenv import load_dotenv
 
-from common.errors import TickpipeError
+from common.errors import ConfigurationError, TickpipeError
 
 P = ParamSpec("P")
 
@@ -27,13 +27,20 @@ def run(app: typer.Typer, name: str) -> NoReturn:
     Exits 0 when done, 1 after a failure worth a retry, 2 for wrong usage or configuration, each with one line on
     stderr and no traceback.
     """
-    load_dotenv(Path.cwd() / ".env", override=False)
     try:
+        _load_dotenv(Path.cwd() / ".env")
         app(prog_name=name)
     except TickpipeError as error:
         print(f"{name}: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_status)
     sys.exit(0)
+
+
+def _load_dotenv(path: Path) -> None:
+    try:
+        load_dotenv(path, override=False)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from None
 
 
 def stop_on_signals() -> threading.Event:

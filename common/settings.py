@@ -28,6 +28,14 @@ MaxBatchSize = Annotated[
     int,
     typer.Option("--max-batch-size", envvar="MAX_BATCH_SIZE", min=1, max=100_000, help="Most entries in one block."),
 ]
+SpoolDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--spool-dir",
+        envvar="SPOOL_DIR",
+        help="Where prices wait while Redis is away.  [default: the user's state folder]",
+    ),
+]
 LogLevel = Annotated[str, typer.Option("--log-level", envvar="LOG_LEVEL", help="DEBUG, INFO, WARNING or ERROR.")]
 
 

@@ -18,7 +18,7 @@ from redis.retry import Retry
 from common.errors import ConfigurationError, StreamOutageError
 from common.settings import Secret
 
-Fields = Mapping[str, str]
+Fields = Mapping[str, str] | Mapping[bytes, bytes]
 
 #: Seconds to wait for Redis: to connect, and for an answer beyond what a blocking read asks for.
 CONNECT_TIMEOUT = 5.0
@@ -46,22 +46,23 @@ def connect(url: Secret, *, answer_timeout: float = ANSWER_TIMEOUT) -> redis.Red
     """A client for this Redis URL. Nothing is sent yet; a URL that cannot be one raises ConfigurationError.
 
     Replies stay bytes: with `decode_responses` a single 0xff byte in an entry makes every read raise, for ever.
-    A lone surrogate, which JSON can spell and UTF-8 cannot, is written as its bytes and refused at decoding.
     """
     try:
-        return redis.Redis.from_url(
+        client = redis.Redis.from_url(
             url.reveal(),
             socket_connect_timeout=CONNECT_TIMEOUT,
             socket_timeout=answer_timeout,
             retry=Retry(NoBackoff(), 0),  # retries are ours: one place, one log line a try
-            encoding_errors="surrogatepass",
             protocol=2,
         )
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # connects to nothing, but refuses a `?parameter` it lacks
     except (ValueError, TypeError):
         raise ConfigurationError(
             "REDIS_URL is no Redis URL: it looks like redis://[[user]:password@]host:6379/0, "
             "rediss://… for TLS, or unix:///path/to/socket"
         ) from None
+    return client
 
 
 @contextmanager
@@ -94,12 +95,15 @@ class Stream:
             raise ConfigurationError(f"the key {self.key!r} in this Redis is a {kind.decode()}, not a stream")
 
     def append(self, entries: Sequence[Fields]) -> None:
-        """Append the entries, all or none, in one round trip. After a StreamOutageError they may stand there or not."""
+        """Append the entries, all or none, in one round trip. After a StreamOutageError they may stand there or not.
+
+        A lone surrogate, which JSON can spell and UTF-8 cannot, is written as its bytes and refused at decoding.
+        """
         with _translated(), self._redis.pipeline(transaction=True) as pipe:
             for fields in entries:
-                pipe.execute_command(  # type: ignore[no-untyped-call]
-                    "XADD", self.key, "*", *[part for pair in fields.items() for part in pair]
-                )
+                # Encoded here: hiredis packs text as strict UTF-8, whatever the client's `encoding_errors`.
+                parts = [_bytes(part) for pair in fields.items() for part in pair]
+                pipe.execute_command("XADD", self.key, "*", *parts)  # type: ignore[no-untyped-call]
             pipe.execute()
 
     def ensure_group(self) -> None:
@@ -184,6 +188,62 @@ class Stream:
         with _translated():
             return int(cast("Any", self._trim(keys=[self.key])))
 
+    def undone(self, count: int = 1000) -> Iterator[Entry]:
+        """The entries this group has not acked, oldest first: unread, or pending on somebody.
+
+        What is done meanwhile may be in it or not; what is not done is. (Last delivered is read before the pending
+        ones: an entry that is read in between is met as unread.)
+        """
+        with _translated():
+            groups = {group["name"]: group for group in self._redis.xinfo_groups(self.key)}
+        if (ours := groups.get(self.group.encode())) is None:
+            yield from self._scan(b"-", count)
+            return
+        delivered = _number(ours["last-delivered-id"])
+        pending = set(self._pending_ids(count))
+        start = min([delivered, *map(_number, pending)])
+        for entry in self._scan(b"%d-%d" % start, count):
+            if entry.id in pending or _number(entry.id) > delivered:
+                yield entry
+
+    def _pending_ids(self, count: int) -> Iterator[bytes]:
+        start = b"-"
+        while True:
+            with _translated():
+                reply = self._redis.xpending_range(self.key, self.group, min=cast("Any", start), max="+", count=count)
+            raw = cast("list[dict[str, bytes]]", reply)
+            yield from (item["message_id"] for item in raw)
+            if len(raw) < count:
+                return
+            start = b"(" + raw[-1]["message_id"]
+
+    def _scan(self, start: bytes, count: int) -> Iterator[Entry]:
+        while True:
+            with _translated():
+                raw = cast("list[Any]", self._redis.xrange(self.key, min=cast("Any", start), count=count))
+            yield from (_entry(item) for item in raw)
+            if len(raw) < count:
+                return
+            start = b"(" + raw[-1][0]
+
+    def due(self, work: str, every_ms: int) -> bool:
+        """Whether this piece of housekeeping is due: once in `every_ms`, for one of all who ask."""
+        with _translated():
+            return bool(self._redis.set(f"{self.key}:{work}", self.consumer, nx=True, px=every_ms))
+
+    def groups(self) -> dict[str, Backlog]:
+        """Every group on the stream and what it has left to do: the slowest holds back trimming."""
+        with _translated():
+            info = self._redis.xinfo_stream(self.key)
+            groups = self._redis.xinfo_groups(self.key)
+        appended, length = int(info["entries-added"]), int(info["length"])
+        return {
+            group["name"].decode(): Backlog(
+                appended, length, group["lag"], int(group["pending"]), int(group["consumers"])
+            )
+            for group in groups
+        }
+
     def pending(self) -> int:
         """Entries that the group's consumers, all of them, were given and have not acked."""
         with _translated():
@@ -193,12 +253,18 @@ class Stream:
         """What the stream holds and what this group has left to do."""
         with _translated():
             info = self._redis.xinfo_stream(self.key)
-            groups = self._redis.xinfo_groups(self.key)
-        appended, length = int(info["entries-added"]), int(info["length"])
-        for group in groups:
-            if group["name"] == self.group.encode():
-                return Backlog(appended, length, group["lag"], int(group["pending"]), int(group["consumers"]))
-        return Backlog(appended, length, length, 0, 0)
+        nothing = Backlog(int(info["entries-added"]), int(info["length"]), int(info["length"]), 0, 0)
+        return self.groups().get(self.group, nothing)
+
+
+def _number(entry_id: bytes) -> tuple[int, int]:
+    """An entry's id as the two numbers it is: as text, 9-0 would come after 10-0."""
+    milliseconds, _, sequence = entry_id.partition(b"-")
+    return int(milliseconds), int(sequence)
+
+
+def _bytes(part: str | bytes) -> bytes:
+    return part if isinstance(part, bytes) else part.encode(errors="surrogatepass")
 
 
 def _entry(raw: tuple[bytes, Mapping[bytes, bytes] | None]) -> Entry:

@@ -71,8 +71,8 @@ def _is_bigint(text: str) -> bool:
 
 
 def _is_finite(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
+    try:  # Python alone takes underscores and other scripts' digits
+        return text.isascii() and "_" not in text and math.isfinite(float(text))
     except ValueError:
         return False
 

@@ -81,17 +81,24 @@ FEED = Table(
 )
 
 
+def check_url(url: Secret) -> None:
+    """Raises ConfigurationError for a URL that is none, before libpq quotes a part of it that may be the password."""
+    try:
+        ports = parse_dsn(url.reveal()).get("port", "").split(",")
+    except psycopg2.ProgrammingError:
+        ports = ["none"]
+    if not all(port == "" or (port.isdecimal() and 0 < int(port) < 65_536) for port in ports):
+        raise ConfigurationError(
+            "DATABASE_URL is no PostgreSQL URL: it looks like postgresql://user:password@host:5432/database"
+        )
+
+
 def connect(url: Secret, *, application: str = "tickpipe") -> Connection:
     """A connection whose commits are on disk when they return, in UTC.
 
     Raises ConfigurationError for a URL that is none or a login that is refused, DatabaseOutageError otherwise.
     """
-    try:
-        parse_dsn(url.reveal())
-    except psycopg2.ProgrammingError:
-        raise ConfigurationError(
-            "DATABASE_URL is no PostgreSQL URL: it looks like postgresql://user:password@host:5432/database"
-        ) from None
+    check_url(url)
     try:
         connection = psycopg2.connect(
             url.reveal(),
@@ -126,6 +133,7 @@ class PriceStore:
     """The database as the consumer sees it. Connects when first needed, and again after every outage."""
 
     def __init__(self, url: Secret, *, connect: Callable[[Secret], Connection] = connect) -> None:
+        check_url(url)
         self._url = url
         self._connect = connect
         self._connection: Connection | None = None

@@ -26,6 +26,10 @@ logger = logging.getLogger("consumer.worker")
 
 #: After so many failures of one block, while the database answers, its rows are tried one by one.
 BISECT_AFTER = 3
+#: Milliseconds between two rounds of housekeeping, whoever does them.
+HOUSEKEEPING_EVERY_MS = 10_000
+#: Seconds of silence, at least, after which a consumer that holds nothing is taken off the group.
+GONE_AFTER = 300.0
 
 
 class Lane(NamedTuple):
@@ -112,6 +116,7 @@ class Worker:
         while not self._stop.is_set():
             if self._monotonic() >= self._next_claim:
                 self._claim()
+                self._keep_house()
             busy = False
             for lane in self._lanes:
                 block_ms = None if lane is not self._lanes[0] or self._config.drain else int(self._config.poll * 1000)
@@ -130,6 +135,14 @@ class Worker:
             for entries in lane.stream.claim(int(self._config.claim_idle * 1000), self._config.max_batch_size):
                 logger.info("claimed %d entries of %s", len(entries), lane.stream.key)
                 self._store_block(lane, entries)
+
+    def _keep_house(self) -> None:
+        """Trim what every group is done with, and take dead consumers' names off; whoever is due does it for all."""
+        for lane in self._lanes:
+            if lane.stream.due("housekeeping", HOUSEKEEPING_EVERY_MS):
+                trimmed = lane.stream.trim()
+                gone = lane.stream.remove_gone(int(max(self._config.claim_idle * 2, GONE_AFTER) * 1000))
+                logger.debug("trimmed %d entries of %s, removed %d consumers", trimmed, lane.stream.key, gone)
 
     def _drained(self) -> bool:
         """Whether nothing is pending on anybody. What a dead consumer holds is waited for, and claimed when due."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import signal
 import threading
 import time
@@ -11,9 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import wait
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
 
-import platformdirs
 import typer
 
 from common import cli, log, settings
@@ -22,7 +19,7 @@ from common.stream import Stream, connect
 from common.symbols import read_symbols
 from producer.feed import DEFAULT_URL, Feed, FeedConfig
 from producer.publisher import Intake, Publisher, Replayer, Streams, spool_path
-from producer.spool import Spool, make_folder
+from producer.spool import Spool, make_folder, spool_folder
 
 logger = logging.getLogger("producer")
 
@@ -52,12 +49,7 @@ def producer(
     feed_name: Annotated[
         str, typer.Option(envvar="FEED_NAME", help="This producer's name, where several feed one stream.")
     ] = "twelvedata",
-    spool_dir: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="SPOOL_DIR", help="Where prices wait while Redis is away.  [default: the user's state folder]"
-        ),
-    ] = None,
+    spool_dir: settings.SpoolDir = None,
     spool_max: Annotated[
         int,
         typer.Option(
@@ -92,9 +84,10 @@ def producer(
         client = connect(redis_url, answer_timeout=answer_timeout)
         return Streams(Stream(client, price_stream), Stream(client, f"{price_stream}:feed"))
 
-    folder = (spool_dir or platformdirs.user_state_path("tickpipe") / "spool") / destination(redis_url, price_stream)
+    checked = Stream(connect(redis_url), price_stream)
+    folder = spool_folder(spool_dir, redis_url, price_stream)
     make_folder(folder)
-    _check_redis(Stream(connect(redis_url), price_stream))
+    _check_redis(checked)
 
     stop, stop_replay = cli.stop_on_signals(), threading.Event()
     spool = Spool(spool_path(folder, cli.microseconds()), max_bytes=spool_max)
@@ -129,16 +122,6 @@ def producer(
     for thread in everyone:
         if thread.done():
             thread.result()
-
-
-def destination(redis_url: settings.Secret, price_stream: str) -> str:
-    """A folder's name for where prices go, without secrets: a spool is replayed to no other place than its own.
-
-    Otherwise simulated prices that one producer left could be adopted by another that writes real ones.
-    """
-    parts = urlsplit(redis_url.reveal())
-    place = f"{parts.hostname or ''}-{parts.port or ''}{parts.path}-{price_stream}"
-    return re.sub(r"[^A-Za-z0-9.]+", "-", place).strip("-")
 
 
 def _reread(feed: Feed, options: Sequence[str], file: Path) -> None:

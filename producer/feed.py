@@ -26,7 +26,7 @@ from common.errors import ConfigurationError, TickpipeError
 from common.settings import Secret
 from producer import twelvedata
 from producer.publisher import Intake
-from producer.session import Session
+from producer.session import PriceEvent, Session, tell_overflow
 
 logger = logging.getLogger("producer.feed")
 
@@ -68,8 +68,12 @@ class FeedConfig:
     key_tries: int = 4
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in {"ws", "wss"} or not parts.hostname:
+        try:
+            parts = urlsplit(self.url)
+            sound = parts.scheme in {"ws", "wss"} and parts.hostname and parts.port != 0
+        except ValueError:  # brackets that do not close, a port that is none
+            sound = False
+        if not sound:
             raise ConfigurationError(f"--url {self.url!r} is no websocket address: it looks like {DEFAULT_URL}")
 
     @property
@@ -132,7 +136,11 @@ class _Client(TDWebSocket):  # type: ignore[misc]  # the wrapper has no types
             enable_multithread=False,
             skip_utf8_validation=True,  # decoding the JSON checks it; twice is half the time of a frame
         )
-        self.on_connect()
+        try:
+            self.on_connect()
+        except (OSError, websocket.WebSocketException):
+            self.close(politely=False)  # never two at once
+            raise
 
     def close(self, *, politely: bool) -> None:
         """Close the connection, if any: with a close frame and a short wait for its answer, or at once."""
@@ -179,7 +187,7 @@ class Feed:
         self._accepted: tuple[str, ...] = ()  # on the open connection
         self._ever_connected = False
         self._ever_subscribed = False
-        self._lost: tuple[int, int] | None = None  # first and last seq that found the intake full
+        self._lost: tuple[PriceEvent, PriceEvent] | None = None  # first and last that found the intake full
         self._last_frame = 0  # microseconds UTC, of the open or the last connection
         self._subscribed_at: float | None = None
         self._next_tick = self._next_alive = self._next_heartbeat = 0.0
@@ -216,7 +224,7 @@ class Feed:
         finally:
             self._client.close(politely=True)
             self._tell_lost()
-            self.session.tell("stopped", last_seq=self.session.seq)
+            self.session.vouch("stopped")
 
     def _receive(self, stop: threading.Event) -> None:
         """One connection, from its handshake until `stop` is set; raises when it ends otherwise."""
@@ -303,15 +311,15 @@ class Feed:
         self._heartbeat_sent = None
         self.received += 1
         price = self.session.number(event, now)
-        if (name := f"{event.get('symbol')}:{event.get('exchange')}") not in self.session.instruments:
+        if (name := twelvedata.instrument_name(event)) not in self.session.instruments:
             self.session.instruments.add(name)
-            self.session.tell("instrument", symbol=event.get("symbol"), **twelvedata.instrument(event))
+            self.session.tell("instrument", **twelvedata.instrument(event))
         if self._intake.put(price):
             if self._lost:
                 self._tell_lost()
         else:
             self.lost += 1
-            self._lost = (self._lost[0] if self._lost else price.seq, price.seq)
+            self._lost = (self._lost[0] if self._lost else price, price)
 
     def _on_word(self, event: twelvedata.Event) -> None:
         """What the server says that is no price."""
@@ -362,7 +370,11 @@ class Feed:
     def _follow_wanted(self) -> None:
         if self._wanted != self._client.symbols:
             self._client.symbols = set(self._wanted)
-            self._accepted = tuple(symbol for symbol in self._accepted if symbol in self._wanted)
+            names = {symbol.partition(":")[0] for symbol in self._wanted}  # AAPL:NASDAQ is accepted as AAPL
+            gone = tuple(symbol for symbol in self._accepted if symbol not in names)
+            if gone:
+                self._accepted = tuple(symbol for symbol in self._accepted if symbol not in gone)
+                self.session.tell("unsubscribed", symbols=gone)
             self._client.update_subscription_symbols()
 
     # Sessions.
@@ -377,24 +389,24 @@ class Feed:
         if now >= self._next_alive:
             self._next_alive = now + self.config.alive_every
             self._tell_lost()
-            self.session.tell("alive", last_seq=self.session.seq, connected=self._client.ready)
+            self.session.vouch("alive", connected=self._client.ready)
 
     def _roll_over(self) -> None:
         """A new UTC day: a new session, on the same connection."""
         self._tell_lost()
-        old = self.session
-        old.tell("stopped", last_seq=old.seq)
+        old, now = self.session, self._clock()
+        old.vouch("stopped", now)
         self._begin_session(continues=old.id)
-        if self._client.ready:
-            self.session.tell("connected", host=self.config.host)
-            self.session.tell("subscribed", symbols=self._accepted)
+        if self._client.ready:  # from the same moment on: midnight is no gap
+            self.session.tell("connected", now, host=self.config.host)
+            self.session.tell("subscribed", now, symbols=self._accepted)
 
     def _tell_lost(self) -> None:
         if self._lost:
             first, last = self._lost
             self._lost = None
-            logger.error("the intake was full: %d price events were lost (%d–%d)", last - first + 1, first, last)
-            self.session.tell("overflow", first_seq=first, last_seq=last, cause="intake full")
+            logger.error("the intake was full: %d price events were lost", last.seq - first.seq + 1)
+            tell_overflow(first, last, "intake full")
 
 
 def _cause(error: Exception) -> str:

@@ -19,7 +19,7 @@ from common.feed_event import FeedEvent
 from common.retry import retrying
 from common.stream import Fields, Stream
 from producer import twelvedata
-from producer.session import PriceEvent, Session
+from producer.session import PriceEvent, Session, tell_overflow
 from producer.spool import Outgoing, Spool, SpoolFullError, adopt_orphans
 
 logger = logging.getLogger("producer.publisher")
@@ -115,7 +115,7 @@ class Publisher:
         self._spool = spool
         self._monotonic = monotonic
         self._held: deque[Outgoing] = deque(maxlen=10_000)  # feed events that even the spool could not take
-        self._lost: dict[Session, tuple[int, int]] = {}  # first and last seq lost and not told yet
+        self._lost: dict[Session, tuple[PriceEvent, PriceEvent]] = {}  # first and last lost and not told yet
         self._told_at = float("-inf")
 
     def run(self) -> None:
@@ -154,8 +154,8 @@ class Publisher:
         for item in items:
             if isinstance(item, PriceEvent):
                 self.lost += 1
-                first, _ = self._lost.get(item.session, (item.seq, item.seq))
-                self._lost[item.session] = (first, item.seq)
+                first, _ = self._lost.get(item.session, (item, item))
+                self._lost[item.session] = (first, item)
         feed = [entry for entry in entries if entry.stream == "feed"]
         self._held.clear()
         try:
@@ -172,8 +172,8 @@ class Publisher:
             self._tell_lost()
 
     def _tell_lost(self) -> None:
-        for session, (first, last) in self._lost.items():
-            session.tell("overflow", first_seq=first, last_seq=last, cause="spool full")
+        for first, last in self._lost.values():
+            tell_overflow(first, last, "spool full")
         self._lost.clear()
 
 

@@ -5,12 +5,14 @@ Twelve Data numbers nothing, so we do, as market-data protocols do (NASDAQ's Mol
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from common import feed_event
 from common.feed_event import FeedEvent
+from common.tick import TIME_RANGE
 
 _DAY = 86_400_000_000  # microseconds
 
@@ -27,6 +29,7 @@ class Session:
         self.ends = (start // _DAY + 1) * _DAY
         self.seq = 0
         self.instruments: set[str] = set()  # told in this session
+        self.time_min, self.time_max = math.inf, -math.inf  # of the exchange's times, seconds
         self._received = start
         self._number = 0
         self._emit = emit
@@ -37,13 +40,25 @@ class Session:
         """Number a price event. `received` is strictly increasing: a tie, or a clock that steps back, adds 1 µs."""
         self.seq += 1
         self._received = now if now > self._received else self._received + 1
+        try:
+            time = float(event["timestamp"])
+        except (KeyError, TypeError, ValueError):
+            pass  # the database will refuse it; here it only has no say in the session's span
+        else:
+            if TIME_RANGE[0] <= time < TIME_RANGE[1]:
+                self.time_min, self.time_max = min(self.time_min, time), max(self.time_max, time)
         return PriceEvent(self, self.seq, self._received, event)
 
-    def tell(self, kind: str, **detail: object) -> None:
-        """Emit a feed event of this session."""
+    def tell(self, kind: str, at: int | None = None, /, **detail: object) -> None:
+        """Emit a feed event of this session, of now or of `at` (microseconds UTC)."""
         with self._lock:  # numbered and handed on as one step, so that numbers arrive in order
             self._number += 1
-            self._emit(feed_event.make(self.id, self._number, self._clock(), kind, detail))
+            self._emit(feed_event.make(self.id, self._number, at or self._clock(), kind, detail))
+
+    def vouch(self, kind: str, at: int | None = None, /, **detail: object) -> None:
+        """Tell with it how far the numbers have come, and the span of the exchange's times of these prices."""
+        span = {"time_min": self.time_min, "time_max": self.time_max} if self.time_min <= self.time_max else {}
+        self.tell(kind, at, last_seq=self.seq, **span, **detail)
 
 
 class PriceEvent(NamedTuple):
@@ -53,3 +68,15 @@ class PriceEvent(NamedTuple):
     seq: int
     received: int
     event: Mapping[str, Any]
+
+
+def tell_overflow(first: PriceEvent, last: PriceEvent, cause: str) -> None:
+    """Tell, in their session, that the price events from `first` to `last` found no place and are lost."""
+    first.session.tell(
+        "overflow",
+        first_seq=first.seq,
+        last_seq=last.seq,
+        since=first.received,
+        until=last.received,
+        cause=cause,
+    )

@@ -6,17 +6,24 @@ A killed producer leaves its file; the next producer with the same destination f
 from __future__ import annotations
 
 import json
+import logging
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
+import platformdirs
 from filelock import FileLock, Timeout
 
 from common.errors import ConfigurationError, OutageError
+from common.settings import Secret
 from common.stream import Fields
+
+logger = logging.getLogger("producer.spool")
 
 
 class Outgoing(NamedTuple):
@@ -44,8 +51,12 @@ class Spool:
         self._file_lock = FileLock(path.with_suffix(".lock"), timeout=0)
         self._file_lock.acquire()
         if path.exists():
-            with _translated(path):
-                self._connection()
+            try:
+                with _translated(path):
+                    self._connection()
+            except SpoolFullError:
+                self._file_lock.release()
+                raise
 
     @property
     def entries(self) -> int:
@@ -98,12 +109,17 @@ class Spool:
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:
-            self._db = db = sqlite3.connect(self.path, check_same_thread=False)
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")  # in WAL mode: one fsync a commit
-            with db:
-                db.execute("CREATE TABLE IF NOT EXISTS entries (id INTEGER PRIMARY KEY, stream TEXT, fields TEXT)")
-            self._entries, self._bytes = db.execute(_COUNT).fetchone()
+            db = sqlite3.connect(self.path, check_same_thread=False)
+            try:
+                db.execute("PRAGMA journal_mode = WAL")
+                db.execute("PRAGMA synchronous = FULL")  # in WAL mode: one fsync a commit
+                with db:
+                    db.execute("CREATE TABLE IF NOT EXISTS entries (id INTEGER PRIMARY KEY, stream TEXT, fields TEXT)")
+                self._entries, self._bytes = db.execute(_COUNT).fetchone()
+            except sqlite3.Error:
+                db.close()  # else it would be taken for set up
+                raise
+            self._db = db
         return self._db
 
 
@@ -116,6 +132,19 @@ def _translated(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise SpoolFullError(f"the spool {path} cannot be written: {error}") from error
+
+
+def spool_folder(spool_dir: Path | None, redis_url: Secret, price_stream: str) -> Path:
+    """Where spools for this Redis and stream lie, below `spool_dir` or the user's state folder; no secret in its name.
+
+    A spool is replayed to no other place than its own: otherwise simulated prices that one producer left could be
+    adopted by another that writes real ones.
+    """
+    parts = urlsplit(redis_url.reveal())
+    place = f"{parts.hostname or ''}-{parts.port or ''}{parts.path}-{price_stream}"
+    return (spool_dir or platformdirs.user_state_path("tickpipe") / "spool") / re.sub(
+        r"[^A-Za-z0-9.]+", "-", place
+    ).strip("-")
 
 
 def make_folder(folder: Path) -> None:
@@ -140,3 +169,5 @@ def adopt_orphans(folder: Path, own: Path) -> Iterator[Spool]:
             yield Spool(path, max_bytes=0)
         except (Timeout, FileNotFoundError):
             continue  # its producer lives, or has just finished
+        except SpoolFullError as error:
+            logger.error("%s: its prices stay there", error)

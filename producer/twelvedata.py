@@ -52,7 +52,10 @@ def _text(value: object) -> str:
         return value
     if value is None:
         return ""
-    return json.dumps(value)
+    try:
+        return json.dumps(value)
+    except RecursionError:  # nested just so deep that it could be read: no value of ours
+        return ""
 
 
 class SubscribeStatus(NamedTuple):
@@ -80,10 +83,15 @@ def _symbols(items: object) -> dict[str, Event]:
     return found
 
 
+def instrument_name(event: Event) -> str:
+    """What tells the instruments of a session apart: symbol and exchange."""
+    return f"{_text(event.get('symbol'))}:{_text(event.get('exchange'))}"
+
+
 #: The fields of a price event that describe the instrument, not the tick.
-_INSTRUMENT_FIELDS = ("type", "exchange", "mic_code", "currency", "currency_base", "currency_quote")
+_INSTRUMENT_FIELDS = ("symbol", "type", "exchange", "mic_code", "currency", "currency_base", "currency_quote")
 
 
 def instrument(event: Event) -> dict[str, str]:
-    """What a price event says of its instrument: type, exchange, currencies, mic_code, where present."""
+    """What a price event says of its instrument: symbol, type, exchange, currencies, mic_code, where present."""
     return {name: _text(event[name]) for name in _INSTRUMENT_FIELDS if event.get(name)}

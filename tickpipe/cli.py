@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,11 +13,17 @@ import typer
 from rich.console import Console
 
 from common import cli, log, settings
+from common.errors import OutageError
+from common.stream import Stream, connect
 from common.symbols import read_symbols
 from consumer import schema
 from consumer.store import PriceStore
+from producer.spool import spool_folder
+from tickpipe import dead_letters, view
 from tickpipe import up as whole
+from tickpipe import verify as completeness
 from tickpipe.simulator import Simulator, SimulatorConfig
+from tickpipe.status import Observer, Status
 
 logger = logging.getLogger("tickpipe")
 
@@ -101,6 +110,120 @@ def simulate(
     while not stop.is_set() and not simulator.wait(0.2):
         pass
     typer.echo(str(simulator.stop()))
+
+
+@app.command()
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Keep looking, as `up` does, until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One look, as JSON.")] = False,
+    price_stream: settings.PriceStream = "prices",
+    consumer_group: settings.ConsumerGroup = "timescale",
+) -> None:
+    """Show the backlog, the groups on the stream, the consumers, and the newest tick of each symbol."""
+    store, streams = _connections(consumer_group)
+    observer = Observer(streams(price_stream), store, cli.microseconds, began=0)
+    console = Console(highlight=False)
+    if as_json:
+        typer.echo(json.dumps(asdict(observer.look()), indent=1))
+    elif watch:
+        stop = cli.stop_on_signals()
+        with whole.display(observer, console, f"tickpipe  {price_stream}", "Ctrl-C ends the view") as show:
+            while not stop.wait(0.5):
+                show()
+    else:
+        _print_status(observer.look())
+    store.close()
+
+
+def _print_status(now: Status) -> None:
+    if now.trouble:
+        raise OutageError(now.trouble)
+    typer.echo(view.figures(now))
+    for name, group in now.groups.items():
+        lag = "?" if group.lag is None else f"{group.lag:,}"
+        holds = "  holds back trimming" if name == now.laggard else ""
+        typer.echo(f"group {name}: {lag} unread, {group.pending:,} pending, {group.consumers} consumers{holds}")
+    for symbol in now.symbols:
+        typer.echo(f"{symbol.symbol}: {symbol.price}, {symbol.age:.1f} s ago")
+
+
+@app.command()
+def verify(
+    everything: Annotated[bool, typer.Option("--all", help="Sessions that were found complete before, too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON list, a session each.")] = False,
+    recheck_after: Annotated[
+        float,
+        typer.Option("--claim-idle", envvar="CLAIM_IDLE", min=0, help="The consumers' claim interval, in seconds."),
+    ] = 30.0,
+    price_stream: settings.PriceStream = "prices",
+    consumer_group: settings.ConsumerGroup = "timescale",
+    spool_dir: settings.SpoolDir = None,
+) -> None:
+    """Prove, session by session, that every price received is stored, once. Exits 1 where one is missing or doubled."""
+    store, streams = _connections(consumer_group)
+    folder = spool_folder(spool_dir, settings.redis_url(cli.environment()), price_stream)
+    errors = Console(stderr=True)
+    with errors.status("verifying …") as shown:
+        verdicts = completeness.verify(
+            store,
+            streams(price_stream),
+            folder,
+            everything=everything,
+            recheck_after=recheck_after,
+            progress=shown.update,
+        )
+    store.close()
+    bad = [verdict for verdict in verdicts if not verdict.sound]
+    if as_json:
+        typer.echo(json.dumps([verdict.as_dict() for verdict in verdicts], default=str, indent=1))
+    else:
+        for verdict in verdicts:
+            typer.echo(str(verdict))
+        typer.echo(f"{len(verdicts)} sessions verified, {len(bad)} incomplete" if verdicts else "nothing new to verify")
+    if bad:
+        raise typer.Exit(1)
+
+
+letters = typer.Typer(no_args_is_help=True, help="What could not be stored, and why; put it back.")
+app.add_typer(letters, name="dead-letters")
+
+LetterId = Annotated[int | None, typer.Option("--id", help="Only this one.")]
+LetterSession = Annotated[int | None, typer.Option("--session", help="Only of this session.")]
+LetterReason = Annotated[str | None, typer.Option("--reason", help="Only where the reason contains this.")]
+
+
+@letters.command("list")
+def list_letters(
+    letter: LetterId = None,
+    session: LetterSession = None,
+    reason: LetterReason = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the oldest first.")] = 100,
+) -> None:
+    """List dead letters, the oldest first: number, when, where it came from, why, and the entry itself."""
+    store, _ = _connections("")
+    found = dead_letters.find(store, dead_letters.Filter(id=letter, session=session, reason=reason), limit=limit)
+    store.close()
+    for one in found:
+        typer.echo(f"{one.id}  {one.at:%Y-%m-%d %H:%M:%S}  {one.stream} {one.entry_id}  {one.reason}\n    {one.text}")
+    typer.echo(f"{len(found)} dead letters" + (" or more" if len(found) == limit else ""))
+
+
+@letters.command("retry")
+def retry_letters(letter: LetterId = None, session: LetterSession = None, reason: LetterReason = None) -> None:
+    """Put dead letters back into their streams: all, or those of a filter. What is bad still comes back here."""
+    store, streams = _connections("")
+    wanted = dead_letters.Filter(id=letter, session=session, reason=reason)
+    typer.echo(f"{sum(dead_letters.retry(store, streams, wanted))} dead letters put back")
+    store.close()
+
+
+def _connections(group: str) -> tuple[PriceStore, Callable[[str], Stream]]:
+    """The database and the streams by name, of this environment."""
+    environ = cli.environment()
+    redis_url, database_url = settings.redis_url(environ), settings.database_url(environ)
+    log.configure("ERROR", [redis_url, database_url])
+    client = connect(redis_url)
+    return PriceStore(database_url), lambda name: Stream(client, name, group, "tickpipe")
 
 
 @app.command()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from common.errors import OutageError
@@ -55,6 +55,14 @@ class Status:
     latency_p99: float | None
     symbols: Sequence[SymbolStatus]
     trouble: str | None
+    groups: Mapping[str, Backlog] = field(default_factory=dict)
+
+    @property
+    def laggard(self) -> str | None:
+        """The group that holds back trimming, where there are several: the one with the most left to do."""
+        left = {name: backlog_left(group) for name, group in self.groups.items()}
+        worst = max(left, key=left.__getitem__, default=None)
+        return worst if worst and len(left) > 1 and left[worst] > 0 else None
 
 
 class Observer:
@@ -66,15 +74,17 @@ class Observer:
         store: PriceStore,
         clock: Callable[[], int],
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        began: int | None = None,
     ) -> None:
-        """`clock` gives microseconds UTC."""
+        """`clock` gives microseconds UTC. `began`: count what consumers told since then, not since now."""
         self._stream = stream
         self._store = store
         self._clock = clock
         self._monotonic = monotonic
         self._appended_before = 0
         self._stored: list[tuple[float, int]] = []  # (monotonic seconds, rows stored) of the last looks
-        self.began = clock()  # microseconds UTC
+        self.began = clock() if began is None else began  # microseconds UTC
         self._last = Status(0, 0, 0, 0, 0, 0.0, None, None, (), None)
 
     def begin(self) -> None:
@@ -93,7 +103,7 @@ class Observer:
 
     def left(self) -> int:
         """Entries that are not stored yet. Raises OutageError."""
-        return _left(self._stream.backlog())
+        return backlog_left(self._stream.backlog())
 
     def _look(self) -> Status:
         backlog = self._stream.backlog()
@@ -105,13 +115,14 @@ class Observer:
             received=backlog.appended - self._appended_before,
             stored=stored,
             dead_letters=sum(report["dead_letters"] for report in ours),
-            backlog=_left(backlog),
+            backlog=backlog_left(backlog),
             consumers=backlog.consumers,
             rows_per_second=self._rate(stored),
             latency_p50=_worst(fresh, "latency_p50"),
             latency_p99=_worst(fresh, "latency_p99"),
             symbols=self._symbols(),
             trouble=None,
+            groups=self._stream.groups(),
         )
 
     def _rate(self, stored: int) -> float:
@@ -131,7 +142,8 @@ class Observer:
         ]
 
 
-def _left(backlog: Backlog) -> int:
+def backlog_left(backlog: Backlog) -> int:
+    """Entries that this group has not stored yet."""
     return (backlog.lag or 0) + backlog.pending
 
 

@@ -18,11 +18,13 @@ from common.settings import Secret
 from common.stream import Stream, connect
 from consumer import schema
 from consumer.store import PriceStore
+from producer.spool import spool_folder
 from tickpipe import view
 from tickpipe.embedded import default_data_dir, embedded_servers
 from tickpipe.pipeline import Child, DifferenceError, stop_all
 from tickpipe.simulator import Simulator, SimulatorConfig
 from tickpipe.status import Observer
+from tickpipe.verify import Verdict, verify
 
 #: Seconds between two plain lines.
 LINE_EVERY = 5.0
@@ -99,7 +101,8 @@ def up(config: UpConfig, environ: Mapping[str, str], stop: threading.Event, cons
         observer = Observer(stream, store, cli.microseconds)
         observer.begin()
         _run(config, home, observer, child_environ, stop, console)
-        _compare(store, observer, console)
+        spool = spool_folder(home.data_dir / "spool", redis_url, config.price_stream)
+        _compare(verify(store, stream, spool, since=observer.began, recheck_after=1.0), console)
 
 
 def _run(
@@ -123,7 +126,7 @@ def _run(
         producer.start()
         for consumer in consumers:
             consumer.start()
-        with _display(observer, console, title, f"Ctrl-C ends it cleanly · logs: {logs}") as show:
+        with display(observer, console, title, f"Ctrl-C ends it cleanly · logs: {logs}") as show:
             while not stop.wait(0.25) and (config.seconds is None or time.monotonic() - started < config.seconds):
                 for child in (producer, *consumers):
                     child.keep_running()
@@ -151,7 +154,7 @@ def _drain(observer: Observer, consumers: Sequence[Child], show: Callable[[], No
 
 
 @contextmanager
-def _display(observer: Observer, console: Console, title: str, footer: str) -> Iterator[Callable[[], None]]:
+def display(observer: Observer, console: Console, title: str, footer: str) -> Iterator[Callable[[], None]]:
     """Gives a function that shows the pipeline as it is: in place on a terminal, else a line now and then."""
     if console.is_terminal:
         with Live(console=console, refresh_per_second=4, transient=False) as live:
@@ -181,26 +184,13 @@ def _print_places(console: Console, home: Home, redis_url: str | None, database_
         console.print(f"  export DATABASE_URL='{database_url}'      # psql \"$DATABASE_URL\"", soft_wrap=True)
 
 
-def _compare(store: PriceStore, observer: Observer, console: Console) -> None:
+def _compare(verdicts: Sequence[Verdict], console: Console) -> None:
     """Print received = stored for the sessions of this run. Raises DifferenceError where it is not so."""
-    with store.transaction() as connection, connection.cursor() as cursor:
-        cursor.execute(_COMPARE, {"began": observer.began})
-        row = cursor.fetchone()
-    received, stored, dead = row if row else (0, 0, 0)
-    words = f"received {received:,} {'=' if received == stored + dead else '≠'} stored {stored:,}"
-    words += f" + dead letters {dead:,}" if dead else ""
-    console.print(words)
-    if received != stored + dead:
-        raise DifferenceError(f"{words}: see the logs, and the backlog")
-
-
-_COMPARE = """
-WITH sessions AS (
-    SELECT session, max((detail ->> 'last_seq')::bigint) AS received
-    FROM feed_events WHERE session >= %(began)s AND event IN ('alive', 'stopped') GROUP BY session
-)
-SELECT coalesce(sum(received), 0)::bigint,
-       (SELECT count(*) FROM prices_real_time WHERE session IN (SELECT session FROM sessions)),
-       (SELECT count(*) FROM dead_letters WHERE session IN (SELECT session FROM sessions))
-FROM sessions
-"""
+    received = sum(verdict.expected for verdict in verdicts)
+    stored = sum(verdict.stored for verdict in verdicts)
+    dead = sum(verdict.dead_letters for verdict in verdicts)
+    sound = received == stored + dead and all(verdict.sound for verdict in verdicts)
+    words = f"received {received:,} {'=' if sound else '≠'} stored {stored:,}"
+    console.print(words + (f" + dead letters {dead:,}" if dead else ""))
+    if not sound:
+        raise DifferenceError("\n".join(map(str, verdicts)))

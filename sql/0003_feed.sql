@@ -1,0 +1,93 @@
+-- What the feed's events say, as views: when did each session run, when was I blind, and why?
+
+-- The few events that are no sign of life; those come every 5 seconds.
+CREATE INDEX feed_events_told ON feed_events (event, session, number) WHERE event <> 'alive';
+
+-- One row a session. last_seq is the last number the producer has vouched for; time_min and time_max are the exchange's
+-- times of the prices up to there.
+CREATE VIEW feed_sessions AS
+SELECT session,
+       max(detail ->> 'feed') FILTER (WHERE event = 'started')                                  AS feed,
+       max((detail ->> 'continues')::bigint) FILTER (WHERE event = 'started')                   AS continues,
+       to_timestamp(session / 1e6)                                                              AS started_at,
+       max(at) FILTER (WHERE event = 'stopped')                                                 AS stopped_at,
+       max(at)                                                                                  AS last_word_at,
+       coalesce(max((detail ->> 'last_seq')::bigint) FILTER (WHERE event IN ('alive', 'stopped')), 0) AS last_seq,
+       min((detail ->> 'time_min')::float8) FILTER (WHERE event IN ('alive', 'stopped'))        AS time_min,
+       max((detail ->> 'time_max')::float8) FILTER (WHERE event IN ('alive', 'stopped'))        AS time_max,
+       count(*) FILTER (WHERE event = 'connected')                                              AS connections
+FROM feed_events
+GROUP BY session;
+
+-- From when to when each symbol was subscribed on an open connection. A span ends at the last frame before the
+-- connection was lost, not when that was noticed; of a session that never said goodbye, at its last word. A refusal
+-- is a span without length.
+CREATE VIEW feed_coverage AS
+SELECT told.session,
+       subscribed.symbol,
+       told.at                          AS since,
+       CASE WHEN told.event = 'refused' THEN told.at
+            WHEN ending.event = 'disconnected' AND ending.detail ? 'last_frame'
+                THEN greatest(told.at, timestamptz 'epoch' + (ending.detail ->> 'last_frame')::bigint * interval '1 microsecond')
+            ELSE coalesce(ending.at, last_word.at) END AS until,
+       CASE WHEN told.event = 'refused' THEN 'refused: ' || subscribed.reason
+            WHEN ending.event = 'disconnected' THEN 'disconnected: ' || coalesce(ending.detail ->> 'cause', '')
+            WHEN ending.event IS NOT NULL THEN ending.event
+            WHEN last_word.at < clock_timestamp() - interval '15 seconds' THEN 'ended without word'
+       END                              AS ended -- NULL while it goes on
+FROM feed_events AS told
+CROSS JOIN LATERAL (
+    SELECT value #>> '{}' AS symbol, NULL AS reason FROM jsonb_array_elements(
+        CASE WHEN told.event = 'subscribed' THEN told.detail -> 'symbols' ELSE '[]' END)
+    UNION ALL
+    SELECT key, value FROM jsonb_each_text(CASE WHEN told.event = 'refused' THEN told.detail -> 'symbols' ELSE '{}' END)
+) AS subscribed
+LEFT JOIN LATERAL (
+    SELECT event, at, detail FROM feed_events AS later
+    WHERE later.session = told.session AND later.number > told.number
+      AND (later.event IN ('disconnected', 'stopped')
+           OR later.event = 'unsubscribed' AND later.detail -> 'symbols' ? subscribed.symbol)
+    ORDER BY later.number LIMIT 1
+) AS ending ON true
+CROSS JOIN LATERAL (
+    SELECT at FROM feed_events AS word WHERE word.session = told.session ORDER BY word.number DESC LIMIT 1
+) AS last_word
+WHERE told.event IN ('subscribed', 'refused');
+
+-- When was I blind, and why? One row a symbol; symbol is NULL where prices of any symbol were lost (their numbers are
+-- in feed_events). until is NULL while it goes on.
+CREATE VIEW feed_gaps AS
+WITH spans AS (
+    SELECT symbol, since, until, ended,
+           max(until) OVER earlier AS blind_since
+    FROM feed_coverage
+    WINDOW earlier AS (PARTITION BY symbol ORDER BY since, until ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+)
+SELECT spans.symbol, spans.blind_since AS since, spans.since AS until, why.ended AS cause
+FROM spans
+CROSS JOIN LATERAL (
+    SELECT ended FROM feed_coverage AS c WHERE c.symbol = spans.symbol AND c.until = spans.blind_since LIMIT 1
+) AS why
+WHERE spans.since > spans.blind_since
+UNION ALL
+SELECT symbol, max(until), NULL, (array_agg(ended ORDER BY until DESC))[1]
+FROM feed_coverage
+GROUP BY symbol
+HAVING bool_and(ended IS NOT NULL) AND (array_agg(ended ORDER BY until DESC))[1] <> 'unsubscribed'
+UNION ALL
+SELECT NULL,
+       timestamptz 'epoch' + (detail ->> 'since')::bigint * interval '1 microsecond',
+       timestamptz 'epoch' + (detail ->> 'until')::bigint * interval '1 microsecond',
+       'overflow: ' || (detail ->> 'cause')
+FROM feed_events WHERE event = 'overflow';
+
+-- Sessions that have ended and were found complete: `tickpipe verify` does not scan them again.
+CREATE TABLE verified_sessions (
+    session      bigint PRIMARY KEY,
+    last_seq     bigint NOT NULL,
+    rows         bigint NOT NULL,
+    dead_letters bigint NOT NULL,
+    lost         bigint NOT NULL,
+    at           timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON COLUMN verified_sessions.lost IS 'Numbers told as lost in an overflow: a recorded gap, not missing.';

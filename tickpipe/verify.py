@@ -1,0 +1,320 @@
+"""Proves completeness, session by session: every number the producer vouched for is accounted for, each once.
+
+The expected last number comes from the feed's events, never from the table alone, so that a lost tail shows. What the
+table lacks is looked for in the direction the data flow, spool, stream, database: what moves on meanwhile is met
+further down. What is missing then is looked for once more after a claim interval, before anything is reported.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from psycopg2.extensions import cursor as Cursor  # noqa: N812  psycopg2 names its class so
+
+from common.stream import Stream
+from consumer.store import PriceStore
+
+#: Seconds without a word after which a session is taken for dead: a producer gives one every 5 s.
+SILENT_AFTER = 15.0
+#: A dead session's prices after its last word may lie so far outside the span it vouched for, in seconds.
+TAIL_SPAN = 86_400.0
+#: Most missing ranges of a session that are named with their times.
+SHOWN = 20
+
+
+class Range(NamedTuple):
+    """Numbers from `first` to `last`, both included."""
+
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return str(self.first) if self.first == self.last else f"{self.first}–{self.last}"
+
+    def __len__(self) -> int:
+        return self.last - self.first + 1
+
+
+@dataclass
+class Verdict:
+    """What was found of one session; counts are of price events.
+
+    `expected`: the last number vouched for. `waiting`: still in spool or stream. `lost`: told as lost in an overflow, a
+    recorded gap. `spans`: when each of the first missing ranges was received, by its neighbours.
+    """
+
+    session: int
+    feed: str
+    alive: bool
+    stopped: bool
+    expected: int
+    stored: int
+    dead_letters: int = 0
+    lost: int = 0
+    waiting: int = 0
+    missing: list[Range] = field(default_factory=list)
+    doubled: list[Range] = field(default_factory=list)
+    spans: list[tuple[datetime | None, datetime | None]] = field(default_factory=list)
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is missing and nothing doubled."""
+        return not self.missing and not self.doubled
+
+    @property
+    def state(self) -> str:
+        """One of the four below; of a session that `ended without word`, what came after its last word is a gap."""
+        if not self.sound:
+            return INCOMPLETE
+        if self.alive or self.waiting:
+            return SO_FAR
+        return COMPLETE if self.stopped else NO_WORD
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return {**asdict(self), "state": self.state, "sound": self.sound}
+
+    def __str__(self) -> str:
+        start = datetime.fromtimestamp(self.session / 1e6, UTC)
+        words = [f"session {self.session} ({start:%Y-%m-%d %H:%M:%S} UTC, {self.feed}): {self.state},"]
+        words.append(f"{self.stored:,} of {self.expected:,} stored")
+        words += [f"+ {self.waiting:,} on their way"] if self.waiting else []
+        words += [f"+ {self.dead_letters:,} dead letters"] if self.dead_letters else []
+        words += [f"+ {self.lost:,} lost in a recorded overflow"] if self.lost else []
+        lines = [" ".join(words)]
+        for missing, (since, until) in zip(self.missing, self.spans, strict=False):
+            lines.append(f"  MISSING {missing} ({len(missing):,}), received {_moment(since)} to {_moment(until)}")
+        if len(self.missing) > len(self.spans):
+            lines.append(f"  MISSING {len(self.missing) - len(self.spans):,} more ranges (--json lists them)")
+        lines += [f"  DOUBLED {doubled}" for doubled in self.doubled]
+        return "\n".join(lines)
+
+
+COMPLETE, SO_FAR, NO_WORD, INCOMPLETE = "complete", "complete so far", "ended without word", "incomplete"
+
+
+class _Session(NamedTuple):
+    """A row of feed_sessions; times in seconds."""
+
+    id: int
+    feed: str
+    stopped: bool
+    silent: float  # since its last word
+    last_seq: int
+    time_min: float
+    time_max: float
+
+    @property
+    def alive(self) -> bool:
+        return not self.stopped and self.silent < SILENT_AFTER
+
+    @property
+    def bounds(self) -> dict[str, object]:
+        """What bounds every scan: the session and the exchange's times of its prices."""
+        tail = 0.0 if self.stopped else TAIL_SPAN
+        return {"session": self.id, "since": self.time_min, "until": self.time_max + tail}
+
+
+def verify(
+    store: PriceStore,
+    stream: Stream,
+    spool_folder: Path,
+    *,
+    everything: bool = False,
+    since: int = 0,
+    recheck_after: float = 30.0,
+    progress: Callable[[str], None] = lambda _: None,
+    sleep: Callable[[float], object] = time.sleep,
+) -> list[Verdict]:
+    """The verdict on each session that is not sealed (`everything`: on each), oldest first; seals what it can.
+
+    `since`: only sessions that began then or later, microseconds since 1970. `recheck_after`: seconds, the consumers'
+    claim interval. Raises OutageError.
+    """
+    with _snapshot(store) as cursor:
+        sessions = _sessions(cursor, since, everything=everything)
+        verdicts = {session: _scan(cursor, session, progress) for session in sessions}
+    for wait in (0.0, recheck_after):
+        suspects = [session for session, verdict in verdicts.items() if verdict.missing]
+        if not suspects:
+            break
+        if wait:
+            progress(f"{len(suspects)} sessions with numbers not found: looking again in {wait:.0f} s")
+            sleep(wait)
+        on_their_way = _on_their_way(spool_folder, stream, {session.id for session in suspects})
+        with _snapshot(store) as cursor:
+            for session in suspects:
+                verdict = verdicts[session] = _scan(cursor, session, progress)
+                verdict.missing, verdict.waiting = without(verdict.missing, on_their_way[session.id])
+    with store.transaction() as connection, connection.cursor() as cursor:
+        for session, verdict in verdicts.items():
+            verdict.spans = [_span(cursor, session, missing) for missing in verdict.missing[:SHOWN]]
+            if verdict.state == COMPLETE:
+                _seal(cursor, verdict)
+    return list(verdicts.values())
+
+
+@contextmanager
+def _snapshot(store: PriceStore) -> Iterator[Cursor]:
+    with store.transaction() as connection, connection.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SET LOCAL work_mem = '256MB'")
+        yield cursor
+
+
+def _sessions(cursor: Cursor, since: int, *, everything: bool) -> list[_Session]:
+    cursor.execute(_SESSIONS, {"since": since, "everything": everything})
+    return [_Session(*row) for row in cursor.fetchall()]
+
+
+def _scan(cursor: Cursor, session: _Session, progress: Callable[[str], None]) -> Verdict:
+    """One ordered pass over the session's numbers: a step that is not 1 is a hole, or a number found twice."""
+    progress(f"session {session.id}: {session.last_seq:,} prices")
+    cursor.execute(_ROWS, session.bounds)
+    rows, highest = cursor.fetchone() or (0, 0)
+    # What a dead producer appended after its last word counts too: a hole below it is a loss.
+    expected = session.last_seq if session.alive or session.stopped else max(session.last_seq, highest)
+    cursor.execute(_STEPS, {**session.bounds, "last": expected})
+    steps = cursor.fetchall()
+    verdict = Verdict(session.id, session.feed, session.alive, session.stopped, expected, rows)
+    verdict.missing = [Range(seq + 1, following - 1) for seq, following in steps if following > seq + 1]
+    verdict.doubled = merged([Range(seq, seq) for seq, following in steps if following == seq])
+    if verdict.missing:
+        cursor.execute(_DEAD, session.bounds)
+        verdict.missing, verdict.dead_letters = without(
+            verdict.missing, [Range(seq, seq) for (seq,) in cursor.fetchall()]
+        )
+        cursor.execute(_LOST, session.bounds)
+        verdict.missing, verdict.lost = without(verdict.missing, [Range(*row) for row in cursor.fetchall()])
+    return verdict
+
+
+def _on_their_way(spool_folder: Path, stream: Stream, sessions: set[int]) -> dict[int, list[Range]]:
+    """The numbers of these sessions that wait in the spool or in the stream, read in that order."""
+    found: dict[int, list[Range]] = {session: [] for session in sessions}
+    for session, seq in chain(_spooled(spool_folder), _streamed(stream)):
+        if session in found:
+            found[session].append(Range(seq, seq))
+    return found
+
+
+def _spooled(folder: Path) -> Iterator[tuple[int, int]]:
+    """(session, seq) of every price in the spools of this machine."""
+    for path in sorted(folder.glob("*.spool")):
+        try:
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+                for (fields,) in db.execute("SELECT fields FROM entries WHERE stream = 'prices'"):
+                    entry = json.loads(fields)
+                    yield int(entry["session"]), int(entry["seq"])
+        except sqlite3.OperationalError:
+            continue  # replayed to its end and removed meanwhile
+
+
+def _streamed(stream: Stream) -> Iterator[tuple[int, int]]:
+    """(session, seq) of every entry in the stream that is not stored yet."""
+    for entry in stream.undone():
+        fields = entry.fields or {}
+        session, seq = fields.get(b"session", b""), fields.get(b"seq", b"")
+        if session.isdigit() and seq.isdigit():
+            yield int(session), int(seq)
+
+
+def _span(cursor: Cursor, session: _Session, missing: Range) -> tuple[datetime | None, datetime | None]:
+    cursor.execute(_SPAN, {**session.bounds, "first": missing.first, "last": missing.last})
+    row: tuple[Any, Any] = cursor.fetchone() or (None, None)
+    return row
+
+
+def _seal(cursor: Cursor, verdict: Verdict) -> None:
+    cursor.execute(
+        "INSERT INTO verified_sessions (session, last_seq, rows, dead_letters, lost) VALUES (%s, %s, %s, %s, %s) "
+        "ON CONFLICT (session) DO UPDATE SET last_seq = EXCLUDED.last_seq, rows = EXCLUDED.rows, "
+        "dead_letters = EXCLUDED.dead_letters, lost = EXCLUDED.lost, at = now()",
+        (verdict.session, verdict.expected, verdict.stored, verdict.dead_letters, verdict.lost),
+    )
+
+
+def merged(ranges: Sequence[Range]) -> list[Range]:
+    """The same numbers in as few ranges as can be, in order."""
+    result: list[Range] = []
+    for first, last in sorted(ranges):
+        if result and first <= result[-1].last + 1:
+            result[-1] = Range(result[-1].first, max(result[-1].last, last))
+        else:
+            result.append(Range(first, last))
+    return result
+
+
+def without(ranges: Sequence[Range], taken: Sequence[Range]) -> tuple[list[Range], int]:
+    """The numbers of `ranges` that are not in `taken`, and how many were."""
+    left: list[Range] = []
+    cuts = deque(merged(taken))
+    for first, last in merged(ranges):
+        start = first
+        while cuts and cuts[0].first <= last:
+            if cuts[0].first > start:
+                left.append(Range(start, cuts[0].first - 1))
+            start = max(start, cuts[0].last + 1)
+            if cuts[0].last > last:
+                break  # it reaches into the next range
+            cuts.popleft()
+        if start <= last:
+            left.append(Range(start, last))
+    return left, sum(map(len, merged(ranges))) - sum(map(len, left))
+
+
+def _moment(at: datetime | None) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f} UTC" if at else "the session's edge"
+
+
+_SESSIONS = """
+SELECT s.session, coalesce(s.feed, '?'), s.stopped_at IS NOT NULL,
+       extract(epoch FROM clock_timestamp() - s.last_word_at)::float8, s.last_seq,
+       coalesce(s.time_min, s.session / 1e6 - 86400), coalesce(s.time_max, s.session / 1e6 + 86400)
+FROM feed_sessions s LEFT JOIN verified_sessions v USING (session)
+WHERE s.session >= %(since)s AND (%(everything)s OR v.session IS NULL OR v.last_seq < s.last_seq)
+ORDER BY s.session
+"""
+
+_OF_SESSION = """
+FROM prices_real_time
+WHERE session = %(session)s AND time >= to_timestamp(%(since)s) AND time <= to_timestamp(%(until)s)
+"""
+
+_ROWS = "SELECT count(*), coalesce(max(seq), 0)" + _OF_SESSION
+
+_STEPS = (
+    """
+SELECT seq, following FROM (
+    SELECT seq, lead(seq, 1, %(last)s + 1) OVER (ORDER BY seq) AS following
+    FROM (SELECT 0::bigint AS seq UNION ALL SELECT seq """
+    + _OF_SESSION
+    + """ AND seq <= %(last)s) AS numbers
+) AS steps WHERE following <> seq + 1 ORDER BY seq
+"""
+)
+
+_DEAD = """
+SELECT DISTINCT seq FROM dead_letters
+WHERE session = %(session)s AND seq IS NOT NULL AND stream NOT LIKE '%%:feed'
+"""
+
+_LOST = """
+SELECT (detail ->> 'first_seq')::bigint, (detail ->> 'last_seq')::bigint FROM feed_events
+WHERE session = %(session)s AND event = 'overflow'
+"""
+
+_SPAN = (
+    "SELECT max(received_at) FILTER (WHERE seq = %(first)s - 1), min(received_at) FILTER (WHERE seq = %(last)s + 1)"
+    + _OF_SESSION
+    + " AND seq IN (%(first)s - 1, %(last)s + 1)"
+)
