@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit lint format lock clean
+.PHONY: help setup demo picture test unit lint format lock clean
 
 help: ## List what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -22,6 +22,9 @@ setup: $(VENV)/.installed ## Make the environment: .venv, with the versions and 
 
 demo: setup ## Live prices, simulated, from websocket to database, on the screen (Ctrl-C ends it)
 	@$(BIN)/tickpipe up
+
+picture: setup ## Make docs/demo.svg anew, from a real run of the demo (about 16 minutes)
+	@$(BIN)/python docs/make_picture.py
 
 lint: setup ## Style, types and import contracts
 	@$(BIN)/ruff check .
@@ -45,3 +48,6 @@ lock: ## Renew both lock files (needs uv)
 
 clean: ## Remove .venv and caches (not your data)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+
+chaos: setup ## Break everything for MINUTES (default 1) by the schedule of SEED, and compare with the simulator's journal
+	@$(BIN)/python -m tests.chaos.run --minutes $(or $(MINUTES),1) $(if $(SEED),--seed $(SEED))

@@ -1,0 +1,30 @@
+# One image for all commands, and no ENTRYPOINT: docker run tickpipe producer | consumer | tickpipe …
+# No secret is in it: TWELVE_DATA_API_KEY, REDIS_URL and DATABASE_URL (or their …_FILE) come at run time.
+
+FROM python:3.12-slim AS build
+WORKDIR /src
+COPY requirements-dev.lock ./
+RUN pip install --no-cache-dir --require-hashes -r requirements-dev.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY common common
+COPY producer producer
+COPY consumer consumer
+COPY tickpipe tickpipe
+COPY sql sql
+RUN pip wheel --no-deps --no-index --no-build-isolation --wheel-dir /dist .
+
+FROM python:3.12-slim
+COPY requirements.lock /tmp/
+RUN pip install --no-cache-dir --require-hashes -r /tmp/requirements.lock && rm /tmp/requirements.lock
+COPY --from=build /dist /tmp/dist
+RUN pip install --no-cache-dir --no-deps --no-index /tmp/dist/*.whl && rm -r /tmp/dist
+
+# The spool must outlive the container: prices wait there while Redis is away.
+ENV PYTHONUNBUFFERED=1 SPOOL_DIR=/var/lib/tickpipe/spool
+RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin tickpipe \
+    && mkdir -p "$SPOOL_DIR" && chown -R tickpipe:tickpipe /var/lib/tickpipe
+VOLUME /var/lib/tickpipe/spool
+USER tickpipe
+WORKDIR /home/tickpipe
+STOPSIGNAL SIGTERM
+CMD ["tickpipe", "--help"]
