@@ -1,0 +1,171 @@
+"""Judges a run by the simulator's own journal of what it sent, not by any number of the producer's."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import psycopg2
+
+from tickpipe.simulator import Event
+
+#: Symbols of the run.
+SYMBOLS = ("BTC/USD", "ETH/USD", "EUR/USD", "AAPL")
+
+
+class Numbered:
+    """Price events that are told apart by their price: 1, 2, 3 … Every `bad_every`th cannot be stored."""
+
+    def __init__(self, bad_every: int) -> None:
+        self._bad_every = bad_every
+        self._count = itertools.count(1)
+
+    def instrument(self, symbol: str) -> Event | None:
+        """See EventSource."""
+        if symbol not in SYMBOLS:
+            return None
+        return {"symbol": symbol, "exchange": "Test", "mic_code": "TEST", "country": "", "type": "Test"}
+
+    def event(self, symbol: str, exchange: str | None, now: float) -> Event:  # noqa: ARG002
+        """See EventSource."""
+        number = next(self._count)
+        event: Event = {"event": "price", "symbol": symbol, "exchange": "Test", "timestamp": int(now), "price": number}
+        if number % self._bad_every == 0:
+            kinds = ({"price": f"bad {number}"}, {"timestamp": int(now * 1000)}, {"symbol": "X" * 65}, {"bid": "NaN"})
+            event |= kinds[number // self._bad_every % len(kinds)]
+        return event
+
+
+class Sent(NamedTuple):
+    """An event that was handed to a connection, and when (seconds since 1970)."""
+
+    number: int
+    symbol: str
+    at: float
+
+
+class Gap(NamedTuple):
+    """A row of feed_gaps, seconds since 1970."""
+
+    symbol: str | None
+    since: float
+    until: float
+    cause: str
+
+
+@dataclass
+class Judgement:
+    """What became of the events. `faults` is empty where the run was sound."""
+
+    sent: int = 0
+    stored: int = 0
+    dead_letters: int = 0
+    in_gaps: int = 0
+    faults: list[str] = field(default_factory=list)
+    #: The events of each producer kill that were sent before it and not stored: seconds the first of them was older.
+    kill_costs: list[float] = field(default_factory=list)
+
+
+class Journal:
+    """What the simulator sent, connection by connection."""
+
+    def __init__(self, clock: Any) -> None:
+        self.connections: dict[int, list[Sent]] = {}
+        self._clock = clock
+
+    def __call__(self, connection: int, event: Event) -> None:
+        """See Simulator: called in its thread, when the event is handed over."""
+        number = int(str(event["price"]).removeprefix("bad "))
+        self.connections.setdefault(connection, []).append(Sent(number, event["symbol"], self._clock()))
+
+
+def judge(database_url: str, journal: Journal, kills: Sequence[float]) -> Judgement:
+    """Every event sent is in the table exactly once, or in dead_letters, or falls in a recorded gap.
+
+    Within a connection only its end can be missing (TCP keeps order, and so do we), and a gap must be on record
+    between the last price that was stored of it and the first of a later connection. `kills`: when producers were
+    killed, seconds since 1970.
+    """
+    with closing(psycopg2.connect(database_url)) as database, database.cursor() as cursor:
+        cursor.execute("SELECT price, symbol, extract(epoch FROM received_at)::float8 FROM prices_real_time")
+        rows = cursor.fetchall()
+        cursor.execute("SELECT raw FROM dead_letters WHERE stream = 'prices'")
+        dead = Counter(_dead_number(raw) for (raw,) in cursor.fetchall())
+        cursor.execute("SELECT symbol, since, until, cause FROM feed_gaps")
+        gaps = [Gap(symbol, _seconds(since), _seconds(until), cause) for symbol, since, until, cause in cursor]
+
+    judgement = Judgement(stored=len(rows), dead_letters=sum(dead.values()))
+    times = Counter(int(price) for price, _, _ in rows)
+    received = {int(price): at for price, _, at in rows}
+    symbols = {int(price): symbol for price, symbol, _ in rows}
+    doubled = [number for number, count in (times + dead).items() if count > 1]
+    if doubled:
+        judgement.faults.append(f"DOUBLED: {len(doubled)} events, {doubled[:10]}")
+    everything = {sent.number: sent for sents in journal.connections.values() for sent in sents}
+    if invented := [number for number in times if number not in everything]:
+        judgement.faults.append(f"INVENTED: {invented[:10]}")
+    if changed := [number for number, symbol in symbols.items() if everything[number].symbol != symbol]:
+        judgement.faults.append(f"CHANGED: {changed[:10]}")
+
+    first_received = {
+        number: min((received[sent.number] for sent in sents if sent.number in received), default=None)
+        for number, sents in journal.connections.items()
+    }
+    for number, sents in sorted(journal.connections.items()):
+        judgement.sent += len(sents)
+        later = [at for other, at in first_received.items() if other > number and at is not None]
+        _judge_connection(judgement, sents, times + dead, received, min(later, default=math.inf), gaps, kills)
+    return judgement
+
+
+def _judge_connection(
+    judgement: Judgement,
+    sents: Sequence[Sent],
+    found: Mapping[int, int],
+    received: Mapping[int, float],
+    following: float,
+    gaps: Sequence[Gap],
+    kills: Sequence[float],
+) -> None:
+    """One connection: `following` is when the first price of a later one was received."""
+    there = [sent.number in found for sent in sents]
+    kept = max((index for index, stored in enumerate(there) if stored), default=-1) + 1
+    if holes := [sents[index] for index in range(kept) if not there[index]]:
+        judgement.faults.append(f"LOST: {len(holes)} events inside a connection, {holes[:3]}")
+    lost = sents[kept:]
+    if not lost:
+        return
+    judgement.in_gaps += len(lost)
+    last = max((received[sent.number] for sent in sents[:kept] if sent.number in received), default=sents[0].at)
+    for symbol in {sent.symbol for sent in lost} & set(SYMBOLS):
+        if not any(gap.symbol == symbol and gap.since < following and gap.until > last for gap in gaps):
+            judgement.faults.append(
+                f"LOST WITHOUT A GAP: {symbol}, {len(lost)} events of a connection, between {last:.3f} and "
+                f"{following:.3f}; gaps: {[gap for gap in gaps if gap.symbol == symbol]}"
+            )
+    judgement.kill_costs += [kill - lost[0].at for kill in kills if lost[0].at <= kill and last <= kill <= following]
+
+
+def compare_with_verify(judgement: Judgement, said: str) -> list[str]:
+    """Where `tickpipe verify --all --json` does not agree with the oracle."""
+    verdicts = json.loads(said)
+    faults = [f"verify: {verdict}" for verdict in verdicts if not verdict["sound"]]
+    if sum(verdict["stored"] for verdict in verdicts) != judgement.stored:
+        faults.append(f"verify counts {sum(v['stored'] for v in verdicts)} rows, the table has {judgement.stored}")
+    return faults
+
+
+def _dead_number(raw: Sequence[memoryview]) -> int:
+    parts = [bytes(part) for part in raw]
+    return int(dict(zip(parts[::2], parts[1::2], strict=True))[b"price"].removeprefix(b"bad "))
+
+
+def _seconds(moment: datetime | None) -> float:
+    return moment.timestamp() if moment else math.inf

@@ -1,0 +1,340 @@
+"""A chaos run: real servers, the real producer, three consumers, a seeded scheduler that breaks them, an oracle.
+
+`make chaos MINUTES=10 SEED=7`, or `python -m tests.chaos.run --minutes 10 --seed 7`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import redis
+
+from tests.chaos.faults import Step, schedule
+from tests.chaos.oracle import SYMBOLS, Journal, Judgement, Numbered, compare_with_verify, judge
+from tests.support.faults import FaultySimulator
+from tests.support.homes import temporary_home
+from tickpipe.embedded import PostgresServer, ValkeyServer
+from tickpipe.simulator import SimulatorConfig
+
+CONSUMERS = 3
+CLAIM_IDLE = 3.0
+BAD_EVERY = 4999
+#: Seconds everything gets to come to rest at the end.
+SETTLE_WITHIN = 120.0
+
+
+class Process:
+    """A command of ours that is started, killed, paused and started again. Its log is one file."""
+
+    def __init__(self, command: list[str], environ: dict[str, str], log: Path) -> None:
+        self._command = [str(Path(sys.executable).with_name(command[0])), *command[1:]]
+        self._environ = environ
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it unless it runs."""
+        if self._process is None or self._process.poll() is not None:
+            with self._log.open("ab") as file:
+                self._process = subprocess.Popen(self._command, env=self._environ, stdout=file, stderr=file)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal, if it runs."""
+        if self._process and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def end(self, number: signal.Signals, timeout: float = 30.0) -> int:
+        """Send it a signal and wait for its end: its exit status."""
+        self.send(signal.SIGCONT)
+        self.send(number)
+        return self._process.wait(timeout) if self._process else 0
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, None while it runs."""
+        return self._process.poll() if self._process else None
+
+
+@dataclass
+class Run:
+    """One chaos run in `home`. `say` takes lines of progress."""
+
+    home: Path
+    seed: int
+    seconds: float
+    rate: float
+    say: Callable[[str], None]
+    counts: Counter[str] = field(default_factory=Counter)
+    kills: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.valkey = ValkeyServer(self.home / "valkey")
+        self.postgres = PostgresServer(self.home / "postgres-18")
+        self.journal = Journal(time.time)
+        config = SimulatorConfig(rate=self.rate)
+        self.simulator = FaultySimulator(config, source=Numbered(BAD_EVERY), journal=self.journal)
+        self.rng = random.Random(self.seed)
+        self.environ: dict[str, str] = {}
+        self.producer: Process
+        self.consumers: list[Process] = []
+
+    def execute(self) -> Judgement:
+        """The whole run: start, break, mend, settle, judge."""
+        self.valkey.start()
+        self.postgres.start()
+        self.simulator.start()
+        self.environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.home),
+            "REDIS_URL": self.valkey.url,
+            "DATABASE_URL": self.postgres.url,
+            "TWELVE_DATA_API_KEY": "chaos",
+            "TWELVE_DATA_URL": self.simulator.url,
+            "SPOOL_DIR": str(self.home / "spool"),
+            "CLAIM_IDLE": str(CLAIM_IDLE),
+        }
+        self.producer = Process(["producer", "--symbols", ",".join(SYMBOLS)], self.environ, self.home / "producer.log")
+        self.consumers = [
+            Process(["consumer", "--max-batch-size", "500"], self.environ, self.home / f"consumer-{number}.log")
+            for number in range(CONSUMERS)
+        ]
+        try:
+            for process in (self.producer, *self.consumers):
+                process.start()
+            self._break()
+            self._settle()
+            return self._judge()
+        finally:
+            for process in (self.producer, *self.consumers):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.end(signal.SIGKILL)
+            self.simulator.stop()
+            self.postgres.stop()
+            self.valkey.stop()
+
+    def _break(self) -> None:
+        steps = schedule(self.seed, self.seconds)
+        moments: list[tuple[float, Callable[[], None], str]] = []
+        for step in steps:
+            self.counts[step.fault] += 1
+            begin, end = self._fault(step)
+            moments.append((step.at, begin, f"{step.fault} …"))
+            moments.append((step.until, end, f"… {step.fault}, over"))
+        started = time.monotonic()
+        for at, act, words in sorted(moments, key=lambda moment: moment[0]):
+            self._sleep_until(started + at)
+            self.say(f"{time.monotonic() - started:6.1f} s  {words}")
+            act()
+        self._sleep_until(started + self.seconds)
+
+    def _sleep_until(self, moment: float) -> None:
+        while (left := moment - time.monotonic()) > 0:
+            for process in (self.producer, *self.consumers):
+                if process.status not in (None, 0, -signal.SIGKILL):
+                    raise AssertionError(f"a process ended by itself, with status {process.status}: see its log")
+            time.sleep(min(left, 0.2))
+
+    def _fault(self, step: Step) -> tuple[Callable[[], None], Callable[[], None]]:
+        """What begins a fault, and what ends it."""
+        consumer = self.rng.choice(self.consumers)
+        garbages: list[str | bytes] = ["not json", b"\x00\xff binary", "[" * 5000, '{"event": "odd"}', "x" * 1_000_000]
+        garbage = self.rng.choice(garbages)
+        simulator = self.simulator
+
+        def nothing() -> None:
+            pass
+
+        return {
+            "kill a consumer": (lambda: _ended(consumer, signal.SIGKILL), consumer.start),
+            "pause a consumer": (lambda: consumer.send(signal.SIGSTOP), lambda: consumer.send(signal.SIGCONT)),
+            "kill the producer": (self._kill_producer, self.producer.start),
+            "pause the producer": (
+                lambda: self.producer.send(signal.SIGSTOP),
+                lambda: self.producer.send(signal.SIGCONT),
+            ),
+            "kill Redis": (self.valkey.kill, self.valkey.start),
+            "pause Redis": (lambda: _pause(self.valkey.pid), lambda: _resume(self.valkey.pid)),
+            "fill Redis": (self._fill_redis, self._empty_redis),
+            "kill PostgreSQL": (self.postgres.kill, self.postgres.start),
+            "stop PostgreSQL": (self.postgres.stop, self.postgres.start),
+            "kill a consumer with a block, PostgreSQL": (self.postgres.kill, lambda: self._kill_holder(consumer)),
+            "close the websocket": (simulator.close_all, nothing),
+            "reset the websocket": (simulator.reset_all, nothing),
+            "half-open the websocket": (simulator.half_open_all, nothing),
+            "hang handshakes": (self._hang_handshakes, lambda: simulator.hang_handshakes(on=False)),
+            "mute the feed": (lambda: simulator.mute(on=True), lambda: simulator.mute(on=False)),
+            "send garbage": (lambda: simulator.send_raw(garbage), nothing),
+            "a slow second group": (self._open_second_group, self._close_second_group),
+        }[step.fault]
+
+    def _hang_handshakes(self) -> None:
+        self.simulator.hang_handshakes(on=True)
+        self.simulator.reset_all()
+
+    def _kill_producer(self) -> None:
+        self.kills.append(time.time())
+        self.producer.end(signal.SIGKILL)
+
+    def _kill_holder(self, consumer: Process) -> None:
+        consumer.end(signal.SIGKILL)
+        consumer.start()
+        self.postgres.start()
+
+    @contextlib.contextmanager
+    def _redis(self) -> Iterator[redis.Redis]:
+        """A client of our own; what it wants to do is let be where Redis is just away."""
+        client = redis.Redis.from_url(self.valkey.url, socket_timeout=2)
+        with contextlib.closing(client), contextlib.suppress(redis.RedisError):
+            yield client
+
+    def _fill_redis(self) -> None:
+        with self._redis() as client:
+            client.config_set("maxmemory", int(client.info("memory")["used_memory"]) + 500_000)
+
+    def _empty_redis(self) -> None:
+        with self._redis() as client:
+            client.config_set("maxmemory", 0)
+
+    def _open_second_group(self) -> None:
+        with self._redis() as client:
+            client.xgroup_create("prices", "second", id="0")
+            client.xreadgroup("second", "reader", {"prices": ">"}, count=100)
+
+    def _close_second_group(self) -> None:
+        with self._redis() as client:
+            client.xgroup_destroy("prices", "second")
+
+    def _settle(self) -> None:
+        """No more faults and no more prices: all that is on its way arrives, and the spool is empty."""
+        self.simulator.hang_handshakes(on=False)
+        self.simulator.mute(on=False)
+        self.valkey.start()
+        self.postgres.start()
+        self._empty_redis()
+        self._close_second_group()
+        for process in (self.producer, *self.consumers):
+            process.send(signal.SIGCONT)
+            process.start()
+        self.simulator.quiet(on=True)
+        self.say("settling: no more faults, no more prices")
+        self._wait(lambda: not self._spools(), "the spool to be empty")
+        if status := self.producer.end(signal.SIGTERM):
+            raise AssertionError(f"the producer ended with status {status} on SIGTERM")
+        self._wait(lambda: self._left() == 0, "all that was received to be stored")
+        for consumer in self.consumers:
+            if status := consumer.end(signal.SIGTERM):
+                raise AssertionError(f"a consumer ended with status {status} on SIGTERM")
+
+    def _wait(self, condition: Callable[[], bool], words: str) -> None:
+        until = time.monotonic() + SETTLE_WITHIN
+        while not condition():
+            if time.monotonic() > until:
+                raise AssertionError(f"waited {SETTLE_WITHIN:.0f} s in vain for {words}")
+            time.sleep(0.1)
+
+    def _spools(self) -> list[Path]:
+        return [path for path in (self.home / "spool").rglob("*.spool") if _entries(path)]
+
+    def _left(self) -> int:
+        left = [1]  # where Redis does not say
+        with self._redis() as client:
+            groups = [client.xinfo_groups(key)[0] for key in ("prices", "prices:feed")]
+            left = [(group["lag"] or 0) + group["pending"] for group in groups]
+        return sum(left)
+
+    def _judge(self) -> Judgement:
+        judgement = judge(self.postgres.url, self.journal, self.kills)
+        command = [str(Path(sys.executable).with_name("tickpipe")), "verify", "--all", "--json", "--claim-idle", "1"]
+        said = subprocess.run(command, env=self.environ, capture_output=True, text=True, check=False)
+        judgement.faults += compare_with_verify(judgement, said.stdout)
+        if said.returncode:
+            judgement.faults.append(f"verify ended with status {said.returncode}: {said.stderr[-500:]}")
+        return judgement
+
+
+def _ended(process: Process, number: signal.Signals) -> None:
+    process.end(number)
+
+
+def _pause(pid: int | None) -> None:
+    if pid:
+        os.kill(pid, signal.SIGSTOP)
+
+
+def _resume(pid: int | None) -> None:
+    if pid:
+        os.kill(pid, signal.SIGCONT)
+
+
+def _entries(path: Path) -> int:
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+            return int(db.execute("SELECT count(*) FROM entries").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+
+
+def chaos(seed: int, seconds: float, rate: float, say: Callable[[str], None]) -> tuple[Judgement, Counter[str]]:
+    """One run in a home of its own, removed unless the run found a fault."""
+    with temporary_home() as home:
+        run = Run(home, seed, seconds, rate, say)
+        try:
+            judgement = run.execute()
+        except BaseException:
+            _keep_logs(home, seed, say)
+            raise
+        if judgement.faults:
+            _keep_logs(home, seed, say)
+        return judgement, run.counts
+
+
+def _keep_logs(home: Path, seed: int, say: Callable[[str], None]) -> None:
+    kept = Path("/tmp") / f"tickpipe-chaos-{seed}"
+    kept.mkdir(exist_ok=True)
+    for log in [*home.glob("*.log"), *home.glob("*/server.log")]:
+        (kept / f"{log.parent.name}-{log.name}").write_bytes(log.read_bytes())
+    say(f"logs kept in {kept}")
+
+
+def report(judgement: Judgement, counts: Counter[str], seed: int) -> str:
+    """The run in a few lines."""
+    costs = ", ".join(f"{cost * 1000:.0f}" for cost in sorted(judgement.kill_costs)) or "none"
+    return "\n".join(
+        [
+            f"seed {seed}: {judgement.sent:,} events sent, {judgement.stored:,} stored",
+            f"{judgement.dead_letters:,} dead letters, {judgement.in_gaps:,} in recorded gaps",
+            f"faults: {', '.join(f'{count} × {fault}' for fault, count in sorted(counts.items()))}",
+            f"cost of producer kills in ms: {costs}",
+            *(judgement.faults or ["0 lost, 0 doubled; verify agrees"]),
+        ]
+    )
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--rate", type=float, default=2500.0)
+    arguments = parser.parse_args()
+    seed = arguments.seed if arguments.seed is not None else random.randrange(10**6)
+    print(f"seed {seed} (SEED={seed} replays the schedule)", flush=True)
+    judgement, counts = chaos(seed, arguments.minutes * 60, arguments.rate, lambda words: print(words, flush=True))
+    print(report(judgement, counts, seed))
+    return 1 if judgement.faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,22 @@
+"""Nothing lost, nothing doubled, under everything at once."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+
+from tests.chaos.run import chaos, report
+
+
+@pytest.mark.timeout(400)
+def test_nothing_is_lost_and_nothing_doubled() -> None:
+    seed = int(os.environ.get("CHAOS_SEED") or random.randrange(10**6))
+    seconds = float(os.environ.get("CHAOS_SECONDS") or 60.0)
+    judgement, counts = chaos(seed, seconds, 2500.0, print)
+    words = report(judgement, counts, seed)
+    print(words)
+    assert not judgement.faults, words
+    assert judgement.sent > 1000 * seconds, "the load was too small to prove much"
+    assert judgement.dead_letters > 0
