@@ -51,3 +51,6 @@ clean: ## Remove .venv and caches (not your data)
 
 chaos: setup ## Break everything for MINUTES (default 1) by the schedule of SEED, and compare with the simulator's journal
 	@$(BIN)/python -m tests.chaos.run --minutes $(or $(MINUTES),1) $(if $(SEED),--seed $(SEED))
+
+soak: setup ## Break a producer's websocket every 20 s for MINUTES (default 4): does it come back each time?
+	@$(BIN)/python -m tests.chaos.soak --minutes $(or $(MINUTES),4)

@@ -33,7 +33,8 @@ SpoolDir = Annotated[
     typer.Option(
         "--spool-dir",
         envvar="SPOOL_DIR",
-        help="Where prices wait while Redis is away.  [default: the user's state folder]",
+        help="Where prices wait while Redis is away.",
+        show_default="the user's state folder",
     ),
 ]
 LogLevel = Annotated[str, typer.Option("--log-level", envvar="LOG_LEVEL", help="DEBUG, INFO, WARNING or ERROR.")]

@@ -20,9 +20,8 @@ from common.settings import Secret
 
 Fields = Mapping[str, str] | Mapping[bytes, bytes]
 
-#: Seconds to wait for Redis: to connect, and for an answer beyond what a blocking read asks for.
-CONNECT_TIMEOUT = 5.0
-ANSWER_TIMEOUT = 5.0
+#: Seconds to wait for Redis: to connect, and for an answer.
+TIMEOUT = 5.0
 
 
 class Entry(NamedTuple):
@@ -42,7 +41,7 @@ class Backlog(NamedTuple):
     consumers: int
 
 
-def connect(url: Secret, *, answer_timeout: float = ANSWER_TIMEOUT) -> redis.Redis:
+def connect(url: Secret, *, timeout: float = TIMEOUT) -> redis.Redis:
     """A client for this Redis URL. Nothing is sent yet; a URL that cannot be one raises ConfigurationError.
 
     Replies stay bytes: with `decode_responses` a single 0xff byte in an entry makes every read raise, for ever.
@@ -50,8 +49,8 @@ def connect(url: Secret, *, answer_timeout: float = ANSWER_TIMEOUT) -> redis.Red
     try:
         client = redis.Redis.from_url(
             url.reveal(),
-            socket_connect_timeout=CONNECT_TIMEOUT,
-            socket_timeout=answer_timeout,
+            socket_connect_timeout=timeout,
+            socket_timeout=timeout,
             retry=Retry(NoBackoff(), 0),  # retries are ours: one place, one log line a try
             protocol=2,
         )
@@ -225,11 +224,6 @@ class Stream:
             if len(raw) < count:
                 return
             start = b"(" + raw[-1][0]
-
-    def due(self, work: str, every_ms: int) -> bool:
-        """Whether this piece of housekeeping is due: once in `every_ms`, for one of all who ask."""
-        with _translated():
-            return bool(self._redis.set(f"{self.key}:{work}", self.consumer, nx=True, px=every_ms))
 
     def groups(self) -> dict[str, Backlog]:
         """Every group on the stream and what it has left to do: the slowest holds back trimming."""

@@ -34,7 +34,9 @@ def consumer(
     consumer_name: Annotated[
         str,
         typer.Option(
-            envvar="CONSUMER_NAME", help="This consumer's name.  [default: host, pid and 4 random hex digits]"
+            envvar="CONSUMER_NAME",
+            help="This consumer's name.",
+            show_default="host, pid and 4 random hex digits",
         ),
     ] = "",
     max_batch_size: settings.MaxBatchSize = 1000,

@@ -72,6 +72,10 @@ def migrate(connection: Connection, migrations: list[Migration]) -> list[str]:
             f"the database role may not apply the schema ({_first_line(error)}): "
             "run `tickpipe migrate` once with a DATABASE_URL whose role may"
         ) from error
+    except psycopg2.ProgrammingError as error:  # no outage: trying again would not help
+        raise ConfigurationError(
+            f"the schema cannot be applied ({_first_line(error)}): rename what is there, or use another database"
+        ) from error
     if done:
         home = "a hypertable (TimescaleDB)" if timescaledb else "an ordinary table (no TimescaleDB here)"
         logger.info("schema: applied %s; ticks live in %s", ", ".join(m.name for m in done), home)

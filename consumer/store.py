@@ -123,7 +123,10 @@ def _at_connect(error: psycopg2.Error) -> ConfigurationError | DatabaseOutageErr
     A server that speaks another language is tried again as if it were away, with its words in each line of the log.
     """
     words = " ".join(str(error).split())
-    refusals = ("authentication failed", "does not exist", "no password supplied", "no pg_hba.conf entry")
+    refusals = (
+        "authentication failed", "does not exist", "no password supplied", "no pg_hba.conf entry",
+        "pg_hba.conf rejects", "not permitted to log in", "permission denied for database",
+    )  # fmt: skip
     if "starting up" not in words and any(refusal in words for refusal in refusals):
         return ConfigurationError(f"the database refuses DATABASE_URL: {words}")
     return DatabaseOutageError(f"the database: {words}")

@@ -12,7 +12,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 from tenacity import RetryCallState
@@ -26,8 +27,8 @@ logger = logging.getLogger("consumer.worker")
 
 #: After so many failures of one block, while the database answers, its rows are tried one by one.
 BISECT_AFTER = 3
-#: Milliseconds between two rounds of housekeeping, whoever does them.
-HOUSEKEEPING_EVERY_MS = 10_000
+#: Seconds between two rounds of housekeeping.
+HOUSEKEEPING_EVERY = 10.0
 #: Seconds of silence, at least, after which a consumer that holds nothing is taken off the group.
 GONE_AFTER = 300.0
 
@@ -77,13 +78,14 @@ class Worker:
     ) -> None:
         """The first of `lanes` is the prices', the one that reads wait on. `clock` gives microseconds UTC."""
         self.totals = Totals()
+        self._reported = Totals()
         self._lanes = lanes
         self._store = store
         self._config = config
         self._stop = stop
         self._monotonic = monotonic
         self._clock = clock
-        self._next_claim = self._next_report = 0.0
+        self._next_claim = self._next_report = self._next_housekeeping = 0.0
         self._latencies: list[float] = []
 
     def run(self) -> None:
@@ -116,7 +118,10 @@ class Worker:
         while not self._stop.is_set():
             if self._monotonic() >= self._next_claim:
                 self._claim()
+            if self._monotonic() >= self._next_housekeeping:
                 self._keep_house()
+            if self._monotonic() >= self._next_report:
+                self._report()
             busy = False
             for lane in self._lanes:
                 block_ms = None if lane is not self._lanes[0] or self._config.drain else int(self._config.poll * 1000)
@@ -137,12 +142,12 @@ class Worker:
                 self._store_block(lane, entries)
 
     def _keep_house(self) -> None:
-        """Trim what every group is done with, and take dead consumers' names off; whoever is due does it for all."""
+        """Trim what every group is done with, and take dead consumers' names off: harmless if all do it at once."""
+        self._next_housekeeping = self._monotonic() + HOUSEKEEPING_EVERY
         for lane in self._lanes:
-            if lane.stream.due("housekeeping", HOUSEKEEPING_EVERY_MS):
-                trimmed = lane.stream.trim()
-                gone = lane.stream.remove_gone(int(max(self._config.claim_idle * 2, GONE_AFTER) * 1000))
-                logger.debug("trimmed %d entries of %s, removed %d consumers", trimmed, lane.stream.key, gone)
+            trimmed = lane.stream.trim()
+            gone = lane.stream.remove_gone(int(max(self._config.claim_idle * 2, GONE_AFTER) * 1000))
+            logger.debug("trimmed %d entries of %s, removed %d consumers", trimmed, lane.stream.key, gone)
 
     def _drained(self) -> bool:
         """Whether nothing is pending on anybody. What a dead consumer holds is waited for, and claimed when due."""
@@ -161,7 +166,6 @@ class Worker:
             self._count(stored, entries)
 
     def _count(self, stored: Stored, entries: Sequence[Entry]) -> None:
-        """Keep the totals, and leave word of them about once a second."""
         self.totals.stored += stored.inserted
         self.totals.duplicates += stored.duplicates
         self.totals.dead_letters += stored.dead
@@ -169,17 +173,20 @@ class Worker:
         received = (entries[0].fields or {}).get(b"received", b"")
         if received.isdigit():  # of the oldest tick in the block, the one that waited longest
             self._latencies.append(self._clock() / 1e6 - int(received) / 1e6)
-        if self._monotonic() >= self._next_report:
-            self._next_report = self._monotonic() + 1.0
-            self._report()
 
     def _report(self) -> None:
+        """Leave word of the totals, where they have changed, about once a second."""
+        self._next_report = self._monotonic() + 1.0
+        if self.totals == self._reported:
+            return
         if self._latencies:
             ordered = sorted(self._latencies)
             self.totals.latency_p50 = ordered[len(ordered) // 2]
             self.totals.latency_p99 = ordered[len(ordered) * 99 // 100]
             self._latencies.clear()
-        self._lanes[0].stream.report(json.dumps({**asdict(self.totals), "at": self._clock()}))
+        with suppress(StreamOutageError):  # a full Redis refuses it, while the work itself goes on
+            self._lanes[0].stream.report(json.dumps({**asdict(self.totals), "at": self._clock()}))
+            self._reported = replace(self.totals)
 
     def _insert(self, lane: Lane, entries: Sequence[Entry]) -> Stored:
         """Insert the block however long the database is away; a block that fails while it is there is bisected."""

@@ -15,7 +15,7 @@ import typer
 
 from common import cli, log, settings
 from common.errors import ConfigurationError, OutageError
-from common.stream import Stream, connect
+from common.stream import TIMEOUT, Stream, connect
 from common.symbols import read_symbols
 from producer.feed import DEFAULT_URL, Feed, FeedConfig
 from producer.publisher import Intake, Publisher, Replayer, Streams, spool_path
@@ -23,8 +23,6 @@ from producer.spool import Spool, make_folder, spool_folder
 
 logger = logging.getLogger("producer")
 
-#: Seconds that an append may take before its batch goes to the spool instead: what a kill can cost is in that time.
-APPEND_TIMEOUT = 0.1
 #: Seconds to come to an end after SIGTERM.
 STOP_WITHIN = 9.0
 
@@ -59,6 +57,15 @@ def producer(
     intake_max: Annotated[
         int, typer.Option(envvar="INTAKE_MAX", min=1, help="Most prices in memory on their way to Redis or the spool.")
     ] = 100_000,
+    append_timeout: Annotated[
+        float,
+        typer.Option(
+            envvar="APPEND_TIMEOUT",
+            min=0.01,
+            help="Seconds Redis may take to answer before a batch goes to disk instead: what a kill can cost. "
+            "Raise it where Redis is far away.",
+        ),
+    ] = 0.1,
     resubscribe_after: Annotated[
         float,
         typer.Option(envvar="RESUBSCRIBE_AFTER", min=1, help="Seconds without any price until it subscribes again."),
@@ -80,8 +87,8 @@ def producer(
     wanted = read_symbols(symbols or [], symbols_file)
     config = FeedConfig(name=feed_name, url=url, resubscribe_after=resubscribe_after)
 
-    def streams(answer_timeout: float) -> Streams:
-        client = connect(redis_url, answer_timeout=answer_timeout)
+    def streams(timeout: float = TIMEOUT) -> Streams:
+        client = connect(redis_url, timeout=timeout)
         return Streams(Stream(client, price_stream), Stream(client, f"{price_stream}:feed"))
 
     checked = Stream(connect(redis_url), price_stream)
@@ -93,8 +100,8 @@ def producer(
     spool = Spool(spool_path(folder, cli.microseconds()), max_bytes=spool_max)
     intake = Intake(intake_max)
     feed = Feed(config, api_key=api_key, symbols=wanted, intake=intake, clock=cli.microseconds)
-    publisher = Publisher(intake, streams(APPEND_TIMEOUT), spool)
-    replayer = Replayer(spool, streams(5.0), streams(5.0), stop_replay)
+    publisher = Publisher(intake, streams(append_timeout), spool)
+    replayer = Replayer(spool, streams(), streams(), stop_replay)
     if symbols_file:
         signal.signal(signal.SIGHUP, lambda *_: _reread(feed, symbols or [], symbols_file))
 

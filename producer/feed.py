@@ -360,7 +360,8 @@ class Feed:
         if now >= self._next_heartbeat:
             self._next_heartbeat = now + self.config.heartbeat_every
             self._client.heartbeat()
-            self._heartbeat_sent = now
+            if self._heartbeat_sent is None:
+                self._heartbeat_sent = now
         if now - self._price_at > self.config.resubscribe_after:
             logger.info("no price on any symbol for %.0f s: subscribing again", now - self._price_at)
             self._price_at = now

@@ -20,21 +20,24 @@ FROM feed_events
 GROUP BY session;
 
 -- From when to when each symbol was subscribed on an open connection. A span ends at the last frame before the
--- connection was lost, not when that was noticed; of a session that never said goodbye, at its last word. A refusal
--- is a span without length.
+-- connection was lost, not when that was noticed; of a session that never said goodbye, at its last word, once it has
+-- been silent for three times as long as it ever is. What goes on has until = infinity. A refusal is a span without length.
 CREATE VIEW feed_coverage AS
 SELECT told.session,
        subscribed.symbol,
-       told.at                          AS since,
+       told.at AS since,
        CASE WHEN told.event = 'refused' THEN told.at
             WHEN ending.event = 'disconnected' AND ending.detail ? 'last_frame'
                 THEN greatest(told.at, timestamptz 'epoch' + (ending.detail ->> 'last_frame')::bigint * interval '1 microsecond')
-            ELSE coalesce(ending.at, last_word.at) END AS until,
+            WHEN ending.event IS NOT NULL THEN ending.at
+            WHEN last_word.at < clock_timestamp() - interval '15 seconds' THEN last_word.at
+            ELSE 'infinity'
+       END AS until,
        CASE WHEN told.event = 'refused' THEN 'refused: ' || subscribed.reason
             WHEN ending.event = 'disconnected' THEN 'disconnected: ' || coalesce(ending.detail ->> 'cause', '')
             WHEN ending.event IS NOT NULL THEN ending.event
             WHEN last_word.at < clock_timestamp() - interval '15 seconds' THEN 'ended without word'
-       END                              AS ended -- NULL while it goes on
+       END AS ended
 FROM feed_events AS told
 CROSS JOIN LATERAL (
     SELECT value #>> '{}' AS symbol, NULL AS reason FROM jsonb_array_elements(
@@ -57,23 +60,20 @@ WHERE told.event IN ('subscribed', 'refused');
 -- When was I blind, and why? One row a symbol; symbol is NULL where prices of any symbol were lost (their numbers are
 -- in feed_events). until is NULL while it goes on.
 CREATE VIEW feed_gaps AS
-WITH spans AS (
+WITH ends AS ( -- of all spans that began before, the one that reached furthest
     SELECT symbol, since, until, ended,
-           max(until) OVER earlier AS blind_since
+           max(until) OVER (PARTITION BY symbol ORDER BY since, until
+                            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS blind_since
     FROM feed_coverage
-    WINDOW earlier AS (PARTITION BY symbol ORDER BY since, until ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+), last AS (
+    SELECT DISTINCT ON (symbol) symbol, until, ended FROM feed_coverage ORDER BY symbol, until DESC, since DESC
 )
-SELECT spans.symbol, spans.blind_since AS since, spans.since AS until, why.ended AS cause
-FROM spans
-CROSS JOIN LATERAL (
-    SELECT ended FROM feed_coverage AS c WHERE c.symbol = spans.symbol AND c.until = spans.blind_since LIMIT 1
-) AS why
-WHERE spans.since > spans.blind_since
+SELECT ends.symbol, ends.blind_since AS since, ends.since AS until,
+       (SELECT min(e.ended) FROM ends AS e WHERE e.symbol = ends.symbol AND e.until = ends.blind_since) AS cause
+FROM ends
+WHERE ends.since > ends.blind_since
 UNION ALL
-SELECT symbol, max(until), NULL, (array_agg(ended ORDER BY until DESC))[1]
-FROM feed_coverage
-GROUP BY symbol
-HAVING bool_and(ended IS NOT NULL) AND (array_agg(ended ORDER BY until DESC))[1] <> 'unsubscribed'
+SELECT symbol, until, NULL, ended FROM last WHERE until < 'infinity' AND ended <> 'unsubscribed'
 UNION ALL
 SELECT NULL,
        timestamptz 'epoch' + (detail ->> 'since')::bigint * interval '1 microsecond',

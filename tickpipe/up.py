@@ -23,7 +23,7 @@ from tickpipe import view
 from tickpipe.embedded import default_data_dir, embedded_servers
 from tickpipe.pipeline import Child, DifferenceError, stop_all
 from tickpipe.simulator import Simulator, SimulatorConfig
-from tickpipe.status import Observer
+from tickpipe.status import Observer, backlog_left
 from tickpipe.verify import Verdict, verify
 
 #: Seconds between two plain lines.
@@ -97,10 +97,13 @@ def up(config: UpConfig, environ: Mapping[str, str], stop: threading.Event, cons
         store = PriceStore(database_url)
         stack.callback(store.close)
         schema.apply(store)
-        stream = Stream(connect(redis_url), config.price_stream, config.consumer_group, "observer")
+        client = connect(redis_url)
+        stream = Stream(client, config.price_stream, config.consumer_group, "observer")
+        feed = Stream(client, f"{config.price_stream}:feed", config.consumer_group, "observer")
         observer = Observer(stream, store, cli.microseconds)
         observer.begin()
-        _run(config, home, observer, child_environ, stop, console)
+        feed.ensure_group()
+        _run(config, home, observer, feed, child_environ, stop, console)
         spool = spool_folder(home.data_dir / "spool", redis_url, config.price_stream)
         _compare(verify(store, stream, spool, since=observer.began, recheck_after=1.0), console)
 
@@ -109,6 +112,7 @@ def _run(
     config: UpConfig,
     home: Home,
     observer: Observer,
+    feed: Stream,
     environ: Mapping[str, str],
     stop: threading.Event,
     console: Console,
@@ -133,17 +137,20 @@ def _run(
                 show()
             console.print("stopping: the producer, then what is left to store …")
             stop_all([producer], timeout=15)
-            _drain(observer, consumers, show)
+            _drain(observer, feed, consumers, show)
     finally:
         stop_all([producer, *consumers], timeout=15)
 
 
-def _drain(observer: Observer, consumers: Sequence[Child], show: Callable[[], None]) -> None:
-    """Wait until all that was received is stored; gives up, to be told by the comparison, after DRAIN_WITHIN."""
+def _drain(observer: Observer, feed: Stream, consumers: Sequence[Child], show: Callable[[], None]) -> None:
+    """Wait until all that was received is stored, and told: the comparison rests on the feed's last words.
+
+    Gives up, to be told by the comparison, after DRAIN_WITHIN.
+    """
     until = time.monotonic() + DRAIN_WITHIN
     while time.monotonic() < until:
         try:
-            if observer.left() == 0:
+            if observer.left() == 0 and backlog_left(feed.backlog()) == 0:
                 break
         except OutageError:
             pass  # the view says so

@@ -61,7 +61,7 @@ def figures(status: Status) -> str:
 
 def _figures(status: Status) -> Text:
     text = Text(figures(status))
-    text.highlight_regex(r"[\d,.]+( ms)?", "bold cyan")
+    text.highlight_regex(r"(?<!p)\b[\d,.]+( ms)?", "bold cyan")
     return text
 
 

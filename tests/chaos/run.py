@@ -27,6 +27,7 @@ from tests.support.faults import FaultySimulator
 from tests.support.homes import temporary_home
 from tickpipe.embedded import PostgresServer, ValkeyServer
 from tickpipe.simulator import SimulatorConfig
+from tickpipe.verify import SILENT_AFTER
 
 CONSUMERS = 3
 CLAIM_IDLE = 3.0
@@ -255,6 +256,8 @@ class Run:
         return sum(left)
 
     def _judge(self) -> Judgement:
+        """Ask the oracle, and `tickpipe verify`, once sessions without a goodbye count as ended."""
+        time.sleep(SILENT_AFTER)
         judgement = judge(self.postgres.url, self.journal, self.kills)
         command = [str(Path(sys.executable).with_name("tickpipe")), "verify", "--all", "--json", "--claim-idle", "1"]
         said = subprocess.run(command, env=self.environ, capture_output=True, text=True, check=False)

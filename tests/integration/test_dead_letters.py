@@ -1,0 +1,114 @@
+"""Dead letters are listed, and put back without a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+
+import pytest
+
+from common import tick
+from common.settings import Secret
+from common.stream import Stream
+from consumer.store import PRICES, PriceStore
+from tests.support.pipeline import Pipeline
+from tests.support.told import Told, entry
+from tickpipe.dead_letters import Filter, find, retry
+
+
+@pytest.fixture
+def store(pipeline: Pipeline) -> Iterator[PriceStore]:
+    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+        pipeline.prices.ensure_group()
+        pipeline.feed.ensure_group()
+        yield store
+
+
+@pytest.fixture
+def session(store: PriceStore) -> Told:
+    """Numbers 1 and 3 stored, 2 and 4 dead letters for two reasons."""
+    session = Told(store, datetime(2026, 1, 5, tzinfo=UTC).timestamp())
+    session.store([1, 3])
+    session.store([2], price="n/a")
+    session.store([4], symbol="X" * 65)
+    return session
+
+
+def test_a_dead_letter_keeps_the_entry_byte_for_byte(store: PriceStore, session: Told) -> None:
+    raw = {b"session": b"%d" % session.id, b"seq": b"9", b"odd\xff": b"\x00\xfe \xf0\x9f"}
+    store.insert_block(PRICES, "prices", [entry({})._replace(fields=raw)])
+    letter = find(store, Filter(reason="FIELDS are not"), limit=10)[0]
+    assert letter.raw == raw
+    assert (letter.session, letter.seq, letter.stream) == (session.id, 9, "prices")
+
+
+def test_the_same_refusal_again_is_one_dead_letter(store: PriceStore, session: Told) -> None:
+    session.store([2], price="n/a")
+    assert len(find(store, Filter(), limit=10)) == 2
+
+
+def test_list_takes_filters(store: PriceStore, session: Told, pipeline: Pipeline) -> None:
+    assert [letter.seq for letter in find(store, Filter(reason="price"), limit=10)] == [2]
+    assert [letter.seq for letter in find(store, Filter(session=session.id), limit=1)] == [2]
+    assert find(store, Filter(session=1), limit=10) == []
+    said = pipeline.processes.start("tickpipe", "dead-letters", "list")
+    assert said.wait() == 0
+    assert "price is no finite number: 'n/a'" in said.said()
+    assert "2 dead letters" in said.said()
+
+
+@pytest.mark.usefixtures("session")
+def test_what_has_become_good_is_stored_at_retry(store: PriceStore, pipeline: Pipeline) -> None:
+    pipeline.database.query("ALTER TABLE prices_real_time DROP CONSTRAINT prices_real_time_symbol_check")
+    again = pipeline.processes.start("tickpipe", "dead-letters", "retry", "--reason", "symbol")
+    assert again.wait() == 0
+    assert "1 dead letters put back" in again.said()
+    pipeline.drain()
+    assert pipeline.database.query("SELECT seq FROM prices_real_time ORDER BY seq") == [(1,), (3,), (4,)]
+    assert [letter.seq for letter in find(store, Filter(), limit=10)] == [2]
+
+
+@pytest.mark.usefixtures("session")
+def test_what_is_still_bad_comes_back_though_refused_before_the_retry_has_ended(
+    store: PriceStore, pipeline: Pipeline
+) -> None:
+    """The race: a consumer refuses the entry again before its old dead letter is deleted. The new one must stand."""
+    consumer = pipeline.consumer("--claim-idle", "0.5")
+
+    class Slow(Stream):
+        def append(self, entries: object) -> None:
+            super().append(entries)  # type: ignore[arg-type]
+            pipeline.prices.ensure_group()
+            for _ in range(200):  # until the consumer waits for our transaction
+                if pipeline.database.waiting():
+                    return
+                pipeline.database.query("SELECT pg_sleep(0.05)")
+            pytest.fail("the consumer never came to the dead letter")
+
+    consumer.wait_until_said("reads prices")
+    assert sum(retry(store, lambda name: Slow(pipeline.redis, name), Filter(reason="price"))) == 1
+    assert consumer.stop() == 0
+    assert sorted(letter.seq or 0 for letter in find(store, Filter(), limit=10)) == [2, 4]
+
+
+@pytest.mark.usefixtures("session")
+def test_a_crash_in_the_middle_leaves_one_too_many_never_one_too_few(store: PriceStore, pipeline: Pipeline) -> None:
+    class Crashing(Stream):
+        def append(self, entries: object) -> None:
+            super().append(entries)  # type: ignore[arg-type]
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(retry(store, lambda name: Crashing(pipeline.redis, name), Filter()))
+    assert pipeline.appended() == 2
+    pipeline.drain()
+    assert sorted(letter.seq or 0 for letter in find(store, Filter(), limit=10)) == [2, 4]
+
+
+def test_more_than_a_batch_is_put_back_once_each(store: PriceStore, pipeline: Pipeline) -> None:
+    many = Told(store, datetime(2026, 1, 6, tzinfo=UTC).timestamp())
+    many.store(range(1, 2502), price="n/a")
+    assert list(retry(store, lambda name: Stream(pipeline.redis, name), Filter())) == [1000, 1000, 501]
+    assert pipeline.appended() == 2501
+    assert tick.decode(pipeline.prices.read(1)[0].fields or {}).seq == "1"

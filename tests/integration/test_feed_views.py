@@ -1,0 +1,122 @@
+"""When was I blind, and why? `feed_sessions` and `feed_gaps`, asked in SQL."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from common.settings import Secret
+from consumer.store import PriceStore
+from tests.support.pipeline import Pipeline
+from tests.support.told import Told
+
+Gap = tuple[str | None, float, float | None, str]
+
+
+@pytest.fixture
+def store(pipeline: Pipeline) -> Iterator[PriceStore]:
+    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+        yield store
+
+
+def gaps(pipeline: Pipeline, start: float) -> list[Gap]:
+    """(symbol, since, until, cause), in seconds after `start`, the earliest first."""
+    rows = pipeline.database.query("SELECT symbol, since, until, cause FROM feed_gaps ORDER BY since, symbol")
+    return [
+        (symbol, round(since.timestamp() - start, 3), until and round(until.timestamp() - start, 3), cause)
+        for symbol, since, until, cause in rows
+    ]
+
+
+def begun(store: PriceStore, start: float, *symbols: str, feed: str = "twelvedata") -> Told:
+    session = Told(store, start)
+    session.tell("started", 0, feed=feed, symbols=symbols)
+    session.tell("connected", 0)
+    session.tell("subscribed", 0, symbols=symbols)
+    return session
+
+
+def test_a_gap_begins_at_the_last_frame_and_ends_when_subscribed_again(pipeline: Pipeline, store: PriceStore) -> None:
+    start = float(int(time.time()) - 100)
+    session = begun(store, start, "A", "B")
+    session.tell("disconnected", 40, cause="no answer", last_frame=round((start + 33) * 1e6))
+    session.tell("connected", 41)
+    session.tell("subscribed", 42, symbols=["A", "B"])
+    session.tell("alive", 99, last_seq=0)
+    cause = "disconnected: no answer"
+    assert gaps(pipeline, start) == [("A", 33, 42, cause), ("B", 33, 42, cause)]
+
+
+def test_a_killed_producer_leaves_a_gap_from_its_last_word_to_the_next_session(
+    pipeline: Pipeline, store: PriceStore
+) -> None:
+    start = float(int(time.time()) - 100)
+    begun(store, start, "A").tell("alive", 5, last_seq=0)
+    begun(store, start + 60, "A").tell("alive", 39, last_seq=0)
+    assert gaps(pipeline, start) == [("A", 5, 60, "ended without word")]
+
+
+def test_no_producer_is_a_gap_that_goes_on(pipeline: Pipeline, store: PriceStore) -> None:
+    start = float(int(time.time()) - 100)
+    begun(store, start, "A").tell("stopped", 10, last_seq=0)
+    assert gaps(pipeline, start) == [("A", 10, None, "stopped")]
+    begun(store, start + 60, "A").tell("alive", 39, last_seq=0)
+    assert gaps(pipeline, start) == [("A", 10, 60, "stopped")]
+
+
+def test_midnight_is_no_gap(pipeline: Pipeline, store: PriceStore) -> None:
+    start = float(int(time.time()) - 100)
+    begun(store, start, "A").tell("stopped", 50, last_seq=0)
+    begun(store, start + 50, "A").tell("alive", 49, last_seq=0)
+    assert gaps(pipeline, start) == []
+
+
+def test_a_symbol_that_another_producer_covers_is_not_blind(pipeline: Pipeline, store: PriceStore) -> None:
+    start = float(int(time.time()) - 100)
+    one = begun(store, start, "A", "B", feed="one")
+    begun(store, start + 0.5, "B", feed="two").tell("alive", 99, last_seq=0)
+    one.tell("disconnected", 40, cause="reset", last_frame=round((start + 40) * 1e6))
+    one.tell("subscribed", 50, symbols=["A", "B"])
+    one.tell("alive", 99, last_seq=0)
+    assert gaps(pipeline, start) == [("A", 40, 50, "disconnected: reset")]
+
+
+def test_a_refused_symbol_is_a_gap_with_its_reason(pipeline: Pipeline, store: PriceStore) -> None:
+    start = float(int(time.time()) - 100)
+    session = begun(store, start, "A")
+    session.tell("refused", 1, symbols={"B": "not in your plan"})
+    session.tell("alive", 99, last_seq=0)
+    assert gaps(pipeline, start) == [("B", 1, None, "refused: not in your plan")]
+
+
+def test_what_was_unsubscribed_is_no_gap_that_goes_on(pipeline: Pipeline, store: PriceStore) -> None:
+    start = float(int(time.time()) - 100)
+    session = begun(store, start, "A", "B")
+    session.tell("unsubscribed", 10, symbols=["B"])
+    session.tell("alive", 99, last_seq=0)
+    assert gaps(pipeline, start) == []
+
+
+def test_an_overflow_is_a_gap_of_any_symbol(pipeline: Pipeline, store: PriceStore) -> None:
+    start = float(int(time.time()) - 100)
+    session = begun(store, start, "A")
+    since, until = round((start + 20) * 1e6), round((start + 21) * 1e6)
+    session.tell("overflow", 22, first_seq=7, last_seq=9, since=since, until=until, cause="spool full")
+    session.tell("alive", 99, last_seq=9)
+    assert gaps(pipeline, start) == [(None, 20, 21, "overflow: spool full")]
+
+
+def test_sessions_tell_when_they_ran_and_how_far_they_came(pipeline: Pipeline, store: PriceStore) -> None:
+    start = float(int(time.time()) - 100)
+    session = begun(store, start, "A")
+    session.vouch("alive", 5, 70)
+    session.vouch("stopped", 9, 123)
+    ((row),) = pipeline.database.query(
+        "SELECT session, feed, started_at, stopped_at, last_word_at, last_seq, connections FROM feed_sessions"
+    )
+    assert row[:2] == (session.id, "twelvedata")
+    assert [round(moment.timestamp() - start, 3) for moment in row[2:5]] == [0, 9, 9]
+    assert row[5:] == (123, 1)

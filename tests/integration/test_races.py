@@ -1,0 +1,123 @@
+"""Two races that lost entries when they were tried: here the interleaving is held, and the naive order fails.
+
+An intruder, another consumer of the group, reads just before the k-th command that the work under test sends, for
+every k. Whatever the work is, an entry that somebody was given must stay in the stream and in the pending list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any, cast
+
+import pytest
+import redis
+
+from common.stream import Stream
+from tests.support.pipeline import GROUP, Pipeline
+
+Work = Callable[[redis.Redis, Stream], object]
+
+
+class Intruded(redis.Redis):
+    """A client that lets an intruder act just before its command number `moment` (0: before the first)."""
+
+    moment = -1
+    sent = 0
+    intrude: Callable[[], object]
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        if self.sent == self.moment:
+            self.intrude()
+        self.sent += 1
+        return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+
+def trim(_: redis.Redis, stream: Stream) -> object:
+    return stream.trim()
+
+
+def naive_trim(client: redis.Redis, stream: Stream) -> object:
+    """Oldest pending first, last delivered second: what is read in between is pending and trimmed."""
+    oldest = cast("Any", client.xpending(stream.key, GROUP))["min"]
+    delivered = cast("Any", client.xinfo_groups(stream.key))[0]["last-delivered-id"]
+    return client.xtrim(stream.key, minid=min(oldest or delivered, delivered), approximate=False)
+
+
+def remove_gone(_: redis.Redis, stream: Stream) -> object:
+    return stream.remove_gone(0)
+
+
+def naive_remove_gone(client: redis.Redis, stream: Stream) -> object:
+    """Check, then delete: what the consumer is given in between goes with its name."""
+    for consumer in cast("Any", client.xinfo_consumers(stream.key, GROUP)):
+        if consumer["pending"] == 0:
+            client.xgroup_delconsumer(stream.key, GROUP, consumer["name"])
+    return None
+
+
+def leave(_: redis.Redis, stream: Stream) -> object:
+    stream.leave()
+    return None
+
+
+def lost(pipeline: Pipeline, work: Work, moment: int) -> tuple[bool, int]:
+    """Whether an entry was lost with the intruder at this moment, and how many commands the work sent."""
+    pipeline.redis.flushall()
+    entries: list[dict[str, str]] = [{"n": str(n)} for n in range(4)]
+    intruder = Stream(pipeline.redis, "prices", GROUP, "same name")
+    intruder.ensure_group()
+    intruder.append(entries)
+    intruder.ack([entry.id for entry in intruder.read(1)])  # the first is done; three are unread
+    with closing(cast("Intruded", Intruded.from_url(pipeline.servers.valkey.url))) as client:
+        stream = Stream(client, "prices", GROUP, "same name")
+        client.moment, client.intrude = moment, lambda: intruder.read(3)
+        work(client, stream)
+        if client.sent <= moment:
+            intruder.read(3)
+        sent = client.sent
+    given = intruder.read_own_pending(10)
+    return [entry.fields for entry in given] != [{b"n": b"1"}, {b"n": b"2"}, {b"n": b"3"}], sent
+
+
+@pytest.mark.parametrize("work", [trim, remove_gone, leave])
+def test_no_moment_to_read_loses_an_entry(pipeline: Pipeline, work: Work) -> None:
+    moment, sent = 0, 1
+    while moment <= sent:
+        is_lost, sent = lost(pipeline, work, moment)
+        assert not is_lost, f"read before command {moment} of {sent}"
+        moment += 1
+    assert moment > 1
+
+
+@pytest.mark.parametrize("work", [naive_trim, naive_remove_gone])
+def test_the_naive_order_is_caught_by_this_test(pipeline: Pipeline, work: Work) -> None:
+    assert any(lost(pipeline, work, moment)[0] for moment in range(4))
+
+
+def test_a_second_group_that_lags_holds_trimming_back(pipeline: Pipeline) -> None:
+    ours, other = pipeline.prices, Stream(pipeline.redis, "prices", "research", "reader")
+    for stream in (ours, other):
+        stream.ensure_group()
+    ours.append([{"n": str(n)} for n in range(10)])
+    ours.ack([entry.id for entry in ours.read(10)])
+    other.ack([entry.id for entry in other.read(4)])
+    assert ours.trim() == 3  # all before the last that the other was given
+    assert [entry.fields for entry in other.read(10)] == [{b"n": b"%d" % n} for n in range(4, 10)]
+    said = pipeline.processes.start("tickpipe", "status")
+    assert said.wait() == 0
+    assert "group research: 0 unread, 6 pending, 1 consumers  holds back trimming" in said.said()
+
+
+def test_ids_are_compared_as_numbers(pipeline: Pipeline) -> None:
+    """As text, 9-1 comes after 10-1."""
+    stream = pipeline.prices
+    stream.ensure_group()
+    for entry_id in ("9-1", "9-9", "9-10", "10-1"):
+        pipeline.redis.xadd("prices", {"n": entry_id}, id=entry_id)
+    stream.read(4)
+    stream.ack([b"9-1", b"9-9"])
+    assert stream.trim() == 2
+    stream.ack([b"9-10"])
+    assert stream.trim() == 1
+    assert [entry.id for entry in stream.read_own_pending(10)] == [b"10-1"]

@@ -1,0 +1,208 @@
+"""`tickpipe verify`: what is missing or doubled is found and named; what is on its way is no false alarm."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from common import tick
+from common.settings import Secret
+from consumer.store import PriceStore
+from producer.spool import Outgoing, Spool
+from tests.support.pipeline import Pipeline
+from tests.support.told import Told
+from tickpipe.verify import Range, Verdict, verify
+
+N = 100
+
+
+@pytest.fixture
+def store(pipeline: Pipeline) -> Iterator[PriceStore]:
+    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+        pipeline.prices.ensure_group()
+        yield store
+
+
+@pytest.fixture
+def run(pipeline: Pipeline, store: PriceStore, tmp_path: Path) -> Callable[..., list[Verdict]]:
+    def run(**options: object) -> list[Verdict]:
+        return verify(store, pipeline.prices, tmp_path, **{"recheck_after": 0.01, **options})  # type: ignore[arg-type]
+
+    return run
+
+
+def ended(store: PriceStore, *, ago: float = 1000.0, last_seq: int = N) -> Told:
+    session = Told(store, time.time() - ago)
+    session.tell("started", 0, feed="twelvedata")
+    session.vouch("stopped", 1, last_seq)
+    return session
+
+
+def test_a_complete_session_is_sealed_and_not_scanned_again(
+    store: PriceStore, run: Callable[..., list[Verdict]]
+) -> None:
+    ended(store).store(range(1, N + 1))
+    (verdict,) = run()
+    assert (verdict.state, verdict.stored, verdict.expected, verdict.sound) == ("complete", N, N, True)
+    assert run() == []
+    assert [verdict.state for verdict in run(everything=True)] == ["complete"]
+
+
+@pytest.mark.parametrize(
+    ("deleted", "missing"),
+    [
+        ([1], ["1"]),
+        ([50], ["50"]),
+        ([N], [str(N)]),
+        ([1, 49, 50, 51, N], ["1", "49–51", str(N)]),
+        (range(1, N + 1), [f"1–{N}"]),
+    ],
+    ids=["the first", "a middle one", "the last", "several", "the whole session"],
+)
+def test_what_is_deleted_by_hand_is_found_and_named(
+    deleted: list[int], missing: list[str], store: PriceStore, pipeline: Pipeline, run: Callable[..., list[Verdict]]
+) -> None:
+    ended(store).store(range(1, N + 1))
+    pipeline.database.query("DELETE FROM prices_real_time WHERE seq = ANY(%s)", list(deleted))
+    (verdict,) = run()
+    assert verdict.state == "incomplete"
+    assert [str(part) for part in verdict.missing] == missing
+    assert all(f"MISSING {part}" in str(verdict) for part in missing)
+    assert run() != [], "an incomplete session is never sealed"
+
+
+def test_a_missing_price_is_named_with_its_time(store: PriceStore, run: Callable[..., list[Verdict]]) -> None:
+    session = ended(store)
+    session.store(set(range(1, N + 1)) - {50})
+    ((since, until),) = run()[0].spans
+    assert since is not None
+    assert until is not None
+    assert since.timestamp() == pytest.approx(session.start + 0.049, abs=1e-4)
+    assert until.timestamp() == pytest.approx(session.start + 0.051, abs=1e-4)
+
+
+def test_a_number_stored_twice_is_found(store: PriceStore, run: Callable[..., list[Verdict]]) -> None:
+    session = ended(store)
+    session.store(range(1, N + 1))
+    session.store([7], symbol="ETH/USD")
+    (verdict,) = run()
+    assert verdict.doubled == [Range(7, 7)]
+    assert verdict.state == "incomplete"
+
+
+def test_the_expected_last_number_is_the_producers_so_a_lost_tail_shows(
+    store: PriceStore, run: Callable[..., list[Verdict]]
+) -> None:
+    session = Told(store, time.time() - 5)
+    session.tell("started", 0)
+    session.vouch("alive", 4, N)
+    session.store(range(1, N - 1))
+    (verdict,) = run()
+    assert [str(part) for part in verdict.missing] == [f"{N - 1}–{N}"]
+
+
+def test_a_session_that_lives_is_complete_so_far_and_never_sealed(
+    store: PriceStore, run: Callable[..., list[Verdict]]
+) -> None:
+    session = Told(store, time.time() - 5)
+    session.vouch("alive", 4, 10)
+    session.store([*range(1, 11), 12])  # 11 is in flight: nobody has vouched for it
+    for _ in range(2):
+        (verdict,) = run()
+        assert (verdict.state, verdict.expected) == ("complete so far", 10)
+
+
+def test_a_session_that_ended_without_word_is_judged_up_to_its_highest_number(
+    store: PriceStore, run: Callable[..., list[Verdict]]
+) -> None:
+    session = Told(store, time.time() - 100)
+    session.vouch("alive", 4, 10)
+    session.store(range(1, 16))
+    (verdict,) = run()
+    assert (verdict.state, verdict.expected) == ("ended without word", 15)
+    session.store([17])
+    (verdict,) = run()
+    assert [str(part) for part in verdict.missing] == ["16"]
+
+
+def test_dead_letters_and_recorded_overflows_are_accounted_for(
+    store: PriceStore, run: Callable[..., list[Verdict]]
+) -> None:
+    session = ended(store)
+    session.tell("overflow", 1, first_seq=60, last_seq=69, since=0, until=1, cause="intake full")
+    session.store(set(range(1, N + 1)) - {5} - set(range(60, 70)))
+    session.store([5], price="no number")
+    (verdict,) = run()
+    assert (verdict.state, verdict.dead_letters, verdict.lost) == ("complete", 1, 10)
+    assert verdict.stored == N - 11
+
+
+def test_what_is_unread_or_pending_or_spooled_is_on_its_way(
+    store: PriceStore, pipeline: Pipeline, run: Callable[..., list[Verdict]], tmp_path: Path
+) -> None:
+    session = ended(store)
+    session.store(range(1, N - 2))
+    pipeline.append([session.tick(N - 2), session.tick(N - 1)])
+    assert len(pipeline.prices.read(1)) == 1  # one pending, one unread
+    with closing(Spool(tmp_path / "1.spool", max_bytes=10**6)) as spool:
+        spool.put([Outgoing("prices", tick.encode(session.tick(N)))])
+        (verdict,) = run()
+    assert (verdict.state, verdict.waiting, verdict.sound) == ("complete so far", 3, True)
+
+
+def test_what_is_acked_and_not_in_the_table_is_missing_though_the_stream_still_has_it(
+    store: PriceStore, pipeline: Pipeline, run: Callable[..., list[Verdict]]
+) -> None:
+    session = ended(store)
+    session.store(range(1, N))
+    pipeline.append([session.tick(N)])
+    pipeline.prices.ack([entry.id for entry in pipeline.prices.read(10)])
+    assert [str(part) for part in run()[0].missing] == [str(N)]
+
+
+def test_what_moves_on_between_two_looks_is_no_false_alarm(
+    store: PriceStore, run: Callable[..., list[Verdict]]
+) -> None:
+    session = ended(store)
+    session.store(range(1, N))
+    (verdict,) = run(sleep=lambda _: session.store([N]))
+    assert (verdict.state, verdict.stored) == ("complete", N)
+
+
+def test_a_sealed_session_is_scanned_again_when_more_of_it_comes_from_an_adopted_spool(
+    store: PriceStore, run: Callable[..., list[Verdict]]
+) -> None:
+    session = ended(store)
+    session.store(range(1, N + 1))
+    run()
+    session.vouch("stopped", 2, N + 1)
+    assert [str(part) for part in run()[0].missing] == [str(N + 1)]
+
+
+def test_prices_of_any_exchange_time_are_counted(store: PriceStore, run: Callable[..., list[Verdict]]) -> None:
+    """A capture of 2013 replayed today: the span that bounds the scan is the one the producer vouched for."""
+    session = Told(store, time.time() - 100)
+    session.store(range(1, 11), time="1357077600")
+    session.tell("stopped", 1, last_seq=10, time_min=1357077600, time_max=1357077600)
+    assert run()[0].state == "complete"
+
+
+def test_the_command_exits_1_and_names_what_is_missing(store: PriceStore, pipeline: Pipeline) -> None:
+    session = ended(store)
+    session.store(range(1, N + 1))
+    good = pipeline.processes.start("tickpipe", "verify", "--claim-idle", "0.1")
+    assert good.wait() == 0
+    assert f"complete, {N} of {N} stored" in good.said()
+    pipeline.database.query("DELETE FROM prices_real_time WHERE seq = 33")
+    bad = pipeline.processes.start("tickpipe", "verify", "--all", "--claim-idle", "0.1")
+    assert bad.wait() == 1
+    assert "MISSING 33 (1)" in bad.said()
+    listed = pipeline.processes.start("tickpipe", "verify", "--all", "--json", "--claim-idle", "0.1")
+    assert listed.wait() == 1
+    (verdict,) = json.loads(listed.said())
+    assert (verdict["session"], verdict["missing"], verdict["sound"]) == (session.id, [[33, 33]], False)

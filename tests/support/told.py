@@ -1,0 +1,53 @@
+"""Sessions told by hand: feed events and ticks stored as a consumer would, at any time one likes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+from common import feed_event, tick
+from common.stream import Entry
+from common.tick import Tick
+from consumer.store import FEED, PRICES, PriceStore
+
+_IDS = itertools.count(1)
+
+
+def entry(fields: dict[str, str]) -> Entry:
+    """A stream entry of these fields."""
+    return Entry(b"1-%d" % next(_IDS), {name.encode(): value.encode() for name, value in fields.items()})
+
+
+class Told:
+    """One session: `start` in seconds since 1970; times below are seconds after it."""
+
+    def __init__(self, store: PriceStore, start: float) -> None:
+        self.id = round(start * 1e6)
+        self.start = start
+        self._store = store
+        self._number = 0
+
+    def tick(self, seq: int, **other: str) -> Tick:
+        """Its price number `seq`, one a millisecond."""
+        at = self.start + seq / 1000
+        values = {
+            "session": str(self.id), "seq": str(seq), "symbol": "BTC/USD", "time": str(int(at)), "price": "1.5",
+            "day_volume": "", "bid": "", "ask": "", "exchange": "", "received": str(round(at * 1e6)),
+        }  # fmt: skip
+        return Tick(**{**values, **other})
+
+    def store(self, seqs: Iterable[int], **other: str) -> None:
+        """Store these of its prices."""
+        self._store.insert_block(PRICES, "prices", [entry(tick.encode(self.tick(seq, **other))) for seq in seqs])
+
+    def tell(self, event: str, after: float, **detail: object) -> None:
+        """Store a feed event."""
+        self._number += 1
+        at = round((self.start + after) * 1e6)
+        told = feed_event.make(self.id, self._number, at, event, detail)
+        self._store.insert_block(FEED, "prices:feed", [entry(feed_event.encode(told))])
+
+    def vouch(self, event: str, after: float, last_seq: int) -> None:
+        """Tell `alive` or `stopped`."""
+        span = {"time_min": int(self.start), "time_max": int(self.start + last_seq / 1000)}
+        self.tell(event, after, last_seq=last_seq, **span)
