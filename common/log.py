@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from urllib.parse import unquote
 
 from common.errors import ConfigurationError
 from common.settings import Secret
@@ -29,7 +31,9 @@ def configure(level: str, secrets: Iterable[Secret] = ()) -> None:
 class _Formatter(logging.Formatter):
     def __init__(self, secrets: Iterable[Secret]) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-        self._secrets = [secret.reveal() for secret in secrets]
+        texts = [secret.reveal() for secret in secrets]
+        passwords = [part for text in texts for part in re.findall(r"://[^/@]*:([^@]+)@", text)]
+        self._secrets = [*texts, *passwords, *map(unquote, passwords)]
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802
         return f"{datetime.fromtimestamp(record.created, UTC):%Y-%m-%dT%H:%M:%S}.{record.msecs:03.0f}Z"

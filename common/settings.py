@@ -54,8 +54,8 @@ class Secret:
         return "Secret(…)"
 
 
-def read_secret(environ: Mapping[str, str], name: str, default: str | None = None) -> Secret | None:
-    """The secret in the variable `name`, or in the file that `name`_FILE names, or the default; None where none is.
+def read_secret(environ: Mapping[str, str], name: str) -> Secret | None:
+    """The secret in the variable `name`, or in the file that `name`_FILE names; None where none is.
 
     Raises ConfigurationError where both variables are set or the file cannot be read.
     """
@@ -69,17 +69,17 @@ def read_secret(environ: Mapping[str, str], name: str, default: str | None = Non
             raise ConfigurationError(f"{name}_FILE names {path}, which cannot be read: {error}") from None
         if not value:
             raise ConfigurationError(f"{name}_FILE names {path}, which is empty")
-    return Secret(value) if value else Secret(default) if default else None
+    return Secret(value) if value else None
 
 
 def redis_url(environ: Mapping[str, str]) -> Secret:
     """REDIS_URL, or its default."""
-    return _known(read_secret(environ, "REDIS_URL", DEFAULT_REDIS_URL))
+    return read_secret(environ, "REDIS_URL") or Secret(DEFAULT_REDIS_URL)
 
 
 def database_url(environ: Mapping[str, str]) -> Secret:
     """DATABASE_URL, or its default."""
-    return _known(read_secret(environ, "DATABASE_URL", DEFAULT_DATABASE_URL))
+    return read_secret(environ, "DATABASE_URL") or Secret(DEFAULT_DATABASE_URL)
 
 
 def api_key(environ: Mapping[str, str]) -> Callable[[], Secret]:
@@ -99,8 +99,3 @@ def api_key(environ: Mapping[str, str]) -> Callable[[], Secret]:
 
     read()
     return read
-
-
-def _known(secret: Secret | None) -> Secret:
-    assert secret is not None  # noqa: S101  a default was given
-    return secret

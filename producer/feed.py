@@ -250,7 +250,12 @@ class Feed:
 
     def _open(self) -> None:
         self._subscribed_at = None
-        key = self._api_key().reveal()
+        try:
+            key = self._api_key().reveal()
+        except ConfigurationError as error:
+            if not self._ever_connected:
+                raise
+            raise DisconnectedError(str(error)) from None  # its file may be in the middle of a rotation
         self._client.symbols = set(self._wanted)
         try:
             self._client.connect(f"{self.config.url}?apikey={quote(key, safe='')}", self.config.handshake_timeout)

@@ -217,6 +217,7 @@ class Replayer:
                     replay(self._spool, self._streams, self._stop)
                 except OutageError as error:
                     logger.warning("%s", error)
+                    self._stop.wait(5.0)  # the spool itself fails: without a pause its head would be appended in a loop
                 else:
                     logger.info("Redis is back: the spool is replayed (%d entries or more)", count)
 

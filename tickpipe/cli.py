@@ -47,12 +47,14 @@ def tickpipe() -> None:
 @app.command()
 def up(
     symbols: Annotated[
-        list[str] | None, typer.Option(envvar="SYMBOLS", help=f"What to subscribe.  [default: {SHOWN}]")
+        list[str] | None, typer.Option(envvar="SYMBOLS", help="What to subscribe.", show_default=SHOWN)
     ] = None,
     consumers: Annotated[int, typer.Option(min=1, max=64, help="How many consumers to run.")] = 2,
     seconds: Annotated[
         float | None,
-        typer.Option("--for", min=0, help="End after so many seconds: drain, compare, exit.  [default: Ctrl-C ends]"),
+        typer.Option(
+            "--for", min=0, help="End after so many seconds: drain, compare, exit.", show_default="until Ctrl-C"
+        ),
     ] = None,
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Simulated prices, though there is a key or a URL.")
@@ -62,7 +64,8 @@ def up(
         Path | None,
         typer.Option(
             envvar="TICKPIPE_DATA_DIR",
-            help="Where embedded data lie, in demo/ or live/.  [default: the user's data folder]",
+            help="Where embedded data lie, in demo/ or live/.",
+            show_default="the user's data folder",
         ),
     ] = None,
     price_stream: settings.PriceStream = "prices",

@@ -166,7 +166,8 @@ def display(observer: Observer, console: Console, title: str, footer: str) -> It
     if console.is_terminal:
         with Live(console=console, refresh_per_second=4, transient=False) as live:
             yield lambda: live.update(
-                view.render(observer.look(), title=title, footer=footer, height=console.size.height), refresh=True
+                view.render(observer.look(), title=title, footer=footer, width=console.width, height=console.height),
+                refresh=True,
             )
         return
     last = time.monotonic() - LINE_EVERY + 1.0

@@ -10,24 +10,25 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from tickpipe.status import Candle, Status, SymbolStatus
+from tickpipe.status import MINUTES, Candle, Status, SymbolStatus
 
 _BARS = "▁▂▃▄▅▆▇█"
-#: Candles in the small line.
-WIDTH = 30
+#: Columns that everything but the small line of candles takes.
+REST = 74
 
 
-def render(status: Status, *, title: str, footer: str, height: int) -> Panel:
-    """The view of a terminal `height` lines high."""
+def render(status: Status, *, title: str, footer: str, width: int, height: int) -> Panel:
+    """The view for a terminal of `width` columns and `height` lines: on a narrow one, fewer candles."""
     room = max(1, height - 12)
+    candles = max(1, min(MINUTES, width - REST))
     table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False)
     for name in ("price", "age", "open", "high", "low", "ticks"):
         if not table.columns:
-            table.add_column("symbol", style="bold")
-        table.add_column(name, justify="right")
-    table.add_column("last 30 minutes, a candle each", no_wrap=True, min_width=WIDTH)
+            table.add_column("symbol", style="bold", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column(f"{candles} min", no_wrap=True, min_width=candles)
     for symbol in status.symbols[:room]:
-        table.add_row(*_row(symbol))
+        table.add_row(*_row(symbol, candles))
     if not status.symbols:
         table.add_row("waiting for the first price …")
     more = len(status.symbols) - room
@@ -45,6 +46,7 @@ def render(status: Status, *, title: str, footer: str, height: int) -> Panel:
 def line(status: Status, *, title: str) -> str:
     """The view as one plain line."""
     prices = "  ".join(f"{symbol.symbol} {_price(symbol.price)}" for symbol in status.symbols[:8])
+    prices += f"  … and {len(status.symbols) - 8} more" if len(status.symbols) > 8 else ""
     trouble = f"  TROUBLE {status.trouble}" if status.trouble else ""
     return f"{title}  {figures(status)}  {prices}{trouble}"
 
@@ -65,7 +67,7 @@ def _figures(status: Status) -> Text:
     return text
 
 
-def _row(symbol: SymbolStatus) -> list[Text | str]:
+def _row(symbol: SymbolStatus, candles: int) -> list[Text | str]:
     now = symbol.candles[-1] if symbol.candles else None
     style = "green" if now is None or now.close >= now.open else "red"
     parts = [_price(value) for value in (now.open, now.high, now.low)] if now else ["", "", ""]
@@ -75,7 +77,7 @@ def _row(symbol: SymbolStatus) -> list[Text | str]:
         _age(symbol.age),
         *parts,
         f"{symbol.ticks:,}",
-        candle_line(symbol.candles[-WIDTH:]),
+        candle_line(symbol.candles[-candles:]),
     ]
 
 
@@ -93,7 +95,15 @@ def candle_line(candles: Sequence[Candle]) -> Text:
 
 def _price(value: float) -> str:
     size = abs(value)
-    return f"{value:,.2f}" if size >= 1000 else f"{value:.4f}" if size >= 10 else f"{value:.5f}"
+    return (
+        f"{value:,.2f}"
+        if size >= 1000
+        else f"{value:.4f}"
+        if size >= 10
+        else f"{value:.5f}"
+        if size >= 0.1
+        else f"{value:.5g}"
+    )
 
 
 def _age(seconds: float) -> str:

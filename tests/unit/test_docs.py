@@ -181,3 +181,10 @@ def test_wrong_calls_are_found() -> None:
 @pytest.mark.parametrize("host", REGISTRIES)
 def test_no_file_names_a_registry(host: str) -> None:
     assert [str(path.relative_to(ROOT)) for path in FILES if host.encode() in path.read_bytes()] == []
+
+
+def test_the_tests_that_the_pages_name_exist() -> None:
+    named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8"))}
+    sources = "".join(path.read_text(encoding="utf-8") for path in FILES if path.name.startswith("test_"))
+    assert named
+    assert {name for name in named if f"def {name}(" not in sources} == set()

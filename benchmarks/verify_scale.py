@@ -1,0 +1,56 @@
+"""How long `tickpipe verify` takes: `python -m benchmarks.verify_scale [ROWS]`, by default 10 million."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import psycopg2
+
+from common.settings import Secret
+from common.stream import Stream, connect
+from consumer import schema
+from consumer.store import PriceStore
+from tests.support.homes import temporary_home
+from tickpipe.embedded import embedded_servers
+from tickpipe.verify import verify
+
+FILL = """
+INSERT INTO prices_real_time (time, symbol, price, received_at, session, seq)
+SELECT to_timestamp(1767571200 + n / 150), 'S' || n %% 20, 1.5, to_timestamp(1767571200 + n / 150.0),
+       1767571200000000, n
+FROM generate_series(%(first)s, %(last)s) AS n;
+"""
+
+TELL = """
+INSERT INTO feed_events VALUES (1767571200000000, 1, now(), 'stopped', jsonb_build_object(
+    'last_seq', %(rows)s, 'time_min', 1767571200, 'time_max', 1767571200 + %(rows)s / 150));
+
+"""
+
+
+def main() -> None:
+    """Fill a table with one session, and time verify on it, complete and with holes."""
+    rows = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000_000
+    with temporary_home() as home, embedded_servers(home / "data") as servers:
+        url = Secret(servers.database_url or "")
+        stream = Stream(connect(Secret(servers.redis_url or "")), "prices", "timescale", "bench")
+        stream.ensure_group()
+        with closing(PriceStore(url)) as store, closing(psycopg2.connect(url.reveal())) as connection:
+            schema.apply(store)
+            for first in range(1, rows + 1, 1_000_000):
+                with connection, connection.cursor() as cursor:
+                    cursor.execute(FILL, {"first": first, "last": min(rows, first + 999_999)})
+                print(f"{min(rows, first + 999_999):,} rows", end="\r", file=sys.stderr, flush=True)
+            with connection, connection.cursor() as cursor:
+                cursor.execute(TELL, {"rows": rows})
+            for words, everything in (("complete", False), ("sealed", False), ("complete, --all", True)):
+                started = time.monotonic()
+                verdicts = verify(store, stream, Path(home), everything=everything)
+                print(f"{rows:,} rows, {words}: {time.monotonic() - started:.1f} s, {len(verdicts)} sessions scanned")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""A pipeline under test: real servers, a database and streams of its own, the real commands, and looks at all of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+import psycopg2
+import redis
+
+from common import feed_event, tick
+from common.feed_event import FeedEvent
+from common.stream import Stream
+from common.tick import Tick
+from tests.support.capture import SYMBOLS, Event, Row, row
+from tests.support.processes import Processes, Running
+from tests.support.waiting import wait_for
+from tickpipe.embedded import PostgresServer, ValkeyServer
+
+GROUP = "timescale"
+
+
+@dataclass(frozen=True)
+class ServerPair:
+    """A real Valkey and a real PostgreSQL. To be started from the main thread."""
+
+    valkey: ValkeyServer
+    postgres: PostgresServer
+
+    def start(self) -> None:
+        """Start both, where they do not run."""
+        self.valkey.start()
+        self.postgres.start()
+
+    def stop(self) -> None:
+        """Stop both."""
+        self.valkey.stop()
+        self.postgres.stop()
+
+    def database_url(self, database: str, user: str = "tickpipe") -> str:
+        """The URL of a database in this PostgreSQL."""
+        url = self.postgres.url.replace("/tickpipe?", f"/{database}?")
+        return re.sub(r"user=\w+$", f"user={user}", url)
+
+
+class Database:
+    """Looks at a database; connects when first needed, and again after an error."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._connection: psycopg2.extensions.connection | None = None
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def query(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Run one statement, committed at once: its rows, if it has any."""
+        if self._connection is None:
+            self._connection = psycopg2.connect(self.url)
+            self._connection.autocommit = True
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute(sql, parameters or None)
+                return cursor.fetchall() if cursor.description else []
+        except (psycopg2.OperationalError, psycopg2.InterfaceError):
+            self.close()
+            raise
+
+    def empty(self) -> None:
+        """Remove all rows, and whoever is still connected: a killed process's transaction may not have ended yet."""
+        self.query(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        tables = self.query("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        names = [name for (name,) in tables if name != "tickpipe_migrations"]
+        self.query(f"TRUNCATE {', '.join(names)}")
+
+    def count(self, table: str = "prices_real_time") -> int:
+        """How many rows there are."""
+        return int(self.query(f"SELECT count(*) FROM {table}")[0][0])
+
+    @contextmanager
+    def locked(self, table: str = "prices_real_time") -> Iterator[None]:
+        """While this lasts nobody can write to the table: who tries is stopped in the middle of a transaction."""
+        holder = psycopg2.connect(self.url)
+        try:
+            with holder.cursor() as cursor:
+                cursor.execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE")
+            yield
+        finally:
+            holder.close()
+
+    def waiting(self) -> list[int]:
+        """The backends that wait for a lock, by pid."""
+        return [
+            pid
+            for (pid,) in self.query(
+                "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+        ]
+
+
+class Pipeline:
+    """One test's streams, database and processes."""
+
+    def __init__(self, servers: ServerPair, database_url: str, folder: Path) -> None:
+        self.servers = servers
+        self.folder = folder
+        self.redis = redis.Redis.from_url(servers.valkey.url)
+        self.database = Database(database_url)
+        self.prices = Stream(self.redis, "prices", GROUP, "test")
+        self.feed = Stream(self.redis, "prices:feed", GROUP, "test")
+        self.processes = Processes(
+            folder,
+            {"REDIS_URL": servers.valkey.url, "DATABASE_URL": database_url, "TWELVE_DATA_API_KEY": "key-of-the-test"},
+        )
+
+    def __enter__(self) -> Self:
+        self.redis.flushall()
+        self.processes.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.processes.__exit__(kind, error, traceback)
+        self.redis.close()
+        self.database.close()
+
+    # The processes.
+
+    def producer(self, url: str, *options: str, symbols: Sequence[str] = SYMBOLS, **environ: str) -> Running:
+        """Start a producer that reads this websocket."""
+        named = ["--symbols", ",".join(symbols)] if symbols else []
+        return self.processes.start(
+            "producer", *named, "--url", url, "--spool-dir", str(self.folder / "spool"), *options, **environ
+        )
+
+    def consumer(self, *options: str, **environ: str) -> Running:
+        """Start a consumer."""
+        return self.processes.start("consumer", *options, **environ)
+
+    def drain(self, timeout: float = 20.0) -> None:
+        """Run a consumer until nothing is left for anybody."""
+        status = self.consumer("--drain", "--claim-idle", "0.5").wait(timeout)
+        assert status == 0, f"`consumer --drain` ended with status {status}"
+
+    # The streams.
+
+    def append(self, ticks: Sequence[Tick]) -> None:
+        """Put ticks on the stream, as a producer does."""
+        self.prices.append([tick.encode(each) for each in ticks])
+
+    def appended(self) -> int:
+        """Entries that were ever put on the stream of the prices; 0 where there is none yet."""
+        return self.prices.backlog().appended if self.redis.exists("prices") else 0
+
+    def feed_entries(self) -> list[FeedEvent]:
+        """What stands on the feed's stream."""
+        return [feed_event.decode(fields) for _, fields in cast("Any", self.redis.xrange("prices:feed"))]
+
+    def pending(self) -> dict[str, int]:
+        """The entries that each consumer of the prices was given and has not acked, where it has any."""
+        self.prices.ensure_group()
+        found = cast("Any", self.redis.xpending("prices", GROUP))["consumers"] or []
+        return {each["name"].decode(): each["pending"] for each in found}
+
+    def consumers(self) -> set[str]:
+        """The names in the group."""
+        return {each["name"].decode() for each in cast("Any", self.redis.xinfo_consumers("prices", GROUP))}
+
+    def nothing_pending(self) -> bool:
+        """Whether all that was read from both streams is acked."""
+        return self.prices.pending() == 0 and self.feed.pending() == 0
+
+    # The rows.
+
+    def wait_until_stored(self, count: int, timeout: float = 20.0) -> None:
+        """Wait until there are at least so many rows."""
+        wait_for(lambda: self.database.count() >= count, timeout, f"{count} rows are stored")
+
+    def sessions(self) -> list[int]:
+        """The sessions that have rows."""
+        return [
+            session for (session,) in self.database.query("SELECT DISTINCT session FROM prices_real_time ORDER BY 1")
+        ]
+
+    def assert_stored_exactly(self, events: Sequence[Event], *, session: int | None = None) -> None:
+        """These events and no others are the rows of the one session: in order, every value, numbered 1, 2, 3 …"""
+        session = session if session is not None else self.sessions()[0]
+        rows = self.database.query(
+            "SELECT symbol, time, price, day_volume, bid, ask, exchange, seq, received_at "
+            "FROM prices_real_time WHERE session = %s ORDER BY seq",
+            session,
+        )
+        found: list[Row] = [values[:7] for values in rows]
+        wanted = [row(event) for event in events]
+        for number, (value, other) in enumerate(zip(found, wanted, strict=False), 1):
+            assert value == other, f"row {number}: {value} is stored, {other} was sent"
+        assert len(found) == len(wanted), f"{len(found)} rows are stored, {len(wanted)} events were sent"
+        assert [values[7] for values in rows] == list(range(1, len(events) + 1)), "seq is not 1, 2, 3 …"
+        received: list[datetime] = [values[8] for values in rows]
+        assert all(early < late for early, late in pairwise(received)), "received_at is not strictly increasing"
+
+    def told(self, event: str) -> list[dict[str, Any]]:
+        """The details of the feed events of one kind, in order."""
+        return [
+            detail
+            for (detail,) in self.database.query(
+                "SELECT detail FROM feed_events WHERE event = %s ORDER BY session, number", event
+            )
+        ]
+
+    def last_seqs(self) -> list[int]:
+        """The last number of each session that has ended."""
+        return [int(detail["last_seq"]) for detail in self.told("stopped")]

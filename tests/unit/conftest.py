@@ -1,0 +1,52 @@
+"""What the unit tests share: a Redis in memory, and retries that do not make anybody wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import fakeredis
+import pytest
+import redis
+from hypothesis import settings
+
+from common import retry
+from common.stream import Stream
+
+settings.register_profile("unit", deadline=None)  # the machine is shared: a slow example proves nothing
+settings.load_profile("unit")
+
+StreamMaker = Callable[..., Stream]
+
+
+def stored(client: redis.Redis, key: str = "prices") -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """All that the stream holds: ids and fields."""
+    return cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrange(key))
+
+
+@pytest.fixture
+def redis_server() -> fakeredis.FakeServer:
+    """The server; `connected = False` takes it away."""
+    return fakeredis.FakeServer()
+
+
+@pytest.fixture
+def redis_client(redis_server: fakeredis.FakeServer) -> redis.Redis:
+    return fakeredis.FakeStrictRedis(server=redis_server)
+
+
+@pytest.fixture
+def make_stream(redis_server: fakeredis.FakeServer) -> StreamMaker:
+    """Makes a Stream with a client of its own, as each process has."""
+
+    def make(key: str = "prices", group: str = "g", consumer: str = "me") -> Stream:
+        return Stream(fakeredis.FakeStrictRedis(server=redis_server), key, group, consumer)
+
+    return make
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries wait for milliseconds."""
+    monkeypatch.setattr(retry, "FIRST", 0.001)
+    monkeypatch.setattr(retry, "LONGEST", 0.002)

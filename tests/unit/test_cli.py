@@ -1,0 +1,235 @@
+"""The command lines: what `--help` names, and one clear line with status 2 where the configuration is wrong."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import pytest
+
+import consumer.cli
+import producer.cli
+import tickpipe.cli
+
+MAINS: dict[str, Callable[[], object]] = {
+    "producer": producer.cli.main,
+    "consumer": consumer.cli.main,
+    "tickpipe": tickpipe.cli.main,
+}
+SECRET = "s3cr3t"
+KEY = {"TWELVE_DATA_API_KEY": SECRET}
+SYMBOLS = {"SYMBOLS": "AAPL"}
+
+
+class Ended(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+    @property
+    def words(self) -> str:
+        """What was printed, without frames and line ends."""
+        return " ".join(re.sub(r"[│╭╮╰╯─]", " ", self.out).split())
+
+
+Command = Callable[..., Ended]
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
+    """Runs a command line within this process, in an empty folder and an environment of its own."""
+    monkeypatch.chdir(tmp_path)
+    root, wrapper = logging.getLogger(), logging.getLogger("websocket")
+    logging_before = root.level, root.handlers[:], wrapper.level
+    signals_before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    def run(*argv: str, **environ: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", list(argv))
+        own = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "COLUMNS": "200", **environ}
+        with mock.patch.dict(os.environ, own, clear=True), pytest.raises(SystemExit) as ended:
+            MAINS[argv[0]]()
+        return Ended(int(ended.value.code or 0), *capsys.readouterr())
+
+    yield run
+    root.setLevel(logging_before[0])
+    root.handlers[:] = logging_before[1]
+    wrapper.setLevel(logging_before[2])
+    for number, handler in signals_before:
+        signal.signal(number, handler)
+
+
+def assert_refused(ended: Ended, words: str) -> None:
+    assert ended.status == 2
+    assert ended.out == ""
+    (line,) = ended.err.splitlines()  # one, and no traceback
+    assert re.search(words, line)
+    assert SECRET not in ended.err
+
+
+# --- Help
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (
+            ["producer"],
+            {
+                "--symbols": "SYMBOLS",
+                "--symbols-file": "SYMBOLS_FILE",
+                "--url": "TWELVE_DATA_URL; default: wss://ws.twelvedata.com/v1/quotes/price",
+                "--price-stream": "PRICE_STREAM; default: prices",
+                "--feed-name": "FEED_NAME; default: twelvedata",
+                "--spool-dir": "SPOOL_DIR; default: (the user's state folder)",
+                "--spool-max": "SPOOL_MAX; default: 1073741824",
+                "--log-level": "LOG_LEVEL; default: INFO",
+                "secrets": "TWELVE_DATA_API_KEY REDIS_URL redis://localhost:6379/0 …_FILE .env",
+            },
+        ),
+        (
+            ["consumer"],
+            {
+                "--price-stream": "PRICE_STREAM; default: prices",
+                "--consumer-group": "CONSUMER_GROUP; default: timescale",
+                "--consumer-name": "CONSUMER_NAME; default: (host, pid and 4 random hex digits)",
+                "--max-batch-size": "MAX_BATCH_SIZE; default: 1000",
+                "--claim-idle": "CLAIM_IDLE; default: 30.0",
+                "--log-level": "LOG_LEVEL; default: INFO",
+                "--drain": "",
+                "secrets": (
+                    "REDIS_URL redis://localhost:6379/0 DATABASE_URL postgresql://localhost:5432/tickpipe …_FILE .env"
+                ),
+            },
+        ),
+        (["tickpipe"], {"secrets": "TWELVE_DATA_API_KEY REDIS_URL DATABASE_URL …_FILE .env up simulate migrate"}),
+        (["tickpipe", "up"], {"--symbols": "SYMBOLS", "--consumers": "default: 2", "--for": "", "--data-dir": ""}),
+        (["tickpipe", "simulate"], {"--rate": "", "--capture": "", "--speed": "default: 1.0"}),
+        (["tickpipe", "migrate"], {"secrets": "DATABASE_URL"}),
+    ],
+    ids=" ".join,
+)
+def test_help_names_each_option_with_its_variable_and_default(
+    command: Command, argv: list[str], named: dict[str, str]
+) -> None:
+    ended = command(*argv, "--help")
+    assert (ended.status, ended.err) == (0, "")
+    for option, about in named.items():
+        if option == "secrets":
+            assert all(word in ended.words for word in about.split()), about
+            continue
+        text = re.search(rf"{option} .*?(?= --[a-z]|$)", ended.words)
+        assert text, option
+        for fact in filter(None, about.split("; ")):
+            assert (fact if fact.startswith("default: ") else f"[env var: {fact}]") in text[0]
+
+
+# --- Wrong configurations
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "words"),
+    [
+        (["producer"], SYMBOLS, "producer: no API key: set TWELVE_DATA_API_KEY"),
+        (["producer"], {**KEY, "TWELVE_DATA_API_KEY_FILE": "key"}, "TWELVE_DATA_API_KEY and .*_FILE are both set"),
+        (["producer"], {"TWELVE_DATA_API_KEY_FILE": "key"}, "TWELVE_DATA_API_KEY_FILE names key, which cannot be read"),
+        (["producer"], KEY, "no symbols: name some, as in --symbols"),
+        (["producer", "--symbols-file", "none"], KEY, "--symbols-file none cannot be read"),
+        (["producer", "--url", "http://host"], KEY | SYMBOLS, "--url 'http://host' is no websocket address"),
+        (["producer", "--url", "ws://[::1"], KEY | SYMBOLS, "--url .* is no websocket address"),
+        (["producer", "--url", "ws://host:port/"], KEY | SYMBOLS, "--url .* is no websocket address"),
+        (["producer"], KEY | SYMBOLS | {"TWELVE_DATA_URL": "nonsense"}, "--url 'nonsense' is no websocket address"),
+        (["producer"], KEY | SYMBOLS | {"REDIS_URL": f"http://:{SECRET}@host"}, "REDIS_URL is no Redis URL"),
+        (["producer"], KEY | SYMBOLS | {"REDIS_URL": f"redis://:{SECRET}/x@host"}, "REDIS_URL is no Redis URL"),
+        (["producer"], KEY | SYMBOLS | {"LOG_LEVEL": "LOUD"}, "LOG_LEVEL 'LOUD' is none of DEBUG"),
+        (["producer", "--spool-dir", "/dev/null/spool"], KEY | SYMBOLS, "spool's folder .* cannot be written"),
+        (["consumer"], {"REDIS_URL": f"{SECRET}:6379"}, "REDIS_URL is no Redis URL"),
+        (["consumer"], {"DATABASE_URL": f"mysql://u:{SECRET}@host"}, "DATABASE_URL is no PostgreSQL URL"),
+        (["consumer"], {"DATABASE_URL": f"postgresql://u:{SECRET}/x@host/db"}, "DATABASE_URL is no PostgreSQL URL"),
+        (["consumer", "--log-level", "LOUD"], {}, "LOG_LEVEL 'LOUD' is none of DEBUG"),
+        (["tickpipe", "migrate"], {"DATABASE_URL": f"mysql://u:{SECRET}@host"}, "DATABASE_URL is no PostgreSQL URL"),
+        (["tickpipe", "up"], {"DATABASE_URL": f"postgresql://u:{SECRET}@host/db"}, "DATABASE_URL is set, and there is"),
+        (["tickpipe", "up"], {"REDIS_URL": f"redis://:{SECRET}@host"}, "REDIS_URL is set, and there is no API key"),
+        (["tickpipe", "up", "--symbols", " "], {}, "no symbols"),
+        (["tickpipe", "simulate", "--capture", "none"], {}, "cannot read the capture none"),
+    ],
+    ids=lambda value: " ".join(value)[:50] if isinstance(value, list | dict) else "",
+)
+def test_a_wrong_configuration_is_one_clear_line_and_status_2(
+    command: Command, tmp_path: Path, argv: list[str], environ: dict[str, str], words: str
+) -> None:
+    assert_refused(command(*argv, **environ), words)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]  # nothing written
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["producer", "--intake-max", "0"],
+        ["producer", "--nonsense"],
+        ["consumer", "--max-batch-size", "0"],
+        ["consumer", "--claim-idle", "soon"],
+        ["tickpipe", "up", "--consumers", "0"],
+        ["tickpipe", "nonsense"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_status_2(command: Command, argv: list[str]) -> None:
+    ended = command(*argv, **KEY, **SYMBOLS)
+    assert (ended.status, ended.out) == (2, "")
+    assert "Traceback" not in ended.err
+    assert SECRET not in ended.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ"),
+    [
+        (["producer"], {**SYMBOLS, "TWELVE_DATA_API_KEY": ""}),
+        (["consumer"], {"DATABASE_URL": f"postgresql://u:{SECRET}/x@host/db"}),
+        (["tickpipe", "up"], {"DATABASE_URL": f"postgresql://u:{SECRET}@host/db"}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_the_installed_commands_do_the_same(tmp_path: Path, argv: list[str], environ: dict[str, str]) -> None:
+    program = Path(sys.executable).with_name(argv[0])
+    own = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), **environ}
+    done = subprocess.run(
+        [program, *argv[1:]], env=own, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert_refused(Ended(done.returncode, done.stdout, done.stderr), f"^{argv[0]}: ")
+
+
+# --- .env
+
+
+def test_a_dotenv_in_the_working_folder_is_read(command: Command, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(f"TWELVE_DATA_API_KEY={SECRET}\n")
+    assert_refused(command("producer"), "no symbols")
+
+
+def test_the_real_environment_wins_over_it(command: Command, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(f"TWELVE_DATA_API_KEY={SECRET}\nSYMBOLS=AAPL\nLOG_LEVEL=FROM_DOTENV\n")
+    assert_refused(command("producer"), "LOG_LEVEL 'FROM_DOTENV'")
+    assert_refused(command("producer", LOG_LEVEL="REAL"), "LOG_LEVEL 'REAL'")
+    assert_refused(command("producer", "--log-level", "OPTION", LOG_LEVEL="REAL"), "LOG_LEVEL 'OPTION'")
+
+
+@pytest.mark.parametrize("name", list(MAINS))
+def test_a_dotenv_that_is_no_text_is_named(command: Command, tmp_path: Path, name: str) -> None:
+    (tmp_path / ".env").write_bytes(b"KEY=" + SECRET.encode() + b"\xff\n")
+    assert_refused(command(name), r"\.env cannot be read")
+
+
+def test_only_the_command_lines_read_the_environment_or_set_up_logging() -> None:
+    root = Path(__file__).parents[2]
+    for package in ("common", "producer", "consumer"):
+        for path in (root / package).glob("*.py"):
+            if path.name not in {"cli.py", "log.py"}:
+                assert not re.search(r"os\.environ|getenv|basicConfig", path.read_text(encoding="utf-8")), path

@@ -1,0 +1,83 @@
+"""The codec of stream entries: what is encoded is decoded, and what is not ours is refused with its fields kept."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from common import feed_event, tick
+from common.entry import Codec
+from common.errors import BadDataError, DecodeError
+from common.feed_event import FeedEvent
+from common.tick import Tick
+
+#: Any text that UTF-8 and PostgreSQL can hold.
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+RECORDS = st.one_of(st.tuples(*[TEXT] * 10).map(Tick._make), st.tuples(*[TEXT] * 5).map(FeedEvent._make))
+CODECS: dict[type, Codec[Any]] = {Tick: tick.CODEC, FeedEvent: feed_event.CODEC}
+TICK = Tick("1700000000000000", "1", "BTC/USD", "1700000000", "1.10", "", "", "", "Coinbase", "1700000000000001")
+
+
+def on_the_wire(fields: Mapping[str, str]) -> dict[bytes, bytes]:
+    """The fields as Redis gives them back."""
+    return {name.encode(): value.encode(errors="surrogatepass") for name, value in fields.items()}
+
+
+@given(RECORDS)
+@example(Tick(*'"\\{},\n€😀 x'))
+def test_what_is_encoded_comes_back_the_same(record: Tick | FeedEvent) -> None:
+    codec = CODECS[type(record)]
+    assert codec.decode(on_the_wire(codec.encode(record))) == record
+
+
+@pytest.mark.parametrize("record", [Tick(*"abcdefghij"), FeedEvent(*"abcde")], ids=["tick", "feed event"])
+def test_an_entry_has_always_the_same_fields_in_the_same_order(record: Tick | FeedEvent) -> None:
+    assert tuple(CODECS[type(record)].encode(record).items()) == tuple(zip(record._fields, record, strict=True))
+
+
+def test_the_fields_are_the_contracts() -> None:
+    assert " ".join(Tick._fields) == "session seq symbol time price day_volume bid ask exchange received"
+    assert " ".join(FeedEvent._fields) == "session number at event detail"
+
+
+@given(st.randoms(use_true_random=False))
+def test_fields_are_read_by_name_not_by_position(rng: random.Random) -> None:
+    shuffled = list(on_the_wire(tick.encode(TICK)).items())
+    rng.shuffle(shuffled)
+    assert tick.decode(dict(shuffled)) == TICK
+
+
+GOOD = on_the_wire(tick.encode(TICK))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({**GOOD, b"extra": b"1"}, "not those of a tick: session, .*extra"),
+        ({name: value for name, value in GOOD.items() if name != b"price"}, "not those of a tick"),
+        ({b"Price" if name == b"price" else name: value for name, value in GOOD.items()}, "Price"),
+        ({b"\xff": b"1"}, r"not those of a tick: \\xff"),
+        ({}, "not those of a tick: none"),
+        ({**GOOD, b"symbol": b"A\0B"}, r"symbol holds a NUL character: b'A\\x00B'"),
+        ({**GOOD, b"exchange": b"caf\xe9"}, "not UTF-8: b'caf"),
+        ({**GOOD, b"symbol": "\ud800".encode(errors="surrogatepass")}, "not UTF-8"),
+    ],
+    ids=["extra", "missing", "renamed", "foreign bytes", "empty", "NUL", "latin-1", "lone surrogate"],
+)
+def test_what_is_no_tick_is_refused_with_its_fields_kept(fields: dict[bytes, bytes], words: str) -> None:
+    with pytest.raises(DecodeError, match=words) as caught:
+        tick.decode(fields)
+    assert caught.value.raw == fields
+    assert isinstance(caught.value, BadDataError)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_a_refusal_stays_short_whatever_is_refused() -> None:
+    with pytest.raises(DecodeError) as caught:
+        tick.decode({b"x" * 1_000_000: b"1"})
+    assert len(str(caught.value)) < 300

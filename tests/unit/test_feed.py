@@ -1,0 +1,589 @@
+"""The feed against a server that misbehaves: it comes back each time, on one connection, and numbers on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twelvedata.websocket import TDWebSocket
+
+from common import cli
+from common.errors import ConfigurationError
+from common.settings import Secret
+from producer.feed import DEFAULT_URL, Feed, FeedConfig, NothingSubscribedError, Reconnect, RefusedKeyError
+from producer.publisher import Intake
+from producer.session import PriceEvent
+from producer.twelvedata import decode_frame
+from tests.support.faults import FaultySimulator
+from tests.support.waiting import wait_for
+from tickpipe.simulator import Event, SimulatorConfig
+
+KEY = "s3cr3t-k3y"
+DAY = 86_400_000_000
+#: Every wait of the feed, in fractions of a second.
+QUICK: dict[str, Any] = {
+    "heartbeat_every": 0.2,
+    "heartbeat_timeout": 0.3,
+    "ping_after": 0.3,
+    "handshake_timeout": 0.3,
+    "alive_every": 0.1,
+}
+
+
+class Running:
+    """A feed in its thread, and what it has put in its intake."""
+
+    def __init__(
+        self,
+        url: str,
+        symbols: str,
+        *,
+        bound: int = 10**6,
+        api_key: Callable[[], Secret] = lambda: Secret(KEY),
+        clock: Callable[[], int] = cli.microseconds,
+        **config: Any,
+    ) -> None:
+        self.intake = Intake(bound)
+        self.feed = Feed(
+            FeedConfig(url=url, **QUICK | config),
+            api_key=api_key,
+            symbols=symbols.split(","),
+            intake=self.intake,
+            clock=clock,
+            rng=random.Random(1),
+        )
+        self.stop = threading.Event()
+        self.ended: Future[None] = cli.in_thread(self.feed.run, self.stop)
+        self._prices: list[PriceEvent] = []
+        self._words: list[tuple[str, str, int, dict[str, Any]]] = []
+
+    @property
+    def prices(self) -> list[PriceEvent]:
+        """All prices so far."""
+        self._take()
+        return self._prices
+
+    def words(self, kind: str) -> list[dict[str, Any]]:
+        """The details of the feed events of this kind so far, each with its `session` and `at`."""
+        self._take()
+        return [
+            {"session": int(session), "at": at, **detail} for session, what, at, detail in self._words if what == kind
+        ]
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of the feed events, without those that come now and then."""
+        self._take()
+        return [kind for _, kind, _, _ in self._words if kind not in {"alive", "instrument"}]
+
+    def wait_for_prices(self, more: int = 3) -> None:
+        """Wait until so many more have come."""
+        until = len(self.prices) + more
+        wait_for(lambda: len(self.prices) >= until)
+
+    def end(self) -> None:
+        """Stop it, and raise what it raised."""
+        self.stop.set()
+        self.ended.result(timeout=5)
+
+    def _take(self) -> None:
+        while items := self.intake.take(timeout=0):
+            for item in items:
+                if isinstance(item, PriceEvent):
+                    self._prices.append(item)
+                else:
+                    self._words.append((item.session, item.event, int(item.at), json.loads(item.detail)))
+
+
+@contextmanager
+def running(url: str, symbols: str = "BTC/USD,AAPL", **options: Any) -> Iterator[Running]:
+    one = Running(url, symbols, **options)
+    try:
+        yield one
+    finally:
+        one.stop.set()
+        one.ended.exception(timeout=5)
+
+
+@pytest.fixture
+def sent() -> list[Event]:
+    """What the simulator has sent."""
+    return []
+
+
+@pytest.fixture
+def simulator(sent: list[Event]) -> Iterator[FaultySimulator]:
+    config = SimulatorConfig(rate=200, seed=1)
+    with FaultySimulator(config, journal=lambda _, event: sent.append(event)) as one:
+        yield one
+
+
+@pytest.fixture(autouse=True)
+def _quick_to_reconnect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Reconnect, "FIRST", 0.05)
+    monkeypatch.setattr(Reconnect, "LONGEST", 0.1)
+
+
+def assert_numbered(prices: list[PriceEvent]) -> None:
+    """1, 2, 3 … in one session, each received after the one before."""
+    assert [price.seq for price in prices] == [*range(1, len(prices) + 1)]
+    assert len({price.session.id for price in prices}) == 1
+    received = [prices[0].session.id, *(price.received for price in prices)]
+    assert received == sorted(set(received))
+
+
+# --- A good connection
+
+
+def test_every_price_that_was_sent_is_numbered_in_its_order(simulator: FaultySimulator, sent: list[Event]) -> None:
+    with running(simulator.url) as one:
+        one.wait_for_prices(50)
+        simulator.quiet(on=True)
+        wait_for(lambda: len(one.prices) == len(sent))
+        one.end()
+        assert_numbered(one.prices)
+        assert [price.event for price in one.prices] == [decode_frame(json.dumps(event).encode()) for event in sent]
+        assert one.feed.received == len(sent)
+
+
+def test_what_happens_to_it_is_told(simulator: FaultySimulator) -> None:
+    with running(simulator.url, "BTC/USD,AAPL", name="crypto") as one:
+        one.wait_for_prices(10)
+        wait_for(lambda: one.words("alive")[-1:] and one.words("alive")[-1]["last_seq"] > 0)
+        one.end()
+        assert one.kinds == ["started", "connected", "subscribed", "stopped"]
+        (started,), (connected,), (subscribed,), (stopped,) = map(one.words, one.kinds)
+        assert started | {"session": 0, "at": 0} == {
+            "session": 0,
+            "at": 0,
+            "feed": "crypto",
+            "host": "127.0.0.1",
+            "symbols": ["AAPL", "BTC/USD"],
+        }
+        assert connected["host"] == "127.0.0.1"
+        assert sorted(subscribed["symbols"]) == ["AAPL", "BTC/USD"]
+        assert stopped["last_seq"] == len(one.prices) == one.feed.received
+        assert sorted(told["symbol"] for told in one.words("instrument")) == ["AAPL", "BTC/USD"]  # once each
+        assert KEY not in str([one.words(kind) for kind in one.kinds])
+
+
+def test_an_exchange_may_be_named(simulator: FaultySimulator) -> None:
+    with running(simulator.url, "aapl:nasdaq") as one:
+        one.wait_for_prices(1)
+        assert one.words("subscribed")[0]["symbols"] == ["AAPL"]
+
+
+# --- Faults of the server
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        (lambda simulator: simulator.close_all(1000), "the server closed the connection (code 1000)"),
+        (lambda simulator: simulator.close_all(1012, "restart"), "closed the connection (code 1012: restart)"),
+        (FaultySimulator.reset_all, "reset"),
+        (FaultySimulator.half_open_all, "nothing from the server for"),
+    ],
+    ids=["clean close", "close with a reason", "reset", "half-open"],
+)
+def test_it_comes_back_by_one_connection_and_says_how_it_was_lost(
+    simulator: FaultySimulator, fault: Callable[[FaultySimulator], None], cause: str
+) -> None:
+    with running(simulator.url) as one:
+        one.wait_for_prices(3)
+        fault(simulator)
+        wait_for(lambda: len(one.words("subscribed")) == 2)  # subscribes again
+        one.wait_for_prices(3)
+        one.end()
+        assert_numbered(one.prices)
+        assert one.kinds == [
+            "started",
+            *["connected", "subscribed"],
+            "disconnected",
+            *["connected", "subscribed"],
+            "stopped",
+        ]
+        (lost,) = one.words("disconnected")
+        assert cause in lost["cause"]
+        assert one.words("connected")[0]["at"] < lost["last_frame"] <= lost["at"]
+        assert simulator.most_open == 1
+        assert simulator.connections == one.feed.connections == 2
+
+
+def test_pings_answered_do_not_make_a_feed_that_answers_no_heartbeat(simulator: FaultySimulator) -> None:
+    with running(simulator.url) as one:
+        one.wait_for_prices(3)
+        simulator.mute(on=True)
+        wait_for(lambda: one.words("disconnected"))
+        simulator.mute(on=False)
+        one.wait_for_prices(3)
+        assert_numbered(one.prices)
+        assert one.words("disconnected")[0]["cause"] == "the server answers pings, but no heartbeat: the feed is dead"
+        assert simulator.most_open == 1
+
+
+def test_a_handshake_that_hangs_is_given_up(simulator: FaultySimulator, caplog: pytest.LogCaptureFixture) -> None:
+    with running(simulator.url) as one:
+        one.wait_for_prices(3)
+        simulator.hang_handshakes(on=True)
+        simulator.close_all()
+        wait_for(lambda: caplog.text.count("the server did not answer in time; next try in") >= 2)
+        simulator.hang_handshakes(on=False)
+        one.wait_for_prices(3)
+        one.end()
+        assert_numbered(one.prices)
+        assert (len(one.words("disconnected")), simulator.most_open) == (1, 1)
+
+
+def test_a_connection_lost_while_subscribing_is_closed_before_the_next(
+    simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subscribe, lost = TDWebSocket.on_connect, iter([True])
+
+    def on_connect(client: TDWebSocket) -> None:
+        if next(lost, False):
+            raise ConnectionResetError("reset while subscribing")
+        subscribe(client)
+
+    monkeypatch.setattr(TDWebSocket, "on_connect", on_connect)
+    with running(simulator.url) as one:
+        one.wait_for_prices(1)
+        assert (simulator.connections, simulator.most_open, one.feed.connections) == (2, 1, 1)
+
+
+def test_a_gap_begins_at_the_last_frame_not_when_its_end_was_noticed(simulator: FaultySimulator) -> None:
+    with running(simulator.url) as one:
+        one.wait_for_prices(3)
+        simulator.half_open_all()
+        wait_for(lambda: one.words("disconnected"))
+        (lost,) = one.words("disconnected")
+        assert lost["at"] - lost["last_frame"] > 2 * QUICK["ping_after"] * 1_000_000
+
+
+NESTED = '{"event": "price", "symbol": %s%s}'
+
+
+def deepest_frame() -> str:
+    """A price nested just so deep that it can be read."""
+    frames = (NESTED % ("[" * depth, "]" * depth) for depth in range(2000, 100, -1))
+    return next(frame for frame in frames if decode_frame(frame.encode()) is not None)
+
+
+def test_frames_that_make_no_sense_are_skipped_and_the_connection_kept(simulator: FaultySimulator) -> None:
+    with running(simulator.url) as one:
+        one.wait_for_prices(1)
+        for frame in ("{no json", b"\x00\xff", "x" * 1_000_000, "[1]", b'{"event": "price"}'):
+            simulator.send_raw(frame)
+        wait_for(lambda: one.feed.skipped_frames == 5)
+        for frame in ('{"event": "news", "text": []}', '{"event": ["price"]}', "{}", deepest_frame()):
+            simulator.send_raw(frame)
+        one.wait_for_prices(20)
+        one.end()
+        assert_numbered(one.prices)
+        assert (simulator.connections, one.words("disconnected"), one.feed.skipped_frames) == (1, [], 5)
+
+
+def test_a_quiet_market_is_no_fault_but_is_subscribed_again_in_time(simulator: FaultySimulator) -> None:
+    simulator.quiet(on=True)
+    with running(simulator.url, resubscribe_after=0.5) as one:
+        wait_for(lambda: len(one.words("subscribed")) >= 2)
+        assert (simulator.connections, one.words("disconnected")) == (1, [])
+        simulator.quiet(on=False)
+        one.wait_for_prices(1)
+
+
+def test_the_vendors_limit_of_messages_is_survived(simulator: FaultySimulator) -> None:
+    simulator.max_client_events(2)
+    with running(simulator.url) as one:
+        wait_for(lambda: len(one.words("subscribed")) == 3)
+        one.wait_for_prices(1)
+        assert simulator.most_open == 1
+
+
+def test_another_client_on_the_same_key_is_named_once_and_given_way_to(
+    simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Reconnect, "FIRST_EVICTED", 0.1)
+    monkeypatch.setattr(Reconnect, "LONGEST_EVICTED", 0.2)
+    simulator.close_after_subscribe(0.01)
+    with running(simulator.url) as one:
+        wait_for(lambda: len(one.words("disconnected")) >= Reconnect.EVICTIONS + 2)
+    errors = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(errors) == 1
+    assert "is another program using this API key?" in errors[0]
+
+
+# --- Keys
+
+
+class Keys:
+    """Gives one key after the other, the last one for ever, and counts."""
+
+    def __init__(self, *keys: str) -> None:
+        self.asked = 0
+        self._keys = keys
+
+    def __call__(self) -> Secret:
+        self.asked += 1
+        return Secret(self._keys[min(self.asked, len(self._keys)) - 1])
+
+
+@pytest.mark.parametrize("status", [200, 401])
+def test_a_refused_key_ends_it_after_a_few_tries(
+    simulator: FaultySimulator, status: Literal[200, 401], caplog: pytest.LogCaptureFixture
+) -> None:
+    simulator.refuse_key(on=True, status=status)
+    keys = Keys(KEY)
+    with running(simulator.url, api_key=keys) as one:
+        with pytest.raises(RefusedKeyError, match="check TWELVE_DATA_API_KEY") as caught:
+            one.ended.result(timeout=10)
+        assert caught.value.exit_status == 2
+        assert keys.asked == FeedConfig().key_tries
+        assert one.kinds == ["started", "stopped"]
+    assert KEY not in caplog.text
+
+
+def test_a_key_that_was_good_once_is_tried_for_ever(simulator: FaultySimulator) -> None:
+    keys = Keys(KEY)
+    with running(simulator.url, api_key=keys) as one:
+        one.wait_for_prices(1)
+        simulator.refuse_key(on=True)
+        simulator.close_all()
+        wait_for(lambda: keys.asked > 2 * FeedConfig().key_tries)
+        assert not one.ended.done()
+        simulator.refuse_key(on=False)
+        one.wait_for_prices(1)
+        assert simulator.most_open == 1
+
+
+def test_the_key_is_asked_for_at_every_connect_so_that_it_can_be_rotated() -> None:
+    with (
+        FaultySimulator(SimulatorConfig(rate=200, api_key="new & better")) as simulator,
+        running(simulator.url, api_key=Keys("old", "new & better")) as one,
+    ):
+        one.wait_for_prices(1)
+
+
+# --- Symbols
+
+
+def test_refused_symbols_are_named_and_the_rest_flows(
+    simulator: FaultySimulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(simulator.url, "NONSENSE,AAPL,OTHER") as one:
+        one.wait_for_prices(3)
+        (refused,) = one.words("refused")
+        assert refused["symbols"] == {"NONSENSE": "symbol not found", "OTHER": "symbol not found"}
+        assert {price.event["symbol"] for price in one.prices} == {"AAPL"}
+    assert "refused by the server: NONSENSE (symbol not found); OTHER (symbol not found)" in caplog.text
+
+
+def test_nothing_to_subscribe_ends_it(simulator: FaultySimulator) -> None:
+    with running(simulator.url, "NONSENSE") as one:
+        with pytest.raises(NothingSubscribedError, match=r"NONSENSE \(symbol not found\)") as caught:
+            one.ended.result(timeout=5)
+        assert caught.value.exit_status == 2
+        assert one.kinds[-1] == "stopped"
+
+
+def test_symbols_change_on_the_open_connection(simulator: FaultySimulator) -> None:
+    with running(simulator.url, "BTC/USD,AAPL:NASDAQ") as one:
+        wait_for(lambda: one.words("subscribed"))
+        one.feed.set_symbols(["eur/usd", "AAPL:NASDAQ"])
+        wait_for(lambda: len(one.words("subscribed")) == 2)
+        assert one.words("subscribed")[1]["symbols"] == ["EUR/USD"]
+        assert one.words("unsubscribed")[0]["symbols"] == ["BTC/USD"]
+        seen = len(one.prices)
+        wait_for(lambda: {price.event["symbol"] for price in one.prices[seen:][-20:]} == {"AAPL", "EUR/USD"})
+        simulator.reset_all()
+        wait_for(lambda: len(one.words("subscribed")) == 3)  # and stay so after it
+        assert sorted(one.words("subscribed")[2]["symbols"]) == ["AAPL", "EUR/USD"]
+        assert (simulator.connections, simulator.most_open) == (2, 1)
+
+
+def test_symbols_that_are_all_refused_later_do_not_end_it(simulator: FaultySimulator) -> None:
+    with running(simulator.url, "AAPL") as one:
+        one.wait_for_prices(1)
+        one.feed.set_symbols(["NONSENSE"])
+        wait_for(lambda: one.words("refused"))
+        one.feed.set_symbols(["AAPL"])
+        wait_for(lambda: len(one.words("subscribed")) == 2)
+        assert simulator.connections == 1
+
+
+# --- Sessions
+
+
+class Clock:
+    """Microseconds since 1970, which a test may move."""
+
+    def __init__(self, now: int) -> None:
+        self.ahead = now - cli.microseconds()
+
+    def __call__(self) -> int:
+        return cli.microseconds() + self.ahead
+
+
+@pytest.mark.parametrize("quiet", [False, True], ids=["prices flow", "quiet market"])
+def test_at_midnight_a_new_session_begins_on_the_same_connection(
+    simulator: FaultySimulator,
+    quiet: bool,
+) -> None:
+    midnight = 20_000 * DAY
+    clock = Clock(midnight - 3600 * 1_000_000)
+    with running(simulator.url, "AAPL:NASDAQ,BTC/USD", clock=clock) as one:
+        one.wait_for_prices(10)
+        simulator.quiet(on=quiet)
+        clock.ahead += 3600 * 1_000_000
+        wait_for(lambda: len(one.words("subscribed")) == 2)
+        simulator.quiet(on=False)
+        one.wait_for_prices(10)
+        one.end()
+        first, second = (told["session"] for told in one.words("started"))
+        assert first < midnight <= second
+        assert one.words("started")[1]["continues"] == first
+        assert one.kinds == ["started", "connected", "subscribed", "stopped"] * 2
+        assert sorted(one.words("subscribed")[1]["symbols"]) == ["AAPL", "BTC/USD"]
+        for session, stopped in zip((first, second), one.words("stopped"), strict=True):
+            prices = [price for price in one.prices if price.session.id == session]
+            assert_numbered(prices)
+            assert (stopped["session"], stopped["last_seq"]) == (session, len(prices))
+            assert all(price.received // DAY == session // DAY for price in prices)
+        told = [(told["session"], told["symbol"]) for told in one.words("instrument")]
+        assert sorted(told) == [(session, symbol) for session in (first, second) for symbol in ("AAPL", "BTC/USD")]
+        assert simulator.connections == 1
+
+
+def test_a_full_intake_is_told_with_its_exact_range(simulator: FaultySimulator) -> None:
+    with running(simulator.url, bound=50) as one:
+        wait_for(lambda: one.feed.lost >= 20)  # nobody takes
+        one.wait_for_prices(50)
+        simulator.quiet(on=True)
+        one.end()
+        seqs = [price.seq for price in one.prices]
+        ranges = [(told["first_seq"], told["last_seq"]) for told in one.words("overflow")]
+        lost = [seq for first, last in ranges for seq in range(first, last + 1)]
+        assert len(lost) == one.feed.lost >= 20
+        assert sorted(seqs + lost) == [*range(1, one.feed.received + 1)]
+        assert {told["cause"] for told in one.words("overflow")} == {"intake full"}
+
+
+# --- Stopping, and waiting
+
+
+def test_told_to_stop_while_it_waits_it_ends_at_once(
+    simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Reconnect, "FIRST", 60.0)
+    monkeypatch.setattr(Reconnect, "LONGEST", 60.0)
+    with running(simulator.url) as one:
+        one.wait_for_prices(1)
+        simulator.stop()
+        wait_for(lambda: "; next try in " in caplog.text)
+        alive = len(one.words("alive"))
+        wait_for(lambda: len(one.words("alive")) > alive)  # it says so while it waits
+        assert one.words("alive")[-1]["connected"] is False
+        began = time.monotonic()
+        one.end()
+        assert time.monotonic() - began < 1
+        assert one.kinds[-2:] == ["disconnected", "stopped"]
+
+
+def test_a_server_that_is_not_there_is_tried_again_and_again(simulator: FaultySimulator) -> None:
+    simulator.stop()
+    keys = Keys(KEY)
+    with running(simulator.url, api_key=keys) as one:
+        wait_for(lambda: keys.asked >= 6)
+        assert not one.ended.done()
+        assert one.kinds == ["started"]
+
+
+def test_threads_do_not_grow_with_connections(simulator: FaultySimulator) -> None:
+    with running(simulator.url) as one:
+        one.wait_for_prices(1)
+        before = threading.active_count()
+        for n in range(2, 5):
+            simulator.reset_all()
+            wait_for(lambda n=n: len(one.words("subscribed")) == n)  # type: ignore[misc]
+        assert threading.active_count() == before
+
+
+# --- How long to wait
+
+
+def reconnect(
+    times: int, *, lasted: float = 0.0, evicted: bool = False, rng: random.Random | None = None
+) -> list[float]:
+    policy = Reconnect(rng or AtMost())
+    return [policy.after(lasted=lasted, evicted=evicted) for _ in range(times)]
+
+
+class AtMost(random.Random):
+    """The longest wait the jitter gives."""
+
+    def uniform(self, a: float, b: float) -> float:
+        assert (a, b) == (0.5, 1.0)
+        return b
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the real waits
+
+
+@pytest.mark.usefixtures("patience")
+class TestReconnect:
+    def test_waits_double_up_to_a_cap(self) -> None:
+        assert reconnect(6) == [0.5, 1.0, 2.0, 4.0, 7.0, 7.0]
+        assert reconnect(2000)[-1] == Reconnect.LONGEST
+
+    @given(st.randoms(use_true_random=False))
+    def test_jitter_takes_up_to_half(self, rng: random.Random) -> None:
+        for most, wait in zip(reconnect(8), reconnect(8, rng=rng), strict=True):
+            assert most / 2 <= wait <= most
+
+    def test_a_server_that_is_well_again_is_found_in_under_15_seconds(self) -> None:
+        assert Reconnect.LONGEST + FeedConfig().handshake_timeout < 15
+
+    def test_a_refused_key_is_given_up_in_under_30_seconds(self) -> None:
+        tries = FeedConfig().key_tries
+        assert sum(reconnect(tries - 1)) + tries * FeedConfig().handshake_timeout < 30
+
+    def test_a_good_connection_makes_the_next_failure_the_first(self) -> None:
+        policy = Reconnect(AtMost())
+        waits = [policy.after(lasted=lasted, evicted=False) for lasted in (0, 0, 59.9, 60.0, 0)]
+        assert waits == [0.5, 1.0, 2.0, 0.5, 1.0]
+
+    def test_three_closes_soon_after_subscribing_mean_somebody_else_uses_the_key(self) -> None:
+        waits = reconnect(9, lasted=1.0, evicted=True)
+        assert waits == [0.5, 1.0, 15.0, 30.0, 60.0, 120.0, 240.0, 300.0, 300.0]
+
+    @pytest.mark.parametrize("between", [{"lasted": 60.0, "evicted": True}, {"lasted": 1.0, "evicted": False}])
+    def test_only_in_a_row(self, between: dict[str, Any]) -> None:
+        policy = Reconnect(AtMost())
+        for _ in range(3):
+            for _ in range(2):
+                assert policy.after(lasted=1.0, evicted=True) <= Reconnect.LONGEST
+            policy.after(**between)
+            assert policy.evictions == 0
+
+
+@pytest.mark.parametrize("url", ["", "host", "http://host", "ws://", "ws://[::1", "ws://host:port", "ws://host:99999"])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="is no websocket address: it looks like wss://"):
+        FeedConfig(url=url)
+
+
+@pytest.mark.parametrize("url", [DEFAULT_URL, "ws://127.0.0.1:8765/v1/quotes/price", "ws://[::1]:80"])
+def test_a_good_address_is_known_by_its_host(url: str) -> None:
+    assert FeedConfig(url=url).host in url

@@ -1,0 +1,348 @@
+"""The publisher: straight to Redis, or all of it to the spool and none past it; what finds no place is counted."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import fakeredis
+import pytest
+import redis
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common import cli, feed_event, tick
+from common.errors import ConfigurationError, DecodeError, OutageError, StreamOutageError, TickpipeError
+from common.feed_event import FeedEvent
+from common.stream import Fields, Stream
+from producer.publisher import MAX_APPEND, Intake, Item, Publisher, Replayer, Streams, replay, spool_path
+from producer.session import PriceEvent, Session
+from producer.spool import Outgoing, Spool, SpoolFullError
+from tests.support.waiting import wait_for
+from tests.unit.conftest import stored
+
+START = 1_700_000_000_000_000
+
+
+class House:
+    """A producer without its feed: session, intake, publisher and spool, on a Redis that can be taken away."""
+
+    def __init__(self, folder: Path, *, spool_max: int = 10**6, bound: int = 10**6) -> None:
+        self.server = fakeredis.FakeServer()
+        self.client = fakeredis.FakeStrictRedis(server=self.server)
+        self.streams = Streams(Stream(self.client, "prices"), Stream(self.client, "prices:feed"))
+        self.intake = Intake(bound)
+        self.session = Session(START, self.intake.put_always, lambda: START)
+        self.spool = Spool(spool_path(folder, START), max_bytes=spool_max)
+        self.publisher = Publisher(self.intake, self.streams, self.spool)
+
+    def price(self, symbol: str = "AAPL") -> PriceEvent:
+        return self.session.number({"event": "price", "symbol": symbol, "timestamp": "1", "price": "2.50"}, START)
+
+    def put(self, count: int) -> None:
+        for _ in range(count):
+            assert self.intake.put(self.price())
+
+    def publish(self) -> None:
+        """All that has arrived, as the publisher's thread would."""
+        while batch := self.intake.take(timeout=0):
+            self.publisher.publish(batch)
+
+    def replay(self) -> None:
+        replay(self.spool, self.streams, threading.Event())
+
+    def seqs(self, where: str = "stream") -> list[int]:
+        """The numbers of the prices in the stream or in the spool, in order."""
+        if where == "stream":
+            return [int(fields[b"seq"]) for _, fields in stored(self.client)]
+        entries = self.spool.head(10**6)[1]
+        return [int(cast("dict[str, str]", fields)["seq"]) for stream, fields in entries if stream == "prices"]
+
+    def words(self) -> list[tuple[str, dict[str, Any]]]:
+        """The feed events in the stream: kind and detail."""
+        events = [feed_event.decode(fields) for _, fields in stored(self.client, "prices:feed")]
+        return [(event.event, json.loads(event.detail)) for event in events]
+
+    def lost(self) -> list[int]:
+        """The numbers that overflows name, in order."""
+        ranges = [(told["first_seq"], told["last_seq"]) for kind, told in self.words() if kind == "overflow"]
+        return [seq for first, last in ranges for seq in range(first, last + 1)]
+
+
+@contextmanager
+def opened(folder: Path, **options: int) -> Iterator[House]:
+    house = House(folder, **options)
+    try:
+        yield house
+    finally:
+        house.spool.close()
+
+
+@pytest.fixture
+def house(tmp_path: Path, impatient: None) -> Iterator[House]:  # noqa: ARG001
+    with opened(tmp_path) as one:
+        yield one
+
+
+# --- The intake
+
+
+def test_the_intake_gives_all_that_has_arrived_in_batches(house: House) -> None:
+    house.put(2 * MAX_APPEND + 5)
+    house.intake.close()
+    batches: list[list[Item]] = []
+    while (batch := house.intake.take(timeout=0)) is not None:
+        batches.append(batch)
+    assert [len(batch) for batch in batches] == [MAX_APPEND, MAX_APPEND, 5]
+    assert [item.seq for batch in batches for item in batch if isinstance(item, PriceEvent)] == [*range(1, 2006)]
+
+
+def test_the_intake_waits_for_the_first_then_has_nothing(house: House) -> None:
+    assert house.intake.take(timeout=0.01) == []
+
+
+def test_a_full_intake_refuses_prices_and_takes_feed_events(tmp_path: Path) -> None:
+    with opened(tmp_path, bound=2) as house:
+        assert [house.intake.put(house.price()) for _ in range(3)] == [True, True, False]
+        house.session.tell("alive")
+        batch = house.intake.take(timeout=0) or []
+        assert [type(item) for item in batch] == [PriceEvent, PriceEvent, FeedEvent]
+        assert house.intake.put(house.price())
+
+
+def test_what_is_put_in_after_the_end_is_the_rest(house: House) -> None:
+    house.put(1)
+    house.intake.close()
+    house.session.tell("overflow")
+    assert [len(house.intake.take(timeout=0) or []), house.intake.take(timeout=0)] == [1, None]
+    assert [item.event for item in house.intake.rest() if isinstance(item, FeedEvent)] == ["overflow"]
+
+
+# --- To Redis
+
+
+def test_entries_are_the_contracts(house: House) -> None:
+    house.put(1)
+    house.session.tell("alive", last_seq=1)
+    house.publish()
+    ((_, fields),) = stored(house.client)
+    assert tick.decode(fields) == (str(START), "1", "AAPL", "1", "2.50", "", "", "", "", str(START + 1))
+    assert tuple(fields) == tuple(name.encode() for name in tick.Tick._fields)
+    assert house.words() == [("alive", {"last_seq": 1})]
+    assert (house.publisher.appended, house.publisher.spooled, house.publisher.lost) == (2, 0, 0)
+
+
+def test_a_batch_is_appended_whole_and_its_prices_before_its_words() -> None:
+    calls: list[tuple[str, list[Fields]]] = []
+
+    class Recorder(Stream):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def append(self, entries: Any) -> None:
+            calls.append((self.name, list(entries)))
+
+    entries = [Outgoing("feed", {"n": "1"}), Outgoing("prices", {"n": "2"}), Outgoing("prices", {"n": "3"})]
+    Streams(Recorder("prices"), Recorder("feed")).append(entries)
+    assert calls == [("prices", [{"n": "2"}, {"n": "3"}]), ("feed", [{"n": "1"}])]
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["straight", "by the spool"])
+def test_a_lone_surrogate_goes_by_as_bytes_and_is_refused_at_decoding(house: House, away: bool) -> None:
+    house.server.connected = not away
+    for symbol in ("A", "\ud800", "B"):
+        house.intake.put(house.price(symbol))
+    house.publish()
+    house.server.connected = True
+    house.replay()
+    first, odd, last = (fields for _, fields in stored(house.client))
+    assert (tick.decode(first).symbol, tick.decode(last).symbol) == ("A", "B")
+    assert odd[b"symbol"] == b"\xed\xa0\x80"
+    with pytest.raises(DecodeError, match="not UTF-8"):
+        tick.decode(odd)
+
+
+# --- To the spool, and back
+
+
+def test_nothing_passes_a_spool_that_is_not_empty(house: House) -> None:
+    house.put(2)
+    house.publish()
+    house.server.connected = False
+    house.put(2)
+    house.publish()
+    house.server.connected = True
+    house.put(2)
+    house.publish()  # Redis is back, but 3 and 4 still wait
+    assert (house.seqs(), house.seqs("spool")) == ([1, 2], [3, 4, 5, 6])
+    house.replay()
+    house.put(1)
+    house.publish()
+    assert (house.seqs(), house.spool.entries) == ([1, 2, 3, 4, 5, 6, 7], 0)
+    assert (house.publisher.appended, house.publisher.spooled, house.publisher.lost) == (3, 4, 0)
+
+
+@pytest.mark.parametrize("error", [StreamOutageError("OOM"), ConfigurationError("the password has changed")])
+def test_whatever_redis_says_the_batch_is_spooled(
+    house: House, error: TickpipeError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(house.streams, "append", refuse)
+    house.put(3)
+    house.publish()
+    assert house.seqs("spool") == [1, 2, 3]
+
+
+def test_the_end_flushes_everything(house: House) -> None:
+    house.put(2 * MAX_APPEND + 5)
+    house.session.tell("stopped", last_seq=2005)
+    house.intake.close()
+    house.publisher.run()
+    assert house.seqs() == [*range(1, 2006)]
+    assert house.words() == [("stopped", {"last_seq": 2005})]
+
+
+def test_a_full_spool_loses_prices_counts_them_and_tells_their_exact_ranges(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(tmp_path, spool_max=0) as house:
+        for count in (3, 2):  # lost
+            house.server.connected = False
+            house.put(count)
+            house.session.tell("alive", last_seq=house.session.seq)
+            house.publish()
+            house.server.connected = True
+            house.replay()
+            house.put(1)  # gets through
+            house.publish()
+        assert house.publisher.lost == 5
+        assert house.seqs() == [4, 7]
+        assert house.lost() == [1, 2, 3, 5, 6]  # told as soon as it is over
+        assert [told["last_seq"] for kind, told in house.words() if kind == "alive"] == [3, 6]  # these still pass
+        errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+        assert ["3 price events lost" in record.message for record in errors] == [True]  # an error each minute
+
+
+def test_words_that_even_the_spool_cannot_take_are_kept_for_later(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise SpoolFullError("the disk is full")
+
+    house.server.connected = False
+    monkeypatch.setattr(house.spool, "put", refuse)
+    house.put(2)
+    house.session.tell("disconnected")
+    house.publish()
+    house.server.connected = True
+    house.intake.close()
+    house.publisher.run()
+    assert [kind for kind, _ in house.words()] == ["disconnected", "overflow"]
+    assert house.lost() == [1, 2]
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 4), st.booleans()), max_size=12),
+    st.sampled_from([0, 400, 1_000, 10**6]),
+)
+def test_every_price_is_in_the_stream_once_or_told_lost(steps: list[tuple[bool, int, bool]], spool_max: int) -> None:
+    """However Redis comes and goes (`up`), whatever the spool takes, and whenever it is replayed."""
+    with tempfile.TemporaryDirectory() as folder, opened(Path(folder), spool_max=spool_max) as house:
+        for up, count, replayed in steps:
+            house.server.connected = up
+            house.put(count)
+            if up and replayed:
+                house.replay()
+            house.publish()
+        house.server.connected = True
+        house.intake.close()
+        house.publisher.run()
+        house.replay()
+        stored, lost = house.seqs(), house.lost()
+        assert stored == sorted(stored)
+        assert sorted(stored + lost) == [*range(1, house.session.seq + 1)]
+        assert (house.publisher.lost, house.publisher.appended + house.publisher.spooled) == (
+            len(lost),
+            len(stored) + len(house.words()),
+        )
+
+
+# --- Replaying
+
+
+@contextmanager
+def working(work: Callable[[], None], stop: threading.Event) -> Iterator[Future[None]]:
+    """Do it in a thread, until the end of the block."""
+    thread = cli.in_thread(work)
+    try:
+        yield thread
+    finally:
+        stop.set()
+        thread.result(timeout=5)
+
+
+def test_the_spool_is_replayed_when_redis_is_back_as_often_as_it_is_away(house: House) -> None:
+    stop = threading.Event()
+    replayer = Replayer(house.spool, house.streams, house.streams, stop)
+    with working(replayer.run, stop):
+        for _ in range(2):
+            house.server.connected = False
+            house.put(3)
+            house.publish()
+            house.server.connected = True
+            wait_for(lambda: house.spool.entries == 0)
+    assert house.seqs() == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_replay_that_cannot_go_on_ends_when_told_and_keeps_its_entries(house: House) -> None:
+    house.server.connected = False
+    house.put(3)
+    house.publish()
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(OutageError):
+        replay(house.spool, house.streams, stop)
+    assert house.seqs("spool") == [1, 2, 3]
+
+
+def test_an_append_that_was_not_answered_is_made_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.server.connected = False
+    house.put(2)
+    house.publish()
+    house.server.connected = True
+    append, calls = house.streams.append, iter([True])
+
+    def unanswered(entries: list[Outgoing]) -> None:
+        append(entries)
+        if next(calls, False):
+            raise StreamOutageError("Timeout reading from socket")
+
+    monkeypatch.setattr(house.streams, "append", unanswered)
+    house.replay()
+    assert house.seqs() == [1, 2, 1, 2]  # the database knows them by their numbers
+
+
+def test_orphans_are_replayed_beside_the_live_spool_and_their_files_removed(house: House, tmp_path: Path) -> None:
+    for n in (1, 2):
+        orphan = Spool(spool_path(tmp_path, n), max_bytes=1000)
+        orphan.put([Outgoing("prices", {"seq": str(n)}), Outgoing("feed", {"number": "1"})])
+        orphan.close()
+    (tmp_path / "0.spool").write_bytes(b"no database" * 100)  # must not end a producer
+    house.spool.put([Outgoing("prices", {"seq": "99"})])
+    stop = threading.Event()
+    other: redis.Redis = fakeredis.FakeStrictRedis(server=house.server)
+    orphans = Streams(Stream(other, "prices"), Stream(other, "prices:feed"))
+    with working(Replayer(house.spool, house.streams, orphans, stop).run_orphans, stop):
+        wait_for(lambda: not spool_path(tmp_path, 2).exists())
+    assert house.seqs() == [1, 2]
+    assert house.seqs("spool") == [99]

@@ -1,0 +1,94 @@
+"""Numbering at the websocket's edge."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from itertools import count, pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.feed_event import FeedEvent
+from producer.session import Session, tell_overflow
+
+DAY = 86_400_000_000
+START = 20_000 * DAY + 5
+
+
+def make_session(start: int = START) -> tuple[Session, list[FeedEvent]]:
+    told: list[FeedEvent] = []
+    return Session(start, told.append, lambda: start), told
+
+
+@given(st.lists(st.integers(START - 10, START + 10)))
+def test_numbers_have_no_gap_and_received_always_rises(readings: list[int]) -> None:
+    session, _ = make_session()
+    prices = [session.number({}, now) for now in readings]
+    assert [price.seq for price in prices] == list(range(1, len(readings) + 1))
+    received = [START, *(price.received for price in prices)]
+    for now, (before, after) in zip(readings, pairwise(received), strict=True):
+        assert after == max(now, before + 1)  # a tie, or a clock that steps back, adds 1 µs
+
+
+def test_feed_events_of_many_threads_arrive_numbered_in_order() -> None:
+    told: list[FeedEvent] = []
+
+    def emit(event: FeedEvent) -> None:
+        time.sleep(0)  # lets the others overtake, if they can
+        told.append(event)
+
+    session = Session(START, emit, lambda: START)
+
+    def tell(kind: str) -> None:
+        for n in range(200):
+            session.tell(kind, n=n)
+
+    threads = [threading.Thread(target=tell, args=(f"kind {n}",)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [event.number for event in told] == [str(n) for n in range(1, 1601)]
+    assert {event.session for event in told} == {str(START)}
+
+
+@pytest.mark.parametrize("start", [20_000 * DAY, START, 20_001 * DAY - 1])
+def test_a_session_ends_with_its_utc_day(start: int) -> None:
+    assert make_session(start)[0].ends == 20_001 * DAY
+
+
+def test_a_feed_event_is_of_now_or_of_the_moment_named() -> None:
+    told: list[FeedEvent] = []
+    clock: Iterator[int] = count(START + 100)
+    session = Session(START, told.append, lambda: next(clock))
+    session.tell("started")
+    session.tell("connected", START + 7)
+    assert [event.at for event in told] == [str(START + 100), str(START + 7)]
+
+
+def test_alive_and_stopped_vouch_for_the_numbers_and_their_span() -> None:
+    session, told = make_session()
+    session.vouch("alive", connected=True)
+    timestamps: list[object] = ["1700000009", "1700000001", "nonsense", None, [], "1700000000000", "nan", "-1"]
+    for timestamp in timestamps:
+        session.number({"timestamp": timestamp}, START)
+    session.number({}, START)
+    session.vouch("stopped")
+    assert [json.loads(event.detail) for event in told] == [
+        {"last_seq": 0, "connected": True},
+        {"last_seq": 9, "time_min": 1700000001.0, "time_max": 1700000009.0},
+    ]
+
+
+def test_an_overflow_names_its_exact_range_in_the_session_of_its_prices() -> None:
+    session, told = make_session()
+    prices = [session.number({}, START + 10 * n) for n in range(1, 6)]
+    tell_overflow(prices[1], prices[3], "intake full")
+    detail = {"first_seq": 2, "last_seq": 4, "since": START + 20, "until": START + 40, "cause": "intake full"}
+    assert [(event.session, event.event, json.loads(event.detail)) for event in told] == [
+        (str(START), "overflow", detail)
+    ]

@@ -1,0 +1,194 @@
+"""The spool: what is put is on disk, in order, until it is dropped; its file belongs to one process at a time."""
+
+from __future__ import annotations
+
+import json
+import logging
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from filelock import Timeout
+
+from common.errors import ConfigurationError, OutageError
+from common.settings import Secret
+from producer.spool import Outgoing, Spool, SpoolFullError, adopt_orphans, make_folder, spool_folder
+
+
+def price(n: int) -> Outgoing:
+    return Outgoing("prices", {"seq": f"{n:03}", "symbol": 'ü"\ud800'})
+
+
+def word(n: int) -> Outgoing:
+    return Outgoing("feed", {"number": str(n)})
+
+
+class Opener(Protocol):
+    def __call__(self, name: str = "1.spool", max_bytes: int = 10**6) -> Spool: ...
+
+
+@pytest.fixture
+def open_spool(tmp_path: Path) -> Iterator[Opener]:
+    with ExitStack() as stack:
+
+        def open_one(name: str = "1.spool", max_bytes: int = 10**6) -> Spool:
+            spool = Spool(tmp_path / name, max_bytes=max_bytes)
+            stack.callback(spool.close)
+            return spool
+
+        yield open_one
+
+
+def test_entries_leave_in_their_order_by_the_mark(open_spool: Opener) -> None:
+    spool = open_spool()
+    spool.put([price(1), word(1)])
+    spool.put([price(2), price(3)])
+    mark, entries = spool.head(3)
+    assert entries == [price(1), word(1), price(2)]
+    assert spool.entries == 4  # looking takes nothing away
+    spool.drop(mark)
+    assert (spool.entries, spool.head(3)[1]) == (1, [price(3)])
+    spool.drop(spool.head(3)[0])
+    assert (spool.entries, spool.head(3)) == (0, (0, []))
+
+
+def test_what_was_put_is_found_by_the_next_process(open_spool: Opener) -> None:
+    spool = open_spool()
+    spool.put([price(n) for n in range(5)])
+    spool.drop(spool.head(2)[0])
+    spool.close()
+    spool = open_spool()
+    assert (spool.entries, spool.head(9)[1]) == (3, [price(2), price(3), price(4)])
+
+
+def test_no_file_is_made_until_needed_and_an_empty_one_is_removed(open_spool: Opener, tmp_path: Path) -> None:
+    spool = open_spool()
+    assert not spool.path.exists()
+    spool.put([price(1)])
+    assert spool.path.exists()
+    spool.drop(spool.head(1)[0])
+    spool.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_with_entries_stays_and_its_lock_is_free(open_spool: Opener) -> None:
+    spool = open_spool()
+    spool.put([price(1)])
+    spool.close()
+    assert spool.path.exists()
+    assert open_spool().entries == 1
+
+
+def test_a_spool_has_one_holder(open_spool: Opener) -> None:
+    open_spool().put([price(1)])
+    with pytest.raises(Timeout):
+        open_spool()
+
+
+# --- Its bound
+
+SIZE = len(json.dumps(price(1).fields))  # of a price on disk, in bytes
+
+
+def test_the_bound_is_for_prices_and_a_refused_batch_leaves_nothing_behind(open_spool: Opener) -> None:
+    spool = open_spool(max_bytes=3 * SIZE)
+    spool.put([price(1), price(2)])
+    with pytest.raises(SpoolFullError, match=r"its bound \(--spool-max\)") as caught:
+        spool.put([word(1), price(3), price(4)])
+    assert isinstance(caught.value, OutageError)
+    assert spool.head(9)[1] == [price(1), price(2)]
+    spool.put([price(3)])
+    with pytest.raises(SpoolFullError):
+        spool.put([price(4)])
+    spool.put([word(1)] * 50)  # what happens to the feed always passes
+    assert spool.entries == 53
+
+
+def test_what_was_dropped_makes_room_at_once_and_after_a_restart(open_spool: Opener) -> None:
+    spool = open_spool(max_bytes=3 * SIZE)
+    spool.put([price(1), price(2), price(3)])
+    spool.drop(1)
+    spool.put([price(4)])
+    with pytest.raises(SpoolFullError):
+        spool.put([price(5)])
+    spool.close()
+    spool = open_spool(max_bytes=3 * SIZE)
+    with pytest.raises(SpoolFullError):
+        spool.put([price(5)])
+    spool.drop(2)
+    spool.put([price(5)])
+    assert spool.head(9)[1] == [price(3), price(4), price(5)]
+
+
+def test_a_disk_that_fails_is_an_outage_and_then_works_again(open_spool: Opener) -> None:
+    spool = open_spool()
+    spool.path.write_bytes(b"no database" * 100)
+    for _ in range(2):
+        with pytest.raises(SpoolFullError, match="cannot be written"):
+            spool.put([price(1)])
+    spool.path.unlink()
+    spool.put([price(1)])
+    assert spool.entries == 1
+
+
+# --- Orphans
+
+
+def test_orphans_are_adopted_oldest_first_and_live_ones_are_left_alone(open_spool: Opener, tmp_path: Path) -> None:
+    for name in ("2.spool", "3.spool", "1.spool", "4.spool"):
+        spool = open_spool(name)
+        spool.put([Outgoing("prices", {"from": name})])
+        if name != "3.spool":  # its producer lives
+            spool.close()
+    adopted = []
+    for orphan in adopt_orphans(tmp_path, own=tmp_path / "4.spool"):
+        assert orphan.head(9)[1] == [Outgoing("prices", {"from": orphan.path.name})]
+        adopted.append(orphan.path.name)
+        with pytest.raises(Timeout):
+            open_spool(orphan.path.name)  # nobody else may have it meanwhile
+        orphan.close()
+    assert adopted == ["1.spool", "2.spool"]
+
+
+def test_a_broken_orphan_is_told_left_there_and_keeps_no_other_from_adoption(
+    open_spool: Opener, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "1.spool").write_bytes(b"no database" * 100)
+    spool = open_spool("2.spool")
+    spool.put([price(1)])
+    spool.close()
+    for _ in range(2):  # its lock was let go of
+        caplog.clear()
+        for orphan in adopt_orphans(tmp_path, own=tmp_path / "9.spool"):
+            assert orphan.path.name == "2.spool"
+            orphan.close()
+        assert [(record.levelno, "1.spool" in record.message) for record in caplog.records] == [(logging.ERROR, True)]
+    assert (tmp_path / "1.spool").exists()
+
+
+# --- Its folder
+
+
+def test_the_folder_is_for_this_user_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "spool"
+    make_folder(folder)
+    make_folder(folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert list(folder.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_is_a_wrong_configuration(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match=r"cannot be written .*--spool-dir"):
+        make_folder(tmp_path / "file" / "spool")
+
+
+def test_each_destination_has_its_folder_and_no_secret_in_its_name(tmp_path: Path) -> None:
+    urls = ["redis://:p4ss@one:6379/0", "redis://:p4ss@two:6379/0", "redis://:p4ss@one:6379/1", "unix:///one/socket"]
+    folders = {spool_folder(tmp_path, Secret(url), stream) for url in urls for stream in ("prices", "demo")}
+    assert len(folders) == 8
+    assert all(folder.parent == tmp_path and "p4ss" not in folder.name for folder in folders)
+    assert spool_folder(tmp_path, Secret("redis://:other@one:6379/0"), "prices") in folders  # a password may change

@@ -1,0 +1,370 @@
+"""Redis Streams as the pipeline uses them. What needs a real server (blocking, memory limits) is in integration/."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import fakeredis
+import pytest
+import redis
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from common.errors import ConfigurationError, OutageError, StreamOutageError, TickpipeError
+from common.settings import Secret
+from common.stream import Backlog, Entry, Stream, connect
+from tests.unit.conftest import StreamMaker, stored
+
+
+def fields(n: int) -> dict[str, str]:
+    return {"seq": str(n), "symbol": "Ü"}
+
+
+def seqs(entries: list[Entry]) -> list[int]:
+    return [int(entry.fields[b"seq"]) for entry in entries if entry.fields]
+
+
+@pytest.fixture
+def stream(make_stream: StreamMaker) -> Stream:
+    """Entries 1 to 5, and a group that has read nothing."""
+    stream = make_stream()
+    stream.append([fields(n) for n in range(1, 6)])
+    stream.ensure_group()
+    return stream
+
+
+# --- Append, read, ack
+
+
+def test_entries_are_read_as_bytes_in_order_each_by_one_consumer(stream: Stream, make_stream: StreamMaker) -> None:
+    mine, others = stream.read(2), make_stream(consumer="other").read(9)
+    assert (seqs(mine), seqs(others)) == ([1, 2], [3, 4, 5])
+    assert mine[0].fields == {b"seq": b"1", b"symbol": "Ü".encode()}
+    assert stream.read(9) == []
+
+
+def test_an_append_is_all_or_none(redis_client: redis.Redis, stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[object] = []
+    execute = redis.client.Pipeline.execute
+
+    def once(pipe: Any) -> list[Any]:
+        sent.append((pipe.transaction, len(pipe)))
+        return execute(pipe)
+
+    monkeypatch.setattr(redis.client.Pipeline, "execute", once)
+    stream.append([fields(n) for n in range(6, 1006)])
+    assert sent == [(True, 1000)]  # one transaction, one round trip
+    assert redis_client.xlen("prices") == 1005
+
+
+def test_own_pending_entries_come_again_until_acked(stream: Stream, make_stream: StreamMaker) -> None:
+    ids = [entry.id for entry in stream.read(3)]
+    again = make_stream()  # a new process under the same name
+    assert seqs(again.read_own_pending(2)) == [1, 2]
+    assert seqs(again.read_own_pending(2, after=ids[1])) == [3]
+    assert again.read_own_pending(2, after=ids[2]) == []
+    assert make_stream(consumer="other").read_own_pending(9) == []
+    stream.ack(ids[:2])
+    assert (seqs(again.read_own_pending(9)), stream.pending()) == ([3], 1)
+    stream.ack([])
+    assert stream.pending() == 1
+
+
+def test_the_group_begins_at_the_streams_start_and_is_made_once(stream: Stream, make_stream: StreamMaker) -> None:
+    assert seqs(stream.read(2)) == [1, 2]  # appended before there was a group
+    make_stream().ensure_group()
+    assert seqs(stream.read(9)) == [3, 4, 5]  # not begun again
+    empty = make_stream(key="none yet")
+    empty.ensure_group()
+    assert empty.read(9) == []
+
+
+def test_all_that_a_dead_consumer_holds_is_claimed(make_stream: StreamMaker) -> None:
+    stream = make_stream(consumer="heir")
+    stream.append([fields(n) for n in range(1, 51)])
+    stream.ensure_group()
+    make_stream(consumer="dead").read(45)
+    make_stream(consumer="dead too").read(9)
+    assert list(stream.claim(idle_ms=60_000, count=4)) == []  # they may still live
+    blocks = list(stream.claim(idle_ms=0, count=4))
+    assert [seq for block in blocks for seq in seqs(block)] == [*range(1, 51)]
+    assert max(len(block) for block in blocks) == 4
+    assert len(stream.read_own_pending(99)) == 50
+
+
+def test_an_entry_deleted_while_pending_has_no_fields(stream: Stream, redis_client: redis.Redis) -> None:
+    entries = stream.read(2)
+    redis_client.xdel("prices", entries[0].id)
+    assert stream.read_own_pending(9) == [Entry(entries[0].id, None), entries[1]]
+
+
+# --- Looking
+
+
+def test_backlog(stream: Stream, make_stream: StreamMaker) -> None:
+    assert make_stream(group="none").backlog() == Backlog(5, 5, 5, 0, 0)
+    entries = stream.read(3)
+    make_stream(consumer="other").read(1)
+    stream.ack([entries[0].id])
+    assert stream.backlog() == Backlog(appended=5, length=5, lag=1, pending=3, consumers=2)
+    make_stream(group="slow").ensure_group()
+    assert {name: (backlog.lag, backlog.pending) for name, backlog in stream.groups().items()} == {
+        "g": (1, 3),
+        "slow": (5, 0),
+    }
+
+
+@pytest.mark.parametrize("count", [1, 2, 100])
+def test_undone_is_what_is_unread_or_pending_on_anybody(stream: Stream, make_stream: StreamMaker, count: int) -> None:
+    assert seqs(list(stream.undone(count))) == [1, 2, 3, 4, 5]
+    entries = stream.read(3)
+    make_stream(consumer="other").read(1)
+    stream.ack([entries[1].id])
+    assert seqs(list(stream.undone(count))) == [1, 3, 4, 5]
+    assert seqs(list(make_stream(group="none").undone(count))) == [1, 2, 3, 4, 5]
+
+
+def test_an_entry_that_is_read_while_looking_is_undone(stream: Stream, make_stream: StreamMaker) -> None:
+    looking = stream.undone(count=1)
+    assert seqs([next(looking)]) == [1]
+    make_stream(consumer="other").read(9)
+    assert seqs(list(looking)) == [2, 3, 4, 5]
+
+
+def test_consumers_leave_word(stream: Stream, make_stream: StreamMaker) -> None:
+    for name, text in (("one", "1"), ("other", "ü"), ("one", "2")):
+        make_stream(consumer=name).report(text)
+    assert stream.reports() == {"one": "2", "other": "ü"}
+
+
+def test_a_key_of_another_kind_is_a_wrong_configuration(stream: Stream, redis_client: redis.Redis) -> None:
+    stream.check()
+    Stream(redis_client, "none yet").check()
+    redis_client.set("text", "1")
+    with pytest.raises(ConfigurationError, match="'text' in this Redis is a string, not a stream"):
+        Stream(redis_client, "text").check()
+
+
+# --- Consumers that go
+
+
+def test_a_consumer_leaves_only_when_it_holds_nothing(stream: Stream, make_stream: StreamMaker) -> None:
+    ids = [entry.id for entry in stream.read(2)]
+    make_stream(consumer="other").read(1)
+    stream.leave()
+    assert stream.backlog().consumers == 2
+    assert stream.pending() == 3  # leaving destroys nothing
+    stream.ack(ids)
+    stream.leave()
+    assert (stream.backlog().consumers, stream.pending()) == (1, 1)
+    stream.leave()  # gone already
+
+
+def test_only_the_idle_who_hold_nothing_are_removed(stream: Stream, make_stream: StreamMaker) -> None:
+    stream.ack([entry.id for entry in stream.read(1)])
+    make_stream(consumer="holder").read(1)
+    assert stream.remove_gone(idle_ms=60_000) == 0
+    assert stream.remove_gone(idle_ms=0) == 1
+    assert (stream.backlog().consumers, stream.pending()) == (1, 1)
+
+
+# --- Trimming
+
+
+@pytest.mark.parametrize(
+    ("last_read", "acked", "kept"),
+    [
+        (2, [], ["9-0", "9-9", "9-10", "10-0", "100-0"]),  # the oldest pending one holds it
+        (3, ["9-0", "9-9"], ["9-10", "10-0", "100-0"]),
+        (4, ["9-0", "9-9", "9-10"], ["10-0", "100-0"]),  # as text, 10-0 comes before 9-0
+        (5, ["9-9", "9-10", "10-0", "100-0"], ["9-0", "9-9", "9-10", "10-0", "100-0"]),
+        (5, ["9-0", "9-9", "9-10", "10-0", "100-0"], ["100-0"]),  # the last one read marks the place
+        (0, [], ["9-0", "9-9", "9-10", "10-0", "100-0"]),
+    ],
+)
+def test_ids_are_compared_as_numbers(
+    redis_client: redis.Redis, make_stream: StreamMaker, last_read: int, acked: list[str], kept: list[str]
+) -> None:
+    stream = make_stream()
+    for entry_id in ("9-0", "9-9", "9-10", "10-0", "100-0"):
+        redis_client.xadd("prices", {"seq": "1"}, id=entry_id)
+    stream.ensure_group()
+    if last_read:
+        stream.read(last_read)
+    stream.ack([entry_id.encode() for entry_id in acked])
+    assert stream.trim() == 5 - len(kept)
+    assert [entry_id.decode() for entry_id, _ in stored(redis_client)] == kept
+
+
+def test_a_group_that_lags_holds_everybody_back(stream: Stream, make_stream: StreamMaker) -> None:
+    stream.ack([entry.id for entry in stream.read(9)])
+    slow = make_stream(group="slow")
+    slow.ensure_group()
+    assert stream.trim() == 0
+    slow.ack([entry.id for entry in slow.read(3)])
+    assert stream.trim() == 2
+    assert seqs(list(make_stream(group="none").undone())) == [3, 4, 5]
+
+
+def test_without_a_group_or_a_stream_nothing_is_trimmed(make_stream: StreamMaker) -> None:
+    stream = make_stream()
+    assert stream.trim() == 0
+    stream.append([fields(1)])
+    assert stream.trim() == 0
+
+
+GROUPS = st.sampled_from(["a", "b"])
+
+
+class Trimming(RuleBasedStateMachine):
+    """Two groups append, read, ack and trim in any order: what any of them still needs is never trimmed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.client = fakeredis.FakeStrictRedis()
+        self.last = (8, 0)
+        self.appended: list[tuple[int, int]] = []
+        self.streams = {name: Stream(self.client, "prices", name, f"consumer of {name}") for name in "ab"}
+        self.read = dict.fromkeys("ab", 0)  # how many entries
+        self.pending: dict[str, set[tuple[int, int]]] = {"a": set(), "b": set()}
+        for stream in self.streams.values():
+            stream.ensure_group()
+
+    @rule(milliseconds=st.integers(0, 60), number=st.integers(1, 30))
+    def append(self, milliseconds: int, number: int) -> None:
+        self.last = (self.last[0] + milliseconds, number if milliseconds else self.last[1] + number)
+        self.client.xadd("prices", {"seq": "1"}, id="{}-{}".format(*self.last))
+        self.appended.append(self.last)
+
+    @rule(group=GROUPS, count=st.integers(1, 4))
+    def deliver(self, group: str, count: int) -> None:
+        got = [_numbers(entry.id) for entry in self.streams[group].read(count)]
+        assert got == self.appended[self.read[group] : self.read[group] + count]
+        self.read[group] += len(got)
+        self.pending[group] |= set(got)
+
+    @precondition(lambda self: self.pending["a"] or self.pending["b"])
+    @rule(data=st.data())
+    def ack(self, data: st.DataObject) -> None:
+        group, entry = data.draw(st.sampled_from(sorted((g, e) for g, es in self.pending.items() for e in es)))
+        self.streams[group].ack(["{}-{}".format(*entry).encode()])
+        self.pending[group].discard(entry)
+
+    @rule(group=GROUPS)
+    def trim(self, group: str) -> None:
+        self.streams[group].trim()
+        kept = [_numbers(entry_id) for entry_id, _ in stored(self.client)]
+        keep_from = min((self._needed(name) for name in "ab"), default=(0, 0))
+        assert kept == [entry for entry in self.appended if entry >= keep_from]
+
+    @invariant()
+    def nothing_undone_is_gone(self) -> None:
+        kept = {_numbers(entry_id) for entry_id, _ in stored(self.client)}
+        for name in "ab":
+            needed = self.pending[name] | set(self.appended[self.read[name] :])
+            assert needed <= kept
+            assert [_numbers(entry.id) for entry in self.streams[name].undone(3)] == sorted(needed)
+
+    def _needed(self, name: str) -> tuple[int, int]:
+        last_read = self.appended[self.read[name] - 1] if self.read[name] else (0, 0)
+        return min([last_read, *self.pending[name]])
+
+
+def _numbers(entry_id: bytes) -> tuple[int, int]:
+    first, _, second = entry_id.decode().partition("-")
+    return int(first), int(second)
+
+
+TestTrimming = Trimming.TestCase
+TestTrimming.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+
+
+# --- Errors
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (redis.ConnectionError("Connection refused"), StreamOutageError),
+        (redis.TimeoutError(), StreamOutageError),
+        (redis.BusyLoadingError(), StreamOutageError),
+        (redis.ReadOnlyError(), StreamOutageError),
+        (redis.OutOfMemoryError(), StreamOutageError),
+        (redis.ResponseError("NOGROUP No such key"), StreamOutageError),
+        (redis.ResponseError("MISCONF Redis is configured to save RDB snapshots"), StreamOutageError),
+        (redis.AuthenticationError("WRONGPASS"), ConfigurationError),
+        (redis.exceptions.NoPermissionError("no permissions"), ConfigurationError),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_errors_are_worth_a_retry_or_need_a_person(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch, error: redis.RedisError, expected: type[TickpipeError]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(redis.Redis, "execute_command", fail)
+    monkeypatch.setattr(redis.client.Pipeline, "execute", fail)
+    monkeypatch.setattr(redis.commands.core.Script, "__call__", fail)
+    calls: list[Callable[[], object]] = [
+        stream.check,
+        stream.ensure_group,
+        stream.trim,
+        stream.leave,
+        stream.pending,
+        stream.backlog,
+        stream.groups,
+        stream.reports,
+        lambda: stream.append([fields(1)]),
+        lambda: stream.read(1),
+        lambda: stream.read_own_pending(1),
+        lambda: stream.ack([b"1-0"]),
+        lambda: list(stream.claim(0, 1)),
+        lambda: list(stream.undone()),
+        lambda: stream.report(""),
+        lambda: stream.remove_gone(0),
+    ]
+    for call in calls:
+        with pytest.raises(expected) as caught:
+            call()
+        assert isinstance(caught.value, OutageError) == (expected is StreamOutageError)
+        assert len(str(caught.value)) > len("Redis: ")
+
+
+def test_a_lost_group_is_an_outage_until_it_is_made_again(stream: Stream, redis_client: redis.Redis) -> None:
+    redis_client.xgroup_destroy("prices", "g")
+    with pytest.raises(StreamOutageError):
+        stream.read(1)
+    stream.ensure_group()
+    assert seqs(stream.read(9)) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:6379",
+        "http://localhost",
+        "redis://:p4ss/word@localhost:6379/0",
+        "redis://:p4ss@localhost:none/0",
+        "redis://:p4ss@localhost:99999/0",
+        "redis://:p4ss@localhost/0?db=x",
+        "redis://:p4ss@localhost/0?nonsense=1",
+        "redis://[::1",
+    ],
+)
+def test_a_url_that_is_none_is_refused_at_once_without_quoting_it(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="REDIS_URL is no Redis URL") as caught:
+        connect(Secret(url))
+    assert "p4ss" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://localhost", "rediss://u:p@h:6380/1", "unix:///run/redis.sock?db=2", "redis://h/0?health_check_interval=9"]
+)  # fmt: skip
+def test_a_good_url_connects_to_nothing_yet(url: str) -> None:
+    before = threading.active_count()
+    connect(Secret(url)).close()
+    assert threading.active_count() == before

@@ -1,0 +1,171 @@
+"""Twelve Data's JSON → ticks and words about the feed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.tick import Tick
+from producer.twelvedata import (
+    SubscribeStatus,
+    decode_frame,
+    instrument,
+    instrument_name,
+    parse,
+    subscribe_status,
+)
+
+T = TypeVar("T")
+FIELDS = ["event", "symbol", "timestamp", "price", "day_volume", "bid", "ask", "exchange", "type", "currency"]
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+OBJECTS = st.dictionaries(st.sampled_from([*FIELDS, "success", "fails"]) | st.text(), ANYTHING)
+
+
+# --- Frames
+
+
+def test_numbers_stay_the_text_that_was_sent() -> None:
+    frame = (
+        b'{"price": 1.10, "timestamp": 1700000000, "bid": -0.0, "ask": 1E+5, "n": 0.1000000000000000055511151231257827}'
+    )
+    assert decode_frame(frame) == {
+        "price": "1.10",
+        "timestamp": "1700000000",
+        "bid": "-0.0",
+        "ask": "1E+5",
+        "n": "0.1000000000000000055511151231257827",
+    }
+    assert decode_frame(b'{"price": NaN, "volume": ' + b"9" * 5000 + b"}") == {"price": "NaN", "volume": "9" * 5000}
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [b"", b"{no", b"\x00\xff\xfe", b"[1]", b'"text"', b"1", b"null", b'{"a": "\xe9"}', b"[" * 10**6, b'{"a":' * 10**6],
+    ids=lambda frame: repr(frame[:12]),
+)  # fmt: skip
+def test_a_frame_that_is_no_json_object_is_none(frame: bytes) -> None:
+    assert decode_frame(frame) is None
+
+
+def called_deeper(levels: int, function: Callable[[], T]) -> T:
+    return called_deeper(levels - 1, function) if levels else function()
+
+
+def test_what_is_nested_just_so_deep_that_it_can_be_read_harms_nobody() -> None:
+    frames = (b'{"event": "price", "symbol": %b%b}' % (b"[" * depth, b"]" * depth) for depth in range(2000, 100, -1))
+    event = next(event for frame in frames if (event := decode_frame(frame)) is not None)
+    for use in (instrument, instrument_name, lambda event: parse(event, 1, 1, 1), subscribe_status):
+        called_deeper(50, lambda use=use: use(event))  # type: ignore[misc]  # else a RecursionError ends the feed
+
+
+# --- Prices
+
+STOCK = (
+    b'{"event":"price","symbol":"AAPL","currency":"USD","exchange":"NASDAQ","mic_code":"XNGS","type":"Common Stock",'
+    b'"timestamp":1700000001,"price":228.5,"day_volume":27631112}'
+)
+CRYPTO = (
+    b'{"event":"price","symbol":"BTC/USD","currency_base":"Bitcoin","currency_quote":"US Dollar",'
+    b'"exchange":"Coinbase Pro","type":"Digital Currency","timestamp":1700000002,"price":96480.10,"bid":96480.0,'
+    b'"ask":96480.2,"day_volume":9200.1234}'
+)
+FOREX = (
+    b'{"event":"price","symbol":"EUR/USD","currency_base":"Euro","currency_quote":"US Dollar",'
+    b'"type":"Physical Currency","timestamp":1700000003,"price":1.05410,"bid":1.0541,"ask":1.0542}'
+)
+
+
+@pytest.mark.parametrize(
+    ("frame", "tick", "about", "name"),
+    [
+        (
+            STOCK,
+            ("AAPL", "1700000001", "228.5", "27631112", "", "", "NASDAQ"),
+            {"symbol": "AAPL", "type": "Common Stock", "exchange": "NASDAQ", "mic_code": "XNGS", "currency": "USD"},
+            "AAPL:NASDAQ",
+        ),
+        (
+            CRYPTO,
+            ("BTC/USD", "1700000002", "96480.10", "9200.1234", "96480.0", "96480.2", "Coinbase Pro"),
+            {
+                "symbol": "BTC/USD",
+                "type": "Digital Currency",
+                "exchange": "Coinbase Pro",
+                "currency_base": "Bitcoin",
+                "currency_quote": "US Dollar",
+            },
+            "BTC/USD:Coinbase Pro",
+        ),
+        (
+            FOREX,
+            ("EUR/USD", "1700000003", "1.05410", "", "1.0541", "1.0542", ""),
+            {
+                "symbol": "EUR/USD",
+                "type": "Physical Currency",
+                "currency_base": "Euro",
+                "currency_quote": "US Dollar",
+            },
+            "EUR/USD:",
+        ),
+    ],
+    ids=["stock", "crypto", "forex"],
+)
+def test_the_three_shapes(frame: bytes, tick: tuple[str, ...], about: dict[str, str], name: str) -> None:
+    event = decode_frame(frame)
+    assert event is not None
+    assert parse(event, 7, 8, 9) == Tick._make(["7", "8", *tick, "9"])
+    assert instrument(event) == about
+    assert instrument_name(event) == name
+
+
+@settings(max_examples=60)
+@given(OBJECTS)
+def test_parsing_and_reading_a_status_is_total(event: dict[str, Any]) -> None:
+    tick = parse(event, 1, 2, 3)
+    assert (tick.session, tick.seq, tick.received) == ("1", "2", "3")
+    assert all(type(value) is str for value in tick)
+    assert all(type(value) is str for value in instrument(event).values())
+    status = subscribe_status(event)
+    assert all(type(text) is str for text in [*status.accepted, *status.refused, *status.refused.values()])
+
+
+@settings(max_examples=60)
+@given(OBJECTS)
+def test_whatever_json_spells_is_read_and_parsed(event: dict[str, Any]) -> None:
+    read = decode_frame(json.dumps(event).encode())
+    assert read is not None
+    tick = parse(read, 1, 2, 3)
+    for name, value in (("symbol", tick.symbol), ("price", tick.price)):
+        if type(event.get(name)) in {int, float}:
+            assert value == json.dumps(event[name])
+        elif event.get(name) is None:
+            assert value == ""
+
+
+# --- Words about the feed
+
+
+@pytest.mark.parametrize(
+    ("event", "accepted", "refused"),
+    [
+        ({}, (), {}),
+        ({"success": None, "fails": None}, (), {}),
+        ({"success": [{"symbol": "AAPL", "exchange": "NASDAQ"}, {"symbol": "RY"}]}, ("AAPL", "RY"), {}),
+        ({"success": ["AAPL"], "fails": ["X"]}, ("AAPL",), {"X": "refused"}),
+        ({"fails": [{"symbol": "X", "message": "not in your plan"}]}, (), {"X": "not in your plan"}),
+        ({"fails": [{"symbol": "X", "message": None}, {"symbol": "Y"}]}, (), {"X": "refused", "Y": "refused"}),
+        ({"success": "AAPL", "fails": {"symbol": "X"}}, (), {}),
+        ({"success": [None, 1, [], {"symbol": None}, {"symbol": 7}, {}, {"symbol": "A"}]}, ("A",), {}),
+    ],
+)
+def test_subscribe_status(event: dict[str, Any], accepted: tuple[str, ...], refused: dict[str, str]) -> None:
+    assert subscribe_status(event) == SubscribeStatus(accepted, refused)

@@ -1,0 +1,122 @@
+"""The live view: no figure lost, SIMULATED where it is, trouble where it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from tickpipe.status import MINUTES, Candle, Status, SymbolStatus
+from tickpipe.view import candle_line, figures, line, render
+
+CANDLES = [Candle(10.0, 12.0, 9.0, 11.5, 40), Candle(11.5, 12.5, 11.0, 11.25, 2)]
+STATUS = Status(
+    received=1_234_567,
+    stored=1_234_000,
+    dead_letters=3,
+    backlog=564,
+    consumers=2,
+    rows_per_second=2345.67,
+    latency_p50=0.0123,
+    latency_p99=1.5,
+    symbols=[
+        SymbolStatus("BTC/USD", 96_480.12, 0.26, CANDLES),
+        SymbolStatus("EUR/USD", 1.05412, 240.0, []),
+        SymbolStatus("OIL", -37.63, 7300.0, CANDLES[:1]),
+    ],
+    trouble=None,
+)
+FIGURES = ["received 1,234,567", "stored 1,234,000", "backlog 564", "dead letters 3", "rows/s 2,345.7", "consumers 2"]
+FIGURES += ["p50 12 ms", "p99 1500 ms"]
+
+
+def shown(status: Status, *, title: str = "tickpipe", width: int = 120, height: int = 40) -> str:
+    console = Console(file=io.StringIO(), width=width, height=height, color_system=None)
+    console.print(render(status, title=title, footer="Ctrl-C ends it", width=width, height=height))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def words(text: str) -> str:
+    """The words alone: no frames, no line ends."""
+    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split())
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_every_figure_is_shown(width: int) -> None:
+    text = words(shown(STATUS, width=width))
+    for figure in [*FIGURES, "Ctrl-C ends it"]:
+        assert figure in text
+    for symbol in ("BTC/USD 96,480.12 0.3 s 11.5000 12.5000 11.0000 42", "EUR/USD 1.05412 4 min 0", "OIL -37.6300 2 h"):
+        assert symbol in text
+
+
+def test_the_plain_line_has_every_figure_too() -> None:
+    text = line(STATUS, title="tickpipe  SIMULATED prices")
+    assert text.startswith("tickpipe  SIMULATED prices  ")
+    assert "\n" not in text
+    for figure in [*FIGURES, "BTC/USD 96,480.12", "EUR/USD 1.05412", "OIL -37.6300"]:
+        assert figure in text
+
+
+def test_simulated_prices_say_so() -> None:
+    assert "SIMULATED" in shown(STATUS, title="tickpipe  SIMULATED prices")
+    assert "SIMULATED" not in shown(STATUS, title="tickpipe  live prices")
+    colours = [
+        render(STATUS, title=title, footer="", width=120, height=40).border_style
+        for title in ("SIMULATED prices", "live prices")
+    ]
+    assert colours == ["yellow", "green"]
+
+
+def test_trouble_is_shown_beside_the_last_known_figures() -> None:
+    troubled = dataclasses.replace(STATUS, trouble="the database: connection refused")
+    for text in (words(shown(troubled)), line(troubled, title="")):
+        assert "the database: connection refused" in text
+        assert "received 1,234,567" in text
+    assert "TROUBLE" not in line(STATUS, title="")
+
+
+def test_what_is_not_known_yet_is_no_zero() -> None:
+    nothing = Status(0, 0, 0, 0, 0, 0.0, None, None, (), None)
+    assert "waiting for the first price …" in shown(nothing)
+    assert "p50 – p99 –" in figures(nothing)
+    assert "dead letters" not in figures(nothing)
+
+
+@pytest.mark.parametrize("height", [14, 24, 40])
+def test_symbols_that_have_no_room_are_counted(height: int) -> None:
+    many = dataclasses.replace(STATUS, symbols=[SymbolStatus(f"S{n:02}", 1.0, 0.0, []) for n in range(50)])
+    text = shown(many, height=height)
+    drawn = re.findall(r"S\d\d", text)
+    assert drawn == [f"S{n:02}" for n in range(len(drawn))]
+    assert len(drawn) >= 1
+    assert f"… and {50 - len(drawn)} more symbols" in text
+    assert len(text.splitlines()) <= height  # it fits, else the terminal would scroll
+    assert "more symbols" not in shown(STATUS, height=height + 10)
+
+
+def test_a_candle_line_spans_the_lowest_low_and_the_highest_high() -> None:
+    text = candle_line([Candle(1, 1, 0, 0, 1), Candle(0, 8, 0, 8, 1), Candle(8, 8, 4, 4, 1)])
+    assert text.plain[:2] == "▁█"
+    assert text.plain[2] in "▄▅"
+    assert [str(span.style) for span in text.spans] == ["red", "green", "red"]
+
+
+@pytest.mark.parametrize(
+    ("candles", "expected"),
+    [([], ""), ([Candle(5, 5, 5, 5, 1)] * 3, r"([▄▅])\1\1"), ([Candle(-1, -1, -3, -2, 1)], r"[▄▅]")],
+    ids=["none", "flat", "negative"],
+)
+def test_a_candle_line_of_little(candles: list[Candle], expected: str) -> None:
+    assert re.fullmatch(expected, candle_line(candles).plain)
+
+
+def test_only_the_newest_candles_are_drawn() -> None:
+    rising = [Candle(n, n, n, n, 1) for n in range(100)]
+    text = shown(dataclasses.replace(STATUS, symbols=[SymbolStatus("A", 1.0, 0.0, rising)]))
+    (bars,) = re.findall(r"[▁▂▃▄▅▆▇█]+", text)
+    assert (len(bars), bars[0], bars[-1]) == (MINUTES, "▁", "█")

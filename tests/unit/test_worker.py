@@ -1,0 +1,312 @@
+"""The consumer's loop: nothing is acked before it is stored, and nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import cast
+
+import fakeredis
+import pytest
+import redis
+
+from common import cli
+from common.errors import DatabaseOutageError, OutageError, StreamOutageError
+from common.stream import Entry, Stream
+from consumer.store import FEED, PRICES, PriceStore, Stored, Table
+from consumer.worker import BISECT_AFTER, Lane, Worker, WorkerConfig
+from tests.support.waiting import wait_for
+from tests.unit.conftest import StreamMaker, stored
+
+pytestmark = pytest.mark.usefixtures("impatient")
+
+
+class Store:
+    """Keeps what it is given. `on_insert` may look, or raise, before it does; `pending` is asked at that moment."""
+
+    def __init__(self) -> None:
+        self.blocks: list[tuple[str, list[int]]] = []
+        self.bisected: list[bool] = []
+        self.pending: list[int] = []
+        self.answers = True
+        self.on_insert: Callable[[], None] = lambda: None
+        self.ask_pending: Callable[[], int] = lambda: 0
+
+    def insert_block(self, table: Table, stream: str, entries: Sequence[Entry], *, bisect: bool = False) -> Stored:
+        assert table is (FEED if stream.endswith(":feed") else PRICES)
+        self.bisected.append(bisect)
+        self.pending.append(self.ask_pending())
+        self.on_insert()
+        self.blocks.append((stream, [int(entry.fields[b"seq"]) for entry in entries if entry.fields]))
+        return Stored(len(entries), 0, 0)
+
+    def works(self) -> bool:
+        return self.answers
+
+    @property
+    def seqs(self) -> list[int]:
+        """Of the prices, in the order they were stored."""
+        return [seq for stream, block in self.blocks for seq in block if stream == "prices"]
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+@pytest.fixture
+def stop() -> threading.Event:
+    return threading.Event()
+
+
+@pytest.fixture
+def stream(make_stream: StreamMaker, store: Store) -> Stream:
+    stream = make_stream(consumer="looking on")
+    stream.ensure_group()
+    store.ask_pending = stream.pending
+    return stream
+
+
+@pytest.fixture
+def make_worker(make_stream: StreamMaker, store: Store, stop: threading.Event) -> Callable[..., Worker]:
+    def make(*, drain: bool = True, max_batch_size: int = 10, claim_idle: float = 30.0, name: str = "me") -> Worker:
+        lanes = [
+            Lane(make_stream("prices", consumer=name), PRICES),
+            Lane(make_stream("prices:feed", consumer=name), FEED),
+        ]
+        config = WorkerConfig(drain=drain, max_batch_size=max_batch_size, claim_idle=claim_idle, poll=0.01)
+        return Worker(lanes, cast("PriceStore", store), config, stop=stop, clock=lambda: 3_000_000)
+
+    return make
+
+
+MakeWorker = Callable[..., Worker]
+
+
+def fill(stream: Stream, first: int, last: int) -> None:
+    stream.append([{"seq": str(n), "received": "1000000"} for n in range(first, last + 1)])
+
+
+# --- What is read, and when
+
+
+def test_both_streams_are_stored_in_order_in_blocks_and_acked(
+    make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store
+) -> None:
+    fill(stream, 1, 25)
+    fill(make_stream("prices:feed"), 1, 2)
+    worker = make_worker()
+    worker.run()
+    assert [block for name, block in store.blocks if name == "prices"] == [
+        [*range(1, 11)],
+        [*range(11, 21)],
+        [*range(21, 26)],
+    ]
+    assert ("prices:feed", [1, 2]) in store.blocks
+    assert stream.backlog()[2:4] == (0, 0)
+    assert (worker.totals.stored, worker.totals.blocks) == (25, 3)
+
+
+def test_what_this_name_was_given_before_comes_first(
+    make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store
+) -> None:
+    fill(stream, 1, 25)
+    make_stream(consumer="me").read(12)  # and was killed
+    make_worker().run()
+    assert [block for _, block in store.blocks] == [[*range(1, 11)], [11, 12], [*range(13, 23)], [23, 24, 25]]
+    assert stream.pending() == 0
+
+
+def test_what_others_left_is_claimed_when_they_have_been_silent_long_enough(
+    make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store
+) -> None:
+    fill(stream, 1, 25)
+    make_stream(consumer="dead").read(12)
+    make_worker(claim_idle=0.1).run()  # a drain waits for it
+    assert sorted(store.seqs) == [*range(1, 26)]
+    assert stream.pending() == 0
+
+
+def test_a_drain_ends_only_when_nobody_holds_anything(
+    make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    fill(stream, 1, 3)
+    slow = make_stream(consumer="slow")
+    held = slow.read(1)
+    draining = cli.in_thread(make_worker(claim_idle=1.0).run)
+    wait_for(lambda: "1 entries are pending on other consumers" in caplog.text)
+    assert store.seqs == [2, 3]
+    assert not draining.done()
+    slow.ack([entry.id for entry in held])
+    draining.result(timeout=5)
+    assert store.seqs == [2, 3]
+
+
+def test_an_entry_deleted_while_pending_is_acked(
+    make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store, redis_client: redis.Redis
+) -> None:
+    fill(stream, 1, 2)
+    redis_client.xdel("prices", make_stream(consumer="me").read(2)[0].id)
+    make_worker().run()
+    assert (store.seqs, stream.pending()) == ([2], 0)
+
+
+# --- Only what is stored is acked
+
+
+def test_the_ack_comes_after_the_store(make_worker: MakeWorker, stream: Stream, store: Store) -> None:
+    fill(stream, 1, 25)
+    make_worker().run()
+    assert store.pending == [10, 10, 5]  # each block, all of it, while it is being stored, and none before it
+
+
+def test_an_outage_is_waited_out_with_the_block_in_hand(make_worker: MakeWorker, stream: Stream, store: Store) -> None:
+    tries = count(1)
+    fill(stream, 1, 3)
+
+    def away() -> None:
+        if next(tries) < 6:
+            raise DatabaseOutageError("the database: away")
+
+    store.answers, store.on_insert = False, away
+    make_worker().run()
+    assert store.pending == [3] * 6  # not acked meanwhile
+    assert (store.seqs, stream.pending()) == ([1, 2, 3], 0)
+    assert store.bisected == [False] * 6  # it was the database, not the block
+
+
+def test_a_block_that_fails_while_the_database_answers_is_bisected(
+    make_worker: MakeWorker, stream: Stream, store: Store
+) -> None:
+    def fail() -> None:
+        if not store.bisected[-1]:
+            raise DatabaseOutageError("the database: index row size exceeds maximum")
+
+    fill(stream, 1, 13)
+    store.on_insert = fail
+    make_worker().run()
+    assert store.bisected == ([False] * BISECT_AFTER + [True]) * 2  # each block by itself
+    assert store.seqs == [*range(1, 14)]
+
+
+# --- Stopping
+
+
+def test_told_to_stop_it_finishes_the_block_in_hand_and_leaves(
+    make_worker: MakeWorker, stream: Stream, store: Store, stop: threading.Event
+) -> None:
+    fill(stream, 1, 25)
+    store.on_insert = stop.set
+    make_worker(drain=False).run()
+    assert store.seqs == [*range(1, 11)]
+    assert stream.backlog()[2:] == (15, 0, 0)  # 15 unread, none pending, no consumer's name
+
+
+def test_told_to_stop_it_finishes_every_block_that_it_claims(
+    make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store, stop: threading.Event
+) -> None:
+    fill(stream, 1, 25)
+    make_stream(consumer="dead").read(25)
+    store.on_insert = stop.set
+    make_worker(drain=False, claim_idle=0.0).run()
+    assert sorted(store.seqs) == [*range(1, 26)]
+    assert stream.pending() == 0
+
+
+def test_told_to_stop_while_the_database_is_away_the_block_stays_pending(
+    make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store, stop: threading.Event
+) -> None:
+    def away() -> None:
+        stop.set()
+        raise DatabaseOutageError("the database: away")
+
+    fill(stream, 1, 3)
+    store.on_insert = away
+    with pytest.raises(OutageError):
+        make_worker(drain=False).run()
+    assert len(make_stream(consumer="me").read_own_pending(9)) == 3
+
+
+# --- When Redis is away, or has forgotten
+
+
+def test_redis_away_is_waited_out_and_what_it_had_handed_over_is_recovered(
+    make_worker: MakeWorker,
+    stream: Stream,
+    store: Store,
+    redis_server: fakeredis.FakeServer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Redis goes away between the store and the ack."""
+    store.ask_pending = lambda: 0
+    away = iter([True])
+
+    def go_away() -> None:
+        redis_server.connected = not next(away, False)
+
+    fill(stream, 1, 3)
+    store.on_insert = go_away
+    draining = cli.in_thread(make_worker().run)
+    wait_for(lambda: "; try 2, next in" in caplog.text)  # and goes on trying
+    redis_server.connected = True
+    draining.result(timeout=5)
+    assert store.seqs == [1, 2, 3, 1, 2, 3]  # again: the database knows them
+    assert stream.pending() == 0
+
+
+def test_a_lost_group_is_made_again_at_the_streams_start(
+    make_worker: MakeWorker, stream: Stream, store: Store, redis_client: redis.Redis
+) -> None:
+    lost = iter([True])
+
+    def lose() -> None:
+        if next(lost, False):
+            redis_client.xgroup_destroy("prices", "g")
+
+    fill(stream, 1, 15)
+    store.ask_pending = lambda: 0
+    store.on_insert = lose
+    make_worker().run()
+    assert store.seqs == [*range(1, 11), *range(1, 16)]
+
+
+def test_a_redis_too_full_to_take_its_report_does_not_keep_it_from_its_work(
+    make_worker: MakeWorker, stream: Stream, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise StreamOutageError("Redis: OOM command not allowed")
+
+    monkeypatch.setattr(Stream, "report", refuse)
+    fill(stream, 1, 15)
+    make_worker().run()
+    assert store.seqs == [*range(1, 16)]
+    assert stream.backlog()[2:] == (0, 0, 0)  # and it has left
+
+
+# --- What it does besides
+
+
+def test_it_leaves_word_of_its_work(make_worker: MakeWorker, stream: Stream) -> None:
+    fill(stream, 1, 5)
+    make_worker(name="one").run()
+    report = json.loads(stream.reports()["one"])
+    assert {name: report[name] for name in ("stored", "duplicates", "dead_letters", "blocks", "at")} == {
+        "stored": 5,
+        "duplicates": 0,
+        "dead_letters": 0,
+        "blocks": 1,
+        "at": 3_000_000,
+    }
+    assert report["latency_p50"] == report["latency_p99"] == 2.0  # received at 1 s, stored at 3 s
+
+
+def test_it_trims_what_every_group_is_done_with(
+    make_worker: MakeWorker, stream: Stream, redis_client: redis.Redis
+) -> None:
+    fill(stream, 1, 5)
+    stream.ack([entry.id for entry in stream.read(4)])
+    make_worker().run()
+    assert [int(fields[b"seq"]) for _, fields in stored(redis_client)] == [4, 5]
