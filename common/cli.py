@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
@@ -46,11 +47,15 @@ def _load_dotenv(path: Path) -> None:
 def stop_on_signals() -> threading.Event:
     """An event that SIGTERM or Ctrl-C sets; a second one stops the process at once."""
     stop = threading.Event()
+    asked = False
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
+        nonlocal asked
+        if asked:
             os._exit(128 + number)
-        stop.set()
+        asked = True
+        # Not here: the thread that this interrupts may be in stop.wait(), with the lock that set() takes.
+        _thread.start_new_thread(stop.set, ())
 
     signal.signal(signal.SIGTERM, handle)
     signal.signal(signal.SIGINT, handle)

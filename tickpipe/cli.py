@@ -53,7 +53,10 @@ def up(
     seconds: Annotated[
         float | None,
         typer.Option(
-            "--for", min=0, help="End after so many seconds: drain, compare, exit.", show_default="until Ctrl-C"
+            "--for",
+            min=0,
+            help="End so many seconds after the first price: drain, compare, exit.",
+            show_default="until Ctrl-C",
         ),
     ] = None,
     simulate: Annotated[

@@ -101,6 +101,13 @@ class Observer:
             self._last = Status(**{**self._last.__dict__, "trouble": str(error)})
         return self._last
 
+    def received(self) -> int:
+        """Prices that came since it began; 0 where Redis does not say."""
+        try:
+            return self._stream.backlog().appended - self._appended_before
+        except OutageError:
+            return 0
+
     def left(self) -> int:
         """Entries that are not stored yet. Raises OutageError."""
         return backlog_left(self._stream.backlog())

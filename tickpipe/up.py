@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,8 @@ from tickpipe.verify import Verdict, verify
 LINE_EVERY = 5.0
 #: Seconds the consumers get to store what is left, at the end.
 DRAIN_WITHIN = 120.0
+#: Seconds that `--for` waits for the first price before its time begins.
+FIRST_PRICE_WITHIN = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,13 +128,13 @@ def _run(
     )
     consumers = [Child(["consumer"], environ, logs / f"consumer-{n}.log") for n in range(1, config.consumers + 1)]
     title = "tickpipe  SIMULATED prices" if home.simulated else "tickpipe  live prices"
-    started = time.monotonic()
+    over = _Timer(config.seconds, observer)
     try:
         producer.start()
         for consumer in consumers:
             consumer.start()
         with display(observer, console, title, f"Ctrl-C ends it cleanly · logs: {logs}") as show:
-            while not stop.wait(0.25) and (config.seconds is None or time.monotonic() - started < config.seconds):
+            while not stop.wait(0.25) and not over():
                 for child in (producer, *consumers):
                     child.keep_running()
                 show()
@@ -140,6 +143,22 @@ def _run(
             _drain(observer, feed, consumers, show)
     finally:
         stop_all([producer, *consumers], timeout=15)
+
+
+class _Timer:
+    """Says when the run is over: `seconds` after the first price, or after waiting FIRST_PRICE_WITHIN for it."""
+
+    def __init__(self, seconds: float | None, observer: Observer) -> None:
+        self._seconds = math.inf if seconds is None else seconds
+        self._observer = observer
+        self._started = time.monotonic()
+        self._first: float | None = None
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        if self._first is None and (now - self._started > FIRST_PRICE_WITHIN or self._observer.received() > 0):
+            self._first = now
+        return self._first is not None and now - self._first >= self._seconds
 
 
 def _drain(observer: Observer, feed: Stream, consumers: Sequence[Child], show: Callable[[], None]) -> None:

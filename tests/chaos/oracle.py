@@ -69,7 +69,7 @@ class Judgement:
     dead_letters: int = 0
     in_gaps: int = 0
     faults: list[str] = field(default_factory=list)
-    #: The events of each producer kill that were sent before it and not stored: seconds the first of them was older.
+    #: Of each kill of a producer that lost events: how many seconds before it the first of them was sent.
     kill_costs: list[float] = field(default_factory=list)
 
 
@@ -150,7 +150,9 @@ def _judge_connection(
                 f"LOST WITHOUT A GAP: {symbol}, {len(lost)} events of a connection, between {last:.3f} and "
                 f"{following:.3f}; gaps: {[gap for gap in gaps if gap.symbol == symbol]}"
             )
-    judgement.kill_costs += [kill - lost[0].at for kill in kills if lost[0].at <= kill and last <= kill <= following]
+    # A kill's own cost: only where the connection was well until the kill, and not cut by something else before.
+    well = [kill for kill in kills if kill - 0.25 <= sents[-1].at <= kill + 0.25]
+    judgement.kill_costs += [kill - lost[0].at for kill in well if lost[0].at <= kill and last <= kill <= following]
 
 
 def compare_with_verify(judgement: Judgement, said: str) -> list[str]:

@@ -1,27 +1,30 @@
 """A chaos run: real servers, the real producer, three consumers, a seeded scheduler that breaks them, an oracle.
 
-`make chaos MINUTES=10 SEED=7`, or `python -m tests.chaos.run --minutes 10 --seed 7`.
+`make chaos MINUTES=10 SEED=7`, or `python -m tests.chaos.run --minutes 10 --seed 7`. One long outage instead:
+`--fault "kill Redis" --lasts 60`. `tickpipe verify` in a loop beside it all, without faults: `--fault none`.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import random
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis
 
-from tests.chaos.faults import Step, schedule
+from tests.chaos.faults import FAULTS, Step, schedule
 from tests.chaos.oracle import SYMBOLS, Journal, Judgement, Numbered, compare_with_verify, judge
 from tests.support.faults import FaultySimulator
 from tests.support.homes import temporary_home
@@ -77,8 +80,11 @@ class Run:
     seconds: float
     rate: float
     say: Callable[[str], None]
+    steps: Sequence[Step] | None = None  # instead of the seed's schedule
     counts: Counter[str] = field(default_factory=Counter)
     kills: list[float] = field(default_factory=list)
+    looks: int = 0  # that `tickpipe verify` took while all was running
+    alarms: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.valkey = ValkeyServer(self.home / "valkey")
@@ -114,7 +120,14 @@ class Run:
         try:
             for process in (self.producer, *self.consumers):
                 process.start()
-            self._break()
+            resting = threading.Event()
+            looking = threading.Thread(target=self._look_on, args=(resting,))
+            looking.start()
+            try:
+                self._break()
+            finally:
+                resting.set()
+                looking.join()
             self._settle()
             return self._judge()
         finally:
@@ -125,8 +138,23 @@ class Run:
             self.postgres.stop()
             self.valkey.stop()
 
+    def _look_on(self, resting: threading.Event) -> None:
+        """`tickpipe verify` again and again: whatever happens meanwhile, it must raise no false alarm."""
+        while not resting.wait(1.0):
+            status, said, _ = self._verify(CLAIM_IDLE * 2)
+            if said.startswith("["):  # else Redis or the database was away
+                self.looks += 1
+                self.alarms += [f"FALSE ALARM: {verdict}" for verdict in json.loads(said) if not verdict["sound"]]
+            elif status != 1:
+                self.alarms.append(f"verify ended with status {status}")
+
+    def _verify(self, claim_idle: float, *options: str) -> tuple[int, str, str]:
+        command = [str(Path(sys.executable).with_name("tickpipe")), "verify", "--json", "--claim-idle", str(claim_idle)]
+        done = subprocess.run([*command, *options], env=self.environ, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
     def _break(self) -> None:
-        steps = schedule(self.seed, self.seconds)
+        steps = schedule(self.seed, self.seconds) if self.steps is None else self.steps
         moments: list[tuple[float, Callable[[], None], str]] = []
         for step in steps:
             self.counts[step.fault] += 1
@@ -259,11 +287,12 @@ class Run:
         """Ask the oracle, and `tickpipe verify`, once sessions without a goodbye count as ended."""
         time.sleep(SILENT_AFTER)
         judgement = judge(self.postgres.url, self.journal, self.kills)
-        command = [str(Path(sys.executable).with_name("tickpipe")), "verify", "--all", "--json", "--claim-idle", "1"]
-        said = subprocess.run(command, env=self.environ, capture_output=True, text=True, check=False)
-        judgement.faults += compare_with_verify(judgement, said.stdout)
-        if said.returncode:
-            judgement.faults.append(f"verify ended with status {said.returncode}: {said.stderr[-500:]}")
+        status, said, errors = self._verify(1.0, "--all")
+        judgement.faults += compare_with_verify(judgement, said)
+        if status:
+            judgement.faults.append(f"verify ended with status {status}: {errors[-500:]}")
+        judgement.faults += self.alarms
+        self.counts["looks of verify meanwhile"] = self.looks
         return judgement
 
 
@@ -289,10 +318,12 @@ def _entries(path: Path) -> int:
         return 0
 
 
-def chaos(seed: int, seconds: float, rate: float, say: Callable[[str], None]) -> tuple[Judgement, Counter[str]]:
-    """One run in a home of its own, removed unless the run found a fault."""
+def chaos(
+    seed: int, seconds: float, rate: float, say: Callable[[str], None], steps: Sequence[Step] | None = None
+) -> tuple[Judgement, Counter[str]]:
+    """One run in a home of its own, whose logs are kept if it found a fault."""
     with temporary_home() as home:
-        run = Run(home, seed, seconds, rate, say)
+        run = Run(home, seed, seconds, rate, say, steps)
         try:
             judgement = run.execute()
         except BaseException:
@@ -331,10 +362,18 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--rate", type=float, default=2500.0)
+    parser.add_argument("--fault", choices=["none", *FAULTS], help="this one alone, once, instead of the schedule")
+    parser.add_argument("--lasts", type=float, default=60.0, help="how many seconds --fault lasts")
     arguments = parser.parse_args()
+    steps = None
+    if arguments.fault:
+        steps = [Step(5.0, 5.0 + arguments.lasts, arguments.fault)] if arguments.fault != "none" else []
+        arguments.minutes = max(arguments.minutes, (arguments.lasts + 10.0) / 60.0) if steps else arguments.minutes
     seed = arguments.seed if arguments.seed is not None else random.randrange(10**6)
     print(f"seed {seed} (SEED={seed} replays the schedule)", flush=True)
-    judgement, counts = chaos(seed, arguments.minutes * 60, arguments.rate, lambda words: print(words, flush=True))
+    judgement, counts = chaos(
+        seed, arguments.minutes * 60, arguments.rate, lambda words: print(words, flush=True), steps
+    )
     print(report(judgement, counts, seed))
     return 1 if judgement.faults else 0
 

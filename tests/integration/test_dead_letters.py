@@ -60,11 +60,16 @@ def test_list_takes_filters(store: PriceStore, session: Told, pipeline: Pipeline
 
 @pytest.mark.usefixtures("session")
 def test_what_has_become_good_is_stored_at_retry(store: PriceStore, pipeline: Pipeline) -> None:
-    pipeline.database.query("ALTER TABLE prices_real_time DROP CONSTRAINT prices_real_time_symbol_check")
-    again = pipeline.processes.start("tickpipe", "dead-letters", "retry", "--reason", "symbol")
-    assert again.wait() == 0
-    assert "1 dead letters put back" in again.said()
-    pipeline.drain()
+    name = "prices_real_time_symbol_check"
+    pipeline.database.query(f"ALTER TABLE prices_real_time DROP CONSTRAINT {name}")
+    try:
+        again = pipeline.processes.start("tickpipe", "dead-letters", "retry", "--reason", "symbol")
+        assert again.wait() == 0
+        assert "1 dead letters put back" in again.said()
+        pipeline.drain()
+    finally:
+        check = "CHECK (char_length(symbol) BETWEEN 1 AND 64) NOT VALID"
+        pipeline.database.query(f"ALTER TABLE prices_real_time ADD CONSTRAINT {name} {check}")
     assert pipeline.database.query("SELECT seq FROM prices_real_time ORDER BY seq") == [(1,), (3,), (4,)]
     assert [letter.seq for letter in find(store, Filter(), limit=10)] == [2]
 

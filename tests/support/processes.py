@@ -1,0 +1,118 @@
+"""The real commands as real processes, in an environment of their own, always ended."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pytest
+
+from tests.support.waiting import wait_for
+
+#: A line of the log, as against what a command has to say to its user.
+LOG_LINE = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z ")
+#: Seconds that `tickpipe up` may take to stop its servers at the end of a test that has failed.
+GRACE = 15.0
+
+
+class Running:
+    """A command that was started. All that it says goes to one file."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.name = name
+        self.pid = process.pid
+        self._process = process
+        self._log = log
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status; None while it runs, negative where a signal ended it."""
+        return self._process.poll()
+
+    def said(self) -> str:
+        """All that it has said so far."""
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+    def last_words(self) -> list[str]:
+        """What it has said to its user: all lines that are no log."""
+        return [line for line in self.said().splitlines() if not LOG_LINE.match(line)]
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it as a crash would (SIGKILL), and return when it is gone."""
+        self._process.kill()
+        self._process.wait()
+
+    def wait(self, timeout: float = 10.0) -> int:
+        """Its exit status; the test fails where it does not end within `timeout` seconds."""
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"{self.name} still runs after {timeout:g} s")
+
+    def stop(self, timeout: float = 10.0) -> int:
+        """Ask it to end (SIGTERM): its exit status."""
+        self.signal(signal.SIGTERM)
+        return self.wait(timeout)
+
+    def wait_until_said(self, words: str, timeout: float = 10.0) -> None:
+        """Wait until these words stand in what it says."""
+        wait_for(lambda: words in self.said() or self.status is not None, timeout, f"{self.name} said {words!r}")
+        if words not in self.said():
+            pytest.fail(f"{self.name} ended with status {self.status} and never said {words!r}")
+
+
+class Processes:
+    """Starts commands. At the end all are ended, by pid, and what they said is printed: pytest shows it on failure."""
+
+    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
+        """`folder` becomes their working folder and home; of our own environment they get the PATH alone."""
+        self._folder = folder
+        self._environ = {"PATH": os.environ["PATH"], "HOME": str(folder), "LC_ALL": "C.UTF-8", **environ}
+        self._started: list[Running] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for process in self._started:
+            if process.status is None and process.name.endswith("tickpipe"):  # it has servers to stop
+                process.signal(signal.SIGTERM)
+        until = time.monotonic() + GRACE
+        for process in self._started:
+            while process.name.endswith("tickpipe") and process.status is None and time.monotonic() < until:
+                time.sleep(0.02)
+            process.kill()
+            print(f"--- {process.name}, pid {process.pid}, status {process.status}")  # noqa: T201
+            print(process.said())  # noqa: T201
+
+    def start(self, *command: str | Path, **environ: str) -> Running:
+        """Start a command of our environment (`producer`, `consumer`, `tickpipe`, `python`) with more variables."""
+        name = f"{len(self._started) + 1}-{command[0]}"
+        log = self._folder / f"{name}.log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [Path(sys.executable).with_name(str(command[0])), *command[1:]],
+                env={**self._environ, **environ},
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+        running = Running(name, process, log)
+        self._started.append(running)
+        return running
