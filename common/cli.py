@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn, ParamSpec
 
 import typer
@@ -47,18 +46,15 @@ def _load_dotenv(path: Path) -> None:
 def stop_on_signals() -> threading.Event:
     """An event that SIGTERM or Ctrl-C sets; a second one stops the process at once."""
     stop = threading.Event()
-    asked = False
 
-    def handle(number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            os._exit(128 + number)
-        asked = True
+    def handle(_number: int, _frame: object) -> None:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, lambda number, _: os._exit(128 + number))
         # Not here: the thread that this interrupts may be in stop.wait(), with the lock that set() takes.
         _thread.start_new_thread(stop.set, ())
 
-    signal.signal(signal.SIGTERM, handle)
-    signal.signal(signal.SIGINT, handle)
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, handle)
     return stop
 
 
