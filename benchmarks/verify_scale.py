@@ -48,7 +48,7 @@ def main() -> None:
                 cursor.execute(TELL, {"rows": rows})
             for words, everything in (("complete", False), ("sealed", False), ("complete, --all", True)):
                 started = time.monotonic()
-                verdicts = verify(store, stream, Path(home), everything=everything)
+                verdicts = verify(store, stream, stream, Path(home), everything=everything)
                 print(f"{rows:,} rows, {words}: {time.monotonic() - started:.1f} s, {len(verdicts)} sessions scanned")
 
 

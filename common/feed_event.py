@@ -6,6 +6,7 @@ Kinds: `started` `connected` `subscribed` `refused` `instrument` `disconnected` 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -31,5 +32,7 @@ decode = CODEC.decode
 
 
 def make(session: int, number: int, at: int, event: str, detail: Mapping[str, Any]) -> FeedEvent:
-    """A feed event of these values."""
-    return FeedEvent(str(session), str(number), str(at), event, json.dumps(detail))
+    """A feed event of these values. What the database's JSON cannot hold (NUL, lone surrogates) becomes "?"."""
+    text = json.dumps(detail, ensure_ascii=False).encode(errors="replace").decode()
+    text = re.sub(r"(?<!\\)((?:\\\\)*)\\u0000", r"\1?", text)
+    return FeedEvent(str(session), str(number), str(at), event, text)

@@ -66,6 +66,7 @@ def read_secret(environ: Mapping[str, str], name: str) -> Secret | None:
         try:
             value = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeError) as error:
+            path = "no file, but an address" if "://" in path else path  # which may hold a password
             raise ConfigurationError(f"{name}_FILE names {path}, which cannot be read: {error}") from None
         if not value:
             raise ConfigurationError(f"{name}_FILE names {path}, which is empty")

@@ -32,11 +32,11 @@ class Entry(NamedTuple):
 
 
 class Backlog(NamedTuple):
-    """What a stream holds for one group. `lag` (entries nobody has read) is None where Redis cannot tell."""
+    """What a stream holds for one group; `lag` counts the entries that nobody has read."""
 
     appended: int
     length: int
-    lag: int | None
+    lag: int
     pending: int
     consumers: int
 
@@ -56,6 +56,7 @@ def connect(url: Secret, *, timeout: float = TIMEOUT) -> redis.Redis:
         )
         pool = client.connection_pool
         pool.connection_class(**pool.connection_kwargs)  # connects to nothing, but refuses a `?parameter` it lacks
+        str(pool.connection_kwargs.get("host", "")).encode("idna")  # as connecting would, with a traceback
     except (ValueError, TypeError):
         raise ConfigurationError(
             "REDIS_URL is no Redis URL: it looks like redis://[[user]:password@]host:6379/0, "
@@ -111,8 +112,14 @@ class Stream:
             try:
                 self._redis.xgroup_create(self.key, self.group, id="0", mkstream=True)
             except redis.ResponseError as error:
-                if not str(error).startswith("BUSYGROUP"):
+                # A full Redis refuses CREATE before it looks whether the group is there; reading would make room.
+                if not str(error).startswith("BUSYGROUP") and not self._has_group():
                     raise
+
+    def _has_group(self) -> bool:
+        if not self._redis.exists(self.key):
+            return False
+        return any(group["name"] == self.group.encode() for group in self._redis.xinfo_groups(self.key))
 
     def read(self, count: int, block_ms: int | None = None) -> list[Entry]:
         """Up to `count` entries that nobody in the group has read; waits up to `block_ms` for the first of them."""
@@ -194,6 +201,8 @@ class Stream:
         ones: an entry that is read in between is met as unread.)
         """
         with _translated():
+            if not self._redis.exists(self.key):
+                return
             groups = {group["name"]: group for group in self._redis.xinfo_groups(self.key)}
         if (ours := groups.get(self.group.encode())) is None:
             yield from self._scan(b"-", count)
@@ -233,10 +242,18 @@ class Stream:
         appended, length = int(info["entries-added"]), int(info["length"])
         return {
             group["name"].decode(): Backlog(
-                appended, length, group["lag"], int(group["pending"]), int(group["consumers"])
+                appended, length, self._lag(group), int(group["pending"]), int(group["consumers"])
             )
             for group in groups
         }
+
+    def _lag(self, group: Mapping[str, Any]) -> int:
+        """Entries that nobody has read; Redis cannot tell after an XDEL, then up to 1000 are counted."""
+        if group["lag"] is not None:
+            return int(group["lag"])
+        with _translated():
+            unread = self._redis.xrange(self.key, min=cast("Any", b"(" + group["last-delivered-id"]), count=1000)
+        return len(cast("list[Any]", unread))
 
     def pending(self) -> int:
         """Entries that the group's consumers, all of them, were given and have not acked."""

@@ -22,7 +22,7 @@ from consumer.worker import Lane, Worker, WorkerConfig
 logger = logging.getLogger("consumer")
 
 #: Seconds to come to an end after SIGTERM.
-STOP_WITHIN = 9.0
+STOP_WITHIN = 8.5
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -114,6 +114,11 @@ def _timescaledb(cursor: psycopg2.extensions.cursor) -> bool:
     row = cursor.fetchone()
     if row is None or row[0] is not None:
         return row is not None
+    # Not preloaded, its CREATE EXTENSION would not fail but end the connection. No row: the role may not see it.
+    cursor.execute("SELECT setting FROM pg_settings WHERE name = 'shared_preload_libraries'")
+    if (setting := cursor.fetchone()) is not None and "timescaledb" not in setting[0]:
+        logger.warning("TimescaleDB is available and not preloaded: add it to shared_preload_libraries to use it")
+        return False
     cursor.execute("SAVEPOINT extension")
     try:
         cursor.execute("CREATE EXTENSION timescaledb")

@@ -24,7 +24,7 @@ from producer.spool import Spool, make_folder, spool_folder
 logger = logging.getLogger("producer")
 
 #: Seconds to come to an end after SIGTERM.
-STOP_WITHIN = 9.0
+STOP_WITHIN = 8.5
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -113,14 +113,14 @@ def producer(
         pass
 
     stop.set()
-    wait([receiving], timeout=STOP_WITHIN / 3)
+    until = time.monotonic() + STOP_WITHIN
+    wait([receiving], timeout=STOP_WITHIN - 3.0)
     intake.close()
-    wait([publishing], timeout=STOP_WITHIN / 3)
-    until = time.monotonic() + STOP_WITHIN / 4
-    while spool.entries and time.monotonic() < until:
+    wait([publishing], timeout=until - time.monotonic() - 1.0)
+    while spool.entries and time.monotonic() < until - 0.5:
         time.sleep(0.05)
     stop_replay.set()
-    wait(replaying, timeout=1)
+    wait(replaying, timeout=0.5)
     spool.close()
     logger.info(
         "stopped: %d price events received, %d entries appended, %d spooled (%d wait on disk), %d price events lost",
@@ -129,6 +129,8 @@ def producer(
     for thread in everyone:
         if thread.done():
             thread.result()
+    if not publishing.done():
+        raise OutageError("told to stop while neither Redis nor the spool took what was in hand: it is lost")
 
 
 def _reread(feed: Feed, options: Sequence[str], file: Path) -> None:

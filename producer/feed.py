@@ -26,7 +26,7 @@ from common.errors import ConfigurationError, TickpipeError
 from common.settings import Secret
 from producer import twelvedata
 from producer.publisher import Intake
-from producer.session import PriceEvent, Session, tell_overflow
+from producer.session import PriceEvent, Session, overflow
 
 logger = logging.getLogger("producer.feed")
 
@@ -62,7 +62,7 @@ class FeedConfig:
     heartbeat_timeout: float = 7.0
     #: After so long without any frame a ping is sent; after twice that the peer is taken for gone.
     ping_after: float = 3.5
-    handshake_timeout: float = 5.0
+    handshake_timeout: float = 4.0
     alive_every: float = 5.0
     #: Tries with a key that has never been accepted.
     key_tries: int = 4
@@ -70,7 +70,8 @@ class FeedConfig:
     def __post_init__(self) -> None:
         try:
             parts = urlsplit(self.url)
-            sound = parts.scheme in {"ws", "wss"} and parts.hostname and parts.port != 0
+            sound = parts.scheme in {"ws", "wss"} and bool(parts.hostname) and parts.port != 0
+            self.host.encode("idna")
         except ValueError:  # brackets that do not close, a port that is none
             sound = False
         if not sound:
@@ -189,6 +190,7 @@ class Feed:
         self._ever_subscribed = False
         self._lost: tuple[PriceEvent, PriceEvent] | None = None  # first and last that found the intake full
         self._last_frame = 0  # microseconds UTC, of the open or the last connection
+        self._left_at: int | None = None  # the last frame of the connection that was open when told to stop
         self._subscribed_at: float | None = None
         self._next_tick = self._next_alive = self._next_heartbeat = 0.0
         self._heartbeat_sent: float | None = None  # and not answered yet
@@ -222,9 +224,9 @@ class Feed:
                     evicted = isinstance(error, ClosedByServerError) and self._subscribed_at is not None
                     self._pause(stop, error, lasted=self._monotonic() - began, evicted=evicted)
         finally:
-            self._client.close(politely=True)
             self._tell_lost()
-            self.session.vouch("stopped")
+            # What was connected until now is blind from its last frame on: closing takes a round trip.
+            self.session.vouch("stopped", self._left_at and max(self._left_at, self.session.id))
 
     def _receive(self, stop: threading.Event) -> None:
         """One connection, from its handshake until `stop` is set; raises when it ends otherwise."""
@@ -240,6 +242,7 @@ class Feed:
                 except websocket.WebSocketTimeoutException:
                     continue
                 self._on_frame(opcode, cast("bytes", frame.data))  # recv gives text frames as bytes, too
+            self._left_at = self._last_frame
         except (DisconnectedError, websocket.WebSocketException, OSError) as error:
             self._tell_lost()
             self.session.tell("disconnected", cause=_cause(error), last_frame=self._last_frame)
@@ -333,20 +336,23 @@ class Feed:
         if kind == "subscribe-status":
             self._on_subscribe_status(twelvedata.subscribe_status(event))
         elif kind != "heartbeat":
-            logger.debug("the server says: %s", event)
+            logger.log(logging.WARNING if event.get("status") == "error" else logging.DEBUG, "it says: %s", event)
 
     def _on_subscribe_status(self, status: twelvedata.SubscribeStatus) -> None:
-        if status.refused:
-            reasons = "; ".join(f"{symbol} ({reason})" for symbol, reason in sorted(status.refused.items()))
+        refused = status.refused
+        if status.error and not refused and not status.accepted:
+            refused = dict.fromkeys(sorted(self._wanted), status.error)
+        if refused:
+            reasons = "; ".join(f"{symbol} ({reason})" for symbol, reason in sorted(refused.items()))
             logger.warning("refused by the server: %s", reasons)
-            self.session.tell("refused", symbols=status.refused)
+            self.session.tell("refused", symbols=refused)
         if status.accepted:
             self._subscribed_at = self._monotonic()
             self._ever_subscribed = True
             self._accepted = tuple(sorted({*self._accepted, *status.accepted}))
             self.session.tell("subscribed", symbols=status.accepted)
             logger.info("subscribed: %s", ", ".join(status.accepted))
-        elif status.refused and not self._ever_subscribed:
+        elif refused and not self._ever_subscribed:
             raise NothingSubscribedError(f"none of the symbols can be subscribed: {reasons}")
 
     # What is due now and then.
@@ -412,7 +418,7 @@ class Feed:
             first, last = self._lost
             self._lost = None
             logger.error("the intake was full: %d price events were lost", last.seq - first.seq + 1)
-            tell_overflow(first, last, "intake full")
+            self._intake.put_always(overflow(first, last, "intake full"))
 
 
 def _cause(error: Exception) -> str:

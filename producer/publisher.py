@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from common import feed_event, tick
-from common.errors import OutageError, TickpipeError
+from common.errors import TickpipeError
 from common.feed_event import FeedEvent
 from common.retry import retrying
 from common.stream import Fields, Stream
 from producer import twelvedata
-from producer.session import PriceEvent, Session, tell_overflow
+from producer.session import PriceEvent, overflow
 from producer.spool import Outgoing, Spool, SpoolFullError, adopt_orphans
 
 logger = logging.getLogger("producer.publisher")
@@ -73,14 +73,6 @@ class Intake:
         self._ended = True
         return batch
 
-    def rest(self) -> list[Item]:
-        """What was put in after the end: feed events about the publisher's own losses."""
-        found: list[Item] = []
-        while not self._queue.empty():
-            item = self._queue.get()
-            found += [item] if item is not None else []
-        return found
-
 
 class Streams:
     """The two streams that entries go to."""
@@ -115,7 +107,7 @@ class Publisher:
         self._spool = spool
         self._monotonic = monotonic
         self._held: deque[Outgoing] = deque(maxlen=10_000)  # feed events that even the spool could not take
-        self._lost: dict[Session, tuple[PriceEvent, PriceEvent]] = {}  # first and last lost and not told yet
+        self._lost: list[tuple[PriceEvent, PriceEvent]] = []  # first and last of what was lost and not told yet
         self._told_at = float("-inf")
 
     def run(self) -> None:
@@ -123,13 +115,14 @@ class Publisher:
         while (batch := self._intake.take(timeout=0.1)) is not None:
             if batch or self._held:
                 self.publish(batch)
-        self._tell_lost()
-        if (rest := self._intake.rest()) or self._held:
-            self.publish(rest)
+        if self._held or self._lost:
+            self.publish([], last=True)
 
-    def publish(self, items: Sequence[Item]) -> None:
-        """Append the items, or spool them."""
+    def publish(self, items: Sequence[Item], *, last: bool = False) -> None:
+        """Append the items, or spool them. `last`: no batch follows that could tell what was lost."""
         entries = [*self._held, *map(_outgoing, items)]
+        if last or any(isinstance(item, FeedEvent) for item in items):
+            entries += self._take_lost()  # no number may be vouched for before it is told that it was lost
         if self._spool.entries == 0:
             try:
                 self._streams.append(entries)
@@ -138,7 +131,6 @@ class Publisher:
             else:
                 self._held.clear()
                 self.appended += len(entries)
-                self._recovered()
                 return
         try:
             self._spool.put(entries)
@@ -147,34 +139,31 @@ class Publisher:
         else:
             self._held.clear()
             self.spooled += len(entries)
-            self._recovered()
 
     def _lose(self, items: Sequence[Item], entries: Sequence[Outgoing], error: SpoolFullError) -> None:
-        """Count what no place was left for; what happened to the feed is kept for the next try."""
+        """Count what no place was left for. What is told of the feed takes what was lost with it, or both wait."""
         for item in items:
             if isinstance(item, PriceEvent):
                 self.lost += 1
-                first, _ = self._lost.get(item.session, (item, item))
-                self._lost[item.session] = (first, item)
-        feed = [entry for entry in entries if entry.stream == "feed"]
+                if self._lost and self._lost[-1][1].session is item.session and self._lost[-1][1].seq == item.seq - 1:
+                    self._lost[-1] = (self._lost[-1][0], item)
+                else:
+                    self._lost.append((item, item))
         self._held.clear()
-        try:
-            self._spool.put(feed)
-        except SpoolFullError:
-            self._held.extend(feed)
+        if feed := [entry for entry in entries if entry.stream == "feed"]:
+            feed += self._take_lost()
+            try:
+                self._spool.put(feed)
+            except SpoolFullError:
+                self._held.extend(feed)
         if self._monotonic() - self._told_at >= 60.0:
             logger.error("%s: %d price events lost so far", error, self.lost)
             self._told_at = self._monotonic()
-            self._tell_lost()
 
-    def _recovered(self) -> None:
-        if self._lost:
-            self._tell_lost()
-
-    def _tell_lost(self) -> None:
-        for first, last in self._lost.values():
-            tell_overflow(first, last, "spool full")
+    def _take_lost(self) -> list[Outgoing]:
+        told = [Outgoing("feed", feed_event.encode(overflow(first, last, "spool full"))) for first, last in self._lost]
         self._lost.clear()
+        return told
 
 
 def _outgoing(item: Item) -> Outgoing:
@@ -215,7 +204,7 @@ class Replayer:
                 count = self._spool.entries
                 try:
                     replay(self._spool, self._streams, self._stop)
-                except OutageError as error:
+                except TickpipeError as error:  # an outage, or a login that is refused by now
                     logger.warning("%s", error)
                     self._stop.wait(5.0)  # the spool itself fails: without a pause its head would be appended in a loop
                 else:
@@ -228,7 +217,7 @@ class Replayer:
                 try:
                     logger.info("adopted the spool %s: %d entries", spool.path, spool.entries)
                     replay(spool, self._orphans, self._stop)
-                except OutageError as error:
+                except TickpipeError as error:  # an outage, or a login that is refused by now
                     logger.warning("%s", error)
                 finally:
                     spool.close()

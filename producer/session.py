@@ -34,7 +34,7 @@ class Session:
         self._number = 0
         self._emit = emit
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def number(self, event: Mapping[str, Any], now: int) -> PriceEvent:
         """Number a price event. `received` is strictly increasing: a tie, or a clock that steps back, adds 1 µs."""
@@ -49,11 +49,16 @@ class Session:
                 self.time_min, self.time_max = min(self.time_min, time), max(self.time_max, time)
         return PriceEvent(self, self.seq, self._received, event)
 
-    def tell(self, kind: str, at: int | None = None, /, **detail: object) -> None:
-        """Emit a feed event of this session, of now or of `at` (microseconds UTC)."""
-        with self._lock:  # numbered and handed on as one step, so that numbers arrive in order
+    def make(self, kind: str, at: int | None = None, /, **detail: object) -> FeedEvent:
+        """The next feed event of this session, of now or of `at` (microseconds UTC)."""
+        with self._lock:
             self._number += 1
-            self._emit(feed_event.make(self.id, self._number, at or self._clock(), kind, detail))
+            return feed_event.make(self.id, self._number, at or self._clock(), kind, detail)
+
+    def tell(self, kind: str, at: int | None = None, /, **detail: object) -> None:
+        """Make a feed event and emit it."""
+        with self._lock:  # as one step, so that numbers arrive in order
+            self._emit(self.make(kind, at, **detail))
 
     def vouch(self, kind: str, at: int | None = None, /, **detail: object) -> None:
         """Tell with it how far the numbers have come, and the span of the exchange's times of these prices."""
@@ -70,9 +75,9 @@ class PriceEvent(NamedTuple):
     event: Mapping[str, Any]
 
 
-def tell_overflow(first: PriceEvent, last: PriceEvent, cause: str) -> None:
-    """Tell, in their session, that the price events from `first` to `last` found no place and are lost."""
-    first.session.tell(
+def overflow(first: PriceEvent, last: PriceEvent, cause: str) -> FeedEvent:
+    """The feed event that says that the price events from `first` to `last` found no place and are lost."""
+    return first.session.make(
         "overflow",
         first_seq=first.seq,
         last_seq=last.seq,

@@ -5,6 +5,7 @@ A killed producer leaves its file; the next producer with the same destination f
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import platformdirs
 from filelock import FileLock, Timeout
@@ -48,6 +49,7 @@ class Spool:
         self._guard = threading.Lock()
         self._entries = 0
         self._bytes = 0
+        self._done = 0  # entries up to this id are appended, though a full disk would not let them be deleted
         self._file_lock = FileLock(path.with_suffix(".lock"), timeout=0)
         self._file_lock.acquire()
         if path.exists():
@@ -81,19 +83,28 @@ class Spool:
     def head(self, count: int) -> tuple[int, list[Outgoing]]:
         """The oldest entries, up to `count`, and the mark to `drop` them by."""
         with self._guard, _translated(self.path):
-            query = "SELECT id, stream, fields FROM entries ORDER BY id LIMIT ?"
-            rows = self._connection().execute(query, (count,)).fetchall()
+            query = "SELECT id, stream, fields FROM entries WHERE id > ? ORDER BY id LIMIT ?"
+            rows = self._connection().execute(query, (self._done, count)).fetchall()
         return (rows[-1][0] if rows else 0), [Outgoing(stream, json.loads(fields)) for _, stream, fields in rows]
 
     def drop(self, mark: int) -> None:
         """Drop the entries up to `mark`: they have been appended."""
         with self._guard, _translated(self.path):
             db = self._connection()
-            entries, size = db.execute(f"{_COUNT} WHERE id <= ?", (mark,)).fetchone()
-            with db:
-                db.execute("DELETE FROM entries WHERE id <= ?", (mark,))
+            entries, size = db.execute(f"{_COUNT} WHERE id > ? AND id <= ?", (self._done, mark)).fetchone()
             self._entries -= entries
             self._bytes -= size
+            try:
+                with db:
+                    db.execute("DELETE FROM entries WHERE id <= ?", (mark,))
+                self._done = 0  # numbers begin again in an empty table
+            except sqlite3.Error:  # a full disk: deleting needs room, too, while removing the whole file gives some
+                self._done = mark
+                if self._entries == 0:
+                    db.close()
+                    self._db, self._done = None, 0
+                    for end in ("", "-wal", "-shm"):
+                        Path(f"{self.path}{end}").unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let go of the file; where it is empty, remove it."""
@@ -141,10 +152,11 @@ def spool_folder(spool_dir: Path | None, redis_url: Secret, price_stream: str) -
     adopted by another that writes real ones.
     """
     parts = urlsplit(redis_url.reveal())
-    place = f"{parts.hostname or ''}-{parts.port or ''}{parts.path}-{price_stream}"
-    return (spool_dir or platformdirs.user_state_path("tickpipe") / "spool") / re.sub(
-        r"[^A-Za-z0-9.]+", "-", place
-    ).strip("-")
+    db = parse_qs(parts.query).get("db", [""])[0]
+    place = f"{parts.hostname or ''}:{parts.port or ''}{parts.path}?{db}-{price_stream}"
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", place).strip("-")
+    digest = hashlib.sha256(place.encode()).hexdigest()[:8]  # two places whose names read the same are still two
+    return (spool_dir or platformdirs.user_state_path("tickpipe") / "spool") / f"{name}-{digest}"
 
 
 def make_folder(folder: Path) -> None:
@@ -169,5 +181,7 @@ def adopt_orphans(folder: Path, own: Path) -> Iterator[Spool]:
             yield Spool(path, max_bytes=0)
         except (Timeout, FileNotFoundError):
             continue  # its producer lives, or has just finished
+        except OSError as error:
+            logger.error("the spool %s cannot be adopted (%s): its prices stay there", path, error)
         except SpoolFullError as error:
             logger.error("%s: its prices stay there", error)

@@ -59,17 +59,22 @@ def _text(value: object) -> str:
 
 
 class SubscribeStatus(NamedTuple):
-    """What the server said to a subscription: names it took, and names it refused with its reason for each."""
+    """What the server said to a subscription: names it took, and names it refused with its reason for each.
+
+    `error`: its words where it calls the whole an error, else "".
+    """
 
     accepted: tuple[str, ...]
     refused: dict[str, str]
+    error: str = ""
 
 
 def subscribe_status(event: Event) -> SubscribeStatus:
     """Read a `subscribe-status` event, whose lists may each be absent, null, or hold what nobody expected."""
     accepted = tuple(_symbols(event.get("success")))
     refused = {symbol: _text(item.get("message")) or "refused" for symbol, item in _symbols(event.get("fails")).items()}
-    return SubscribeStatus(accepted, refused)
+    words = _text(event.get("message") or event.get("messages")) or "refused"
+    return SubscribeStatus(accepted, refused, words if event.get("status") == "error" else "")
 
 
 def _symbols(items: object) -> dict[str, Event]:

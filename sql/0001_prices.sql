@@ -23,12 +23,20 @@ COMMENT ON COLUMN prices_real_time.seq IS 'Number of the price event in its sess
 
 -- What happened to the feed, as it was told; append-only. Sessions, gaps and instruments derive from it.
 CREATE TABLE feed_events (
-    session bigint      NOT NULL,
-    number  bigint      NOT NULL,
+    session bigint      NOT NULL CHECK (session BETWEEN 0 AND 4102444800000000), -- microseconds, up to 2100
+    number  bigint      NOT NULL CHECK (number > 0),
     at      timestamptz NOT NULL,
     event   text        NOT NULL,
-    detail  jsonb       NOT NULL,
-    PRIMARY KEY (session, number)
+    detail  jsonb       NOT NULL CHECK (jsonb_typeof(detail) = 'object'),
+    PRIMARY KEY (session, number),
+    -- What the views below cast: one odd event must not break them for all.
+    CHECK (coalesce(detail ->> 'last_seq', '0') ~ '^[0-9]{1,18}$' AND coalesce(detail ->> 'first_seq', '0') ~ '^[0-9]{1,18}$'
+           AND coalesce(detail ->> 'continues', '0') ~ '^[0-9]{1,18}$' AND coalesce(detail ->> 'last_frame', '0') ~ '^[0-9]{1,16}$'
+           AND coalesce(detail ->> 'since', '0') ~ '^[0-9]{1,16}$' AND coalesce(detail ->> 'until', '0') ~ '^[0-9]{1,16}$'),
+    CHECK (coalesce(jsonb_typeof(detail -> 'time_min'), 'number') = 'number'
+           AND coalesce(jsonb_typeof(detail -> 'time_max'), 'number') = 'number'),
+    CHECK (event NOT IN ('subscribed', 'unsubscribed') OR coalesce(jsonb_typeof(detail -> 'symbols'), '') = 'array'),
+    CHECK (event <> 'refused' OR coalesce(jsonb_typeof(detail -> 'symbols'), '') = 'object')
 );
 COMMENT ON TABLE feed_events IS 'started, connected, subscribed, refused, instrument, disconnected, overflow, alive, stopped.';
 

@@ -15,7 +15,9 @@ SELECT session,
        coalesce(max((detail ->> 'last_seq')::bigint) FILTER (WHERE event IN ('alive', 'stopped')), 0) AS last_seq,
        min((detail ->> 'time_min')::float8) FILTER (WHERE event IN ('alive', 'stopped'))        AS time_min,
        max((detail ->> 'time_max')::float8) FILTER (WHERE event IN ('alive', 'stopped'))        AS time_max,
-       count(*) FILTER (WHERE event = 'connected')                                              AS connections
+       count(*) FILTER (WHERE event = 'connected')                                              AS connections,
+       count(*)                                                                                 AS events,
+       max(number)                                                                              AS last_number
 FROM feed_events
 GROUP BY session;
 
@@ -65,12 +67,14 @@ WITH ends AS ( -- of all spans that began before, the one that reached furthest
            max(until) OVER (PARTITION BY symbol ORDER BY since, until
                             ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS blind_since
     FROM feed_coverage
+), causes AS (
+    SELECT symbol, until, min(ended) AS cause FROM ends GROUP BY symbol, until
 ), last AS (
     SELECT DISTINCT ON (symbol) symbol, until, ended FROM feed_coverage ORDER BY symbol, until DESC, since DESC
 )
-SELECT ends.symbol, ends.blind_since AS since, ends.since AS until,
-       (SELECT min(e.ended) FROM ends AS e WHERE e.symbol = ends.symbol AND e.until = ends.blind_since) AS cause
+SELECT ends.symbol, ends.blind_since AS since, ends.since AS until, causes.cause
 FROM ends
+LEFT JOIN causes ON causes.symbol = ends.symbol AND causes.until = ends.blind_since
 WHERE ends.since > ends.blind_since
 UNION ALL
 SELECT symbol, until, NULL, ended FROM last WHERE until < 'infinity' AND ended <> 'unsubscribed'

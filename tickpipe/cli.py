@@ -146,9 +146,8 @@ def _print_status(now: Status) -> None:
         raise OutageError(now.trouble)
     typer.echo(view.figures(now))
     for name, group in now.groups.items():
-        lag = "?" if group.lag is None else f"{group.lag:,}"
         holds = "  holds back trimming" if name == now.laggard else ""
-        typer.echo(f"group {name}: {lag} unread, {group.pending:,} pending, {group.consumers} consumers{holds}")
+        typer.echo(f"group {name}: {group.lag:,} unread, {group.pending:,} pending, {group.consumers} consumers{holds}")
     for symbol in now.symbols:
         typer.echo(f"{symbol.symbol}: {symbol.price}, {symbol.age:.1f} s ago")
 
@@ -173,6 +172,7 @@ def verify(
         verdicts = completeness.verify(
             store,
             streams(price_stream),
+            streams(f"{price_stream}:feed"),
             folder,
             everything=everything,
             recheck_after=recheck_after,

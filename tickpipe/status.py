@@ -151,7 +151,7 @@ class Observer:
 
 def backlog_left(backlog: Backlog) -> int:
     """Entries that this group has not stored yet."""
-    return (backlog.lag or 0) + backlog.pending
+    return backlog.lag + backlog.pending
 
 
 def _worst(reports: Sequence[dict[str, Any]], name: str) -> float | None:

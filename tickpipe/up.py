@@ -108,7 +108,9 @@ def up(config: UpConfig, environ: Mapping[str, str], stop: threading.Event, cons
         feed.ensure_group()
         _run(config, home, observer, feed, child_environ, stop, console)
         spool = spool_folder(home.data_dir / "spool", redis_url, config.price_stream)
-        _compare(verify(store, stream, spool, since=observer.began, recheck_after=1.0), console)
+        since = observer.began
+        verdicts = verify(store, stream, feed, spool, since=since, recheck_after=1.0, silent_after=0.0)  # all are dead
+        _compare(verdicts, console)
 
 
 def _run(

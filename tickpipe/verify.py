@@ -8,9 +8,10 @@ further down. What is missing then is looked for once more after a claim interva
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -24,10 +25,15 @@ from psycopg2.extensions import cursor as Cursor  # noqa: N812  psycopg2 names i
 from common.stream import Stream
 from consumer.store import PriceStore
 
+logger = logging.getLogger("tickpipe.verify")
+
 #: Seconds without a word after which a session is taken for dead: a producer gives one every 5 s.
 SILENT_AFTER = 15.0
-#: A dead session's prices after its last word may lie so far outside the span it vouched for, in seconds.
-TAIL_SPAN = 86_400.0
+#: A dead session's prices after its last word may lie so far outside the span it vouched for, in seconds: the first
+#: quote of a weekend is Friday's.
+TAIL_SPAN = 7 * 86_400.0
+#: Seconds of silence after which a session that never said goodbye is sealed too.
+SEALED_AFTER = 86_400.0
 #: Most missing ranges of a session that are named with their times.
 SHOWN = 20
 
@@ -57,6 +63,7 @@ class Verdict:
     feed: str
     alive: bool
     stopped: bool
+    silent: float  # seconds since its last word
     expected: int
     stored: int
     dead_letters: int = 0
@@ -64,12 +71,13 @@ class Verdict:
     waiting: int = 0
     missing: list[Range] = field(default_factory=list)
     doubled: list[Range] = field(default_factory=list)
+    untold: list[Range] = field(default_factory=list)  # numbers of feed events that are missing: a gap may hide there
     spans: list[tuple[datetime | None, datetime | None]] = field(default_factory=list)
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is missing and nothing doubled."""
-        return not self.missing and not self.doubled
+        """Whether nothing is missing and nothing doubled, of the prices and of what was told of the feed."""
+        return not self.missing and not self.doubled and not self.untold
 
     @property
     def state(self) -> str:
@@ -97,6 +105,7 @@ class Verdict:
         if len(self.missing) > len(self.spans):
             lines.append(f"  MISSING {len(self.missing) - len(self.spans):,} more ranges (--json lists them)")
         lines += [f"  DOUBLED {doubled}" for doubled in self.doubled]
+        lines += [f"  FEED EVENT {untold} is missing: a gap may not be on record" for untold in self.untold]
         return "\n".join(lines)
 
 
@@ -114,52 +123,54 @@ class _Session(NamedTuple):
     time_min: float
     time_max: float
 
-    @property
-    def alive(self) -> bool:
-        return not self.stopped and self.silent < SILENT_AFTER
+    last_number: int
 
     @property
     def bounds(self) -> dict[str, object]:
         """What bounds every scan: the session and the exchange's times of its prices."""
         tail = 0.0 if self.stopped else TAIL_SPAN
-        return {"session": self.id, "since": self.time_min, "until": self.time_max + tail}
+        return {"session": self.id, "since": self.time_min - tail, "until": self.time_max + tail}
 
 
 def verify(
     store: PriceStore,
-    stream: Stream,
+    prices: Stream,
+    feed: Stream,
     spool_folder: Path,
     *,
     everything: bool = False,
     since: int = 0,
     recheck_after: float = 30.0,
+    silent_after: float = SILENT_AFTER,
     progress: Callable[[str], None] = lambda _: None,
     sleep: Callable[[float], object] = time.sleep,
 ) -> list[Verdict]:
     """The verdict on each session that is not sealed (`everything`: on each), oldest first; seals what it can.
 
     `since`: only sessions that began then or later, microseconds since 1970. `recheck_after`: seconds, the consumers'
-    claim interval. Raises OutageError.
+    claim interval. `silent_after`: seconds without a word after which a session counts as dead. Raises OutageError.
     """
     with _snapshot(store) as cursor:
         sessions = _sessions(cursor, since, everything=everything)
-        verdicts = {session: _scan(cursor, session, progress) for session in sessions}
+        verdicts = {session: _scan(cursor, session, silent_after, progress) for session in sessions}
     for wait in (0.0, recheck_after):
-        suspects = [session for session, verdict in verdicts.items() if verdict.missing]
+        suspects = [session for session, verdict in verdicts.items() if verdict.missing or verdict.untold]
         if not suspects:
             break
         if wait:
             progress(f"{len(suspects)} sessions with numbers not found: looking again in {wait:.0f} s")
             sleep(wait)
-        on_their_way = _on_their_way(spool_folder, stream, {session.id for session in suspects})
+        prices_waiting, feed_waiting = _on_their_way(spool_folder, prices, feed)
         with _snapshot(store) as cursor:
             for session in suspects:
-                verdict = verdicts[session] = _scan(cursor, session, progress)
-                verdict.missing, verdict.waiting = without(verdict.missing, on_their_way[session.id])
+                verdict = verdicts[session] = _scan(cursor, session, silent_after, progress)
+                verdict.missing, verdict.waiting = without(verdict.missing, prices_waiting[session.id])
+                verdict.untold, feed_left = without(verdict.untold, feed_waiting[session.id])
+                verdict.waiting += feed_left
     with store.transaction() as connection, connection.cursor() as cursor:
         for session, verdict in verdicts.items():
             verdict.spans = [_span(cursor, session, missing) for missing in verdict.missing[:SHOWN]]
-            if verdict.state == COMPLETE:
+            if verdict.state == COMPLETE or (verdict.state == NO_WORD and verdict.silent > SEALED_AFTER):
                 _seal(cursor, verdict)
     return list(verdicts.values())
 
@@ -176,18 +187,21 @@ def _sessions(cursor: Cursor, since: int, *, everything: bool) -> list[_Session]
     return [_Session(*row) for row in cursor.fetchall()]
 
 
-def _scan(cursor: Cursor, session: _Session, progress: Callable[[str], None]) -> Verdict:
+def _scan(cursor: Cursor, session: _Session, silent_after: float, progress: Callable[[str], None]) -> Verdict:
     """One ordered pass over the session's numbers: a step that is not 1 is a hole, or a number found twice."""
     progress(f"session {session.id}: {session.last_seq:,} prices")
     cursor.execute(_ROWS, session.bounds)
     rows, highest = cursor.fetchone() or (0, 0)
     # What a dead producer appended after its last word counts too: a hole below it is a loss.
-    expected = session.last_seq if session.alive or session.stopped else max(session.last_seq, highest)
+    alive = not session.stopped and session.silent < silent_after
+    expected = session.last_seq if alive or session.stopped else max(session.last_seq, highest)
     cursor.execute(_STEPS, {**session.bounds, "last": expected})
     steps = cursor.fetchall()
-    verdict = Verdict(session.id, session.feed, session.alive, session.stopped, expected, rows)
+    verdict = Verdict(session.id, session.feed, alive, session.stopped, session.silent, expected, rows)
     verdict.missing = [Range(seq + 1, following - 1) for seq, following in steps if following > seq + 1]
     verdict.doubled = merged([Range(seq, seq) for seq, following in steps if following == seq])
+    cursor.execute(_UNTOLD, {"session": session.id, "last": session.last_number})
+    verdict.untold = [Range(number + 1, following - 1) for number, following in cursor.fetchall()]
     if verdict.missing:
         cursor.execute(_DEAD, session.bounds)
         verdict.missing, verdict.dead_letters = without(
@@ -198,34 +212,43 @@ def _scan(cursor: Cursor, session: _Session, progress: Callable[[str], None]) ->
     return verdict
 
 
-def _on_their_way(spool_folder: Path, stream: Stream, sessions: set[int]) -> dict[int, list[Range]]:
-    """The numbers of these sessions that wait in the spool or in the stream, read in that order."""
-    found: dict[int, list[Range]] = {session: [] for session in sessions}
-    for session, seq in chain(_spooled(spool_folder), _streamed(stream)):
-        if session in found:
-            found[session].append(Range(seq, seq))
-    return found
+Waiting = defaultdict[int, list[Range]]
 
 
-def _spooled(folder: Path) -> Iterator[tuple[int, int]]:
-    """(session, seq) of every price in the spools of this machine."""
+def _on_their_way(spool_folder: Path, prices: Stream, feed: Stream) -> tuple[Waiting, Waiting]:
+    """Session → numbers that wait in the spool or in the streams, read in that order: of prices, and of feed events."""
+    waiting: dict[str, Waiting] = {"prices": defaultdict(list), "feed": defaultdict(list)}
+    told = (("feed", *identity) for identity in _streamed(feed, b"number"))
+    priced = (("prices", *identity) for identity in _streamed(prices, b"seq"))
+    for stream, session, number in chain(_spooled(spool_folder), priced, told):
+        ranges = waiting[stream][session]
+        if ranges and ranges[-1].last == number - 1:
+            ranges[-1] = Range(ranges[-1].first, number)
+        else:
+            ranges.append(Range(number, number))
+    return waiting["prices"], waiting["feed"]
+
+
+def _spooled(folder: Path) -> Iterator[tuple[str, int, int]]:
+    """(stream, session, number) of everything in the spools of this machine."""
     for path in sorted(folder.glob("*.spool")):
         try:
             with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
-                for (fields,) in db.execute("SELECT fields FROM entries WHERE stream = 'prices'"):
-                    entry = json.loads(fields)
-                    yield int(entry["session"]), int(entry["seq"])
-        except sqlite3.OperationalError:
-            continue  # replayed to its end and removed meanwhile
+                for stream, text in db.execute("SELECT stream, fields FROM entries ORDER BY id"):
+                    entry = json.loads(text)
+                    yield stream, int(entry["session"]), int(entry["seq" if stream == "prices" else "number"])
+        except sqlite3.Error as error:
+            if path.exists():  # else it was replayed to its end and removed meanwhile
+                logger.error("the spool %s cannot be read (%s): what is in it may look missing", path, error)
 
 
-def _streamed(stream: Stream) -> Iterator[tuple[int, int]]:
-    """(session, seq) of every entry in the stream that is not stored yet."""
+def _streamed(stream: Stream, name: bytes) -> Iterator[tuple[int, int]]:
+    """(session, number) of every entry in the stream that is not stored yet; `name` is the number's field."""
     for entry in stream.undone():
         fields = entry.fields or {}
-        session, seq = fields.get(b"session", b""), fields.get(b"seq", b"")
-        if session.isdigit() and seq.isdigit():
-            yield int(session), int(seq)
+        session, number = fields.get(b"session", b""), fields.get(name, b"")
+        if session.isdigit() and number.isdigit():
+            yield int(session), int(number)
 
 
 def _span(cursor: Cursor, session: _Session, missing: Range) -> tuple[datetime | None, datetime | None]:
@@ -279,7 +302,7 @@ def _moment(at: datetime | None) -> str:
 _SESSIONS = """
 SELECT s.session, coalesce(s.feed, '?'), s.stopped_at IS NOT NULL,
        extract(epoch FROM clock_timestamp() - s.last_word_at)::float8, s.last_seq,
-       coalesce(s.time_min, s.session / 1e6 - 86400), coalesce(s.time_max, s.session / 1e6 + 86400)
+       coalesce(s.time_min, s.session / 1e6), coalesce(s.time_max, s.session / 1e6), s.last_number
 FROM feed_sessions s LEFT JOIN verified_sessions v USING (session)
 WHERE s.session >= %(since)s AND (%(everything)s OR v.session IS NULL OR v.last_seq < s.last_seq)
 ORDER BY s.session
@@ -311,6 +334,17 @@ WHERE session = %(session)s AND seq IS NOT NULL AND stream NOT LIKE '%%:feed'
 _LOST = """
 SELECT (detail ->> 'first_seq')::bigint, (detail ->> 'last_seq')::bigint FROM feed_events
 WHERE session = %(session)s AND event = 'overflow'
+"""
+
+_UNTOLD = """
+SELECT number, following FROM (
+    SELECT number, lead(number, 1, %(last)s + 1) OVER (ORDER BY number) AS following
+    FROM (
+        SELECT 0::bigint AS number
+        UNION SELECT number FROM feed_events WHERE session = %(session)s
+        UNION SELECT seq FROM dead_letters WHERE session = %(session)s AND seq <= %(last)s AND stream LIKE '%%:feed'
+    ) AS numbers
+) AS steps WHERE following > number + 1 ORDER BY number
 """
 
 _SPAN = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -9,9 +10,9 @@ from contextlib import closing
 import pytest
 
 from common.settings import Secret
-from consumer.store import PriceStore
+from consumer.store import FEED, PriceStore
 from tests.support.pipeline import Pipeline
-from tests.support.told import Told
+from tests.support.told import Told, entry
 
 Gap = tuple[str | None, float, float | None, str]
 
@@ -120,3 +121,32 @@ def test_sessions_tell_when_they_ran_and_how_far_they_came(pipeline: Pipeline, s
     assert row[:2] == (session.id, "twelvedata")
     assert [round(moment.timestamp() - start, 3) for moment in row[2:5]] == [0, 9, 9]
     assert row[5:] == (123, 1)
+
+
+@pytest.mark.parametrize(
+    ("event", "detail"),
+    [
+        ("alive", {"last_seq": "x"}),
+        ("alive", {"last_seq": 1.5}),
+        ("alive", {"last_seq": 1, "time_min": "yesterday"}),
+        ("subscribed", {"symbols": "AAPL"}),
+        ("subscribed", {}),
+        ("refused", {"symbols": ["AAPL"]}),
+        ("disconnected", {"last_frame": "now"}),
+        ("overflow", {"first_seq": 1, "last_seq": 2, "since": -1, "until": "z"}),
+        ("started", []),
+    ],
+)
+def test_an_odd_event_is_a_dead_letter_and_breaks_no_view(
+    event: str, detail: object, pipeline: Pipeline, store: PriceStore
+) -> None:
+    good = begun(store, time.time(), "A")
+    fields = {"session": str(good.id), "number": "9", "at": str(good.id), "event": event, "detail": json.dumps(detail)}
+    assert store.insert_block(FEED, "prices:feed", [entry(fields)]).dead == 1
+    pipeline.database.query("SELECT * FROM feed_sessions")
+    pipeline.database.query("SELECT * FROM feed_gaps")
+
+
+def test_a_session_beyond_all_time_is_a_dead_letter(store: PriceStore) -> None:
+    fields = {"session": str(9 * 10**18), "number": "1", "at": "1", "event": "alive", "detail": "{}"}
+    assert store.insert_block(FEED, "prices:feed", [entry(fields)]).dead == 1

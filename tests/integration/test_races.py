@@ -13,8 +13,12 @@ from typing import Any, cast
 import pytest
 import redis
 
+from common.errors import StreamOutageError
+from common.settings import Secret
 from common.stream import Stream
+from consumer.store import PriceStore
 from tests.support.pipeline import GROUP, Pipeline
+from tests.support.told import Told
 
 Work = Callable[[redis.Redis, Stream], object]
 
@@ -121,3 +125,20 @@ def test_ids_are_compared_as_numbers(pipeline: Pipeline) -> None:
     stream.ack([b"9-10"])
     assert stream.trim() == 1
     assert [entry.id for entry in stream.read_own_pending(10)] == [b"10-1"]
+
+
+def test_a_full_redis_is_read_and_trimmed_by_a_consumer_that_starts(pipeline: Pipeline) -> None:
+    """XGROUP CREATE is refused by a full Redis even where the group is there; but only reading makes room again."""
+    session = Told(PriceStore(Secret(pipeline.database.url)), 1_767_571_200)
+    pipeline.prices.ensure_group()
+    pipeline.feed.ensure_group()
+    pipeline.append([session.tick(seq) for seq in range(1, 5001)])
+    used = cast("Any", pipeline.redis.info("memory"))["used_memory"]
+    try:
+        pipeline.redis.config_set("maxmemory", used - 100_000)
+        with pytest.raises(StreamOutageError, match="maxmemory"):
+            pipeline.append([session.tick(5001)])
+        pipeline.drain()
+        assert pipeline.database.count() == 5000
+    finally:
+        pipeline.redis.config_set("maxmemory", 0)

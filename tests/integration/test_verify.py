@@ -31,7 +31,7 @@ def store(pipeline: Pipeline) -> Iterator[PriceStore]:
 @pytest.fixture
 def run(pipeline: Pipeline, store: PriceStore, tmp_path: Path) -> Callable[..., list[Verdict]]:
     def run(**options: object) -> list[Verdict]:
-        return verify(store, pipeline.prices, tmp_path, **{"recheck_after": 0.01, **options})  # type: ignore[arg-type]
+        return verify(store, pipeline.prices, pipeline.feed, tmp_path, **{"recheck_after": 0.01, **options})  # type: ignore[arg-type]
 
     return run
 
@@ -190,6 +190,55 @@ def test_prices_of_any_exchange_time_are_counted(store: PriceStore, run: Callabl
     session.store(range(1, 11), time="1357077600")
     session.tell("stopped", 1, last_seq=10, time_min=1357077600, time_max=1357077600)
     assert run()[0].state == "complete"
+
+
+def test_a_feed_event_that_is_missing_is_named_since_a_gap_may_hide_there(
+    store: PriceStore, pipeline: Pipeline, run: Callable[..., list[Verdict]]
+) -> None:
+    session = Told(store, time.time() - 100)
+    session.tell("started", 0)
+    session.tell("disconnected", 1, cause="reset", last_frame=0)
+    session.vouch("stopped", 2, 0)
+    pipeline.database.query("DELETE FROM feed_events WHERE event = 'disconnected'")
+    (verdict,) = run()
+    assert (verdict.state, verdict.untold) == ("incomplete", [Range(2, 2)])
+    assert "FEED EVENT 2 is missing" in str(verdict)
+
+
+def test_a_feed_event_on_its_way_is_no_false_alarm(
+    store: PriceStore, pipeline: Pipeline, run: Callable[..., list[Verdict]]
+) -> None:
+    session = Told(store, time.time() - 100)
+    session.tell("started", 0)
+    session.skip("connected", 1, to=pipeline.feed)
+    session.vouch("stopped", 2, 0)
+    (verdict,) = run()
+    assert (verdict.state, verdict.waiting, verdict.sound) == ("complete so far", 1, True)
+
+
+def test_a_killed_sessions_first_quote_may_be_of_last_friday(
+    store: PriceStore, run: Callable[..., list[Verdict]]
+) -> None:
+    session = Told(store, time.time() - 100)
+    session.tell("alive", 1, last_seq=0)
+    session.store([1, 2], time=str(int(session.start) - 2 * 86_400))
+    session.store([3])
+    (verdict,) = run()
+    assert (verdict.state, verdict.expected, verdict.stored) == ("ended without word", 3, 3)
+
+
+def test_a_spool_that_cannot_be_read_and_a_stream_that_is_gone_are_no_crash(
+    store: PriceStore,
+    pipeline: Pipeline,
+    run: Callable[..., list[Verdict]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ended(store).store(range(1, N))
+    (tmp_path / "1.spool").write_bytes(b"no database" * 100)
+    pipeline.redis.delete("prices", "prices:feed")
+    assert [str(part) for part in run()[0].missing] == [str(N)]
+    assert "cannot be read" in caplog.text
 
 
 def test_the_command_exits_1_and_names_what_is_missing(store: PriceStore, pipeline: Pipeline) -> None:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable
 
 from common import feed_event, tick
-from common.stream import Entry
+from common.stream import Entry, Stream
 from common.tick import Tick
 from consumer.store import FEED, PRICES, PriceStore
 
@@ -46,6 +46,12 @@ class Told:
         at = round((self.start + after) * 1e6)
         told = feed_event.make(self.id, self._number, at, event, detail)
         self._store.insert_block(FEED, "prices:feed", [entry(feed_event.encode(told))])
+
+    def skip(self, event: str, after: float, *, to: Stream, **detail: object) -> None:
+        """Append a feed event to its stream; it is not stored."""
+        self._number += 1
+        at = round((self.start + after) * 1e6)
+        to.append([feed_event.encode(feed_event.make(self.id, self._number, at, event, detail))])
 
     def vouch(self, event: str, after: float, last_seq: int) -> None:
         """Tell `alive` or `stopped`."""

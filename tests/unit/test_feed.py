@@ -421,6 +421,29 @@ def test_symbols_that_are_all_refused_later_do_not_end_it(simulator: FaultySimul
         assert simulator.connections == 1
 
 
+def test_an_error_without_names_is_a_refusal_of_all(
+    simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would sit there, connected and subscribed to nothing, without a word."""
+    monkeypatch.setattr(
+        "tickpipe.simulator._status", lambda *_: {"event": "subscribe-status", "status": "error", "message": "limit"}
+    )
+    with running(simulator.url, "AAPL") as one:
+        with pytest.raises(NothingSubscribedError, match=r"AAPL \(limit\)"):
+            one.ended.result(10)
+        assert one.words("refused")[0]["symbols"] == {"AAPL": "limit"}
+
+
+def test_told_to_stop_the_gap_begins_at_the_last_frame(simulator: FaultySimulator) -> None:
+    """Closing takes a round trip, in which prices still arrive that nobody takes."""
+    with running(simulator.url, "AAPL") as one:
+        one.wait_for_prices(3)
+        one.end()
+        (stopped,) = one.words("stopped")
+        assert stopped["at"] == one.feed._last_frame
+        assert stopped["at"] <= one.prices[-1].received
+
+
 # --- Sessions
 
 

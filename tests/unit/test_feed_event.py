@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -21,11 +22,22 @@ def test_a_feed_event_is_text_throughout() -> None:
 
 
 @given(st.dictionaries(st.text(), JSON))
-def test_any_detail_survives_the_stream(detail: dict[str, Any]) -> None:
+def test_any_detail_survives_the_stream_but_for_what_no_database_can_hold(detail: dict[str, Any]) -> None:
     fields = feed_event.encode(feed_event.make(1, 2, 3, "refused", detail))
     event = feed_event.decode({name.encode(): value.encode() for name, value in fields.items()})
-    assert json.loads(event.detail) == detail
-    assert event.detail.isascii()  # so that no lone surrogate of the vendor's can keep it from being written
+    found = json.loads(event.detail)
+    spelled = json.dumps(found, ensure_ascii=False)
+    assert "\\u0000" not in spelled.replace("\\\\", "")
+    spelled.encode()  # no lone surrogate
+    if not re.search("[\0\ud800-\udfff]", json.dumps(detail, ensure_ascii=False).replace("\\u0000", "\0")):
+        assert found == detail
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"), [("a\0b", "a?b"), ("\0\0", "??"), ("\\\0", "\\?"), ("\\u0000", "\\u0000"), ("\ud800é😀", "?é😀")]
+)
+def test_what_the_database_cannot_hold_becomes_a_question_mark(text: str, kept: str) -> None:
+    assert json.loads(feed_event.make(1, 2, 3, "disconnected", {"cause": text}).detail) == {"cause": kept}
 
 
 def test_a_price_is_no_feed_event() -> None:

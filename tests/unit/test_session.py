@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.feed_event import FeedEvent
-from producer.session import Session, tell_overflow
+from producer.session import Session, overflow
 
 DAY = 86_400_000_000
 START = 20_000 * DAY + 5
@@ -85,10 +85,8 @@ def test_alive_and_stopped_vouch_for_the_numbers_and_their_span() -> None:
 
 
 def test_an_overflow_names_its_exact_range_in_the_session_of_its_prices() -> None:
-    session, told = make_session()
+    session, _ = make_session()
     prices = [session.number({}, START + 10 * n) for n in range(1, 6)]
-    tell_overflow(prices[1], prices[3], "intake full")
+    event = overflow(prices[1], prices[3], "intake full")
     detail = {"first_seq": 2, "last_seq": 4, "since": START + 20, "until": START + 40, "cause": "intake full"}
-    assert [(event.session, event.event, json.loads(event.detail)) for event in told] == [
-        (str(START), "overflow", detail)
-    ]
+    assert (event.session, event.event, json.loads(event.detail)) == (str(START), "overflow", detail)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 from filelock import Timeout
@@ -135,6 +136,69 @@ def test_a_disk_that_fails_is_an_outage_and_then_works_again(open_spool: Opener)
 
 
 # --- Orphans
+
+
+class NoRoomToDelete:
+    """A connection on a full disk: what is there can be read, but not deleted."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def execute(self, sql: str, *arguments: Any) -> Any:
+        if sql.startswith("DELETE"):
+            raise sqlite3.OperationalError("database or disk is full")
+        return self._db.execute(sql, *arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
+
+    def __enter__(self) -> Any:
+        return self._db.__enter__()
+
+    def __exit__(self, *error: Any) -> Any:
+        return self._db.__exit__(*error)
+
+
+def test_a_disk_too_full_to_delete_does_not_keep_the_spool_from_emptying(open_spool: Opener) -> None:
+    """Else its head would be appended again and again, and nothing could ever pass it."""
+    spool = open_spool()
+    spool.put([price(n) for n in range(5)])
+    spool._db = NoRoomToDelete(spool._connection())  # type: ignore[assignment]
+    seen = []
+    while spool.entries:
+        mark, entries = spool.head(2)
+        seen += entries
+        spool.drop(mark)
+    assert seen == [price(n) for n in range(5)]
+    assert not spool.path.exists()  # removing the file needs no room, and gives some
+    spool.put([price(9)])
+    assert spool.head(9)[1] == [price(9)]
+
+
+def test_an_orphan_of_another_user_is_told_and_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "1.spool").touch()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    assert list(adopt_orphans(tmp_path, tmp_path / "2.spool")) == []
+    assert "cannot be adopted" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("unix:///r.sock?db=0", "prices"), ("unix:///r.sock?db=1", "prices")),
+        (("redis://h/0", "价格"), ("redis://h/0", "行情")),
+        (("redis://h/0", "a-b"), ("redis://h/0-a", "b")),
+    ],
+)
+def test_no_two_places_share_a_folder(one: tuple[str, str], other: tuple[str, str], tmp_path: Path) -> None:
+    first, second = (spool_folder(tmp_path, Secret(url), stream) for url, stream in (one, other))
+    assert first != second
 
 
 def test_orphans_are_adopted_oldest_first_and_live_ones_are_left_alone(open_spool: Opener, tmp_path: Path) -> None:
