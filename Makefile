@@ -33,7 +33,7 @@ lint: setup ## Style, types and import contracts
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/lint-imports --no-cache
 
 test: lint ## Lint, types, import contracts and every test, on real servers that the tests start
-	@$(BIN)/python -m pytest -n 2
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
 
 unit: setup ## The unit tests alone: no servers, seconds
 	@$(BIN)/python -m pytest tests/unit
