@@ -44,16 +44,19 @@ def _load_dotenv(path: Path) -> None:
 
 
 def stop_on_signals() -> threading.Event:
-    """An event that SIGTERM or Ctrl-C sets; a second one stops the process at once."""
+    """An event that SIGTERM, Ctrl-C or a closed terminal sets; a second signal stops the process at once."""
     stop = threading.Event()
+    signals = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup has it ignored, and means it
+        signals.append(signal.SIGHUP)
 
     def handle(_number: int, _frame: object) -> None:
-        for each in (signal.SIGTERM, signal.SIGINT):
+        for each in signals:
             signal.signal(each, lambda number, _: os._exit(128 + number))
         # Not here: the thread that this interrupts may be in stop.wait(), with the lock that set() takes.
         _thread.start_new_thread(stop.set, ())
 
-    for each in (signal.SIGTERM, signal.SIGINT):
+    for each in signals:
         signal.signal(each, handle)
     return stop
 

@@ -30,7 +30,7 @@ BISECT_AFTER = 3
 #: Seconds between two rounds of housekeeping.
 HOUSEKEEPING_EVERY = 10.0
 #: Seconds of silence, at least, after which a consumer that holds nothing is taken off the group.
-GONE_AFTER = 300.0
+GONE_AFTER = 60.0
 
 
 class Lane(NamedTuple):
