@@ -13,7 +13,7 @@ from typing import NamedTuple
 import psycopg2
 from psycopg2.extensions import connection as Connection  # noqa: N812  psycopg2 names its class so
 
-from common.errors import ConfigurationError
+from common.errors import ConfigurationError, OutageError
 from consumer.store import PriceStore
 
 logger = logging.getLogger("consumer.schema")
@@ -84,8 +84,25 @@ def migrate(connection: Connection, migrations: list[Migration]) -> list[str]:
 
 def apply(store: PriceStore) -> list[str]:
     """Apply sql/ through the store's connection; its outages are DatabaseOutageErrors."""
+    refused: Exception | None = None
+    try:
+        with store.transaction() as connection, connection.cursor() as cursor:
+            _switch_on_timescaledb(cursor)
+    except (OutageError, psycopg2.Error) as error:  # in a transaction of its own: not preloaded, it ends the connection
+        refused = error
     with store.transaction() as connection:
-        return migrate(connection, read_migrations())
+        done = migrate(connection, read_migrations())
+    if refused:  # had the database been away, we would not be here
+        logger.warning("TimescaleDB is available here and cannot be switched on (%s)", _first_line(refused))
+    return done
+
+
+def _switch_on_timescaledb(cursor: psycopg2.extensions.cursor) -> None:
+    """Install the extension where it is available, and not installed yet."""
+    cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+    cursor.execute("SELECT FROM pg_available_extensions WHERE name = 'timescaledb' AND installed_version IS NULL")
+    if cursor.fetchone() is not None:
+        cursor.execute("CREATE EXTENSION timescaledb")
 
 
 def _applied(cursor: psycopg2.extensions.cursor) -> dict[str, str]:
@@ -109,24 +126,8 @@ def _refuse_changed(migrations: list[Migration], applied: dict[str, str]) -> Non
 
 
 def _timescaledb(cursor: psycopg2.extensions.cursor) -> bool:
-    """Whether the extension is installed; installs it where it is available and the role may."""
-    cursor.execute("SELECT installed_version FROM pg_available_extensions WHERE name = 'timescaledb'")
-    row = cursor.fetchone()
-    if row is None or row[0] is not None:
-        return row is not None
-    # Not preloaded, its CREATE EXTENSION would not fail but end the connection. No row: the role may not see it.
-    cursor.execute("SELECT setting FROM pg_settings WHERE name = 'shared_preload_libraries'")
-    if (setting := cursor.fetchone()) is not None and "timescaledb" not in setting[0]:
-        logger.warning("TimescaleDB is available and not preloaded: add it to shared_preload_libraries to use it")
-        return False
-    cursor.execute("SAVEPOINT extension")
-    try:
-        cursor.execute("CREATE EXTENSION timescaledb")
-    except psycopg2.Error as error:
-        cursor.execute("ROLLBACK TO SAVEPOINT extension")
-        logger.warning("TimescaleDB is available and cannot be switched on (%s)", _first_line(error))
-        return False
-    return True
+    cursor.execute("SELECT FROM pg_extension WHERE extname = 'timescaledb'")
+    return cursor.fetchone() is not None
 
 
 def _first_line(error: Exception) -> str:
