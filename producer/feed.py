@@ -8,11 +8,14 @@ drops events without a count (docs/adr/0001). One thread, one connection at a ti
 from __future__ import annotations
 
 import logging
+import math
 import random
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import quote, urlsplit
@@ -117,6 +120,23 @@ class Reconnect:
         return min(longest, first * 2.0 ** min(times, 30))
 
 
+class _Socket(websocket.WebSocket):
+    """A websocket on which a peer that trickles cannot hold us: its timeouts are for the whole, not for each byte."""
+
+    deadline = math.inf
+
+    def _recv(self, bufsize: int) -> Any:
+        if time.monotonic() > self.deadline:  # what has come of the frame is kept for the next call
+            raise websocket.WebSocketTimeoutException("a frame is not complete yet")
+        return super()._recv(bufsize)  # type: ignore[no-untyped-call]
+
+    def cut(self) -> None:
+        """End whatever waits on the connection, in any thread."""
+        if self.sock:
+            with suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
+
+
 class _Client(TDWebSocket):  # type: ignore[misc]  # the wrapper has no types
     """The wrapper's client on one plain connection at a time: no receiver thread, no self-healing."""
 
@@ -126,22 +146,24 @@ class _Client(TDWebSocket):  # type: ignore[misc]  # the wrapper has no types
         context.defaults = {"symbols": sorted(symbols), "logger": logging.getLogger("producer.wrapper")}
         super().__init__(context)
 
-    ws: Any  # websocket.WebSocket while connected, else None
+    ws: Any  # _Socket while connected, else None
 
     def connect(self, url: str, timeout: float) -> None:
         """Open a connection and subscribe. Raises websocket's errors and OSError."""
         self.subscribed_symbols: set[str] = set()
-        self.ws = websocket.create_connection(
-            url,
-            timeout=timeout,
-            enable_multithread=False,
-            skip_utf8_validation=True,  # decoding the JSON checks it; twice is half the time of a frame
-        )
+        # Decoding the JSON checks UTF-8; twice is half the time of a frame.
+        self.ws = _Socket(enable_multithread=False, skip_utf8_validation=True)
+        self.ws.settimeout(timeout)
+        limit = threading.Timer(timeout + 0.5, self.ws.cut)  # the whole; `timeout` is for each read
+        limit.start()
         try:
+            self.ws.connect(url)
             self.on_connect()
         except (OSError, websocket.WebSocketException):
             self.close(politely=False)  # never two at once
             raise
+        finally:
+            limit.cancel()
 
     def close(self, *, politely: bool) -> None:
         """Close the connection, if any: with a close frame and a short wait for its answer, or at once."""
@@ -231,14 +253,15 @@ class Feed:
     def _receive(self, stop: threading.Event) -> None:
         """One connection, from its handshake until `stop` is set; raises when it ends otherwise."""
         self._open()
-        receive = self._client.ws.recv_data_frame
+        connection = self._client.ws
         try:
             while not stop.is_set():
                 now = self._monotonic()
                 if now >= self._next_tick:
                     self._tick(now)
+                connection.deadline = now + 0.25
                 try:
-                    opcode, frame = receive(control_frame=True)
+                    opcode, frame = connection.recv_data_frame(control_frame=True)
                 except websocket.WebSocketTimeoutException:
                     continue
                 self._on_frame(opcode, cast("bytes", frame.data))  # recv gives text frames as bytes, too

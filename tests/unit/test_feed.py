@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import hashlib
 import json
 import logging
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -243,6 +247,43 @@ def test_a_handshake_that_hangs_is_given_up(simulator: FaultySimulator, caplog: 
         one.end()
         assert_numbered(one.prices)
         assert (len(one.words("disconnected")), simulator.most_open) == (1, 1)
+
+
+@pytest.mark.parametrize("upgraded", [False, True], ids=["the handshake", "a frame"])
+def test_a_peer_that_trickles_is_given_up_and_does_not_hold_it(upgraded: bool) -> None:
+    """Byte by byte for ever: no single read takes long, and nothing ever arrives."""
+    done = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        while not done.is_set():
+            peer, _ = listener.accept()
+            with peer, contextlib.suppress(OSError):
+                request = peer.recv(65_536).decode()
+                if upgraded:
+                    key = request.partition("Sec-WebSocket-Key: ")[2].split()[0]
+                    digest = hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest()  # noqa: S324  the protocol's
+                    answer = f"Sec-WebSocket-Accept: {base64.b64encode(digest).decode()}"
+                    peer.sendall(
+                        f"HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{answer}\r\n\r\n".encode()
+                    )
+                    peer.sendall(b"\x81\x7f" + (10**6).to_bytes(8, "big"))  # a text frame of a million bytes
+                else:
+                    peer.sendall(b"HTTP/1.1 101 ")
+                while not done.wait(0.05):
+                    peer.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = cli.in_thread(serve, listener)
+        url = f"ws://127.0.0.1:{listener.getsockname()[1]}/"
+        with running(url, handshake_timeout=0.3, ping_after=0.3) as one:
+            if upgraded:
+                wait_for(lambda: "nothing from the server" in str(one.words("disconnected")))
+            else:
+                wait_for(lambda: one.feed._reconnect.failures > 1)
+            one.end()
+        done.set()
+        with socket.create_connection(listener.getsockname()):
+            serving.result(5)
 
 
 def test_a_connection_lost_while_subscribing_is_closed_before_the_next(
