@@ -20,10 +20,11 @@ from consumer import schema
 from consumer.store import PriceStore
 from producer.spool import spool_folder
 from tickpipe import dead_letters, view
+from tickpipe import doctor as examination
 from tickpipe import up as whole
 from tickpipe import verify as completeness
 from tickpipe.simulator import Simulator, SimulatorConfig
-from tickpipe.status import Observer, Status
+from tickpipe.status import Observer, Status, laggard
 
 logger = logging.getLogger("tickpipe")
 
@@ -146,7 +147,7 @@ def _print_status(now: Status) -> None:
         raise OutageError(now.trouble)
     typer.echo(view.figures(now))
     for name, group in now.groups.items():
-        holds = "  holds back trimming" if name == now.laggard else ""
+        holds = "  holds back trimming" if name == laggard(now.groups) else ""
         typer.echo(f"group {name}: {group.lag:,} unread, {group.pending:,} pending, {group.consumers} consumers{holds}")
     for symbol in now.symbols:
         typer.echo(f"{symbol.symbol}: {symbol.price}, {symbol.age:.1f} s ago")
@@ -230,6 +231,20 @@ def _connections(group: str) -> tuple[PriceStore, Callable[[str], Stream]]:
     log.configure("ERROR", [redis_url, database_url])
     client = connect(redis_url)
     return PriceStore(database_url), lambda name: Stream(client, name, group, "tickpipe")
+
+
+@app.command()
+def doctor(price_stream: settings.PriceStream = "prices", consumer_group: settings.ConsumerGroup = "timescale") -> None:
+    """Check Redis, the groups and the database for what the promises rest on. Exits 1 where something is not well."""
+    store, streams = _connections(consumer_group)
+    client = connect(settings.redis_url(cli.environment()))
+    findings = []
+    for finding in examination.examine(client, streams(price_stream), store):
+        typer.echo(str(finding))
+        findings.append(finding)
+    store.close()
+    if not all(finding.well for finding in findings):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -21,7 +21,6 @@ class Child:
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str], log: Path) -> None:
         self.log = log
-        self.restarts = 0
         self._command = [str(Path(sys.executable).with_name(command[0])), *command[1:]]
         self._environ = environ
         self._process: subprocess.Popen[bytes] | None = None
@@ -55,7 +54,6 @@ class Child:
         if self._process.returncode == ConfigurationError.exit_status:
             raise ConfigurationError(self.last_words())
         if time.monotonic() - self._started_at >= RESTART_AFTER:
-            self.restarts += 1
             self.start()
 
     def ask_to_stop(self) -> None:
@@ -79,12 +77,6 @@ class Child:
         """The last line of its log."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return lines[-1] if lines else f"{self._command[0]} ended without a word"
-
-
-def start_all(children: Sequence[Child]) -> None:
-    """Start the processes, in order."""
-    for child in children:
-        child.start()
 
 
 def stop_all(children: Sequence[Child], timeout: float) -> None:

@@ -57,12 +57,12 @@ class Status:
     trouble: str | None
     groups: Mapping[str, Backlog] = field(default_factory=dict)
 
-    @property
-    def laggard(self) -> str | None:
-        """The group that holds back trimming, where there are several: the one with the most left to do."""
-        left = {name: backlog_left(group) for name, group in self.groups.items()}
-        worst = max(left, key=left.__getitem__, default=None)
-        return worst if worst and len(left) > 1 and left[worst] > 0 else None
+
+def laggard(groups: Mapping[str, Backlog]) -> str | None:
+    """The group that holds back trimming, where there are several: the one with the most left to do."""
+    left = {name: backlog_left(group) for name, group in groups.items()}
+    worst = max(left, key=left.__getitem__, default=None)
+    return worst if worst and len(left) > 1 and left[worst] > 0 else None
 
 
 class Observer:

@@ -111,6 +111,25 @@ def test_a_second_group_that_lags_holds_trimming_back(pipeline: Pipeline) -> Non
     said = pipeline.processes.start("tickpipe", "status")
     assert said.wait() == 0
     assert "group research: 0 unread, 6 pending, 1 consumers  holds back trimming" in said.said()
+    doctor = pipeline.processes.start("tickpipe", "doctor")
+    assert doctor.wait() == 1
+    assert "BAD  group research lags: it holds back trimming" in doctor.said()
+    other.ack([entry.id for entry in other.read_own_pending(10)])
+    well = pipeline.processes.start("tickpipe", "doctor")
+    assert well.wait() == 0, well.said()
+    assert "BAD" not in well.said()
+
+
+def test_the_doctor_says_what_to_do(pipeline: Pipeline) -> None:
+    pipeline.redis.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        doctor = pipeline.processes.start("tickpipe", "doctor", DATABASE_URL="postgresql:///none?host=/nowhere")
+        assert doctor.wait() == 1
+        assert "BAD  Redis: maxmemory-policy allkeys-lru: CONFIG SET maxmemory-policy noeviction" in doctor.said()
+        assert "BAD  database: " in doctor.said()
+        assert "Traceback" not in doctor.said()
+    finally:
+        pipeline.redis.config_set("maxmemory-policy", "noeviction")
 
 
 def test_ids_are_compared_as_numbers(pipeline: Pipeline) -> None:
