@@ -84,7 +84,7 @@ class Stream:
         self.group = group
         self.consumer = consumer
         self._redis = client
-        self._leave = client.register_script(_REMOVE_CONSUMERS)
+        self._remove = client.register_script(_REMOVE_CONSUMERS)
         self._trim = client.register_script(_TRIM)
 
     def check(self) -> None:
@@ -113,13 +113,14 @@ class Stream:
                 self._redis.xgroup_create(self.key, self.group, id="0", mkstream=True)
             except redis.ResponseError as error:
                 # A full Redis refuses CREATE before it looks whether the group is there; reading would make room.
-                if not str(error).startswith("BUSYGROUP") and not self._has_group():
+                if not str(error).startswith("BUSYGROUP") and self.group not in self._group_info():
                     raise
 
-    def _has_group(self) -> bool:
+    def _group_info(self) -> dict[str, dict[str, Any]]:
+        """What Redis says of each group, by its name; nothing where there is no stream."""
         if not self._redis.exists(self.key):
-            return False
-        return any(group["name"] == self.group.encode() for group in self._redis.xinfo_groups(self.key))
+            return {}
+        return {group["name"].decode(): group for group in self._redis.xinfo_groups(self.key)}
 
     def read(self, count: int, block_ms: int | None = None) -> list[Entry]:
         """Up to `count` entries that nobody in the group has read; waits up to `block_ms` for the first of them."""
@@ -187,7 +188,7 @@ class Stream:
 
     def _remove_consumers(self, *, idle_ms: int, only: str) -> int:
         with _translated():
-            return int(cast("Any", self._leave(keys=[self.key], args=[self.group, idle_ms, only])))
+            return int(cast("Any", self._remove(keys=[self.key], args=[self.group, idle_ms, only])))
 
     def trim(self) -> int:
         """Drop what every group on the stream has read and acked; returns how many entries went."""
@@ -201,10 +202,8 @@ class Stream:
         ones: an entry that is read in between is met as unread.)
         """
         with _translated():
-            if not self._redis.exists(self.key):
-                return
-            groups = {group["name"]: group for group in self._redis.xinfo_groups(self.key)}
-        if (ours := groups.get(self.group.encode())) is None:
+            ours = self._group_info().get(self.group)
+        if ours is None:
             yield from self._scan(b"-", count)
             return
         delivered = _number(ours["last-delivered-id"])
@@ -238,13 +237,11 @@ class Stream:
         """Every group on the stream and what it has left to do: the slowest holds back trimming."""
         with _translated():
             info = self._redis.xinfo_stream(self.key)
-            groups = self._redis.xinfo_groups(self.key)
+            groups = self._group_info()
         appended, length = int(info["entries-added"]), int(info["length"])
         return {
-            group["name"].decode(): Backlog(
-                appended, length, self._lag(group), int(group["pending"]), int(group["consumers"])
-            )
-            for group in groups
+            name: Backlog(appended, length, self._lag(group), int(group["pending"]), int(group["consumers"]))
+            for name, group in groups.items()
         }
 
     def _lag(self, group: Mapping[str, Any]) -> int:
@@ -262,10 +259,11 @@ class Stream:
 
     def backlog(self) -> Backlog:
         """What the stream holds and what this group has left to do."""
+        if ours := self.groups().get(self.group):
+            return ours
         with _translated():
             info = self._redis.xinfo_stream(self.key)
-        nothing = Backlog(int(info["entries-added"]), int(info["length"]), int(info["length"]), 0, 0)
-        return self.groups().get(self.group, nothing)
+        return Backlog(int(info["entries-added"]), int(info["length"]), int(info["length"]), 0, 0)
 
 
 def _number(entry_id: bytes) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -25,8 +24,6 @@ from tickpipe import up as whole
 from tickpipe import verify as completeness
 from tickpipe.simulator import Simulator, SimulatorConfig
 from tickpipe.status import Observer, Status, laggard
-
-logger = logging.getLogger("tickpipe")
 
 #: What `up` shows where nobody names symbols: of each kind of market some, all among Twelve Data's trial symbols.
 SHOWN = "BTC/USD,ETH/USD,EUR/USD,USD/JPY,XAU/USD,AAPL,MSFT,NVDA"

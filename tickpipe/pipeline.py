@@ -27,11 +27,6 @@ class Child:
         self._file: IO[bytes] | None = None
         self._started_at = 0.0
 
-    @property
-    def pid(self) -> int | None:
-        """The process's id while it runs."""
-        return self._process.pid if self._process and self._process.poll() is None else None
-
     def start(self) -> None:
         """Start the process, in a session of its own: Ctrl-C is for us, who stop the pipeline in its order."""
         self.log.parent.mkdir(parents=True, exist_ok=True)

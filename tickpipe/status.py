@@ -113,7 +113,8 @@ class Observer:
         return backlog_left(self._stream.backlog())
 
     def _look(self) -> Status:
-        backlog = self._stream.backlog()
+        groups = self._stream.groups()
+        backlog = groups.get(self._stream.group) or self._stream.backlog()
         reports = [json.loads(text) for text in self._stream.reports().values()]
         ours = [report for report in reports if report["at"] >= self.began]
         fresh = [report for report in ours if report["at"] >= self._clock() - 3_000_000]
@@ -129,7 +130,7 @@ class Observer:
             latency_p99=_worst(fresh, "latency_p99"),
             symbols=self._symbols(),
             trouble=None,
-            groups=self._stream.groups(),
+            groups=groups,
         )
 
     def _rate(self, stored: int) -> float:

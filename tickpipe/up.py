@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.live import Live
@@ -71,8 +72,8 @@ def choose_home(config: UpConfig, environ: Mapping[str, str]) -> Home:
             "Set TWELVE_DATA_API_KEY for real prices, or say --simulate to mean it"
         )
     simulated = config.simulate or key is None
-    kind: str = "demo" if simulated else "live"
-    data_dir = config.data_dir / kind if config.data_dir else default_data_dir("demo" if simulated else "live")
+    kind: Literal["demo", "live"] = "demo" if simulated else "live"
+    data_dir = config.data_dir / kind if config.data_dir else default_data_dir(kind)
     return Home(simulated, data_dir, redis_url, database_url)
 
 
