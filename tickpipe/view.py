@@ -21,7 +21,7 @@ def render(status: Status, *, title: str, footer: str, width: int, height: int) 
     """The view for a terminal of `width` columns and `height` lines: on a narrow one, fewer candles."""
     room = max(1, height - 12)
     candles = max(1, min(MINUTES, width - REST))
-    table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False, show_edge=False, collapse_padding=True)
     for name in ("price", "age", "open", "high", "low", "ticks"):
         if not table.columns:
             table.add_column("symbol", style="bold", no_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -52,6 +53,14 @@ def test_every_figure_is_shown(width: int) -> None:
         assert figure in text
     for symbol in ("BTC/USD 96,480.12 0.3 s 11.5000 12.5000 11.0000 42", "EUR/USD 1.05412 4 min 0", "OIL -37.6300 2 h"):
         assert symbol in text
+
+
+@pytest.mark.parametrize("width", [80, 90, 100, 130])
+def test_nothing_is_cut_from_prices_of_their_real_size(width: int) -> None:
+    candles = [Candle(96_480.00, 96_618.59, 96_466.11, 96_566.33, 60)] * 40
+    text = shown(replace(STATUS, symbols=[SymbolStatus("BTC/USD", 96_566.33, 50_000.0, candles)]), width=width)
+    assert "BTC/USD 96,566.33 14 h 96,480.00 96,618.59 96,466.11 2,400" in words(text)
+    assert "…" not in text
 
 
 def test_the_plain_line_has_every_figure_too() -> None:
