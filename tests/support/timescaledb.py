@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import re
 import secrets
 import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from common.errors import ConfigurationError
 from tests.support.pipeline import Database
@@ -35,7 +35,7 @@ class GivenServer:
         with closing(Database(self._url)) as admin:
             admin.query(f"CREATE DATABASE {name} TEMPLATE template0")  # template1 may have the extension already
             try:
-                yield urlsplit(self._url)._replace(path=f"/{name}").geturl()
+                yield re.sub(r"^(\w+://[^/?]*)(/[^?]*)?", rf"\1/{name}", self._url)
             finally:
                 admin.query(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -54,7 +54,8 @@ class NpmServer:
         self._process = _start()
 
     def close(self) -> None:
-        """End it."""
+        """End it: all it has is in memory."""
+        self._process.kill()
         self._process.communicate()
 
     @contextmanager
@@ -105,7 +106,7 @@ def _install() -> None:
                 check=True,
             )
         except subprocess.CalledProcessError as error:
-            words = " ".join(error.stderr.split())
-            raise ConfigurationError(f"`npm ci` in {FOLDER} fails: {words[:300]}") from None
+            words = " ".join(error.stderr.replace("npm error", "").split())
+            raise ConfigurationError(f"`npm ci` in {FOLDER} fails: {words[:200]}") from None
         except subprocess.TimeoutExpired:
             raise ConfigurationError(f"`npm ci` in {FOLDER} takes more than {INSTALL_TIMEOUT:g} s") from None
