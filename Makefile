@@ -46,8 +46,8 @@ lock: ## Renew both lock files (needs uv)
 	uv pip compile pyproject.toml --upgrade --universal --generate-hashes --python-version 3.11 -o requirements.lock
 	uv pip compile pyproject.toml --upgrade --universal --generate-hashes --python-version 3.11 --group dev -c requirements.lock -o requirements-dev.lock
 
-clean: ## Remove .venv and caches (not your data)
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+clean: ## Remove .venv, what npm installed, and caches (not your data)
+	rm -rf $(VENV) tests/timescaledb/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
 
 chaos: setup ## Break everything for MINUTES (default 1) by the schedule of SEED, and compare with the simulator's journal
 	@$(BIN)/python -m tests.chaos.run --minutes $(or $(MINUTES),1) $(if $(SEED),--seed $(SEED))
