@@ -142,6 +142,18 @@ def test_workflow_runs_make_test_where_we_say_it_works() -> None:
         "include": [{"os": "macos-latest", "python": "3.12"}],
     }
     assert [step["run"] for step in job["steps"] if "run" in step] == ["make test PYTHON=python"]
+    assert any(step.get("uses", "").startswith("actions/setup-node@") for step in job["steps"])
+
+
+def test_workflow_tests_old_and_new_timescaledbs_and_the_one_of_compose(services: dict[str, dict[str, Any]]) -> None:
+    job = read(".github/workflows/test.yml")["jobs"]["timescaledb"]
+    image, _, ours = services["timescaledb"]["image"].partition(":")
+    assert job["services"]["timescaledb"]["image"] == f"{image}:${{{{ matrix.timescaledb }}}}"
+    assert job["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
+    assert {"2.13.1-pg16", "latest-pg17", ours} <= set(job["strategy"]["matrix"]["timescaledb"])
+    last = job["steps"][-1]
+    assert last["env"]["TIMESCALEDB_URL"].startswith("postgresql://")
+    assert (ROOT / last["run"].split()[-1]).is_file()
 
 
 def test_example_of_env_sets_nothing_and_names_what_compose_asks_for() -> None:
