@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -108,6 +111,27 @@ def test_a_redis_that_is_away_makes_the_consumer_red_and_the_producer_spool(brea
         wait_for(lambda: scrape(feeding)["tickpipe_spool_entries"] == 0, 20)
         wait_for_health(storing, 200, "ok")
         wait_for(lambda: scrape(storing)["tickpipe_redis_up"] == 1)
+
+
+def test_a_redis_that_hangs_does_not_make_a_scrape_hang(breakable_pipeline: Pipeline) -> None:
+    pipeline, port = breakable_pipeline, free_port()
+    pipeline.consumer("--metrics-port", str(port))
+    wait_for(lambda: scrape(port).get("tickpipe_redis_up") == 1)
+    pid = pipeline.servers.valkey.pid
+    assert pid
+
+    def quickly_seen_away() -> bool:
+        began = time.monotonic()
+        up, (status, _) = scrape(port)["tickpipe_redis_up"], get(port, "/healthz")
+        assert time.monotonic() - began < 2  # it takes 5 s until a client gives such a Redis up
+        return up == 0 and status == 503
+
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        wait_for(quickly_seen_away, 20)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    wait_for_health(port, 200, "ok")
 
 
 def test_a_websocket_that_is_gone_makes_the_producer_red_until_it_is_back(pipeline: Pipeline) -> None:
