@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_when_event_set, wait_random_exponential
 from tenacity.nap import sleep_using_event
@@ -14,13 +15,20 @@ from common.errors import OutageError
 FIRST, LONGEST = 0.25, 8.0
 
 
-def retrying(stop: threading.Event, logger: logging.Logger) -> Retrying:
-    """Retry while an OutageError says so, until `stop` is set; then the last OutageError is raised."""
+def retrying(
+    stop: threading.Event, logger: logging.Logger, told: Callable[[OutageError], None] = lambda _: None
+) -> Retrying:
+    """Retry while an OutageError says so, until `stop` is set; then the last OutageError is raised.
+
+    `told` of each one that is followed by another try.
+    """
 
     def log(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         wait = state.next_action.sleep if state.next_action else 0.0
         logger.warning("%s; try %d, next in %.1f s", error, state.attempt_number, wait)
+        if isinstance(error, OutageError):
+            told(error)
 
     return Retrying(
         retry=retry_if_exception_type(OutageError),

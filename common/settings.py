@@ -37,6 +37,13 @@ SpoolDir = Annotated[
         show_default="the user's state folder",
     ),
 ]
+MetricsPort = Annotated[
+    int, typer.Option(envvar="METRICS_PORT", min=0, max=65_535, help="Port of /metrics and /healthz; 0: none.")
+]
+MetricsHost = Annotated[str, typer.Option(envvar="METRICS_HOST", help="Address they listen on; there is no password.")]
+UnhealthyAfter = Annotated[
+    float, typer.Option(envvar="UNHEALTHY_AFTER", min=1, help="Seconds without a sign of life until /healthz is 503.")
+]
 LogLevel = Annotated[str, typer.Option("--log-level", envvar="LOG_LEVEL", help="DEBUG, INFO, WARNING or ERROR.")]
 
 

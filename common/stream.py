@@ -116,6 +116,12 @@ class Stream:
                 if not str(error).startswith("BUSYGROUP") and self.group not in self._group_info():
                     raise
 
+    def _stream_info(self) -> dict[str, Any]:
+        """What Redis says of the stream; one that nobody has written yet is empty."""
+        if not self._redis.exists(self.key):
+            return {"entries-added": 0, "length": 0}
+        return self._redis.xinfo_stream(self.key)
+
     def _group_info(self) -> dict[str, dict[str, Any]]:
         """What Redis says of each group, by its name; nothing where there is no stream."""
         if not self._redis.exists(self.key):
@@ -236,8 +242,7 @@ class Stream:
     def groups(self) -> dict[str, Backlog]:
         """Every group on the stream and what it has left to do: the slowest holds back trimming."""
         with _translated():
-            info = self._redis.xinfo_stream(self.key)
-            groups = self._group_info()
+            info, groups = self._stream_info(), self._group_info()
         appended, length = int(info["entries-added"]), int(info["length"])
         return {
             name: Backlog(appended, length, self._lag(group), int(group["pending"]), int(group["consumers"]))
@@ -262,7 +267,7 @@ class Stream:
         if ours := self.groups().get(self.group):
             return ours
         with _translated():
-            info = self._redis.xinfo_stream(self.key)
+            info = self._stream_info()
         return Backlog(int(info["entries-added"]), int(info["length"]), int(info["length"]), 0, 0)
 
 

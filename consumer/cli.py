@@ -11,12 +11,13 @@ from typing import Annotated
 
 import typer
 
-from common import cli, log, settings
+from common import cli, log, metrics, settings
 from common.errors import OutageError
 from common.retry import retrying
 from common.stream import Stream, connect
 from consumer import schema
-from consumer.store import FEED, PRICES, PriceStore
+from consumer.metrics import BacklogWatch, ConsumerMetrics, MeasuredStore
+from consumer.store import FEED, PRICES
 from consumer.worker import Lane, Worker, WorkerConfig
 
 logger = logging.getLogger("consumer")
@@ -49,6 +50,9 @@ def consumer(
     drain: Annotated[
         bool, typer.Option("--drain", help="End when nothing is left to read and nothing is pending on anybody.")
     ] = False,
+    metrics_port: settings.MetricsPort = 0,
+    metrics_host: settings.MetricsHost = "127.0.0.1",
+    unhealthy_after: settings.UnhealthyAfter = 60.0,
     log_level: settings.LogLevel = "INFO",
 ) -> None:
     """Read blocks of a Redis stream as one of a consumer group and store each in one transaction.
@@ -65,17 +69,25 @@ def consumer(
     log.configure(log_level, [redis_url, database_url])
     name = consumer_name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
     client = connect(redis_url)
-    store = PriceStore(database_url)
+    store = MeasuredStore(database_url, clock=cli.microseconds)
+    server = metrics.Server(metrics_host, metrics_port) if metrics_port else None
     stop = cli.stop_on_signals()
+    keys = {"prices": price_stream, "feed": f"{price_stream}:feed"}
     lanes = [
-        Lane(Stream(client, price_stream, consumer_group, name), PRICES),
-        Lane(Stream(client, f"{price_stream}:feed", consumer_group, name), FEED),
+        Lane(Stream(client, keys["prices"], consumer_group, name), PRICES),
+        Lane(Stream(client, keys["feed"], consumer_group, name), FEED),
     ]
     config = WorkerConfig(max_batch_size=max_batch_size, claim_idle=claim_idle, drain=drain)
     worker = Worker(lanes, store, config, stop=stop, clock=cli.microseconds)
+    if server:
+        looking = connect(redis_url)  # of its own: the worker's may hang
+        watch = BacklogWatch({role: Stream(looking, key, consumer_group) for role, key in keys.items()})
+        told = ConsumerMetrics(worker, store, watch, unhealthy_after=unhealthy_after)
+        server.serve(told, told.health)
+        cli.in_thread(watch.run, stop)
 
     def work() -> None:
-        retry = retrying(stop, logger)
+        retry = retrying(stop, logger, worker.progress.failed)
         retry(lanes[0].stream.check)
         retry(lambda: schema.apply(store))
         logger.info("%s reads %s as one of %s", name, price_stream, consumer_group)

@@ -21,6 +21,7 @@ from tenacity import RetryCallState
 from common.errors import StreamOutageError
 from common.retry import retrying
 from common.stream import Entry, Stream
+from consumer.progress import Progress
 from consumer.store import PriceStore, Stored, Table
 
 logger = logging.getLogger("consumer.worker")
@@ -78,6 +79,7 @@ class Worker:
     ) -> None:
         """The first of `lanes` is the prices', the one that reads wait on. `clock` gives microseconds UTC."""
         self.totals = Totals()
+        self.progress = Progress(monotonic)
         self._reported = Totals()
         self._lanes = lanes
         self._store = store
@@ -90,7 +92,7 @@ class Worker:
 
     def run(self) -> None:
         """Work. Raises OutageError where it was told to stop while something was away; then entries stay pending."""
-        retry = retrying(self._stop, logger)
+        retry = retrying(self._stop, logger, self.progress.failed)
         while not self._stop.is_set():
             try:
                 retry(self._recover)
@@ -99,6 +101,7 @@ class Worker:
             except StreamOutageError as error:
                 # What Redis may have handed us in a reply that never came is pending on our name: recover it.
                 logger.warning("%s; recovering", error)
+                self.progress.failed(error)
         self._report()
         for lane in self._lanes:
             lane.stream.leave()
@@ -116,6 +119,7 @@ class Worker:
     def _work(self) -> bool:
         """Claim, read, write, ack. True when drained, False when told to stop."""
         while not self._stop.is_set():
+            self.progress.made()
             if self._monotonic() >= self._next_claim:
                 self._claim()
             if self._monotonic() >= self._next_housekeeping:
@@ -161,6 +165,7 @@ class Worker:
     def _store_block(self, lane: Lane, entries: Sequence[Entry]) -> None:
         stored = self._insert(lane, entries)
         lane.stream.ack([entry.id for entry in entries])
+        self.progress.made()
         logger.debug("stored %d, there already %d, dead letters %d", *stored)
         if lane is self._lanes[0]:
             self._count(stored, entries)
@@ -197,7 +202,7 @@ class Worker:
             log(state)
             bisect = state.attempt_number >= BISECT_AFTER and self._store.works()
 
-        retry = retrying(self._stop, logger)
+        retry = retrying(self._stop, logger, self.progress.failed)
         log = retry.before_sleep or (lambda _: None)
         retry.before_sleep = before_sleep
         return retry(lambda: self._store.insert_block(lane.table, lane.stream.key, entries, bisect=bisect))

@@ -13,11 +13,12 @@ from typing import Annotated
 
 import typer
 
-from common import cli, log, settings
+from common import cli, log, metrics, settings
 from common.errors import ConfigurationError, OutageError
 from common.stream import TIMEOUT, Stream, connect
 from common.symbols import read_symbols
 from producer.feed import DEFAULT_URL, Feed, FeedConfig
+from producer.metrics import ProducerMetrics
 from producer.publisher import Intake, Publisher, Replayer, Streams, spool_path
 from producer.spool import Spool, make_folder, spool_folder
 
@@ -70,6 +71,9 @@ def producer(
         float,
         typer.Option(envvar="RESUBSCRIBE_AFTER", min=1, help="Seconds without any price until it subscribes again."),
     ] = 600.0,
+    metrics_port: settings.MetricsPort = 0,
+    metrics_host: settings.MetricsHost = "127.0.0.1",
+    unhealthy_after: settings.UnhealthyAfter = 60.0,
     log_level: settings.LogLevel = "INFO",
 ) -> None:
     """Receive live prices from Twelve Data's websocket and append them to a Redis stream.
@@ -94,14 +98,19 @@ def producer(
     checked = Stream(connect(redis_url), price_stream)
     folder = spool_folder(spool_dir, redis_url, price_stream)
     make_folder(folder)
+    server = metrics.Server(metrics_host, metrics_port) if metrics_port else None
     _check_redis(checked)
 
     stop, stop_replay = cli.stop_on_signals(), threading.Event()
     spool = Spool(spool_path(folder, cli.microseconds()), max_bytes=spool_max)
     intake = Intake(intake_max)
     feed = Feed(config, api_key=api_key, symbols=wanted, intake=intake, clock=cli.microseconds)
-    publisher = Publisher(intake, streams(append_timeout), spool)
-    replayer = Replayer(spool, streams(), streams(), stop_replay)
+    ways = {"straight": streams(append_timeout), "spool": streams(), "orphan": streams()}
+    publisher = Publisher(intake, ways["straight"], spool)
+    replayer = Replayer(spool, ways["spool"], ways["orphan"], stop_replay)
+    if server:
+        told = ProducerMetrics(feed, publisher, spool, ways, unhealthy_after=unhealthy_after)
+        server.serve(told, told.health)
     if symbols_file:
         signal.signal(signal.SIGHUP, lambda *_: _reread(feed, symbols or [], symbols_file))
 

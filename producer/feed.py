@@ -200,6 +200,9 @@ class Feed:
         self.received = self.lost = 0  # price events, over all sessions
         self.skipped_frames = 0
         self.connections = 0
+        self.heard_at = monotonic()  # the server's last word: any event, no pong
+        self.lost_at = -math.inf
+        self.trouble = ""  # how the last connection ended
         self._api_key = api_key
         self._intake = intake
         self._clock = clock
@@ -220,6 +223,11 @@ class Feed:
         self._pinged = False
 
     # What other threads may call.
+
+    @property
+    def connected(self) -> bool:
+        """Whether a connection is open."""
+        return bool(self._client.ready)
 
     def set_symbols(self, symbols: Iterable[str]) -> None:
         """Subscribe and unsubscribe so that exactly these are subscribed, on the connection that is open."""
@@ -309,7 +317,8 @@ class Feed:
                 "API key? A plan has 1 connection (Basic, Grow) or 3 (Pro), and one more closes the oldest",
                 Reconnect.EVICTIONS,
             )
-        logger.warning("%s; next try in %.1f s", _cause(error), delay)
+        self.trouble = _cause(error)
+        logger.warning("%s; next try in %.1f s", self.trouble, delay)
         until = self._monotonic() + delay
         while not stop.is_set() and (now := self._monotonic()) < until:
             self._keep_session(now)
@@ -333,6 +342,7 @@ class Feed:
     def on_event(self, event: twelvedata.Event) -> None:
         """Number a price event and put it in the intake; nothing else, so that the websocket is never blocked."""
         now = self._last_frame = self._clock()
+        self.heard_at = self._frame_at
         if event.get("event") != "price":
             self._on_word(event)
             return
@@ -350,6 +360,7 @@ class Feed:
                 self._tell_lost()
         else:
             self.lost += 1
+            self.lost_at = self._frame_at
             self._lost = (self._lost[0] if self._lost else price, price)
 
     def _on_word(self, event: twelvedata.Event) -> None:

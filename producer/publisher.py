@@ -80,6 +80,7 @@ class Streams:
     def __init__(self, prices: Stream, feed: Stream) -> None:
         self._prices = prices
         self._feed = feed
+        self.appended = 0  # prices that Redis has acknowledged
 
     def append(self, entries: Iterable[Outgoing]) -> None:
         """Append the entries: prices first, so that an `alive` never names a price that is not there yet."""
@@ -89,6 +90,7 @@ class Streams:
             (prices if stream == "prices" else feed).append(fields)
         if prices:
             self._prices.append(prices)
+            self.appended += len(prices)
         if feed:
             self._feed.append(feed)
 
@@ -102,6 +104,7 @@ class Publisher:
         self.appended = 0
         self.spooled = 0
         self.lost = 0
+        self.refused, self.refused_at = "", float("-inf")  # by the spool: its last words, and when
         self._intake = intake
         self._streams = streams
         self._spool = spool
@@ -142,6 +145,7 @@ class Publisher:
 
     def _lose(self, items: Sequence[Item], entries: Sequence[Outgoing], error: SpoolFullError) -> None:
         """Count what no place was left for. What is told of the feed takes what was lost with it, or both wait."""
+        self.refused, self.refused_at = str(error), self._monotonic()
         for item in items:
             if isinstance(item, PriceEvent):
                 self.lost += 1

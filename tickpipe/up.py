@@ -91,7 +91,8 @@ def up(config: UpConfig, environ: Mapping[str, str], stop: threading.Event, cons
         database_url = home.database_url or Secret(servers.database_url or "")
         child_environ = {**environ, "REDIS_URL": redis_url.reveal(), "DATABASE_URL": database_url.reveal()}
         child_environ |= {"REDIS_URL_FILE": "", "DATABASE_URL_FILE": "", "PRICE_STREAM": config.price_stream}
-        child_environ |= {"CONSUMER_GROUP": config.consumer_group, "CONSUMER_NAME": "", "METRICS_PORT": ""}
+        child_environ |= {"CONSUMER_GROUP": config.consumer_group, "CONSUMER_NAME": ""}
+        child_environ |= {"METRICS_PORT": "", "METRICS_HOST": ""}  # they would all want the one port
         if home.simulated:
             simulator = stack.enter_context(Simulator(SimulatorConfig(rate=config.rate)))
             child_environ |= {"TWELVE_DATA_URL": simulator.url, "TWELVE_DATA_API_KEY": "simulated"}

@@ -6,11 +6,12 @@ import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 from unittest import mock
 
 import pytest
@@ -18,6 +19,7 @@ import pytest
 import consumer.cli
 import producer.cli
 import tickpipe.cli
+from common.errors import ConfigurationError
 
 MAINS: dict[str, Callable[[], object]] = {
     "producer": producer.cli.main,
@@ -90,6 +92,9 @@ def assert_refused(ended: Ended, words: str) -> None:
                 "--feed-name": "FEED_NAME; default: twelvedata",
                 "--spool-dir": "SPOOL_DIR; default: (the user's state folder)",
                 "--spool-max": "SPOOL_MAX; default: 1073741824",
+                "--metrics-port": "METRICS_PORT; default: 0",
+                "--metrics-host": "METRICS_HOST; default: 127.0.0.1",
+                "--unhealthy-after": "UNHEALTHY_AFTER; default: 60.0",
                 "--log-level": "LOG_LEVEL; default: INFO",
                 "secrets": "TWELVE_DATA_API_KEY REDIS_URL redis://localhost:6379/0 …_FILE .env",
             },
@@ -102,6 +107,9 @@ def assert_refused(ended: Ended, words: str) -> None:
                 "--consumer-name": "CONSUMER_NAME; default: (host, pid and 4 random hex digits)",
                 "--max-batch-size": "MAX_BATCH_SIZE; default: 1000",
                 "--claim-idle": "CLAIM_IDLE; default: 30.0",
+                "--metrics-port": "METRICS_PORT; default: 0",
+                "--metrics-host": "METRICS_HOST; default: 127.0.0.1",
+                "--unhealthy-after": "UNHEALTHY_AFTER; default: 60.0",
                 "--log-level": "LOG_LEVEL; default: INFO",
                 "--drain": "",
                 "secrets": (
@@ -204,6 +212,37 @@ def test_the_installed_commands_do_the_same(tmp_path: Path, argv: list[str], env
         [program, *argv[1:]], env=own, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
     )
     assert_refused(Ended(done.returncode, done.stdout, done.stderr), f"^{argv[0]}: ")
+
+
+# --- Metrics
+
+
+@pytest.mark.parametrize("name", ["producer", "consumer"])
+def test_metrics_are_off_unless_asked_for_and_then_on_loopback(
+    command: Command, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def listen(host: str, port: int) -> NoReturn:
+        raise ConfigurationError(f"listens on {host}, port {port}")
+
+    def go_on() -> NoReturn:
+        raise ConfigurationError("listens nowhere")
+
+    monkeypatch.setattr("common.metrics.Server", listen)
+    monkeypatch.setattr("common.cli.stop_on_signals", go_on)
+    own = {**KEY, **SYMBOLS, "REDIS_URL": "redis://127.0.0.1:1", "LOG_LEVEL": "ERROR"}
+    for off in ({}, {"METRICS_PORT": "", "METRICS_HOST": ""}, {"METRICS_PORT": "0"}, {"METRICS_HOST": "0.0.0.0"}):
+        assert_refused(command(name, **own, **off), "listens nowhere")
+    assert_refused(command(name, METRICS_PORT="9464", **own), r"listens on 127\.0\.0\.1, port 9464")
+    options = ("--metrics-port", "9465", "--metrics-host", "::1")
+    assert_refused(command(name, *options, METRICS_PORT="9464", **own), "listens on ::1, port 9465")
+
+
+@pytest.mark.parametrize("name", ["producer", "consumer"])
+def test_a_metrics_port_that_is_taken_is_named(command: Command, name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = command(name, "--metrics-port", str(port), **KEY, **SYMBOLS)
+    assert_refused(ended, rf"^{name}: --metrics-port {port} on 127\.0\.0\.1 cannot be opened: Address already in use")
 
 
 # --- .env

@@ -88,6 +88,12 @@ def test_service_survives_and_stops_in_time(services: dict[str, dict[str, Any]],
         assert not service["image"].endswith((":latest", service["image"].partition(":")[0]))
     else:
         assert service["command"] == [name]
+        environment = service["environment"]
+        assert (environment["METRICS_PORT"], environment["METRICS_HOST"]) == (9464, "0.0.0.0")
+        assert "ports" not in service  # within the containers' network alone
+        *python, code = service["healthcheck"]["test"]
+        assert python == ["CMD", "python", "-c"]
+        assert "http://127.0.0.1:9464/healthz" in code
         assert all(need["condition"] == "service_healthy" for need in service["depends_on"].values())
 
 

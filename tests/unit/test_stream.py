@@ -105,6 +105,7 @@ def test_an_entry_deleted_while_pending_has_no_fields(stream: Stream, redis_clie
 
 
 def test_backlog(stream: Stream, make_stream: StreamMaker) -> None:
+    assert make_stream("nowhere").backlog() == Backlog(0, 0, 0, 0, 0)
     assert make_stream(group="none").backlog() == Backlog(5, 5, 5, 0, 0)
     entries = stream.read(3)
     make_stream(consumer="other").read(1)

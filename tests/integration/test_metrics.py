@@ -1,0 +1,158 @@
+"""Metrics and health of the real commands, while everything works and while its parts are away."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.capture import make_events, write_capture
+from tests.support.faults import FaultySimulator
+from tests.support.pipeline import Pipeline
+from tests.support.waiting import wait_for
+from tickpipe.simulator import Simulator, SimulatorConfig
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    """Status and body; status 0 where nobody listens yet."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+    except urllib.error.URLError:
+        return 0, ""
+
+
+def scrape(port: int) -> dict[str, float]:
+    """The samples of a scrape, those with labels summed up."""
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(get(port, "/metrics")[1]):
+        for sample in family.samples:
+            found[sample.name] = found.get(sample.name, 0.0) + sample.value
+    return found
+
+
+def wait_for_health(port: int, status: int, words: str) -> None:
+    """Wait until /healthz says so."""
+
+    def says() -> bool:
+        code, body = get(port, "/healthz")
+        return code == status and words in body
+
+    wait_for(says, 20, f"/healthz says {status} and {words!r}; it says {get(port, '/healthz')}")
+
+
+def test_what_was_received_appended_and_stored_is_scraped(pipeline: Pipeline, tmp_path: Path) -> None:
+    events = make_events(2000)
+    feeding, storing = free_port(), free_port()
+    with Simulator(SimulatorConfig(capture=write_capture(tmp_path / "capture.ndjson", events), speed=0.0)) as simulator:
+        pipeline.consumer("--metrics-port", str(storing))
+        pipeline.producer(simulator.url, METRICS_PORT=str(feeding))
+        wait_for(lambda: scrape(storing).get("tickpipe_rows_stored_total") == len(events), 20)
+        produced = scrape(feeding)
+        assert produced["tickpipe_events_received_total"] == len(events)
+        assert produced["tickpipe_events_appended_total"] == len(events)
+        assert produced["tickpipe_events_lost_total"] == produced["tickpipe_spool_entries"] == 0
+        assert produced["tickpipe_healthy"] == 1
+        consumed = scrape(storing)
+        assert consumed["tickpipe_latency_seconds_count"] == consumed["tickpipe_block_entries_sum"] == len(events)
+        assert consumed["tickpipe_insert_seconds_count"] == consumed["tickpipe_block_entries_count"]
+        assert consumed["tickpipe_redis_up"] == consumed["tickpipe_database_up"] == consumed["tickpipe_healthy"] == 1
+        wait_for(
+            lambda: scrape(storing)["tickpipe_lag_entries"] == 0 and scrape(storing)["tickpipe_pending_entries"] == 0
+        )
+        assert [get(port, "/healthz") for port in (feeding, storing)] == [(200, "ok\n")] * 2
+
+
+def test_a_database_that_is_away_makes_the_consumer_red_until_it_is_back(breakable_pipeline: Pipeline) -> None:
+    pipeline, port = breakable_pipeline, free_port()
+    with Simulator(SimulatorConfig(rate=100)) as simulator:
+        pipeline.consumer("--metrics-port", str(port))
+        pipeline.producer(simulator.url)
+        pipeline.wait_until_stored(20)
+        assert get(port, "/healthz") == (200, "ok\n")
+        pipeline.database.close()
+        pipeline.servers.postgres.stop()
+        wait_for_health(port, 503, "the database: ")
+        assert scrape(port)["tickpipe_database_up"] == 0
+        wait_for(lambda: scrape(port)["tickpipe_lag_entries"] > 0, message="the backlog is seen to grow")
+        pipeline.servers.postgres.start()
+        wait_for_health(port, 200, "ok")
+        assert scrape(port)["tickpipe_database_up"] == 1
+
+
+def test_a_redis_that_is_away_makes_the_consumer_red_and_the_producer_spool(breakable_pipeline: Pipeline) -> None:
+    pipeline = breakable_pipeline
+    feeding, storing = free_port(), free_port()
+    with Simulator(SimulatorConfig(rate=100)) as simulator:
+        pipeline.consumer("--metrics-port", str(storing))
+        pipeline.producer(simulator.url, "--metrics-port", str(feeding))
+        pipeline.wait_until_stored(20)
+        pipeline.servers.valkey.stop()
+        wait_for_health(storing, 503, "Redis: ")
+        wait_for(lambda: scrape(storing)["tickpipe_redis_up"] == 0)
+        wait_for_health(feeding, 200, "ok\nspooling: ")  # it can do its work, and says how
+        assert scrape(feeding)["tickpipe_spool_entries"] > 0
+        pipeline.servers.valkey.start()
+        wait_for(lambda: scrape(feeding)["tickpipe_spool_entries"] == 0, 20)
+        wait_for_health(storing, 200, "ok")
+        wait_for(lambda: scrape(storing)["tickpipe_redis_up"] == 1)
+
+
+def test_a_redis_that_hangs_does_not_make_a_scrape_hang(breakable_pipeline: Pipeline) -> None:
+    pipeline, port = breakable_pipeline, free_port()
+    pipeline.consumer("--metrics-port", str(port))
+    wait_for(lambda: scrape(port).get("tickpipe_redis_up") == 1)
+    pid = pipeline.servers.valkey.pid
+    assert pid
+
+    def quickly_seen_away() -> bool:
+        began = time.monotonic()
+        up, (status, _) = scrape(port)["tickpipe_redis_up"], get(port, "/healthz")
+        assert time.monotonic() - began < 2  # it takes 5 s until a client gives such a Redis up
+        return up == 0 and status == 503
+
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        wait_for(quickly_seen_away, 20)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    wait_for_health(port, 200, "ok")
+
+
+def test_a_websocket_that_is_gone_makes_the_producer_red_until_it_is_back(pipeline: Pipeline) -> None:
+    port = free_port()
+    with FaultySimulator(SimulatorConfig(rate=100)) as simulator:
+        pipeline.producer(simulator.url, "--metrics-port", str(port), "--unhealthy-after", "1.5")
+        wait_for(lambda: pipeline.appended() > 20)
+        assert get(port, "/healthz") == (200, "ok\n")
+        assert scrape(port)["tickpipe_feed_connected"] == 1
+        simulator.refuse_key(on=True)
+        simulator.close_all()
+        wait_for_health(port, 503, "no word from 127.0.0.1 for ")
+        assert scrape(port)["tickpipe_feed_connected"] == 0
+        simulator.refuse_key(on=False)
+        wait_for_health(port, 200, "ok")
+        assert scrape(port)["tickpipe_feed_reconnects_total"] == 1
+
+
+def test_nobody_listens_unless_asked_to(pipeline: Pipeline) -> None:
+    with Simulator(SimulatorConfig(rate=100)) as simulator:
+        consumer, producer = pipeline.consumer(), pipeline.producer(simulator.url, METRICS_PORT="")
+        pipeline.wait_until_stored(20)
+    for process in (consumer, producer):
+        assert "/metrics" not in process.said()
