@@ -1,17 +1,24 @@
 """Applies sql/: numbered plain SQL, in order, each file once, under an advisory lock.
 
-`NNNN_name.sql` is for every home, `NNNN_name.timescaledb.sql` for a database with the TimescaleDB extension.
+`NNNN_name.sql` is for every home, `NNNN_name.timescaledb.sql` for one on TimescaleDB. A file that begins with
+`-- outside a transaction` is run statement by statement (each ends with a line's last `;`), as psql would; cut short,
+it is run again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 import psycopg2
 from psycopg2.extensions import connection as Connection  # noqa: N812  psycopg2 names its class so
+from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
 from common.errors import ConfigurationError, OutageError
 from consumer.store import PriceStore
@@ -22,6 +29,7 @@ logger = logging.getLogger("consumer.schema")
 SQL_FOLDER = Path(__file__).resolve().parent.parent / "sql"
 #: Key of the advisory lock: "tick" in ASCII.
 _LOCK = 0x7469636B
+_OUTSIDE = "-- outside a transaction"
 
 
 class Migration(NamedTuple):
@@ -29,85 +37,141 @@ class Migration(NamedTuple):
 
     name: str
     sql: str
-    timescaledb: bool
 
     @property
     def checksum(self) -> str:
         """Tells a changed file."""
         return hashlib.sha256(self.sql.encode()).hexdigest()
 
+    @property
+    def timescaledb(self) -> bool:
+        """Whether it is for TimescaleDB alone."""
+        return self.name.endswith(".timescaledb.sql")
+
+    @property
+    def outside(self) -> bool:
+        """Whether its statements run outside a transaction."""
+        return self.sql.startswith(_OUTSIDE)
+
+    @property
+    def statements(self) -> list[str]:
+        """What is sent to the database at once: the whole file, or each statement."""
+        parts = re.split(r";[ \t]*$", self.sql, flags=re.MULTILINE) if self.outside else [self.sql]
+        return [part.strip() for part in parts if part.strip()]
+
 
 def read_migrations(folder: Path = SQL_FOLDER) -> list[Migration]:
     """The migrations in the folder, in order."""
-    return [
-        Migration(path.name, path.read_text(encoding="utf-8"), path.name.endswith(".timescaledb.sql"))
-        for path in sorted(folder.glob("*.sql"))
-    ]
+    return [Migration(path.name, path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.sql"))]
 
 
-def migrate(connection: Connection, migrations: list[Migration]) -> list[str]:
-    """Apply what is not applied yet, in the connection's transaction; returns the names. Two at once are fine.
+def apply(store: PriceStore, *, to_timescaledb: bool = False, chunk_interval: str = "") -> list[str]:
+    """Apply sql/ through the store's connection; returns the files' names. Several at once are fine.
 
-    Raises ConfigurationError where the role may not, or where an applied file has changed since; psycopg2's errors
-    otherwise.
+    Where TimescaleDB is available, ticks live in a hypertable from the start; an ordinary table becomes one with
+    `to_timescaledb` alone: that locks it, and takes a while. `chunk_interval`: a PostgreSQL interval; "" leaves it.
+    Raises ConfigurationError where the role may not, or where an applied file has changed since; DatabaseOutageError.
     """
+    with store.transaction() as connection, connection.cursor() as cursor:
+        wanted = to_timescaledb or not _has_ticks(cursor)
+    refused = _switch_on_timescaledb(store) if wanted else None
+    done: list[str] = []
+    for outside, group in groupby(read_migrations(), key=lambda migration: migration.outside):
+        with store.autocommit() if outside else store.transaction() as connection:
+            done += migrate(connection, list(group), to_timescaledb=to_timescaledb, chunk_interval=chunk_interval)
+    with store.transaction() as connection, connection.cursor() as cursor:
+        logger.info("schema: %s; %s", f"applied {', '.join(done)}" if done else "up to date", _home(cursor))
+        hypertable = is_hypertable(cursor)
+        if hypertable and chunk_interval:
+            cursor.execute("SELECT set_chunk_time_interval('prices_real_time', %s::interval)", (chunk_interval,))
+    if wanted and not hypertable and refused:
+        logger.warning("TimescaleDB is available here and cannot be switched on (%s)", _first_line(refused))
+    if to_timescaledb and not hypertable:
+        raise ConfigurationError("TimescaleDB is not available in this database: install it on the server first")
+    return done
+
+
+def migrate(
+    connection: Connection, migrations: list[Migration], *, to_timescaledb: bool = False, chunk_interval: str = ""
+) -> list[str]:
+    """Apply what is not applied yet, in the connection's transaction, or where that is off, statement by statement."""
+    with _refusals(), connection.cursor() as cursor, _lock(cursor, session=connection.autocommit):
+        applied = _applied(cursor)
+        _refuse_changed(migrations, applied)
+        timescaledb = _has_timescaledb(cursor) and (to_timescaledb or not _has_ticks(cursor) or is_hypertable(cursor))
+        todo = [each for each in migrations if each.name not in applied and (timescaledb or not each.timescaledb)]
+        if chunk_interval:
+            cursor.execute("SELECT set_config('tickpipe.chunk_interval', %s::interval::text, true)", (chunk_interval,))
+        for migration in todo:
+            for statement in migration.statements:
+                cursor.execute(statement)
+            cursor.execute(
+                "INSERT INTO tickpipe_migrations (name, checksum) VALUES (%s, %s)", (migration.name, migration.checksum)
+            )
+    return [migration.name for migration in todo]
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What trying again would not help, as ConfigurationErrors."""
     try:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-            applied = _applied(cursor)
-            todo = [migration for migration in migrations if migration.name not in applied]
-            _refuse_changed(migrations, applied)
-            if not todo:
-                return []
-            timescaledb = _timescaledb(cursor)
-            done = [migration for migration in todo if timescaledb or not migration.timescaledb]
-            for migration in done:
-                cursor.execute(migration.sql)
-                cursor.execute(
-                    "INSERT INTO tickpipe_migrations (name, checksum) VALUES (%s, %s)",
-                    (migration.name, migration.checksum),
-                )
+        yield
     except psycopg2.errors.InsufficientPrivilege as error:
         raise ConfigurationError(
             f"the database role may not apply the schema ({_first_line(error)}): "
             "run `tickpipe migrate` once with a DATABASE_URL whose role may"
         ) from error
-    except psycopg2.ProgrammingError as error:  # no outage: trying again would not help
+    except psycopg2.errors.InvalidDatetimeFormat as error:
+        raise ConfigurationError(f"{_first_line(error)}: an interval looks like '1 day' or '6 hours'") from error
+    except psycopg2.errors.FeatureNotSupported as error:
+        raise ConfigurationError(
+            f"the schema cannot be applied ({_first_line(error)}): it needs TimescaleDB 2.13 or newer, the Community "
+            "edition (timescaledb.license = timescale)"
+        ) from error
+    except psycopg2.ProgrammingError as error:
         raise ConfigurationError(
             f"the schema cannot be applied ({_first_line(error)}): rename what is there, or use another database"
         ) from error
-    if done:
-        home = "a hypertable (TimescaleDB)" if timescaledb else "an ordinary table (no TimescaleDB here)"
-        logger.info("schema: applied %s; ticks live in %s", ", ".join(m.name for m in done), home)
-    return [migration.name for migration in done]
 
 
-def apply(store: PriceStore) -> list[str]:
-    """Apply sql/ through the store's connection; its outages are DatabaseOutageErrors."""
-    refused: Exception | None = None
+@contextmanager
+def _lock(cursor: Cursor, *, session: bool) -> Iterator[None]:
+    """One at a time, for the transaction, or for as long as this lasts."""
+    if not session:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        yield
+        return
+    cursor.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
     try:
-        with store.transaction() as connection, connection.cursor() as cursor:
-            _switch_on_timescaledb(cursor)
-    except (OutageError, psycopg2.Error) as error:  # in a transaction of its own: not preloaded, it ends the connection
-        refused = error
-    with store.transaction() as connection:
-        done = migrate(connection, read_migrations())
-    if refused:  # had the database been away, we would not be here
-        logger.warning("TimescaleDB is available here and cannot be switched on (%s)", _first_line(refused))
-    return done
+        yield
+    finally:
+        cursor.execute("SELECT pg_advisory_unlock(%s)", (_LOCK,))
 
 
-def _switch_on_timescaledb(cursor: psycopg2.extensions.cursor) -> None:
-    """Install the extension where it is available, and not installed yet."""
-    cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-    cursor.execute("SELECT FROM pg_available_extensions WHERE name = 'timescaledb' AND installed_version IS NULL")
-    if cursor.fetchone() is not None:
-        cursor.execute("CREATE EXTENSION timescaledb")
+def _switch_on_timescaledb(store: PriceStore) -> Exception | None:
+    """Install the extension where it is available. Returns why it could not be."""
+    try:  # in a transaction of its own: where it is not preloaded, that ends the connection
+        with store.transaction() as connection, connection.cursor() as cursor, _lock(cursor, session=False):
+            cursor.execute(
+                "SELECT FROM pg_available_extensions WHERE name = 'timescaledb' AND installed_version IS NULL"
+            )
+            if cursor.fetchone() is not None:
+                cursor.execute("CREATE EXTENSION timescaledb")
+    except (OutageError, psycopg2.Error) as error:
+        return error
+    return None
 
 
-def _applied(cursor: psycopg2.extensions.cursor) -> dict[str, str]:
-    cursor.execute("SELECT to_regclass('tickpipe_migrations') IS NOT NULL")
-    if not cursor.fetchone()[0]:  # type: ignore[index]  # that query has one row
+def _home(cursor: Cursor) -> str:
+    if is_hypertable(cursor):
+        return "ticks live in a hypertable (TimescaleDB)"
+    if not _is_available(cursor):
+        return "ticks live in an ordinary table (no TimescaleDB here)"
+    return "ticks live in an ordinary table, though TimescaleDB is here: `tickpipe migrate --to-timescaledb` moves them"
+
+
+def _applied(cursor: Cursor) -> dict[str, str]:
+    if not _exists(cursor, "tickpipe_migrations"):
         cursor.execute(
             "CREATE TABLE tickpipe_migrations ("
             "name text PRIMARY KEY, checksum text NOT NULL, at timestamptz NOT NULL DEFAULT now())"
@@ -125,8 +189,30 @@ def _refuse_changed(migrations: list[Migration], applied: dict[str, str]) -> Non
             )
 
 
-def _timescaledb(cursor: psycopg2.extensions.cursor) -> bool:
+def _has_ticks(cursor: Cursor) -> bool:
+    return _exists(cursor, "prices_real_time")
+
+
+def _exists(cursor: Cursor, table: str) -> bool:
+    cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (table,))
+    return bool(cursor.fetchone() == (True,))
+
+
+def _is_available(cursor: Cursor) -> bool:
+    cursor.execute("SELECT FROM pg_available_extensions WHERE name = 'timescaledb'")
+    return cursor.fetchone() is not None
+
+
+def _has_timescaledb(cursor: Cursor) -> bool:
     cursor.execute("SELECT FROM pg_extension WHERE extname = 'timescaledb'")
+    return cursor.fetchone() is not None
+
+
+def is_hypertable(cursor: Cursor) -> bool:
+    """Whether the ticks live in a hypertable."""
+    if not _has_timescaledb(cursor):
+        return False
+    cursor.execute("SELECT FROM timescaledb_information.hypertables WHERE hypertable_name = 'prices_real_time'")
     return cursor.fetchone() is not None
 
 

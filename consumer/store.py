@@ -150,11 +150,26 @@ class PriceStore:
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """One transaction, committed at the end, rolled back on any error; outages raise DatabaseOutageError."""
+        with self._translated() as connection, connection:
+            yield connection
+
+    @contextmanager
+    def autocommit(self) -> Iterator[Connection]:
+        """Each statement for itself: what cannot run in a transaction. Outages raise DatabaseOutageError."""
+        with self._translated() as connection:
+            connection.autocommit = True
+            try:
+                yield connection
+            finally:
+                if not connection.closed:
+                    connection.autocommit = False
+
+    @contextmanager
+    def _translated(self) -> Iterator[Connection]:
         try:
             if self._connection is None:
                 self._connection = self._connect(self._url)
-            with self._connection:
-                yield self._connection
+            yield self._connection
         except _BAD_DATA:
             raise
         except psycopg2.errors.UndefinedTable as error:

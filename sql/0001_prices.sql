@@ -53,25 +53,3 @@ CREATE TABLE dead_letters (
 );
 CREATE UNIQUE INDEX dead_letters_by_seq ON dead_letters (stream, session, seq) WHERE session IS NOT NULL AND seq IS NOT NULL;
 CREATE UNIQUE INDEX dead_letters_by_entry ON dead_letters (stream, entry_id) WHERE session IS NULL OR seq IS NULL;
-
--- Candles of the ticks in a span of the exchange's time; open and close are the first and the last received.
--- A function, since a filter on a view's bucket would not reach the index on time. For 5 minutes:
--- SELECT * FROM candles('5 minutes', now() - interval '1 day', now()) WHERE symbol = 'BTC/USD';
-CREATE FUNCTION candles(width interval, since timestamptz, until timestamptz)
-RETURNS TABLE (symbol text, bucket timestamptz, open float8, high float8, low float8, close float8, ticks bigint)
-LANGUAGE sql STABLE
-BEGIN ATOMIC
-    SELECT p.symbol,
-           date_bin(width, p.time, timestamptz '1970-01-01 00:00:00+00'),
-           (array_agg(p.price ORDER BY p.received_at))[1],
-           max(p.price),
-           min(p.price),
-           (array_agg(p.price ORDER BY p.received_at DESC))[1],
-           count(*)
-    FROM prices_real_time AS p
-    WHERE p.time >= since AND p.time < until
-    GROUP BY 1, 2;
-END;
-
-CREATE VIEW candles_1m AS SELECT * FROM candles('1 minute', '-infinity', 'infinity');
-COMMENT ON VIEW candles_1m IS 'One-minute candles: open, high, low, close, ticks.';

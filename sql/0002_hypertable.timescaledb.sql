@@ -1,3 +1,20 @@
 -- Where TimescaleDB is, the ticks are a hypertable from the start, with the primary key as its only index.
-SELECT create_hypertable('prices_real_time', 'time',
-                         chunk_time_interval => interval '1 day', create_default_indexes => false, migrate_data => true);
+-- (A chunk is a day, or what `tickpipe migrate --chunk-interval` says. migrate_data: a table may have rows already.)
+SELECT create_hypertable('prices_real_time', 'time', create_default_indexes => false, migrate_data => true,
+    chunk_time_interval => coalesce(nullif(current_setting('tickpipe.chunk_interval', true), ''), '1 day')::interval);
+
+-- Chunks older than a week become columns: a twentieth of the size. All columns of the key but symbol are in the order,
+-- so that a redelivered block finds its rows without unpacking the rest. TimescaleDB 2.18 gave the calls new names.
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_proc WHERE proname = 'add_columnstore_policy') THEN
+        ALTER TABLE prices_real_time SET (timescaledb.enable_columnstore, timescaledb.segmentby = 'symbol',
+                                          timescaledb.orderby = 'time DESC, session, seq');
+        EXECUTE $call$ CALL add_columnstore_policy('prices_real_time', after => interval '7 days') $call$;
+    ELSE
+        ALTER TABLE prices_real_time SET (timescaledb.compress, timescaledb.compress_segmentby = 'symbol',
+                                          timescaledb.compress_orderby = 'time DESC, session, seq');
+        PERFORM add_compression_policy('prices_real_time', interval '7 days');
+    END IF;
+END
+$$;

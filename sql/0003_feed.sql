@@ -85,6 +85,23 @@ SELECT NULL,
        'overflow: ' || (detail ->> 'cause')
 FROM feed_events WHERE event = 'overflow';
 
+-- What the feed said of each instrument, one row for each symbol and exchange. For the tutorial's join with names:
+-- SELECT * FROM instruments JOIN company USING (symbol);
+CREATE VIEW instruments AS
+SELECT told.symbol, detail ->> 'type' AS type, detail ->> 'exchange' AS exchange, detail ->> 'mic_code' AS mic_code,
+       detail ->> 'currency' AS currency, detail ->> 'currency_base' AS currency_base,
+       detail ->> 'currency_quote' AS currency_quote, first_seen, greatest(last_told, newest.received_at) AS last_seen
+FROM (
+    SELECT detail ->> 'symbol' AS symbol, coalesce(detail ->> 'exchange', '') AS exchange, min(at) AS first_seen,
+           max(at) AS last_told, (array_agg(detail ORDER BY at DESC))[1] AS detail
+    FROM feed_events WHERE event = 'instrument' GROUP BY 1, 2
+) AS told
+LEFT JOIN LATERAL (
+    SELECT received_at FROM prices_real_time AS p
+    WHERE p.symbol = told.symbol AND coalesce(p.exchange, '') = told.exchange ORDER BY p.time DESC LIMIT 1
+) AS newest ON true;
+COMMENT ON VIEW instruments IS 'Symbol, type, exchange, currencies; told once a session, seen with each tick.';
+
 -- Sessions that have ended and were found complete: `tickpipe verify` does not scan them again.
 CREATE TABLE verified_sessions (
     session      bigint PRIMARY KEY,

@@ -20,6 +20,7 @@ from consumer.store import PriceStore
 from producer.spool import spool_folder
 from tickpipe import dead_letters, view
 from tickpipe import doctor as examination
+from tickpipe import retention as keeping
 from tickpipe import up as whole
 from tickpipe import verify as completeness
 from tickpipe.simulator import Simulator, SimulatorConfig
@@ -245,14 +246,42 @@ def doctor(price_stream: settings.PriceStream = "prices", consumer_group: settin
 
 
 @app.command()
-def migrate() -> None:
+def migrate(
+    to_timescaledb: Annotated[
+        bool, typer.Option("--to-timescaledb", help="Move ticks from an ordinary table to a hypertable; locks it.")
+    ] = False,
+    chunk_interval: Annotated[
+        str,
+        typer.Option(help="Of a hypertable's new chunks, as '6 hours'.", show_default="as it is; at first 1 day"),
+    ] = "",
+) -> None:
     """Apply the schema in sql/ to DATABASE_URL. The consumer does it too, at its start; two at once are fine."""
     database_url = settings.database_url(cli.environment())
     log.configure("INFO", [database_url])
     store = PriceStore(database_url)
-    done = schema.apply(store)
+    done = schema.apply(store, to_timescaledb=to_timescaledb, chunk_interval=chunk_interval)
     store.close()
     typer.echo(f"applied: {', '.join(done)}" if done else "nothing to do: the schema is up to date")
+
+
+@app.command()
+def retention(
+    ticks: Annotated[
+        str, typer.Option(help="Keep ticks so long, as 90d: older ones go now, and every day on TimescaleDB.")
+    ] = "",
+    off: Annotated[bool, typer.Option("--off", help="Drop no more ticks.")] = False,
+) -> None:
+    """Drop old ticks, never candles; without an option, tell what is set. Off at first.
+
+    `tickpipe verify` counts what was dropped as expired. Plain PostgreSQL has no scheduler: run this daily.
+    """
+    store, _ = _connections("")
+    if off:
+        keeping.switch_off(store)
+    elif ticks:
+        keeping.keep(store, keeping.read_age(ticks))
+    typer.echo(keeping.look(store))
+    store.close()
 
 
 def main() -> None:

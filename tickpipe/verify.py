@@ -56,7 +56,8 @@ class Verdict:
     """What was found of one session; counts are of price events.
 
     `expected`: the last number vouched for. `waiting`: still in spool or stream. `lost`: told as lost in an overflow, a
-    recorded gap. `spans`: when each of the first missing ranges was received, by its neighbours.
+    recorded gap. `expired`: dropped by retention. `spans`: when each of the first missing ranges was received, by its
+    neighbours.
     """
 
     session: int
@@ -68,6 +69,7 @@ class Verdict:
     stored: int
     dead_letters: int = 0
     lost: int = 0
+    expired: int = 0
     waiting: int = 0
     missing: list[Range] = field(default_factory=list)
     doubled: list[Range] = field(default_factory=list)
@@ -99,6 +101,7 @@ class Verdict:
         words += [f"+ {self.waiting:,} on their way"] if self.waiting else []
         words += [f"+ {self.dead_letters:,} dead letters"] if self.dead_letters else []
         words += [f"+ {self.lost:,} lost in a recorded overflow"] if self.lost else []
+        words += [f"+ {self.expired:,} expired"] if self.expired else []
         lines = [" ".join(words)]
         for missing, (since, until) in zip(self.missing, self.spans, strict=False):
             lines.append(f"  MISSING {missing} ({len(missing):,}), received {_moment(since)} to {_moment(until)}")
@@ -209,6 +212,8 @@ def _scan(cursor: Cursor, session: _Session, silent_after: float, progress: Call
         )
         cursor.execute(_LOST, session.bounds)
         verdict.missing, verdict.lost = without(verdict.missing, [Range(*row) for row in cursor.fetchall()])
+        cursor.execute(_EXPIRED, session.bounds)
+        verdict.missing, verdict.expired = without(verdict.missing, [Range(*row) for row in cursor.fetchall()])
     return verdict
 
 
@@ -313,7 +318,10 @@ FROM prices_real_time
 WHERE session = %(session)s AND time >= to_timestamp(%(since)s) AND time <= to_timestamp(%(until)s)
 """
 
-_ROWS = "SELECT count(*), coalesce(max(seq), 0)" + _OF_SESSION
+_ROWS = (
+    "SELECT count(*), greatest(max(seq), (SELECT max(last_seq) FROM feed_expired WHERE session = %(session)s), 0)"
+    + _OF_SESSION
+)
 
 _STEPS = (
     """
@@ -335,6 +343,8 @@ _LOST = """
 SELECT (detail ->> 'first_seq')::bigint, (detail ->> 'last_seq')::bigint FROM feed_events
 WHERE session = %(session)s AND event = 'overflow'
 """
+
+_EXPIRED = "SELECT first_seq, last_seq FROM feed_expired WHERE session = %(session)s"
 
 _UNTOLD = """
 SELECT number, following FROM (

@@ -91,7 +91,7 @@ def test_three_consumers_starting_at_once_on_an_empty_database_agree(empty_pipel
 def test_nothing_is_left_of_a_migration_that_fails(empty_database: Database) -> None:
     migrations = [
         *read_migrations(),
-        Migration("9999_broken.sql", "CREATE TABLE half (); SELECT 1 / 0", timescaledb=False),
+        Migration("9999_broken.sql", "CREATE TABLE half (); SELECT 1 / 0"),
     ]
     with pytest.raises(psycopg2.errors.DivisionByZero), connected(empty_database) as connection:
         migrate(connection, migrations)
@@ -101,7 +101,7 @@ def test_nothing_is_left_of_a_migration_that_fails(empty_database: Database) -> 
 
 def test_a_later_file_is_applied_to_what_is_there(fresh_database: Database) -> None:
     insert(fresh_database)
-    later = Migration("9999_more.sql", "ALTER TABLE prices_real_time ADD COLUMN more int DEFAULT 7", timescaledb=False)
+    later = Migration("9999_more.sql", "ALTER TABLE prices_real_time ADD COLUMN more int DEFAULT 7")
     with connected(fresh_database) as connection:
         assert migrate(connection, [*read_migrations(), later]) == ["9999_more.sql"]
     assert fresh_database.query("SELECT seq, more FROM prices_real_time") == [(1, 7)]
@@ -110,7 +110,7 @@ def test_a_later_file_is_applied_to_what_is_there(fresh_database: Database) -> N
 def test_a_file_that_has_changed_since_it_was_applied_is_refused_by_name(database: Database) -> None:
     first, *others = read_migrations()
     changed = first._replace(sql=first.sql + "\n-- and more")
-    later = Migration("9999_more.sql", "CREATE TABLE more ()", timescaledb=False)
+    later = Migration("9999_more.sql", "CREATE TABLE more ()")
     with (
         pytest.raises(ConfigurationError, match=rf"sql/{first.name} was applied .* has changed"),
         connected(database) as connection,
@@ -120,7 +120,7 @@ def test_a_file_that_has_changed_since_it_was_applied_is_refused_by_name(databas
 
 
 def test_a_database_of_a_later_version_is_left_as_it_is(fresh_database: Database) -> None:
-    later = Migration("9999_more.sql", "CREATE TABLE more ()", timescaledb=False)
+    later = Migration("9999_more.sql", "CREATE TABLE more ()")
     with connected(fresh_database) as connection:
         migrate(connection, [*read_migrations(), later])
     with connected(fresh_database) as connection:

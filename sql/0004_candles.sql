@@ -1,0 +1,155 @@
+-- Candles. Ticks → parts, one for each symbol, exchange and bar → candles, one for each symbol and bar. Open and close
+-- are the first and the last received in the bar; volume is derived from day_volume, which counts up over the day.
+--
+-- On plain PostgreSQL all of this is computed from the ticks when asked; on TimescaleDB the parts are continuous
+-- aggregates (0006). Names, columns and results are the same.
+
+-- By how much a day's counter rose from one tick to a later one. A fall is a reset at a new trading day (of UTC), or
+-- where less than half is left: then it counted up from 0. A smaller fall is a correction, and counts as none.
+CREATE FUNCTION volume_rise(before float8, after float8, new_day boolean) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN after >= before THEN after - before WHEN new_day OR after < before / 2 THEN after ELSE 0 END;
+
+-- The same within one minute, of which only the first, the last and the highest count are known.
+CREATE FUNCTION volume_rise_in_minute(first float8, last float8, highest float8) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN last >= first THEN last - first WHEN last < first / 2 THEN highest - first + last
+            WHEN last < first THEN 0 END;
+
+-- The day of UTC, as a number (a date of timestamptz depends on the session's time zone).
+CREATE FUNCTION utc_day(at timestamptz) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN floor(extract(epoch FROM at - timestamptz '1970-01-01 00:00:00+00')::float8 / 86400);
+
+-- Bars whose ticks are gone (0005): retention drops ticks, never candles. width: 1m, 1h or 1d. On the way from ticks to
+-- candles, all bars have this form.
+CREATE TABLE candles_kept (
+    width       text        NOT NULL CHECK (width IN ('1m', '1h', '1d')),
+    symbol      text        NOT NULL,
+    exchange    text        NOT NULL,
+    bucket      timestamptz NOT NULL,
+    open        float8      NOT NULL,
+    high        float8      NOT NULL,
+    low         float8      NOT NULL,
+    close       float8      NOT NULL,
+    ticks       bigint      NOT NULL,
+    opened_at   timestamptz NOT NULL,
+    closed_at   timestamptz NOT NULL,
+    last_volume float8,
+    volume      float8,
+    PRIMARY KEY (symbol, width, exchange, bucket)
+);
+COMMENT ON COLUMN candles_kept.exchange IS 'Empty where the feed names none. Each exchange has a counter of its own.';
+COMMENT ON COLUMN candles_kept.opened_at IS 'When its first tick was received; closed_at: its last.';
+COMMENT ON COLUMN candles_kept.last_volume IS 'The last day_volume in the bar.';
+COMMENT ON COLUMN candles_kept.volume IS 'The rise of day_volume within the bar, and to its first from the last of the bar before.';
+
+-- The horizon, midnight of a UTC day: bars before it are those of candles_kept, whatever becomes of their ticks.
+CREATE TABLE candles_horizon (one boolean PRIMARY KEY DEFAULT true CHECK (one), at timestamptz NOT NULL);
+CREATE FUNCTION candles_horizon() RETURNS timestamptz
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN coalesce((SELECT at FROM candles_horizon), '-infinity');
+
+-- The rise of the counter to its first in a bar, from the last of the bar before, however long ago that was.
+CREATE FUNCTION volume_rise_before(symbol text, exchange text, bucket timestamptz, first float8) RETURNS float8
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN coalesce(
+    (SELECT volume_rise(last.day_volume, first, utc_day(before.bar) <> utc_day(bucket))
+     FROM (SELECT date_bin('1 minute', p.time, timestamptz '1970-01-01 00:00:00+00') AS bar FROM prices_real_time AS p
+           WHERE p.symbol = volume_rise_before.symbol AND coalesce(p.exchange, '') = volume_rise_before.exchange
+             AND p.time >= (SELECT candles_horizon()) AND p.time < bucket AND p.day_volume IS NOT NULL
+           ORDER BY p.time DESC LIMIT 1) AS before
+     CROSS JOIN LATERAL (
+           SELECT p.day_volume FROM prices_real_time AS p
+           WHERE p.symbol = volume_rise_before.symbol AND coalesce(p.exchange, '') = volume_rise_before.exchange
+             AND p.time >= before.bar AND p.time < before.bar + interval '1 minute' AND p.day_volume IS NOT NULL
+           ORDER BY p.received_at DESC LIMIT 1) AS last),
+    (SELECT volume_rise(k.last_volume, first, utc_day(k.bucket) <> utc_day(volume_rise_before.bucket))
+     FROM candles_kept AS k
+     WHERE k.symbol = volume_rise_before.symbol AND k.width = '1m' AND k.exchange = volume_rise_before.exchange
+       AND k.bucket < volume_rise_before.bucket AND k.last_volume IS NOT NULL
+     ORDER BY k.bucket DESC LIMIT 1),
+    0);
+
+-- Bars of the ticks in a span of the exchange's time (whole bars, please): functions, since a filter on a view's bucket
+-- would not reach the index on time.
+CREATE FUNCTION tick_minutes(since timestamptz, until timestamptz) RETURNS SETOF candles_kept
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT '1m', m.symbol, m.place, m.bin, m.open, m.high, m.low, m.close, m.ticks, m.opened_at, m.closed_at, m.last,
+           CASE WHEN m.first IS NOT NULL
+                THEN volume_rise_in_minute(m.first, m.last, m.highest) + volume_rise_before(m.symbol, m.place, m.bin, m.first) END
+    FROM (
+        SELECT p.symbol, coalesce(p.exchange, '') AS place,
+               date_bin('1 minute', p.time, timestamptz '1970-01-01 00:00:00+00') AS bin,
+               (array_agg(p.price ORDER BY p.received_at))[1] AS open, max(p.price) AS high, min(p.price) AS low,
+               (array_agg(p.price ORDER BY p.received_at DESC))[1] AS close, count(*) AS ticks,
+               min(p.received_at) AS opened_at, max(p.received_at) AS closed_at, max(p.day_volume) AS highest,
+               (array_agg(p.day_volume ORDER BY p.received_at) FILTER (WHERE p.day_volume IS NOT NULL))[1] AS first,
+               (array_agg(p.day_volume ORDER BY p.received_at DESC) FILTER (WHERE p.day_volume IS NOT NULL))[1] AS last
+        FROM prices_real_time AS p
+        WHERE p.time >= since AND p.time < until
+        GROUP BY p.symbol, place, bin
+    ) AS m;
+END;
+CREATE FUNCTION tick_bars(width text, since timestamptz, until timestamptz) RETURNS SETOF candles_kept
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT tick_bars.width, m.symbol, m.exchange,
+           date_bin(CASE tick_bars.width WHEN '1h' THEN interval '1 hour' WHEN '1d' THEN interval '1 day' END,
+                    m.bucket, timestamptz '1970-01-01 00:00:00+00') AS bin,
+           (array_agg(m.open ORDER BY m.opened_at))[1], max(m.high), min(m.low),
+           (array_agg(m.close ORDER BY m.closed_at DESC))[1], sum(m.ticks)::bigint, min(m.opened_at), max(m.closed_at),
+           (array_agg(m.last_volume ORDER BY m.bucket DESC) FILTER (WHERE m.last_volume IS NOT NULL))[1], sum(m.volume)
+    FROM tick_minutes(since, until) AS m
+    GROUP BY m.symbol, m.exchange, bin;
+END;
+
+-- The first whole minute at or after this moment.
+CREATE FUNCTION whole_minute(at timestamptz) RETURNS timestamptz
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN isfinite(at) THEN date_bin('1 minute', at + interval '59.999999 seconds', timestamptz '1970-01-01 00:00:00+00')
+            ELSE at END;
+
+-- Bars from the horizon on, and the minutes that begin in a span. Both are replaced on TimescaleDB (0006).
+CREATE VIEW live_bars AS
+SELECT * FROM tick_minutes(candles_horizon(), 'infinity')
+UNION ALL SELECT * FROM tick_bars('1h', candles_horizon(), 'infinity')
+UNION ALL SELECT * FROM tick_bars('1d', candles_horizon(), 'infinity');
+
+CREATE FUNCTION minutes(since timestamptz, until timestamptz) RETURNS SETOF candles_kept
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT * FROM candles_kept AS k WHERE k.width = '1m' AND k.bucket >= since AND k.bucket < until
+    UNION ALL
+    SELECT * FROM tick_minutes(greatest(whole_minute(since), candles_horizon()), whole_minute(until));
+END;
+
+-- All bars, then candles: one for each symbol, of all its exchanges.
+CREATE VIEW bars AS SELECT * FROM candles_kept UNION ALL SELECT * FROM live_bars;
+
+CREATE VIEW candles_all AS
+SELECT width, symbol, bucket, (array_agg(open ORDER BY opened_at))[1] AS open, max(high) AS high, min(low) AS low,
+       (array_agg(close ORDER BY closed_at DESC))[1] AS close, sum(ticks)::bigint AS ticks, sum(volume) AS volume
+FROM bars
+GROUP BY width, symbol, bucket;
+
+CREATE VIEW candles_1m AS SELECT symbol, bucket, open, high, low, close, ticks, volume FROM candles_all WHERE width = '1m';
+CREATE VIEW candles_1h AS SELECT symbol, bucket, open, high, low, close, ticks, volume FROM candles_all WHERE width = '1h';
+CREATE VIEW candles_1d AS SELECT symbol, bucket, open, high, low, close, ticks, volume FROM candles_all WHERE width = '1d';
+COMMENT ON VIEW candles_1m IS 'One-minute candles. volume is derived from day_volume; NULL where the feed has none.';
+COMMENT ON VIEW candles_1h IS 'One-hour candles.';
+COMMENT ON VIEW candles_1d IS 'Candles of a day of UTC.';
+
+-- Candles of any width (a minute or more), of the minutes that begin in a span, which is all it reads. For 5 minutes:
+-- SELECT * FROM candles('5 minutes', now() - interval '1 day', now()) WHERE symbol = 'BTC/USD' ORDER BY bucket;
+CREATE FUNCTION candles(width interval, since timestamptz, until timestamptz)
+RETURNS TABLE (symbol text, bucket timestamptz, open float8, high float8, low float8, close float8, ticks bigint, volume float8)
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT p.symbol, date_bin(candles.width, p.bucket, timestamptz '1970-01-01 00:00:00+00') AS bin,
+           (array_agg(p.open ORDER BY p.opened_at))[1], max(p.high), min(p.low),
+           (array_agg(p.close ORDER BY p.closed_at DESC))[1], sum(p.ticks)::bigint, sum(p.volume)
+    FROM minutes(since, until) AS p
+    GROUP BY p.symbol, bin;
+END;

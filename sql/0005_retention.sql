@@ -1,0 +1,43 @@
+-- Retention: ticks may go, candles stay, and `verify` is told what went. Off until `tickpipe retention --ticks 90d`.
+
+-- The numbers of the ticks that were dropped, session by session.
+CREATE TABLE feed_expired (
+    session   bigint      NOT NULL,
+    first_seq bigint      NOT NULL,
+    last_seq  bigint      NOT NULL CHECK (last_seq >= first_seq),
+    at        timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (session, first_seq, last_seq)
+);
+
+-- Drop the ticks before a moment (its UTC day's midnight), in the caller's transaction: their numbers are recorded, their
+-- candles kept. Nobody writes ticks meanwhile, so that what is recorded is exactly what is dropped.
+CREATE PROCEDURE expire_ticks(before timestamptz)
+LANGUAGE plpgsql AS $$
+DECLARE
+    since timestamptz;
+    until timestamptz := date_trunc('day', before, 'UTC');
+BEGIN
+    LOCK TABLE prices_real_time IN SHARE ROW EXCLUSIVE MODE;
+    since := candles_horizon();
+    INSERT INTO feed_expired (session, first_seq, last_seq)
+        SELECT session, min(seq), max(seq)
+        FROM (SELECT session, seq, seq - row_number() OVER (PARTITION BY session ORDER BY seq) AS island
+              FROM (SELECT DISTINCT session, seq FROM prices_real_time WHERE time < until) AS numbers) AS numbers
+        GROUP BY session, island
+        ON CONFLICT DO NOTHING;
+    IF until > since THEN
+        INSERT INTO candles_kept SELECT * FROM tick_minutes(since, until);
+        INSERT INTO candles_kept SELECT * FROM tick_bars('1h', since, until);
+        INSERT INTO candles_kept SELECT * FROM tick_bars('1d', since, until);
+        INSERT INTO candles_horizon (at) VALUES (until) ON CONFLICT (one) DO UPDATE SET at = EXCLUDED.at;
+    END IF;
+    CALL drop_ticks(until);
+END
+$$;
+
+-- Replaced on TimescaleDB (0006), where whole chunks go.
+CREATE PROCEDURE drop_ticks(before timestamptz)
+LANGUAGE sql
+BEGIN ATOMIC
+    DELETE FROM prices_real_time WHERE time < before;
+END;

@@ -1,0 +1,110 @@
+-- On TimescaleDB the parts of candles (0004) are continuous aggregates: real-time, so that the newest tick is in; each
+-- policy has no beginning, so that a late tick of whatever age is in at the next refresh. What 0004 computes from ticks
+-- is replaced by them, under the same names.
+-- An aggregate of bars in their order: the rise of a counter within them and between them. Its state: rise so far, last
+-- count, day. (An aggregate over a continuous aggregate can be, lag() cannot.)
+CREATE FUNCTION volume_rise_add(state float8[], bucket timestamptz, first float8, last float8, rise float8) RETURNS float8[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN first IS NULL THEN state
+            WHEN state IS NULL THEN ARRAY[rise, last, utc_day(bucket)]
+            ELSE ARRAY[state[1] + volume_rise(state[2], first, state[3] <> utc_day(bucket)) + rise, last, utc_day(bucket)] END;
+CREATE FUNCTION volume_rise_end(state float8[]) RETURNS float8 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN state[1];
+CREATE AGGREGATE volume_rise_in_bars(bucket timestamptz, first float8, last float8, rise float8) (
+    sfunc = volume_rise_add, stype = float8[], finalfunc = volume_rise_end, parallel = safe
+);
+
+CREATE MATERIALIZED VIEW aggregate_1m
+WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS
+SELECT symbol, coalesce(exchange, '') AS exchange, time_bucket('1 minute', time) AS bucket,
+       first(price, received_at) AS open, max(price) AS high, min(price) AS low, last(price, received_at) AS close,
+       count(*) AS ticks, min(received_at) AS opened_at, max(received_at) AS closed_at,
+       first(day_volume, received_at) FILTER (WHERE day_volume IS NOT NULL) AS first_volume,
+       last(day_volume, received_at) FILTER (WHERE day_volume IS NOT NULL) AS last_volume,
+       volume_rise_in_minute(first(day_volume, received_at) FILTER (WHERE day_volume IS NOT NULL),
+                             last(day_volume, received_at) FILTER (WHERE day_volume IS NOT NULL),
+                             max(day_volume)) AS volume_rise
+FROM prices_real_time
+GROUP BY 1, 2, 3
+WITH NO DATA;
+
+CREATE MATERIALIZED VIEW aggregate_1h
+WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS
+SELECT symbol, exchange, time_bucket('1 hour', bucket) AS bucket,
+       first(open, opened_at) AS open, max(high) AS high, min(low) AS low, last(close, closed_at) AS close,
+       sum(ticks)::bigint AS ticks, min(opened_at) AS opened_at, max(closed_at) AS closed_at,
+       first(first_volume, bucket) FILTER (WHERE first_volume IS NOT NULL) AS first_volume,
+       last(last_volume, bucket) FILTER (WHERE last_volume IS NOT NULL) AS last_volume,
+       volume_rise_in_bars(bucket, first_volume, last_volume, volume_rise ORDER BY bucket) AS volume_rise
+FROM aggregate_1m
+GROUP BY 1, 2, 3
+WITH NO DATA;
+
+CREATE MATERIALIZED VIEW aggregate_1d
+WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS
+SELECT symbol, exchange, time_bucket('1 day', bucket) AS bucket,
+       first(open, opened_at) AS open, max(high) AS high, min(low) AS low, last(close, closed_at) AS close,
+       sum(ticks)::bigint AS ticks, min(opened_at) AS opened_at, max(closed_at) AS closed_at,
+       first(first_volume, bucket) FILTER (WHERE first_volume IS NOT NULL) AS first_volume,
+       last(last_volume, bucket) FILTER (WHERE last_volume IS NOT NULL) AS last_volume,
+       volume_rise_in_bars(bucket, first_volume, last_volume, volume_rise ORDER BY bucket) AS volume_rise
+FROM aggregate_1h
+GROUP BY 1, 2, 3
+WITH NO DATA;
+
+SELECT add_continuous_aggregate_policy('aggregate_1m', NULL, interval '1 minute', interval '1 minute');
+SELECT add_continuous_aggregate_policy('aggregate_1h', NULL, interval '1 hour', interval '5 minutes');
+SELECT add_continuous_aggregate_policy('aggregate_1d', NULL, interval '1 day', interval '15 minutes');
+
+-- The bar before is looked up in steps, each of which reads little: asked for the newest bar before, the planner would
+-- read them all, since a real-time aggregate has no order of its own.
+CREATE OR REPLACE VIEW live_bars AS
+SELECT width, symbol, exchange, bucket, open, high, low, close, ticks, opened_at, closed_at, last_volume,
+       CASE WHEN first_volume IS NOT NULL THEN volume_rise + coalesce(
+           (SELECT volume_rise(p.last_volume, b.first_volume, utc_day(p.bucket) <> utc_day(b.bucket)) FROM aggregate_1m AS p
+            WHERE p.symbol = b.symbol AND p.exchange = b.exchange AND p.bucket >= b.bucket - interval '5 minutes' AND p.bucket < b.bucket
+              AND p.bucket >= (SELECT candles_horizon()) AND p.last_volume IS NOT NULL
+            ORDER BY p.bucket DESC LIMIT 1),
+           (SELECT volume_rise(p.last_volume, b.first_volume, utc_day(p.bucket) <> utc_day(b.bucket)) FROM aggregate_1m AS p
+            WHERE p.symbol = b.symbol AND p.exchange = b.exchange AND p.bucket >= b.bucket - interval '1 hour' AND p.bucket < b.bucket - interval '5 minutes'
+              AND p.bucket >= (SELECT candles_horizon()) AND p.last_volume IS NOT NULL
+            ORDER BY p.bucket DESC LIMIT 1),
+           (SELECT volume_rise(p.last_volume, b.first_volume, utc_day(p.bucket) <> utc_day(b.bucket)) FROM aggregate_1h AS p
+            WHERE p.symbol = b.symbol AND p.exchange = b.exchange AND p.bucket > b.bucket - interval '2 days' AND p.bucket <= b.bucket - interval '1 hour'
+              AND p.bucket >= (SELECT candles_horizon()) AND p.last_volume IS NOT NULL
+            ORDER BY p.bucket DESC LIMIT 1),
+           (SELECT volume_rise(p.last_volume, b.first_volume, utc_day(p.bucket) <> utc_day(b.bucket)) FROM aggregate_1d AS p
+            WHERE p.symbol = b.symbol AND p.exchange = b.exchange AND p.bucket <= b.bucket - interval '1 day'
+              AND p.bucket >= (SELECT candles_horizon()) AND p.last_volume IS NOT NULL
+            ORDER BY p.bucket DESC LIMIT 1),
+           (SELECT volume_rise(k.last_volume, b.first_volume, utc_day(k.bucket) <> utc_day(b.bucket)) FROM candles_kept AS k
+            WHERE k.symbol = b.symbol AND k.width = '1m' AND k.exchange = b.exchange AND k.last_volume IS NOT NULL
+            ORDER BY k.bucket DESC LIMIT 1),
+           0)
+       END AS volume
+FROM (SELECT '1m'::text AS width, * FROM aggregate_1m
+      UNION ALL SELECT '1h', * FROM aggregate_1h
+      UNION ALL SELECT '1d', * FROM aggregate_1d) AS b
+WHERE bucket >= (SELECT candles_horizon());
+
+CREATE OR REPLACE FUNCTION minutes(since timestamptz, until timestamptz) RETURNS SETOF candles_kept
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT * FROM bars AS b WHERE b.width = '1m' AND b.bucket >= since AND b.bucket < until;
+END;
+
+-- Whole chunks go at once; what shares a chunk with younger ticks, row by row.
+CREATE OR REPLACE PROCEDURE drop_ticks(before timestamptz)
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM drop_chunks('prices_real_time', older_than => before);
+    DELETE FROM prices_real_time WHERE time < before;
+END
+$$;
+
+-- What TimescaleDB's scheduler calls; `tickpipe retention` adds the job. config: {"ticks": "90 days"}
+CREATE PROCEDURE expire_ticks_job(job_id integer, config jsonb)
+LANGUAGE plpgsql AS $$
+BEGIN
+    CALL expire_ticks(now() - (config ->> 'ticks')::interval);
+END
+$$;
