@@ -63,13 +63,18 @@ class Database:
             self._connection.close()
             self._connection = None
 
-    def query(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """Run one statement, committed at once: its rows, if it has any."""
+    @property
+    def connection(self) -> psycopg2.extensions.connection:
+        """The connection, each statement committed at once."""
         if self._connection is None:
             self._connection = psycopg2.connect(self.url)
             self._connection.autocommit = True
+        return self._connection
+
+    def query(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Run one statement, committed at once: its rows, if it has any."""
         try:
-            with self._connection.cursor() as cursor:
+            with self.connection.cursor() as cursor:
                 cursor.execute(sql, parameters or None)
                 return cursor.fetchall() if cursor.description else []
         except (psycopg2.OperationalError, psycopg2.InterfaceError):

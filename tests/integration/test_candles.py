@@ -1,0 +1,343 @@
+"""Candles: on plain PostgreSQL and on a real TimescaleDB the same, and those computed in plain Python."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg2
+import pytest
+
+from common import tick
+from common.errors import ConfigurationError
+from common.settings import Secret
+from consumer.schema import apply, migrate, read_migrations
+from consumer.store import PRICES, PriceStore, Stored
+from tests.support.candles import DAY, HOUR, MINUTE, Candle, Traded, candles, insert_ticks, make_ticks
+from tests.support.capture import make_events, ticks
+from tests.support.pipeline import Database
+from tests.support.told import entry
+from tickpipe import retention
+
+COLUMNS = "symbol, bucket, open, high, low, close, ticks, volume"
+VIEWS = {"candles_1m": MINUTE, "candles_1h": HOUR, "candles_1d": DAY}
+START = datetime(2026, 3, 2, tzinfo=UTC)
+REFRESH = [f"CALL refresh_continuous_aggregate('aggregate_{width}', NULL, NULL)" for width in ("1m", "1h", "1d")]
+
+
+def store_of(database: Database) -> PriceStore:
+    return PriceStore(Secret(database.url))
+
+
+@pytest.fixture
+def hypertable(timescale: Database) -> Database:
+    """A database with the schema, on a real TimescaleDB."""
+    with closing(store_of(timescale)) as store:
+        apply(store)
+    return timescale
+
+
+@pytest.fixture(params=["plain", "timescale"])
+def home(request: pytest.FixtureRequest) -> Database:
+    """A database with the schema, in each of the two homes."""
+    found: Database = request.getfixturevalue("database" if request.param == "plain" else "hypertable")
+    return found
+
+
+def refresh(database: Database) -> None:
+    """What the policies do, at once; nothing on plain PostgreSQL."""
+    if database.query("SELECT FROM pg_extension WHERE extname = 'timescaledb'"):
+        for statement in REFRESH:
+            database.query(statement)
+
+
+def found(database: Database, view: str) -> list[Candle]:
+    return [Candle(*row) for row in database.query(f"SELECT {COLUMNS} FROM {view} ORDER BY symbol, bucket")]
+
+
+def assert_candles(database: Database, expected: list[Traded]) -> None:
+    """All views show exactly the candles of these ticks. (Counts are quarters: sums of them are exact.)"""
+    for view, width in VIEWS.items():
+        assert found(database, view) == candles(expected, width), view
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_candles_are_those_computed_in_python(home: Database, seed: int) -> None:
+    expected = make_ticks(seed)
+    assert len({bar.volume for bar in candles(expected, MINUTE)}) > 20
+    insert_ticks(home, expected)
+    assert_candles(home, expected)  # all of it just now
+    refresh(home)
+    assert_candles(home, expected)  # all of it from the aggregates
+    since, until = START + DAY + 3 * HOUR, START + DAY + 9 * HOUR
+    inside = [bar for bar in candles(expected, 5 * MINUTE) if since <= bar.bucket < until]
+    assert found(home, f"candles('5 minutes', '{since}', '{until}')") == inside
+    assert len(inside) > 5
+    since, until = since + timedelta(seconds=30), until + timedelta(seconds=30)
+    inside = [bar for bar in candles(expected, MINUTE) if since <= bar.bucket < until]
+    assert found(home, f"candles('1 minute', '{since}', '{until}')") == inside
+
+
+def test_the_newest_tick_and_late_ones_are_in(home: Database) -> None:
+    expected = make_ticks(4, count=600)
+    late = [one for number, one in enumerate(expected) if number % 5 == 0]
+    in_time = [one for number, one in enumerate(expected) if number % 5 != 0]
+    half = len(in_time) // 2
+    insert_ticks(home, in_time[:half])
+    refresh(home)
+    insert_ticks(home, in_time[half:], first=10_001)
+    later = in_time[half].time.replace(hour=23, minute=59)
+    newest = [one for one in in_time if one.time > later]
+    assert newest
+    assert found(home, f"candles_1m WHERE bucket > '{later}'") == [
+        bar for bar in candles(in_time, MINUTE) if bar.bucket > later
+    ]
+    insert_ticks(home, late, first=20_001)  # a spool is replayed: days that have long been aggregated
+    refresh(home)
+    assert_candles(home, expected)
+
+
+def test_volume_follows_the_rules_of_a_counter(home: Database) -> None:
+    def at(minutes: int, count: float | None, exchange: str | None = "NASDAQ") -> Traded:
+        time = START + timedelta(hours=22, minutes=minutes)
+        return Traded("AAPL", exchange, time, time, 1.0, count)
+
+    insert_ticks(
+        home,
+        [
+            at(0, 100.0),  # the first there is: no bar before
+            at(1, 130.0),
+            at(10, 150.0),  # the bar before is nine minutes ago
+            at(11, 140.0),  # a correction
+            at(12, None),
+            at(13, 145.0),
+            at(14, 50.0),  # less than half is left: it began again
+            at(15, 7.0, "ARCA"),  # a counter of its own
+            at(16, 60.0),
+            at(16, 9.0, "ARCA"),
+            at(110, 80.0),
+            at(125, 70.0),  # a new trading day: a fall of any size is a new beginning
+        ],
+    )
+    for _ in range(2):
+        assert [bar.volume for bar in found(home, "candles_1m")] == [
+            0.0, 30.0, 20.0, 0.0, None, 5.0, 50.0, 0.0, 10.0 + 2.0, 20.0, 70.0
+        ]  # fmt: skip
+        assert [bar.volume for bar in found(home, "candles_1h")] == [117.0, 20.0, 70.0]
+        assert [bar.volume for bar in found(home, "candles_1d")] == [137.0, 70.0]
+        refresh(home)
+
+
+# Retention.
+
+
+def expire(database: Database, before: datetime) -> None:
+    database.query("CALL expire_ticks(%s)", before)
+
+
+def test_candles_outlive_their_ticks(home: Database) -> None:
+    expected = make_ticks(5, days=4)
+    horizon = START + 2 * DAY
+    insert_ticks(home, expected)
+    refresh(home)
+    expire(home, horizon + 5 * HOUR)
+    kept = [one for one in expected if one.time >= horizon]
+    assert home.query("SELECT count(*), min(time) >= %s FROM prices_real_time", horizon) == [(len(kept), True)]
+    assert_candles(home, expected)
+    refresh(home)
+    assert_candles(home, expected)
+    late = Traded("AAPL", "NASDAQ", START + HOUR, START + 5 * DAY, 9999.0, 5.0)
+    insert_ticks(home, [late], session=2)
+    refresh(home)
+    assert_candles(home, expected)  # it is a row, but changes no candle
+    expire(home, START + 3 * DAY)
+    refresh(home)
+    assert_candles(home, expected)
+    assert home.query("SELECT count(*) FROM prices_real_time") == [
+        (sum(one.time >= START + 3 * DAY for one in expected),)
+    ]
+
+
+def test_what_was_dropped_is_on_record_session_by_session(home: Database) -> None:
+    expected = make_ticks(6, days=2, count=300)
+    insert_ticks(home, expected[:150])
+    insert_ticks(home, expected[150:], session=2, first=501)
+    horizon = START + DAY
+    gone = {
+        (1 if n < 150 else 2, n + 1 if n < 150 else n + 351) for n, one in enumerate(expected) if one.time < horizon
+    }
+    expire(home, horizon)
+    expire(home, horizon)
+    recorded = [
+        (session, seq)
+        for session, first, last in home.query("SELECT session, first_seq, last_seq FROM feed_expired")
+        for seq in range(first, last + 1)
+    ]
+    assert len(recorded) == len(set(recorded))
+    assert set(recorded) == gone
+    left = set(home.query("SELECT session, seq FROM prices_real_time"))
+    assert left.isdisjoint(gone)
+    assert len(left) + len(gone) == len(expected)
+
+
+def test_retention_is_off_until_it_is_asked_for(home: Database) -> None:
+    with closing(store_of(home)) as store:
+        assert retention.look(store)[1:] == (None, None, 0)
+        old = datetime.now(UTC) - 100 * DAY
+        insert_ticks(home, [Traded("AAPL", None, old, old, 1.0, None)] * 3)
+        retention.keep(store, timedelta(days=120))
+        assert home.query("SELECT count(*) FROM prices_real_time") == [(3,)]
+        retention.keep(store, timedelta(days=90))
+        now = retention.look(store)
+        assert home.query("SELECT count(*) FROM prices_real_time") == [(0,)]
+        assert now.expired == 3
+        assert now.ticks == (timedelta(days=90) if now.scheduled else None)
+        retention.switch_off(store)
+        assert retention.look(store).ticks is None
+
+
+def test_the_job_drops_what_has_grown_old(hypertable: Database) -> None:
+    with closing(store_of(hypertable)) as store:
+        retention.keep(store, timedelta(days=90))
+    old = datetime.now(UTC) - 100 * DAY
+    insert_ticks(hypertable, [Traded("AAPL", None, old, old, 1.0, None)] * 3)
+    ((job,),) = hypertable.query("SELECT job_id FROM timescaledb_information.jobs WHERE proc_name = 'expire_ticks_job'")
+    hypertable.query("CALL run_job(%s)", job)
+    assert hypertable.query("SELECT count(*) FROM prices_real_time") == [(0,)]
+    assert hypertable.query("SELECT session, first_seq, last_seq FROM feed_expired") == [(1, 1, 3)]
+
+
+@pytest.mark.parametrize("age", ["", "90", "0d", "-1d", "90 d", "d", "9999999d", "1h"])
+def test_an_age_that_is_none_is_refused_by_name(age: str) -> None:
+    with pytest.raises(ConfigurationError, match="it looks like 90d"):
+        retention.read_age(age)
+
+
+# Columnstore.
+
+
+def compress(database: Database) -> None:
+    for (chunk,) in database.query("SELECT show_chunks('prices_real_time')::text"):
+        database.query("SELECT compress_chunk(%s)", chunk)
+
+
+def test_a_block_delivered_again_into_compressed_chunks_stores_nothing_twice(hypertable: Database) -> None:
+    session = 1_760_000_000_000_000
+    entries = [entry(tick.encode(each)) for each in ticks(make_events(5000), session)]
+    with closing(store_of(hypertable)) as store:
+        assert store.insert_block(PRICES, "prices", entries[:4000]) == Stored(4000, 0, 0)
+        compress(hypertable)
+        assert hypertable.query("SELECT bool_and(is_compressed) FROM timescaledb_information.chunks "
+                                "WHERE hypertable_name = 'prices_real_time'") == [(True,)]  # fmt: skip
+        assert store.insert_block(PRICES, "prices", entries[:2000]) == Stored(0, 2000, 0)
+        assert store.insert_block(PRICES, "prices", entries) == Stored(1000, 4000, 0)
+    assert hypertable.query("SELECT count(*), count(DISTINCT seq) FROM prices_real_time") == [(5000, 5000)]
+
+
+def test_the_columnstore_is_as_documented_and_old_chunks_go_there(hypertable: Database) -> None:
+    settings = hypertable.query("SELECT attname, segmentby_column_index, orderby_column_index, orderby_asc "
+                                "FROM timescaledb_information.compression_settings "
+                                "WHERE hypertable_name = 'prices_real_time' ORDER BY 2, 3")  # fmt: skip
+    assert settings == [
+        ("symbol", 1, None, None), ("time", None, 1, False), ("session", None, 2, True), ("seq", None, 3, True)
+    ]  # fmt: skip
+    old = datetime.now(UTC) - 9 * DAY
+    insert_ticks(hypertable, [Traded("AAPL", None, old, old, 1.0, None)])
+    ((job, after),) = hypertable.query(
+        "SELECT job_id, coalesce(config ->> 'compress_after', config ->> 'after') FROM timescaledb_information.jobs "
+        "WHERE hypertable_name = 'prices_real_time' AND proc_name ~ 'compression|columnstore'"
+    )
+    assert after == "7 days"
+    hypertable.query("CALL run_job(%s)", job)
+    assert hypertable.query("SELECT is_compressed FROM timescaledb_information.chunks "
+                            "WHERE hypertable_name = 'prices_real_time'") == [(True,)]  # fmt: skip
+
+
+def test_candles_of_compressed_ticks_and_retention_of_them(hypertable: Database) -> None:
+    expected = make_ticks(7)
+    insert_ticks(hypertable, expected)
+    compress(hypertable)
+    refresh(hypertable)
+    assert_candles(hypertable, expected)
+    expire(hypertable, START + DAY)
+    refresh(hypertable)
+    assert_candles(hypertable, expected)
+
+
+# Speed, read from the plan.
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for part in plan.get("Plans", ()):
+        yield from nodes(part)
+
+
+def test_an_hour_of_a_year_of_minutes_is_read_by_index(hypertable: Database) -> None:
+    """What is read for an hour is about an hour, though there is a year."""
+    hypertable.query(
+        "INSERT INTO prices_real_time (time, symbol, price, day_volume, received_at, session, seq) "
+        "SELECT t, 'BTC/USD', 1.0, extract(epoch FROM t)::bigint %% 86400, t, 1, row_number() OVER () "
+        "FROM generate_series(%s - interval '1 year', %s, interval '1 minute') AS t",
+        START, START,
+    )  # fmt: skip
+    hypertable.query(REFRESH[0])
+    hypertable.query("ANALYZE")
+    asked = f"SELECT {COLUMNS} FROM candles_1m WHERE symbol = 'BTC/USD' AND bucket > %s"
+    since = START - HOUR
+    assert len(hypertable.query(asked, since)) == 60
+    ((plans,),) = hypertable.query(f"EXPLAIN (ANALYZE, FORMAT json) {asked}", since)
+    (plan,) = json.loads(plans) if isinstance(plans, str) else plans
+    read = 0
+    for node in nodes(plan["Plan"]):
+        if node["Node Type"] == "Seq Scan":
+            assert node.get("Relation Name") == "candles_horizon", node
+        if "Relation Name" in node and "Index Cond" in node:
+            read += node["Actual Rows"] * node["Actual Loops"] + node.get("Rows Removed by Filter", 0)
+    assert read < 1500, "60 bars, and for each the bars of the five minutes before"
+
+
+# Moving over.
+
+
+def test_a_plain_database_is_moved_by_one_command_and_not_before(timescale: Database) -> None:
+    expected = make_ticks(8)
+    make_plain(timescale)
+    insert_ticks(timescale, expected)
+    assert_candles(timescale, expected)
+    checksum = "SELECT count(*), sum(hashtext(p::text)::bigint) FROM prices_real_time AS p"
+    before = timescale.query(checksum)
+    with closing(store_of(timescale)) as store:
+        assert apply(store) == []
+        assert timescale.query("SELECT FROM pg_extension WHERE extname = 'timescaledb'") == []
+        moved = apply(store, to_timescaledb=True, chunk_interval="12 hours")
+        assert moved
+        assert all(name.endswith(".timescaledb.sql") for name in moved)
+        assert apply(store, to_timescaledb=True) == []
+    assert timescale.query(checksum) == before
+    assert timescale.query("SELECT count(*) FROM show_chunks('prices_real_time')")[0][0] >= 5
+    assert_candles(timescale, expected)
+
+
+def make_plain(database: Database) -> None:
+    """The schema as it is where TimescaleDB is not."""
+    with closing(psycopg2.connect(database.url)) as connection, connection:
+        migrate(connection, [each for each in read_migrations() if not each.timescaledb])
+
+
+def test_the_chunk_interval_is_an_option(timescale: Database) -> None:
+    with closing(store_of(timescale)) as store:
+        with pytest.raises(ConfigurationError, match="an interval looks like"):
+            apply(store, chunk_interval="soon")
+        apply(store, chunk_interval="6 hours")
+        interval = (
+            "SELECT time_interval FROM timescaledb_information.dimensions WHERE hypertable_name = 'prices_real_time'"
+        )
+        assert timescale.query(interval) == [(timedelta(hours=6),)]
+        apply(store, chunk_interval="2 days")
+        assert timescale.query(interval) == [(timedelta(days=2),)]
+        apply(store)
+        assert timescale.query(interval) == [(timedelta(days=2),)]

@@ -1,0 +1,148 @@
+"""Ticks that candles are hard to make of, and the candles that they must become, computed in plain Python."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from psycopg2.extras import execute_values
+
+from tests.support.pipeline import Database
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+
+
+class Traded(NamedTuple):
+    """A tick, as far as candles look at it."""
+
+    symbol: str
+    exchange: str | None
+    time: datetime
+    received_at: datetime
+    price: float
+    day_volume: float | None
+
+
+class Candle(NamedTuple):
+    """One row of candles_1m and its like."""
+
+    symbol: str
+    bucket: datetime
+    open: float
+    high: float
+    low: float
+    close: float
+    ticks: int
+    volume: float | None
+
+
+def make_ticks(seed: int, *, days: int = 3, count: int = 1500, start: datetime | None = None) -> list[Traded]:
+    """Ticks of a stock, a coin on two exchanges, one in two currencies; in the order in which they were received.
+
+    Counters restart at midnight or in the middle of a day, are corrected downwards, are missing now and then; the
+    exchange's times stray back by up to an hour; minutes, hours and a whole day are without ticks.
+    """
+    rng = random.Random(seed)
+    start = start or datetime(2026, 3, 2, tzinfo=UTC)
+    moments = sorted(
+        start + timedelta(seconds=rng.randrange(days * 86_400) // rng.choice([1, 40]) % (days * 86_400))
+        for _ in range(count)
+    )
+    counters: dict[tuple[str, str | None], float] = defaultdict(float)
+    days_of: dict[tuple[str, str | None], int] = {}
+    found = []
+    for number, moment in enumerate(moments):
+        symbol, exchange = rng.choice(
+            [("AAPL", "NASDAQ"), ("BTC/USD", "Coinbase"), ("BTC/USD", "Kraken"), ("EUR/USD", None)]
+        )
+        key = symbol, exchange
+        if days_of.setdefault(key, moment.day) != moment.day and rng.random() < 0.9:
+            counters[key] = 0.0
+            days_of[key] = moment.day
+        counters[key] += rng.randrange(1, 50) * 0.25
+        if rng.random() < 0.03:
+            counters[key] = counters[key] * rng.choice([0.1, 0.4, 0.6, 0.9]) // 0.25 * 0.25
+        time = moment.replace(microsecond=0)
+        if rng.random() < 0.02:
+            time -= timedelta(seconds=rng.randrange(3600))
+        volume = None if symbol == "EUR/USD" or rng.random() < 0.1 else counters[key]
+        received_at = moment + timedelta(microseconds=number)
+        found.append(Traded(symbol, exchange, time, received_at, rng.randrange(1000) / 8, volume))
+    return found
+
+
+def insert_ticks(database: Database, ticks: Sequence[Traded], *, session: int = 1, first: int = 1) -> None:
+    """Store the ticks, numbered from `first` on."""
+    rows = [(tick.time, tick.symbol, tick.price, tick.day_volume, tick.exchange, tick.received_at, session, seq)
+            for seq, tick in enumerate(ticks, first)]  # fmt: skip
+    names = "time, symbol, price, day_volume, exchange, received_at, session, seq"
+    with database.connection.cursor() as cursor:
+        execute_values(cursor, f"INSERT INTO prices_real_time ({names}) VALUES %s", rows, page_size=5000)
+
+
+def candles(ticks: Iterable[Traded], width: timedelta) -> list[Candle]:
+    """The candles of these ticks, ordered by symbol and time: minutes one by one, larger ones from the minutes."""
+    bars = sorted(_minutes(ticks), key=lambda bar: (bar[1].symbol, bar[1].bucket, bar[0]))
+    groups: dict[tuple[str, datetime], list[tuple[datetime, Candle, datetime]]] = defaultdict(list)
+    for opened_at, bar, closed_at in bars:
+        groups[bar.symbol, _floor(bar.bucket, width)].append((opened_at, bar, closed_at))
+    result = []
+    for (symbol, bucket), parts in sorted(groups.items()):
+        volumes = [bar.volume for _, bar, _ in parts if bar.volume is not None]
+        result.append(
+            Candle(
+                symbol,
+                bucket,
+                min(parts)[1].open,
+                max(bar.high for _, bar, _ in parts),
+                min(bar.low for _, bar, _ in parts),
+                max(parts, key=lambda part: part[2])[1].close,
+                sum(bar.ticks for _, bar, _ in parts),
+                sum(volumes) if volumes else None,
+            )
+        )
+    return result
+
+
+def _minutes(ticks: Iterable[Traded]) -> list[tuple[datetime, Candle, datetime]]:
+    """(received first, bar, received last) of each symbol, exchange and minute."""
+    groups: dict[tuple[str, str, datetime], list[Traded]] = defaultdict(list)
+    for tick in ticks:
+        groups[tick.symbol, tick.exchange or "", _floor(tick.time, MINUTE)].append(tick)
+    before: dict[tuple[str, str], tuple[float, datetime]] = {}  # the last count, and of which minute
+    result = []
+    for (symbol, exchange, bucket), parts in sorted(groups.items()):
+        parts.sort(key=lambda tick: tick.received_at)
+        counts = [tick.day_volume for tick in parts if tick.day_volume is not None]
+        volume = None
+        if counts:
+            volume = _rise_in_minute(counts)
+            if (symbol, exchange) in before:
+                count, at = before[symbol, exchange]
+                volume += _rise(count, counts[0], new_day=at.date() != bucket.date())
+            before[symbol, exchange] = counts[-1], bucket
+        prices = [tick.price for tick in parts]
+        bar = Candle(symbol, bucket, prices[0], max(prices), min(prices), prices[-1], len(prices), volume)
+        result.append((parts[0].received_at, bar, parts[-1].received_at))
+    return result
+
+
+def _rise(before: float, after: float, *, new_day: bool) -> float:
+    if after >= before:
+        return after - before
+    return after if new_day or after < before / 2 else 0.0
+
+
+def _rise_in_minute(counts: Sequence[float]) -> float:
+    first, last = counts[0], counts[-1]
+    if last >= first:
+        return last - first
+    return max(counts) - first + last if last < first / 2 else 0.0
+
+
+def _floor(moment: datetime, width: timedelta) -> datetime:
+    return moment - (moment - EPOCH) % width
