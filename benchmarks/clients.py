@@ -10,16 +10,32 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 
+from tickpipe.embedded import ending_with_parent
+
 #: Seconds between two samples of the memory.
 SAMPLE_EVERY = 0.05
-#: Seconds after which a client that should have ended is taken for hung.
+#: Seconds after which a client that should have ended is taken for hung …
 HUNG_AFTER = 600.0
+#: … and without anything new after which no more is expected.
+STILL_AFTER = 10.0
+
+
+def wait_for(look: Callable[[], int], count: int) -> int:
+    """Look until there are `count`, or nothing new comes any more: how many there are."""
+    found, until = -1, 0.0
+    while True:
+        now = look()
+        if now > found:
+            found, until = now, time.monotonic() + STILL_AFTER
+        if found >= count or time.monotonic() > until:
+            return found
+        time.sleep(0.1)
 
 
 class Usage(NamedTuple):
@@ -44,7 +60,13 @@ class Client:
         self._errors = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self._memory: list[tuple[float, int]] = []
         self._process = subprocess.Popen(
-            command, env=dict(environ), cwd=folder, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._errors
+            command,
+            env=dict(environ),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=self._errors,
+            preexec_fn=ending_with_parent(),  # noqa: PLW1509  as for the servers
         )
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()

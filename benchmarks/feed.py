@@ -7,12 +7,11 @@ CPU is that of the whole process, less that of the same process with a few price
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, cast
 
 from benchmarks import ticks
-from benchmarks.clients import Blaster, Client
+from benchmarks.clients import Blaster, Client, wait_for
 from benchmarks.plan import Part, Preparation, Scale, Way
 from benchmarks.report import Ratio, Sample
 from benchmarks.servers import DATABASE, STREAM, Bench
@@ -72,13 +71,7 @@ def part(bench: Bench, scale: Scale, blaster: Callable[[], Blaster]) -> Part:
 
 def _appended(bench: Bench, count: int) -> dict[str, float]:
     """The rate of what Redis holds, once it holds all or gets no more, and how many are missing."""
-    until = time.monotonic() + 5.0
-    length = 0
-    while length < count and time.monotonic() < until:
-        time.sleep(0.1)
-        found = bench.redis.xlen(STREAM)
-        if found > length:
-            length, until = found, time.monotonic() + 5.0
+    length = wait_for(lambda: bench.redis.xlen(STREAM), count)
     ((_, first),) = cast("Any", bench.redis.xrange(STREAM, count=1))
     ((last, _),) = cast("Any", bench.redis.xrevrange(STREAM, count=1))
     seconds = int(last.partition(b"-")[0]) / 1e3 - int(first[b"received"]) / 1e6

@@ -7,6 +7,7 @@ symbol in the key's index, as a live feed's do.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from benchmarks import ticks
 from benchmarks.plan import Part, Preparation, Scale, Way
@@ -56,7 +57,7 @@ def part(bench: Bench, scale: Scale) -> Part:
         Way("4 consumers", seconds, drain(consumers=4)),
     ]
     preparations = [
-        Preparation(f"a table of {rows:,} rows", 2 + rows / 100_000, lambda rows=rows: _fill(bench, rows))  # type: ignore[misc]  # a lambda's default
+        Preparation(f"a table of {rows:,} rows", 2 + rows / 100_000, partial(_fill, bench, rows))
         for rows in scale.sizes
     ]
     return Part(PART, scale.growth_rounds, preparations, [first, *ways])

@@ -6,10 +6,9 @@ flushes took on average in that run is added to every row's latency.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
-from benchmarks.clients import Blaster
+from benchmarks.clients import Blaster, wait_for
 from benchmarks.plan import Part, Preparation, Scale, Way
 from benchmarks.report import Sample, percentile
 from benchmarks.servers import DATABASE, Bench
@@ -42,7 +41,8 @@ def part(bench: Bench, scale: Scale, blaster: Callable[[], Blaster]) -> Part:
             consumer = bench.consumer(DATABASE)
             producer = bench.producer(blaster().url(count, pace))
             blaster().seconds()
-            _wait_for(bench, count)
+            if (rows := wait_for(lambda: _rows(bench), count)) != count:
+                raise RuntimeError(f"{rows} rows are stored of {count}")
             producer.stop()
             consumer.stop()
             flushes, milliseconds = (after - earlier for after, earlier in zip(_flushes(bench), before, strict=True))
@@ -64,9 +64,5 @@ def _flushes(bench: Bench) -> tuple[float, float]:
     return float(count), float(milliseconds)
 
 
-def _wait_for(bench: Bench, count: int) -> None:
-    until = time.monotonic() + 30.0
-    while (found := bench.query(DATABASE, "SELECT count(*) FROM prices_real_time")[0][0]) < count:
-        if time.monotonic() > until:
-            raise RuntimeError(f"{found} rows are stored of {count}")
-        time.sleep(0.2)
+def _rows(bench: Bench) -> int:
+    return int(bench.query(DATABASE, "SELECT count(*) FROM prices_real_time")[0][0])

@@ -22,6 +22,8 @@ FASTSTREAM = "FastStream + execute_values, 1000"
 TUTORIAL = "tutorial: memory, no key, 4 columns, 100"
 COPY, COPY_5000 = "COPY from memory, 1000", "COPY from memory, 5000"
 INSERT_5000 = "tickpipe insert alone, from memory, 5000"
+#: The ways that read no stream.
+FROM_MEMORY = (TUTORIAL, COPY, COPY_5000, INSERT_5000)
 
 RATIOS = [
     *(Ratio(PART, "rate", TICKPIPE, other) for other in (REDIS_PY, FASTSTREAM, TUTORIAL, COPY)),
