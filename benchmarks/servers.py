@@ -175,10 +175,10 @@ def bench(home: Path) -> Iterator[Bench]:
             given_database.reveal() if given_database else (postgres or _never()).url,
             home,
         )
-        found.create_database("tickpipe_bench")
-        if found.query("tickpipe_bench", "SHOW track_commit_timestamp") != [("on",)]:
-            raise ConfigurationError("set track_commit_timestamp = on in this PostgreSQL: all rates rest on it")
         try:
+            found.create_database(DATABASE)
+            if found.query(DATABASE, "SHOW track_commit_timestamp") != [("on",)]:
+                raise ConfigurationError("set track_commit_timestamp = on in this PostgreSQL: all rates rest on it")
             yield found
         finally:
             found.drop_databases()
