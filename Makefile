@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DEFAULT_GOAL := help
-.PHONY: help setup demo picture test unit lint format lock clean
+.PHONY: help setup demo picture bench test unit lint format lock clean
 
 help: ## List what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -32,6 +32,14 @@ lint: setup ## Style, types and import contracts
 	@$(BIN)/mypy
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/lint-imports --no-cache
 
+$(VENV)/.bench: $(VENV)/.installed requirements-bench.lock
+	@echo "Adding what tickpipe is measured against …"
+	@$(PIP) install --require-hashes -r requirements-bench.lock
+	@touch $@
+
+bench: $(VENV)/.bench ## Measure against others at the same work (12 minutes; OPTIONS=--quick: 2)
+	@$(BIN)/python -m benchmarks.run $(OPTIONS)
+
 test: lint ## Lint, types, import contracts and every test, on real servers that the tests start
 	@$(BIN)/python -m pytest -n 2 --dist worksteal
 
@@ -42,9 +50,10 @@ format: setup ## Put the code in shape
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-lock: ## Renew both lock files (needs uv)
+lock: ## Renew the lock files (needs uv)
 	uv pip compile pyproject.toml --upgrade --universal --generate-hashes --python-version 3.11 -o requirements.lock
 	uv pip compile pyproject.toml --upgrade --universal --generate-hashes --python-version 3.11 --group dev -c requirements.lock -o requirements-dev.lock
+	uv pip compile pyproject.toml --upgrade --universal --generate-hashes --python-version 3.11 --group bench -c requirements.lock -c requirements-dev.lock -o requirements-bench.lock
 
 clean: ## Remove .venv, what npm installed, and caches (not your data)
 	rm -rf $(VENV) tests/timescaledb/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

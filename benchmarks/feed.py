@@ -1,0 +1,87 @@
+"""Websocket → stream: tickpipe's producer beside clients that only receive, all on one server that is faster.
+
+The clients that only receive are timed by the server: from its first frame to the pong behind the last one. The
+producer is timed more strictly: from the first price received to the last one that Redis holds; none may be missing.
+CPU is that of the whole process, less that of the same process with a few prices only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from benchmarks import ticks
+from benchmarks.clients import Blaster, Client, wait_for
+from benchmarks.plan import Part, Preparation, Scale, Way
+from benchmarks.report import Ratio, Sample
+from benchmarks.servers import DATABASE, STREAM, Bench
+
+PART = "feed"
+TICKPIPE = "tickpipe producer, appended to the stream"
+WRAPPER = "vendor's wrapper, callback empty"
+WEBSOCKET_CLIENT = "websocket-client alone, callback empty"
+#: Prices in the run that tells what a start costs.
+FEW = 100
+
+RATIOS = [Ratio(PART, metric, TICKPIPE, other) for metric in ("rate", "cpu") for other in (WRAPPER, WEBSOCKET_CLIENT)]
+
+
+def part(bench: Bench, scale: Scale, blaster: Callable[[], Blaster]) -> Part:
+    """All ways, of the same frames."""
+    count = scale.feed_events
+    starts: dict[str, Callable[[str], Client]] = {
+        TICKPIPE: bench.producer,
+        WRAPPER: lambda url: bench.peer("wrapper", DATABASE, url),
+        WEBSOCKET_CLIENT: lambda url: bench.peer("websocket_client", DATABASE, url),
+    }
+    idle: dict[str, float] = {}  # CPU seconds of a run with FEW prices
+
+    def measure_idle() -> None:
+        for name, start in starts.items():
+            bench.empty_stream()
+            client = start(blaster().url(FEW))
+            blaster().seconds()
+            idle[name] = client.stop().cpu
+
+    def measure(name: str, start: Callable[[str], Client]) -> Callable[[int], Sample]:
+        def run(_round: int) -> Sample:
+            bench.empty_stream()
+            client = start(blaster().url(count))
+            seconds = blaster().seconds()
+            sample: dict[str, float] = {"rate": count / seconds}
+            if name == TICKPIPE:
+                sample = _appended(bench, count)
+            usage = client.stop()
+            cpu = (usage.cpu - idle[name]) / (count - FEW) * 1e6
+            return {**sample, "cpu": cpu, "peak": usage.peak / 2**20}
+
+        return run
+
+    preparations = [
+        Preparation("making frames", 1 + count / 200_000, blaster),
+        Preparation("what a start costs", 4, measure_idle),
+    ]
+    return Part(
+        PART,
+        scale.feed_rounds,
+        preparations,
+        [Way(name, 2 + count / 10_000, measure(name, start)) for name, start in starts.items()],
+    )
+
+
+def _appended(bench: Bench, count: int) -> dict[str, float]:
+    """The rate of what Redis holds, once it holds all or gets no more, and how many are missing."""
+    length = wait_for(lambda: bench.redis.xlen(STREAM), count)
+    ((_, first),) = cast("Any", bench.redis.xrange(STREAM, count=1))
+    ((last, _),) = cast("Any", bench.redis.xrevrange(STREAM, count=1))
+    seconds = int(last.partition(b"-")[0]) / 1e3 - int(first[b"received"]) / 1e6
+    return {"rate": length / seconds, "dropped": count - length}
+
+
+def write_frames(bench: Bench, scale: Scale) -> Blaster:
+    """A server of as many frames as any part needs."""
+    most = max(scale.feed_events, max(scale.paces) * scale.pace_seconds)
+    path = bench.home / "frames"
+    with path.open("wb") as file:
+        file.writelines(ticks.frames(most))
+    return Blaster(path)

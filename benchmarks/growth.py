@@ -1,0 +1,107 @@
+"""What becomes of the drain's rate when the table, the backlog, the consumers or the blocks grow.
+
+Before each drain on a filled table, the new rows go on where the table's last ones ended: at the right edge of each
+symbol in the key's index, as a live feed's do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from benchmarks import ticks
+from benchmarks.plan import Part, Preparation, Scale, Way
+from benchmarks.report import Ratio, Sample, rate, swing
+from benchmarks.servers import DATABASE, STREAM, Bench
+
+PART, BACKLOG = "growth", "backlog"
+
+
+def size_name(rows: int) -> str:
+    """The way that drains into a table of so many rows."""
+    return f"table of {rows / 1e6:g} million rows" if rows else "table empty, blocks of 1000, 1 consumer"
+
+
+def ratios(scale: Scale) -> list[Ratio]:
+    """Against the empty table, blocks of 1000 and one consumer, which all others differ from in one thing."""
+    others = [*map(size_name, scale.sizes), "blocks of 100", "blocks of 5000", "2 consumers", "4 consumers"]
+    return [Ratio(PART, "rate", other, size_name(0)) for other in others]
+
+
+def part(bench: Bench, scale: Scale) -> Part:
+    """Drains, each other than the first in one thing."""
+    count = scale.events
+
+    def drain(block: int = 1000, consumers: int = 1) -> Callable[[int], Sample]:
+        def run(_round: int) -> Sample:
+            bench.fill_stream(count)
+            bench.empty(DATABASE)
+            return _drained(bench, DATABASE, count, block=block, consumers=consumers)
+
+        return run
+
+    def into(rows: int) -> Callable[[int], Sample]:
+        def run(number: int) -> Sample:
+            bench.fill_stream(count, number * count)
+            return _drained(bench, _database(rows), count, number * count)
+
+        return run
+
+    seconds = 4 + count / 25_000
+    first = Way(size_name(0), seconds, drain())
+    ways = [
+        *(Way(size_name(rows), seconds + rows / 4e6, into(rows)) for rows in scale.sizes),
+        Way("blocks of 100", 2 * seconds, drain(block=100)),
+        Way("blocks of 5000", seconds, drain(block=5000)),
+        Way("2 consumers", seconds, drain(consumers=2)),
+        Way("4 consumers", seconds, drain(consumers=4)),
+    ]
+    preparations = [
+        Preparation(f"a table of {rows:,} rows", 2 + rows / 100_000, partial(_fill, bench, rows))
+        for rows in scale.sizes
+    ]
+    return Part(PART, scale.growth_rounds, preparations, [first, *ways])
+
+
+def backlog_part(bench: Bench, scale: Scale) -> Part:
+    """The memory of one consumer while a large backlog drains."""
+
+    def load() -> None:
+        bench.empty_stream()
+        ticks.load(bench.redis, STREAM, scale.backlog)
+
+    def drain(_round: int) -> Sample:
+        bench.empty(DATABASE)
+        bench.settle(DATABASE)
+        usage = bench.consumer(DATABASE, 1000, "--drain").wait()
+        return {
+            "rate": rate(bench.commits(DATABASE)),
+            "peak": usage.peak / 2**20,
+            "swing": swing(usage.memory) / 2**20,
+        }
+
+    count = scale.backlog
+    way = Way(f"{count:,} entries, blocks of 1000, 1 consumer", 2 + count / 25_000, drain)
+    return Part(BACKLOG, 1, [Preparation(f"loading {count:,} entries", count / 50_000, load)], [way])
+
+
+def _drained(
+    bench: Bench, database: str, count: int, first: int = 0, *, block: int = 1000, consumers: int = 1
+) -> Sample:
+    bench.settle(database)
+    clients = [bench.consumer(database, block, "--drain") for _ in range(consumers)]
+    used = [client.wait() for client in clients]
+    ours = f"session = {ticks.SESSION} AND seq > {first} AND seq <= {first + count}"
+    commits = bench.commits(database, ours)
+    if (rows := sum(commit.rows for commit in commits)) != count:
+        raise RuntimeError(f"{rows} rows are stored of {count}: {used[0].said[-1000:]}")
+    return {"rate": rate(commits)}
+
+
+def _database(rows: int) -> str:
+    return f"{DATABASE}_{rows}"
+
+
+def _fill(bench: Bench, rows: int) -> None:
+    bench.create_database(_database(rows))
+    ticks.fill(bench.connection(_database(rows)), rows)

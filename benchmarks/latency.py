@@ -1,0 +1,68 @@
+"""End to end: from `received`, the producer's stamp at the websocket, to the commit, at several paces.
+
+The database stamps each transaction when it writes its commit record, just before it flushes it to disk; what the
+flushes took on average in that run is added to every row's latency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.clients import Blaster, wait_for
+from benchmarks.plan import Part, Preparation, Scale, Way
+from benchmarks.report import Sample, percentile
+from benchmarks.servers import DATABASE, Bench
+
+PART = "latency"
+#: Seconds after the first price in which nothing counts.
+WARM_UP = 2
+
+LATENCIES = """
+SELECT extract(epoch FROM pg_xact_commit_timestamp(xmin) - received_at)::float8 * 1000
+FROM prices_real_time
+WHERE received_at >= (SELECT min(received_at) FROM prices_real_time) + %s * interval '1 second'
+"""
+FLUSHES = """
+SELECT coalesce(sum(fsyncs), 0)::float8, coalesce(sum(fsync_time), 0)::float8
+FROM pg_stat_io WHERE object = 'wal' AND backend_type = 'client backend'
+"""
+
+
+def part(bench: Bench, scale: Scale, blaster: Callable[[], Blaster]) -> Part:
+    """A real producer and a real consumer, at each pace."""
+
+    def at(pace: int) -> Callable[[int], Sample]:
+        def run(_round: int) -> Sample:
+            count = pace * scale.pace_seconds
+            bench.empty_stream()
+            bench.empty(DATABASE)
+            bench.settle(DATABASE)
+            before = _flushes(bench)
+            consumer = bench.consumer(DATABASE)
+            producer = bench.producer(blaster().url(count, pace))
+            blaster().seconds()
+            if (rows := wait_for(lambda: _rows(bench), count)) != count:
+                raise RuntimeError(f"{rows} rows are stored of {count}")
+            producer.stop()
+            consumer.stop()
+            flushes, milliseconds = (after - earlier for after, earlier in zip(_flushes(bench), before, strict=True))
+            flush = milliseconds / flushes if flushes else 0.0
+            found = [float(latency) + flush for (latency,) in bench.query(DATABASE, LATENCIES, WARM_UP)]
+            return {**{f"p{percent}": percentile(found, percent) for percent in (50, 95, 99)}, "flush": flush}
+
+        return run
+
+    ways = [Way(f"{pace:,} events/s", 4 + scale.pace_seconds, at(pace)) for pace in scale.paces]
+    return Part(PART, scale.pace_rounds, [Preparation("making frames", 2, blaster)], ways)
+
+
+def _flushes(bench: Bench) -> tuple[float, float]:
+    """How many flushes of the WAL there were, and the milliseconds they took; zeros where nobody counts them."""
+    if int(bench.query(DATABASE, "SHOW server_version_num")[0][0]) < 180_000:
+        return 0.0, 0.0
+    ((count, milliseconds),) = bench.query(DATABASE, FLUSHES)
+    return float(count), float(milliseconds)
+
+
+def _rows(bench: Bench) -> int:
+    return int(bench.query(DATABASE, "SELECT count(*) FROM prices_real_time")[0][0])

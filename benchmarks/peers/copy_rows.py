@@ -1,0 +1,43 @@
+"""COPY of the same rows, from memory: `STREAM BLOCK COUNT`. The limit: its text is ready before the clock begins."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+
+import psycopg2
+
+from benchmarks.peers.rows import blocks, read, told
+
+COPY = (
+    "COPY prices_real_time (session, seq, symbol, time, price, day_volume, bid, ask, exchange, received_at) FROM STDIN"
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def line(fields: dict[bytes, bytes]) -> bytes:
+    """A row in COPY's text format; none of our values needs an escape."""
+    values = [value or b"\\N" for value in fields.values()]
+    values[3] = str(_EPOCH + timedelta(seconds=int(fields[b"time"]))).encode()
+    values[9] = str(_EPOCH + timedelta(microseconds=int(fields[b"received"]))).encode()
+    return b"\t".join(values) + b"\n"
+
+
+def main() -> None:
+    """COPY and commit, block by block."""
+    stream, size, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    texts = [b"".join(lines) for lines in blocks((line(fields) for _, fields in read(stream, count)), size)]
+    connection = psycopg2.connect(os.environ["DATABASE_URL"])
+
+    def work() -> None:
+        for text in texts:
+            with connection, connection.cursor() as cursor:
+                cursor.copy_expert(COPY, BytesIO(text))
+
+    told(work)
+
+
+if __name__ == "__main__":
+    main()

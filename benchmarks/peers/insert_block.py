@@ -1,0 +1,28 @@
+"""tickpipe's own insert alone, from memory: `STREAM BLOCK COUNT`. The entries are as Redis gave them."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from benchmarks.peers.rows import blocks, read, told
+from common.settings import Secret
+from common.stream import Entry
+from consumer.store import PRICES, PriceStore
+
+
+def main() -> None:
+    """PriceStore.insert_block, block by block."""
+    stream, size, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    pieces = list(blocks((Entry(entry_id, fields) for entry_id, fields in read(stream, count)), size))
+    store = PriceStore(Secret(os.environ["DATABASE_URL"]))
+
+    def work() -> None:
+        for piece in pieces:
+            store.insert_block(PRICES, "prices", piece)
+
+    told(work)
+
+
+if __name__ == "__main__":
+    main()

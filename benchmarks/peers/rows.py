@@ -1,0 +1,65 @@
+"""What the peers share: a stream entry as a row of Python values, and the plain INSERT that execute_values fills."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Any, cast
+
+import redis
+
+GROUP = "bench"
+
+#: Numbers of seconds for to_timestamp cost psycopg2 less than datetimes.
+INSERT = """
+INSERT INTO prices_real_time
+    (session, seq, symbol, time, price, day_volume, bid, ask, exchange, received_at)
+VALUES %s ON CONFLICT DO NOTHING
+"""
+TEMPLATE = "(%s, %s, %s, to_timestamp(%s), %s, %s, %s, %s, %s, to_timestamp(%s))"
+
+
+def row(fields: Mapping[str, str]) -> tuple[Any, ...]:
+    """The row of one entry, for TEMPLATE."""
+    return (
+        int(fields["session"]),
+        int(fields["seq"]),
+        fields["symbol"],
+        int(fields["time"]),
+        float(fields["price"]),
+        _number(fields["day_volume"]),
+        _number(fields["bid"]),
+        _number(fields["ask"]),
+        fields["exchange"] or None,
+        int(fields["received"]) / 1e6,
+    )
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def read(key: str, count: int) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
+    """The entries of a stream, as Redis gives them, for those who start from memory."""
+    client = redis.Redis.from_url(os.environ["REDIS_URL"], protocol=2)
+    start = b"-"
+    while found := cast("list[Any]", client.xrange(key, min=cast("Any", start), count=min(count, 10_000))):
+        yield from found
+        start = b"(" + found[-1][0]
+
+
+def blocks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` items; the last may be shorter."""
+    while block := list(islice(items, size)):
+        yield block
+
+
+def told(work: Callable[[], object]) -> None:
+    """Do the work and print the CPU time that it took, seconds: what came before it does not count."""
+    before = time.process_time()
+    work()
+    json.dump({"cpu": time.process_time() - before}, sys.stdout)

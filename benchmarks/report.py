@@ -1,0 +1,159 @@
+"""Figures, tables and JSON of a benchmark's samples. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+from typing import NamedTuple
+
+#: What one run of one way gave: a figure by the name of its metric.
+Sample = Mapping[str, float]
+#: Way → its samples, one a round.
+Samples = Mapping[str, Sequence[Sample]]
+
+
+class Metric(NamedTuple):
+    """How a metric is shown."""
+
+    title: str
+    form: str
+
+
+METRICS = {
+    "rate": Metric("events/s", "{:,.0f}"),
+    "cpu": Metric("client CPU, µs/event", "{:.1f}"),
+    "peak": Metric("peak memory, MiB", "{:,.0f}"),
+    "swing": Metric("memory, max − min after warm-up, MiB", "{:,.1f}"),
+    "dropped": Metric("dropped", "{:,.0f}"),
+    "p50": Metric("p50, ms", "{:.1f}"),
+    "p95": Metric("p95, ms", "{:.1f}"),
+    "p99": Metric("p99, ms", "{:.1f}"),
+    "flush": Metric("of it mean WAL flush, ms", "{:.1f}"),
+}
+
+
+class Figure(NamedTuple):
+    """The median of some rounds, and the lowest and highest of them."""
+
+    median: float
+    low: float
+    high: float
+
+
+class Commit(NamedTuple):
+    """A transaction: when it was committed (seconds since 1970), and its rows."""
+
+    at: float
+    rows: int
+
+
+class Ratio(NamedTuple):
+    """One way's metric over another's, in one part."""
+
+    part: str
+    metric: str
+    ours: str
+    other: str
+
+
+def figure(values: Sequence[float]) -> Figure:
+    """Median and spread of one value or more."""
+    return Figure(median(values), min(values), max(values))
+
+
+def ratio(ours: Sequence[float], other: Sequence[float]) -> Figure:
+    """Median and spread of the ratios round by round: what slows a whole round slows both."""
+    return figure([one / two for one, two in zip(ours, other, strict=True)])
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The smallest value that at least `percent` % of the values do not exceed (nearest rank)."""
+    ordered = sorted(values)
+    rank = -(-len(ordered) * percent // 100)
+    return ordered[max(0, int(rank) - 1)]
+
+
+def rate(commits: Sequence[Commit]) -> float:
+    """Rows a second from the first commit to the last; the first one's rows were written before the clock began."""
+    ordered = sorted(commits)
+    seconds = ordered[-1].at - ordered[0].at
+    return sum(commit.rows for commit in ordered[1:]) / seconds
+
+
+def swing(memory: Sequence[tuple[float, int]], warm_up: float = 0.25) -> int:
+    """Highest less lowest resident memory, bytes, once a share of the time has passed."""
+    begin = memory[-1][0] * warm_up
+    sizes = [size for at, size in memory if at >= begin]
+    return max(sizes) - min(sizes)
+
+
+def series(samples: Samples, way: str, metric: str) -> list[float]:
+    """One metric of one way, by round; empty where the way does not have it."""
+    return [sample[metric] for sample in samples.get(way, []) if metric in sample]
+
+
+def ratios(results: Mapping[str, Samples], wanted: Iterable[Ratio]) -> list[tuple[Ratio, Figure]]:
+    """The wanted ratios that the results have both sides of."""
+    found = []
+    for each in wanted:
+        samples = results.get(each.part, {})
+        ours, other = series(samples, each.ours, each.metric), series(samples, each.other, each.metric)
+        if ours and len(ours) == len(other):
+            found.append((each, ratio(ours, other)))
+    return found
+
+
+def columns(samples: Samples) -> list[str]:
+    """The metrics that the samples have, in the order of METRICS."""
+    present = {name for rounds in samples.values() for sample in rounds for name in sample}
+    return [name for name in METRICS if name in present]
+
+
+def table(samples: Samples) -> list[list[str]]:
+    """Rows of text, the titles first: way, then each metric as its median and, behind it, its spread."""
+    names = columns(samples)
+    rows = [["", *(METRICS[name].title for name in names)]]
+    rows += [[way, *(cell(series(samples, way, name), METRICS[name].form) for name in names)] for way in samples]
+    return rows
+
+
+def cell(numbers: Sequence[float], form: str) -> str:
+    """A median, and its spread where there is one."""
+    if not numbers:
+        return "–"
+    found = figure(numbers)
+    text = form.format(found.median)
+    low, high = form.format(found.low), form.format(found.high)
+    return text if low == high else f"{text} ({low}–{high})"
+
+
+def as_json(
+    results: Mapping[str, Samples], wanted: Iterable[Ratio], machine: Mapping[str, object]
+) -> dict[str, object]:
+    """All that was measured, as JSON holds it."""
+    return {
+        "machine": dict(machine),
+        "ratios": [
+            {**each._asdict(), **_rounded(found)} for each, found in ratios(results, wanted)
+        ],
+        "parts": {
+            part: {
+                way: {
+                    name: {**_rounded(figure(found)), "rounds": [_round(value) for value in found]}
+                    for name in columns({way: rounds})
+                    if (found := series(samples, way, name))
+                }
+                for way, rounds in samples.items()
+            }
+            for part, samples in results.items()
+        },
+    }  # fmt: skip
+
+
+def _rounded(found: Figure) -> dict[str, float]:
+    return {name: _round(value) for name, value in found._asdict().items()}
+
+
+def _round(value: float) -> float:
+    """Four digits are more than two runs agree on."""
+    return float(f"{value:.4g}")

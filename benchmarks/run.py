@@ -1,0 +1,192 @@
+"""`make bench`: tickpipe beside others at the same work, in one run on one machine, as ratios.
+
+It never fails by a time. A full run writes benchmarks/results/latest.json and docs/bench.svg; one with `--quick` or
+`--only` is for looking, and writes benchmarks/results/partial.json alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from benchmarks import feed, growth, latency, sink
+from benchmarks.clients import Blaster
+from benchmarks.picture import Bar, Group, svg
+from benchmarks.plan import QUICK, Part, Scale, turns
+from benchmarks.report import METRICS, Ratio, Sample, Samples, as_json, cell, figure, ratios, series, table
+from benchmarks.servers import DATABASE, ROOT, Bench, bench
+from common import cli
+from common.errors import ConfigurationError
+from tests.support.homes import temporary_home
+
+RESULTS = ROOT / "benchmarks" / "results"
+PICTURE = ROOT / "docs" / "bench.svg"
+PARTS = ("sink", "feed", "latency", "growth")
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def run(
+    quick: Annotated[bool, typer.Option("--quick", help="Under two minutes, on less: the figures swing.")] = False,
+    only: Annotated[str, typer.Option(help=f"Some of {','.join(PARTS)}.")] = ",".join(PARTS),
+) -> None:
+    """Measure, print tables of medians, spreads and ratios, and write them as JSON.
+
+    On embedded servers, or on those of REDIS_URL and DATABASE_URL: there it makes databases and streams of its own,
+    named tickpipe_bench… and tickpipe-bench…, and removes them.
+    """
+    names = only.split(",")
+    if unknown := set(names) - set(PARTS):
+        raise ConfigurationError(f"--only {','.join(sorted(unknown))}: expected some of {','.join(PARTS)}")
+    scale = QUICK if quick else Scale()
+    wanted = [*sink.RATIOS, *feed.RATIOS, *growth.ratios(scale)]
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    with temporary_home() as home, bench(home) as found, ExitStack() as stack:
+        results = measure(_parts(names, found, scale, stack), console)
+        facts = machine(found)
+    show(console, results, wanted)
+    whole = not quick and set(names) == set(PARTS)
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / ("latest.json" if whole else "partial.json")
+    path.write_text(json.dumps(as_json(results, wanted, {**facts, "quick": quick}), indent=1) + "\n", encoding="utf-8")
+    console.print(f"written: {path.relative_to(ROOT)}")
+    if whole:
+        PICTURE.write_text(picture(results, facts), encoding="utf-8")
+        console.print(f"written: {PICTURE.relative_to(ROOT)}")
+
+
+def _parts(names: list[str], found: Bench, scale: Scale, stack: ExitStack) -> list[Part]:
+    @cache
+    def blaster() -> Blaster:
+        server = feed.write_frames(found, scale)
+        stack.callback(server.stop)
+        return server
+
+    parts = {
+        "sink": [sink.part(found, scale)],
+        "feed": [feed.part(found, scale, blaster)],
+        "latency": [latency.part(found, scale, blaster)],
+        "growth": [growth.part(found, scale), growth.backlog_part(found, scale)],
+    }
+    return [part for name in PARTS if name in names for part in parts[name]]
+
+
+def measure(parts: list[Part], console: Console) -> dict[str, Samples]:
+    """Run everything, with a bar that tells the time left."""
+    results: dict[str, dict[str, list[Sample]]] = {part.name: {way.name: [] for way in part.ways} for part in parts}
+    shown = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("· left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*shown, console=console, speed_estimate_period=600, refresh_per_second=1) as progress:
+        task = progress.add_task("", total=sum(_seconds(part) for part in parts))
+
+        def tell(words: str) -> None:
+            progress.update(task, description=words)
+            if not console.is_terminal:  # where no bar moves
+                console.print(words)
+
+        for part in parts:
+            for preparation in part.preparations:
+                tell(f"{part.name}: {preparation.name}")
+                preparation.run()
+                progress.advance(task, preparation.seconds)
+            for number, way in turns(part.ways, part.rounds):
+                tell(f"{part.name}, round {number + 1} of {part.rounds}: {way.name}")
+                results[part.name][way.name].append(way.run(number))
+                progress.advance(task, way.seconds)
+    return dict(results)
+
+
+def _seconds(part: Part) -> float:
+    return sum(each.seconds for each in part.preparations) + part.rounds * sum(way.seconds for way in part.ways)
+
+
+def machine(found: Bench) -> dict[str, object]:
+    """Where and with what it was measured."""
+    return {
+        "taken": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "system": platform.platform(),
+        "load_after": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        "redis": f"{found.redis.info()['redis_version']}",
+        "database": found.query(DATABASE, "SELECT version()")[0][0].partition(" on ")[0],
+        "packages": {
+            name: version(name)
+            for name in ("redis", "hiredis", "psycopg2-binary", "faststream", "twelvedata", "websocket-client")
+        },
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def show(console: Console, results: dict[str, Samples], wanted: list[Ratio]) -> None:
+    """The tables."""
+    for part, samples in results.items():
+        titles, *rows = table(samples)
+        _print(console, f"{part}: median of the rounds (lowest–highest)", titles, rows)
+    rows = [
+        [each.part, each.ours, "÷", each.other, METRICS[each.metric].title, cell([*found], "{:.2f}")]
+        for each, found in ratios(results, wanted)
+    ]
+    if rows:
+        _print(console, "ratios, round by round", ["", "", "", "", "", "ratio"], rows)
+
+
+def _print(console: Console, title: str, titles: list[str], rows: list[list[str]]) -> None:
+    shown = Table(title=title, title_justify="left")
+    for number, text in enumerate(titles):
+        shown.add_column(text, justify="left" if number == 0 or not text else "right")
+    for row in rows:
+        shown.add_row(*row)
+    console.print(shown)
+
+
+def picture(results: dict[str, Samples], facts: dict[str, object]) -> str:
+    """The rates of the sink and of the feed as bars; each group has a scale of its own."""
+    drains = {way: rounds for way, rounds in results["sink"].items() if way not in sink.FROM_MEMORY}
+    inserts = {way: rounds for way, rounds in results["sink"].items() if way in sink.FROM_MEMORY}
+    groups = [
+        _bars("Websocket, events a second", results["feed"]),
+        _bars("Redis stream → database, events a second", drains),
+        _bars("Memory → database, no stream: rows a second", inserts),
+    ]
+    where = f"{facts['cores']} cores, {facts['processor']}"
+    note = f"make bench, {str(facts['taken'])[:10]}: medians of alternating rounds on {where}"
+    return svg(groups, note)
+
+
+def _bars(title: str, samples: Samples) -> Group:
+    bars = [Bar(way, *figure(series(samples, way, "rate")), ours=way.startswith("tickpipe")) for way in samples]
+    return Group(title, sorted(bars, key=lambda bar: -bar.value))
+
+
+if __name__ == "__main__":
+    cli.run(app, "bench")
