@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from common.errors import DecodeError
@@ -17,25 +17,32 @@ class Codec(Generic[R]):
         self._kind = kind
         self._make = make
         self._names = names
-        self._keys = tuple(name.encode() for name in names)
+        self._keys = [name.encode() for name in names]
 
     def encode(self, record: R) -> dict[str, str]:
         """The record as the fields of a stream entry, always all of them and in the same order."""
         return dict(zip(self._names, record, strict=True))
 
+    def values(self, parts: Sequence[bytes]) -> Sequence[bytes]:
+        """The values in an entry's names and values, in the contract's order: by name, never by position.
+
+        Raises DecodeError for names that are not the contract's.
+        """
+        if parts[::2] == self._keys:
+            return parts[1::2]
+        fields = dict(zip(parts[::2], parts[1::2], strict=True))
+        if fields.keys() == set(self._keys):
+            return [fields[key] for key in self._keys]
+        found = ", ".join(name.decode(errors="backslashreplace") for name in fields) or "none"
+        raise DecodeError(f"its fields are not those of a {self._kind}: {found[:200]}", fields)
+
     def decode(self, fields: Mapping[bytes, bytes]) -> R:
-        """The record in a stream entry, read by the fields' names, never by their position.
+        """The record in a stream entry.
 
         Raises DecodeError for names that are not the contract's, bytes that are not UTF-8, and NUL, which no
         PostgreSQL text can hold.
         """
-        if tuple(fields) == self._keys:
-            values = list(fields.values())
-        elif fields.keys() == set(self._keys):
-            values = [fields[key] for key in self._keys]
-        else:
-            found = ", ".join(name.decode(errors="backslashreplace") for name in fields) or "none"
-            raise DecodeError(f"its fields are not those of a {self._kind}: {found[:200]}", fields)
+        values = self.values([part for pair in fields.items() for part in pair])
         try:
             record = self._make(*[value.decode() for value in values])
         except UnicodeDecodeError as error:

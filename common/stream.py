@@ -25,10 +25,15 @@ TIMEOUT = 5.0
 
 
 class Entry(NamedTuple):
-    """A stream entry as Redis gave it. `fields` is None where it was deleted from the stream while pending."""
+    """A stream entry as Redis gave it: its names and values in turn; None where it was deleted while pending."""
 
     id: bytes
-    fields: Mapping[bytes, bytes] | None
+    parts: Sequence[bytes] | None
+
+    @property
+    def fields(self) -> dict[bytes, bytes] | None:
+        """Its values by their names."""
+        return None if self.parts is None else dict(zip(self.parts[::2], self.parts[1::2], strict=True))
 
 
 class Backlog(NamedTuple):
@@ -84,6 +89,7 @@ class Stream:
         self.group = group
         self.consumer = consumer
         self._redis = client
+        client.set_response_callback("XREADGROUP", _entries)  # a dict for each entry would cost more than its insert
         self._remove = client.register_script(_REMOVE_CONSUMERS)
         self._trim = client.register_script(_TRIM)
 
@@ -128,22 +134,23 @@ class Stream:
             return {}
         return {group["name"].decode(): group for group in self._redis.xinfo_groups(self.key)}
 
-    def read(self, count: int, block_ms: int | None = None) -> list[Entry]:
-        """Up to `count` entries that nobody in the group has read; waits up to `block_ms` for the first of them."""
-        return self._read_group(">", count, block_ms)
+    def read(self, count: int, block_ms: int | None = None, done: Sequence[bytes] = ()) -> list[Entry]:
+        """Up to `count` entries that nobody in the group has read; waits up to `block_ms` for the first of them.
+
+        `done`: entries to ack, in the same round trip. After a StreamOutageError they may be acked or not.
+        """
+        return self._read_group(b">", count, block_ms, done)
 
     def read_own_pending(self, count: int, after: bytes = b"0") -> list[Entry]:
         """Up to `count` entries after the id `after` that this consumer's name was given and never acked."""
-        return self._read_group(after, count, None)
+        return self._read_group(after, count, None, ())
 
-    def _read_group(self, start: str | bytes, count: int, block_ms: int | None) -> list[Entry]:
-        with _translated():
-            reply = self._redis.xreadgroup(
-                self.group, self.consumer, {self.key: cast("Any", start)}, count=count, block=block_ms
-            )
-        # A list of [key, entries], or a dict of key → [entries] under RESP3; the one cast of this reply.
-        streams = cast("list[tuple[bytes, Any]]", list(reply.items()) if isinstance(reply, dict) else reply or [])
-        return [_entry(raw) for _, entries in streams for raw in entries]
+    def _read_group(self, start: bytes, count: int, block_ms: int | None, done: Sequence[bytes]) -> list[Entry]:
+        with _translated(), self._redis.pipeline(transaction=False) as pipe:
+            if done:
+                pipe.xack(self.key, self.group, *done)
+            pipe.xreadgroup(self.group, self.consumer, {self.key: cast("Any", start)}, count=count, block=block_ms)
+            return cast("list[Entry]", pipe.execute()[-1])
 
     def claim(self, idle_ms: int, count: int) -> Iterator[list[Entry]]:
         """Blocks of entries that any consumer was given and left unacked for `idle_ms`, now this one's.
@@ -281,9 +288,18 @@ def _bytes(part: str | bytes) -> bytes:
     return part if isinstance(part, bytes) else part.encode(errors="surrogatepass")
 
 
+def _entries(reply: list[Any] | dict[bytes, Any] | None, **_: object) -> list[Entry]:
+    """The entries in a raw reply to XREADGROUP on one stream: [[key, [[id, [name, value, …]], …]]], or RESP3's map."""
+    if not reply:
+        return []
+    found = next(iter(reply.values())) if isinstance(reply, dict) else reply[0][1]
+    return [Entry(*raw) for raw in found]
+
+
 def _entry(raw: tuple[bytes, Mapping[bytes, bytes] | None]) -> Entry:
     entry_id, fields = raw
-    return Entry(entry_id, fields or None)  # redis-py 8 gives {} for a deleted entry, older ones None
+    # redis-py 8 gives {} for a deleted entry, older ones None
+    return Entry(entry_id, [part for pair in fields.items() for part in pair] if fields else None)
 
 
 # One script, because checking and then deleting races: another consumer of that name may read in between, and

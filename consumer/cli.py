@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import secrets
@@ -93,6 +94,8 @@ def consumer(
         logger.info("%s reads %s as one of %s", name, price_stream, consumer_group)
         worker.run()
 
+    gc.freeze()
+    gc.set_threshold(100_000)  # a block is thousands of small objects and no cycle: looking for some took a tenth
     # In a thread, since a call that hangs in the database's library would keep the main thread from hearing signals.
     working = cli.in_thread(work)
     while not stop.wait(0.2) and not working.done():

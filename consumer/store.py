@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg2
 from psycopg2.extensions import connection as Connection  # noqa: N812  psycopg2 names its class so
@@ -18,6 +18,7 @@ from psycopg2.extensions import parse_dsn
 from psycopg2.extras import execute_values
 
 from common import feed_event, tick
+from common.entry import Codec
 from common.errors import ConfigurationError, DatabaseOutageError, DecodeError
 from common.settings import Secret
 from common.stream import Entry
@@ -31,7 +32,7 @@ _BAD_DATA = (psycopg2.DataError, psycopg2.IntegrityError, ValueError)
 #: resources (a full disk), locks, an operator's word, the system. Source: PostgreSQL's manual, appendix A.
 _NOT_THE_ROWS_FAULT = {"08", "25", "40", "42", "53", "55", "57", "58"}
 
-Decoded = tuple[Entry, tuple[str, ...]]
+Decoded = tuple[Sequence[bytes], tuple[str, ...], Entry]  # values, the record they make, and where it came from
 
 
 class Stored(NamedTuple):
@@ -45,39 +46,44 @@ class Stored(NamedTuple):
 class Table(NamedTuple):
     """How one stream's entries are stored: decoded, judged where the database has refused, inserted."""
 
-    decode: Callable[..., tuple[str, ...]]
+    codec: Codec[Any]
     problem: Callable[..., str | None]
     insert: str
+    template: str
 
 
 # One row of column arrays: the text that came from Redis goes to the database as it is, which converts and judges it.
-# Interval times bigint is exact to the microsecond; to_timestamp of a float is not.
+# Interval times bigint is exact to the microsecond; to_timestamp of a float is not. Each unnest() in the select list is
+# a step of the same row; in FROM, all rows would be set aside first.
 PRICES = Table(
-    tick.decode,
+    tick.CODEC,
     tick.problem,
     """
     INSERT INTO prices_real_time
-        (time, symbol, price, day_volume, bid, ask, exchange, received_at, session, seq)
-    SELECT to_timestamp(t.time), t.symbol, t.price, t.day_volume, t.bid, t.ask, t.exchange,
-           timestamptz 'epoch' + t.received * interval '1 microsecond', t.session, t.seq
-    FROM (VALUES %s) AS v (session, seq, symbol, time, price, day_volume, bid, ask, exchange, received),
-         unnest(v.session::bigint[], v.seq::bigint[], v.symbol::text[], v.time::float8[], v.price::float8[],
-                v.day_volume::float8[], v.bid::float8[], v.ask::float8[], v.exchange::text[], v.received::bigint[])
-             AS t (session, seq, symbol, time, price, day_volume, bid, ask, exchange, received)
+        (session, seq, symbol, time, price, day_volume, bid, ask, exchange, received_at)
+    SELECT session, seq, symbol, to_timestamp(time), price, day_volume, bid, ask, exchange,
+           timestamptz 'epoch' + received * interval '1 microsecond'
+    FROM (SELECT unnest(v.session) AS session, unnest(v.seq) AS seq, unnest(v.symbol) AS symbol, unnest(v.time) AS time,
+                 unnest(v.price) AS price, unnest(v.day_volume) AS day_volume, unnest(v.bid) AS bid,
+                 unnest(v.ask) AS ask, unnest(v.exchange) AS exchange, unnest(v.received) AS received
+          FROM (VALUES %s) AS v (session, seq, symbol, time, price, day_volume, bid, ask, exchange, received)) AS t
     ON CONFLICT DO NOTHING
     """,
+    "(%s::bigint[], %s::bigint[], %s::text[], %s::float8[], %s::float8[], %s::float8[], %s::float8[], %s::float8[], "
+    "%s::text[], %s::bigint[])",
 )
 FEED = Table(
-    feed_event.decode,
+    feed_event.CODEC,
     lambda _: None,
     """
     INSERT INTO feed_events (session, number, at, event, detail)
-    SELECT t.session, t.number, timestamptz 'epoch' + t.at * interval '1 microsecond', t.event, t.detail
-    FROM (VALUES %s) AS v (session, number, at, event, detail),
-         unnest(v.session::bigint[], v.number::bigint[], v.at::bigint[], v.event::text[], v.detail::jsonb[])
-             AS t (session, number, at, event, detail)
+    SELECT session, number, timestamptz 'epoch' + at * interval '1 microsecond', event, detail
+    FROM (SELECT unnest(v.session) AS session, unnest(v.number) AS number, unnest(v.at) AS at, unnest(v.event) AS event,
+                 unnest(v.detail) AS detail
+          FROM (VALUES %s) AS v (session, number, at, event, detail)) AS t
     ON CONFLICT DO NOTHING
     """,
+    "(%s::bigint[], %s::bigint[], %s::bigint[], %s::text[], %s::jsonb[])",
 )
 
 
@@ -184,25 +190,35 @@ class PriceStore:
         `bisect`: do not trust the first statement; find the rows that fail one by one, whatever they raise. Raises
         DatabaseOutageError, and then nothing of the block is stored.
         """
-        good, dead = _decoded(table, entries)
         if not bisect:
             try:
-                return self._insert(table, stream, good, dead, _insert_rows)
-            except _BAD_DATA:
-                good, more = _judged(table, good)
-                dead += more
+                return self._insert_as_it_is(table, entries)
+            except (*_BAD_DATA, DecodeError) as error:
+                logger.debug("looking at %d entries one by one: %s", len(entries), _line(error))
+        good, dead = _decoded(table, entries)
+        if not bisect:
+            good, more = _judged(table, good)
+            dead += more
             try:
-                return self._insert(table, stream, good, dead, _insert_rows)
+                return self._insert(stream, good, dead, table, _insert_rows)
             except _BAD_DATA as error:
                 logger.debug("bisecting %d rows: %s", len(good), _line(error))
-        return self._insert(table, stream, good, dead, _insert_bisected)
+        return self._insert(stream, good, dead, table, _insert_bisected)
+
+    def _insert_as_it_is(self, table: Table, entries: Sequence[Entry]) -> Stored:
+        """The way of nearly every block: no entry is looked at, the database judges all. Raises DecodeError, too."""
+        # What was deleted from the stream while pending: nothing is left to store, `verify` will miss it.
+        rows = [table.codec.values(entry.parts) for entry in entries if entry.parts is not None]
+        with self.transaction() as connection, connection.cursor() as cursor:
+            inserted = _insert_values(cursor, table, rows)
+        return Stored(inserted, len(rows) - inserted, 0)
 
     def _insert(
         self,
-        table: Table,
         stream: str,
         good: list[Decoded],
         dead: list[tuple[Entry, str]],
+        table: Table,
         insert: Callable[[Cursor, Table, list[Decoded], list[tuple[Entry, str]]], int],
     ) -> Stored:
         refused: list[tuple[Entry, str]] = []
@@ -228,29 +244,33 @@ def _decoded(table: Table, entries: Sequence[Entry]) -> tuple[list[Decoded], lis
     good: list[Decoded] = []
     dead: list[tuple[Entry, str]] = []
     for entry in entries:
-        if entry.fields is None:
-            continue  # deleted from the stream while pending: nothing is left to store, `verify` will miss it
+        if entry.parts is None or entry.fields is None:
+            continue
         try:
-            good.append((entry, table.decode(entry.fields)))
+            good.append((table.codec.values(entry.parts), table.codec.decode(entry.fields), entry))
         except DecodeError as error:
             dead.append((entry, str(error)))
     return good, dead
 
 
 def _judged(table: Table, rows: list[Decoded]) -> tuple[list[Decoded], list[tuple[Entry, str]]]:
-    reasons = [(entry, record, table.problem(record)) for entry, record in rows]
+    reasons = [table.problem(record) for _, record, _ in rows]
     return (
-        [(entry, record) for entry, record, reason in reasons if reason is None],
-        [(entry, reason) for entry, _, reason in reasons if reason is not None],
+        [row for row, reason in zip(rows, reasons, strict=True) if reason is None],
+        [(entry, reason) for (_, _, entry), reason in zip(rows, reasons, strict=True) if reason is not None],
     )
 
 
 def _insert_rows(cursor: Cursor, table: Table, rows: list[Decoded], _refused: list[tuple[Entry, str]]) -> int:
+    return _insert_values(cursor, table, [values for values, _, _ in rows])
+
+
+def _insert_values(cursor: Cursor, table: Table, rows: Sequence[Sequence[bytes]]) -> int:
     """One statement; returns the rows that were new."""
     if not rows:
         return 0
-    columns = [array_literal(column) for column in zip(*[record for _, record in rows], strict=True)]
-    execute_values(cursor, table.insert, [columns])
+    columns = [array_literal(column) for column in zip(*rows, strict=True)]
+    execute_values(cursor, table.insert, [columns], template=table.template)
     return cursor.rowcount
 
 
@@ -266,7 +286,7 @@ def _insert_bisected(cursor: Cursor, table: Table, rows: list[Decoded], refused:
             raise
         cursor.execute("ROLLBACK TO SAVEPOINT part")
         if len(rows) == 1:
-            refused.append((rows[0][0], _line(error)))
+            refused.append((rows[0][2], _line(error)))
             return 0
         half = len(rows) // 2
         return _insert_bisected(cursor, table, rows[:half], refused) + _insert_bisected(
@@ -301,14 +321,17 @@ def _bigint(value: bytes | None) -> int | None:
     return int(value)
 
 
-def array_literal(values: Sequence[str]) -> str:
-    """PostgreSQL's literal for an array of these texts; an empty text is NULL.
+def array_literal(values: Sequence[bytes]) -> str:
+    """PostgreSQL's literal for an array of these texts; an empty text is NULL. Raises ValueError for what is not UTF-8.
 
-    Only `\\` and `"` have a meaning inside the quotes.
+    Only `\\` and `"` have a meaning inside the quotes; where no value has one, nothing is done value by value.
     Source: PostgreSQL's manual, "Array Input and Output Syntax".
     """
-    quoted = ['"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' if value else "NULL" for value in values]
-    return "{" + ",".join(quoted) + "}"
+    every = b"".join(values)
+    if not values or b'"' in every or b"\\" in every:
+        escaped = [value.replace(b"\\", b"\\\\").replace(b'"', b'\\"') for value in values]
+        return (b"{" + b",".join([b'"%b"' % value if value else b"NULL" for value in escaped]) + b"}").decode()
+    return (b'{"' + b'","'.join(values) + b'"}').replace(b'""', b"NULL").decode()
 
 
 def _line(error: BaseException) -> str:

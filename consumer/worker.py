@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
@@ -30,6 +31,8 @@ logger = logging.getLogger("consumer.worker")
 BISECT_AFTER = 3
 #: Seconds between two rounds of housekeeping.
 HOUSEKEEPING_EVERY = 10.0
+#: Seconds between two looks at the feed's events, while prices come in.
+FEED_EVERY = 0.2
 #: Seconds of silence, at least, after which a consumer that holds nothing is taken off the group.
 GONE_AFTER = 60.0
 
@@ -87,7 +90,7 @@ class Worker:
         self._stop = stop
         self._monotonic = monotonic
         self._clock = clock
-        self._next_claim = self._next_report = self._next_housekeeping = 0.0
+        self._next_claim = self._next_report = self._next_housekeeping = self._next_feed = 0.0
         self._latencies: list[float] = []
 
     def run(self) -> None:
@@ -113,29 +116,56 @@ class Worker:
             after = b"0"
             while entries := lane.stream.read_own_pending(self._config.max_batch_size, after):
                 logger.info("recovered %d pending entries of %s", len(entries), lane.stream.key)
-                self._store_block(lane, entries)
+                lane.stream.ack(self._store_block(lane, entries))
                 after = entries[-1].id
 
     def _work(self) -> bool:
-        """Claim, read, write, ack. True when drained, False when told to stop."""
-        while not self._stop.is_set():
-            self.progress.made()
-            if self._monotonic() >= self._next_claim:
-                self._claim()
-            if self._monotonic() >= self._next_housekeeping:
-                self._keep_house()
-            if self._monotonic() >= self._next_report:
-                self._report()
-            busy = False
-            for lane in self._lanes:
-                block_ms = None if lane is not self._lanes[0] or self._config.drain else int(self._config.poll * 1000)
-                entries = lane.stream.read(self._config.max_batch_size, block_ms)
-                if entries:
-                    self._store_block(lane, entries)
-                    busy = True
-            if self._config.drain and not busy and self._drained():
-                return True
+        """Claim, read, write, ack. True when drained, False when told to stop.
+
+        A full block says that more waits: then the next one is read while this one is written. What is committed is
+        acked with the read after it, in one round trip.
+        """
+        prices, most = self._lanes[0].stream, self._config.max_batch_size
+        block_ms = None if self._config.drain else int(self._config.poll * 1000)
+        with ThreadPoolExecutor(1) as reader:
+            entries: list[Entry] = []
+            done: list[bytes] = []
+            while not self._stop.is_set():
+                self._do_what_is_due()
+                if len(entries) == most:
+                    ahead = reader.submit(prices.read, most, None, done)
+                    done = self._store_block(self._lanes[0], entries)
+                    entries = ahead.result()
+                else:
+                    done += self._store_block(self._lanes[0], entries)
+                    entries = prices.read(most, block_ms, done)
+                    done = []
+                if self._config.drain and not entries and not done and self._drained():
+                    return True
+            prices.ack(done + self._store_block(self._lanes[0], entries))
         return False
+
+    def _do_what_is_due(self) -> None:
+        self.progress.made()
+        now = self._monotonic()
+        if now >= self._next_claim:
+            self._claim()
+        if now >= self._next_housekeeping:
+            self._keep_house()
+        if now >= self._next_report:
+            self._report()
+        if now >= self._next_feed:
+            self._next_feed = now + FEED_EVERY
+            self._store_feed()
+
+    def _store_feed(self) -> bool:
+        """Store what the other lanes have; False where there was nothing."""
+        busy = False
+        for lane in self._lanes[1:]:
+            while entries := lane.stream.read(self._config.max_batch_size):
+                lane.stream.ack(self._store_block(lane, entries))
+                busy = True
+        return busy
 
     def _claim(self) -> None:
         """Take over what others were given and did not ack for `claim_idle`: they are dead, or as good as."""
@@ -143,7 +173,7 @@ class Worker:
         for lane in self._lanes:
             for entries in lane.stream.claim(int(self._config.claim_idle * 1000), self._config.max_batch_size):
                 logger.info("claimed %d entries of %s", len(entries), lane.stream.key)
-                self._store_block(lane, entries)
+                lane.stream.ack(self._store_block(lane, entries))
 
     def _keep_house(self) -> None:
         """Trim what every group is done with, and take dead consumers' names off: harmless if all do it at once."""
@@ -154,7 +184,9 @@ class Worker:
             logger.debug("trimmed %d entries of %s, removed %d consumers", trimmed, lane.stream.key, gone)
 
     def _drained(self) -> bool:
-        """Whether nothing is pending on anybody. What a dead consumer holds is waited for, and claimed when due."""
+        """Whether nothing is left, for anybody. What a dead consumer holds is waited for, and claimed when due."""
+        if self._store_feed():
+            return False
         pending = sum(lane.stream.pending() for lane in self._lanes)
         if pending:
             logger.info("drain: %d entries are pending on other consumers", pending)
@@ -162,13 +194,16 @@ class Worker:
             self._next_claim = 0.0
         return pending == 0
 
-    def _store_block(self, lane: Lane, entries: Sequence[Entry]) -> None:
+    def _store_block(self, lane: Lane, entries: Sequence[Entry]) -> list[bytes]:
+        """Store a block; returns the ids to ack."""
+        if not entries:
+            return []
         stored = self._insert(lane, entries)
-        lane.stream.ack([entry.id for entry in entries])
         self.progress.made()
         logger.debug("stored %d, there already %d, dead letters %d", *stored)
         if lane is self._lanes[0]:
             self._count(stored, entries)
+        return [entry.id for entry in entries]
 
     def _count(self, stored: Stored, entries: Sequence[Entry]) -> None:
         self.totals.stored += stored.inserted

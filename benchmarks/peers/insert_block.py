@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 
 from benchmarks.peers.rows import blocks, read, told
 from common.settings import Secret
@@ -11,10 +12,15 @@ from common.stream import Entry
 from consumer.store import PRICES, PriceStore
 
 
+def _entries(stream: str, count: int) -> Iterator[Entry]:
+    for entry_id, fields in read(stream, count):
+        yield Entry(entry_id, [part for pair in fields.items() for part in pair])
+
+
 def main() -> None:
     """PriceStore.insert_block, block by block."""
     stream, size, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    pieces = list(blocks((Entry(entry_id, fields) for entry_id, fields in read(stream, count)), size))
+    pieces = list(blocks(_entries(stream, count), size))
     store = PriceStore(Secret(os.environ["DATABASE_URL"]))
 
     def work() -> None:

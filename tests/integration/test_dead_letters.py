@@ -37,7 +37,7 @@ def session(store: PriceStore) -> Told:
 
 def test_a_dead_letter_keeps_the_entry_byte_for_byte(store: PriceStore, session: Told) -> None:
     raw = {b"session": b"%d" % session.id, b"seq": b"9", b"odd\xff": b"\x00\xfe \xf0\x9f"}
-    store.insert_block(PRICES, "prices", [entry({})._replace(fields=raw)])
+    store.insert_block(PRICES, "prices", [entry({})._replace(parts=[part for pair in raw.items() for part in pair])])
     letter = find(store, Filter(reason="FIELDS are not"), limit=10)[0]
     assert letter.raw == raw
     assert (letter.session, letter.seq, letter.stream) == (session.id, 9, "prices")

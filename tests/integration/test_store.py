@@ -45,7 +45,8 @@ def entry(number: int, **values: str | bytes) -> Entry:
 
 
 def raw_entry(number: int, fields: Mapping[bytes, bytes] | None) -> Entry:
-    return Entry(b"1760000000000-%d" % number, fields)
+    parts = None if fields is None else [part for pair in fields.items() for part in pair]
+    return Entry(b"1760000000000-%d" % number, parts)
 
 
 def _bytes(value: str | bytes) -> bytes:

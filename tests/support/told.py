@@ -15,7 +15,7 @@ _IDS = itertools.count(1)
 
 def entry(fields: dict[str, str]) -> Entry:
     """A stream entry of these fields."""
-    return Entry(b"1-%d" % next(_IDS), {name.encode(): value.encode() for name, value in fields.items()})
+    return Entry(b"1-%d" % next(_IDS), [part.encode() for pair in fields.items() for part in pair])
 
 
 class Told:
