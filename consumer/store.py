@@ -208,9 +208,10 @@ class PriceStore:
     def _insert_as_it_is(self, table: Table, entries: Sequence[Entry]) -> Stored:
         """The way of nearly every block: no entry is looked at, the database judges all. Raises DecodeError, too."""
         # What was deleted from the stream while pending: nothing is left to store, `verify` will miss it.
-        rows = [table.codec.values(entry.parts) for entry in entries if entry.parts is not None]
+        rows = [entry.parts for entry in entries if entry.parts is not None]
+        columns = table.codec.columns(rows)
         with self.transaction() as connection, connection.cursor() as cursor:
-            inserted = _insert_values(cursor, table, rows)
+            inserted = _insert_columns(cursor, table, columns)
         return Stored(inserted, len(rows) - inserted, 0)
 
     def _insert(
@@ -262,15 +263,14 @@ def _judged(table: Table, rows: list[Decoded]) -> tuple[list[Decoded], list[tupl
 
 
 def _insert_rows(cursor: Cursor, table: Table, rows: list[Decoded], _refused: list[tuple[Entry, str]]) -> int:
-    return _insert_values(cursor, table, [values for values, _, _ in rows])
+    return _insert_columns(cursor, table, list(zip(*[values for values, _, _ in rows], strict=True)))
 
 
-def _insert_values(cursor: Cursor, table: Table, rows: Sequence[Sequence[bytes]]) -> int:
+def _insert_columns(cursor: Cursor, table: Table, columns: Sequence[Sequence[bytes]]) -> int:
     """One statement; returns the rows that were new."""
-    if not rows:
+    if not columns or not columns[0]:
         return 0
-    columns = [array_literal(column) for column in zip(*rows, strict=True)]
-    execute_values(cursor, table.insert, [columns], template=table.template)
+    execute_values(cursor, table.insert, [[array_literal(column) for column in columns]], template=table.template)
     return cursor.rowcount
 
 

@@ -169,7 +169,11 @@ def test_a_full_block_is_written_while_the_next_one_is_read(
     make_worker: MakeWorker, stream: Stream, store: Store
 ) -> None:
     fill(stream, 1, 25)
-    store.on_insert = lambda: wait_for(lambda: stream.pending() >= min(20, 25 - len(store.seqs)))
+
+    def read_meanwhile() -> None:
+        wait_for(lambda: stream.pending() >= min(20, 25 - len(store.seqs)))
+
+    store.on_insert = read_meanwhile
     make_worker().run()
     assert store.seqs == [*range(1, 26)]
     assert stream.pending() == 0
