@@ -43,8 +43,8 @@ format: setup ## Put the code in shape
 	@$(BIN)/ruff check --fix .
 
 lock: ## Renew both lock files (needs uv)
-	uv pip compile pyproject.toml --upgrade --universal --generate-hashes --python-version 3.11 -o requirements.lock
-	uv pip compile pyproject.toml --upgrade --universal --generate-hashes --python-version 3.11 --group dev -c requirements.lock -o requirements-dev.lock
+	uv pip compile pyproject.toml --upgrade --universal --generate-hashes --python-version 3.11 --extra dashboard -o requirements.lock
+	uv pip compile pyproject.toml --upgrade --universal --generate-hashes --python-version 3.11 --extra dashboard --group dev -c requirements.lock -o requirements-dev.lock
 
 clean: ## Remove .venv and caches (not your data)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
