@@ -39,18 +39,13 @@ def installed() -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that the page can be served from. Raises ConfigurationError where the address cannot be had."""
+    """A socket that listens: who comes before the page is ready waits. Raises ConfigurationError."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen()  # at once: who comes before the page is ready waits
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise ConfigurationError(
             f"the dashboard cannot listen on {host} port {port}: {error.strerror}; another --port may be free"
         ) from None
-    return listener
 
 
 def free_port() -> int:

@@ -18,7 +18,7 @@ from tickpipe.status import backlog_left, laggard
 #: A living consumer asks for more every 0.5 s. One that has not for so many seconds is stopped, or stuck in a block.
 SILENT_AFTER = 3.0
 #: Seconds for which a consumer that went off the group in silence is still shown.
-GONE_SHOWN = 60.0
+GONE_SHOWN = 15.0
 #: A producer gives a word every 5 s; after so many seconds without one it is taken for dead.
 WORDLESS_AFTER = 15.0
 #: Seconds over which rates are taken.
@@ -270,7 +270,7 @@ def _alive(session: Session, now: float) -> bool:
 
 def _stream(health: Health) -> Box:
     if health.redis_trouble:
-        return Box("bad", "–", "waiting", ("Redis is away", health.redis_trouble))
+        return Box("bad", "–", "waiting", ("cannot be read", health.redis_trouble))
     if health.backlog is None:
         return Box("idle", "–", "waiting", ("nothing read yet", ""))
     left = backlog_left(health.backlog)
@@ -300,7 +300,7 @@ def _consumers(health: Health) -> Box:
 def _database(health: Health) -> Box:
     figure, unit = text.rate(health.stored_rate), "rows/s"
     if health.database_trouble:
-        return Box("bad", figure, unit, ("the database is away", health.database_trouble))
+        return Box("bad", figure, unit, ("cannot be read", health.database_trouble))
     if health.database is None:
         return Box("idle", figure, unit, ("nothing read yet", ""))
     dead = health.database.dead_letters

@@ -42,8 +42,8 @@ def with_ticks(candles: Sequence[Candle], ticks: Sequence[Tick], seconds: int) -
             moved.append(Candle(start, tick.price, tick.price, tick.price, tick.price, 1, None))
         elif start == last.start:
             high, low = max(last.high, tick.price), min(last.low, tick.price)
-            grown = last.ticks if last in candles[-1:] else last.ticks + 1
-            moved[-1] = last._replace(high=high, low=low, close=tick.price, ticks=grown)
+            count = last.ticks + (len(moved) > len(candles))  # one that was read has counted its ticks
+            moved[-1] = last._replace(high=high, low=low, close=tick.price, ticks=count)
     return moved
 
 

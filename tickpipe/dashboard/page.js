@@ -20,7 +20,7 @@ window.tickpipe = (() => {
   function toggle() {
     const usual = system.matches ? "dark" : "light";
     const other = (root.dataset.theme || usual) === "dark" ? "light" : "dark";
-    show(other);
+    show(other === usual ? null : other); // what the system has anyway is followed again
     try {
       if (other === usual) localStorage.removeItem(KEY);
       else localStorage.setItem(KEY, other);

@@ -109,7 +109,7 @@ def _holds(one: Consumer) -> str:
 def latency(health: Health) -> str:
     """From received to committed."""
     p50, p99 = text.milliseconds(health.latency_p50), text.milliseconds(health.latency_p99)
-    return f"received → committed: p50 <b>{p50}</b> · p99 <b>{p99}</b>"
+    return f"<span>received → committed: </span>p50 <b>{p50}</b> · p99 <b>{p99}</b>"
 
 
 def sessions(health: Health) -> str:

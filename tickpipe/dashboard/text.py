@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-#: Most decimals of a price that are shown.
-MOST_DECIMALS = 8
+#: Most decimals that are shown of a price of at least so much: a feed's 228.50999 is 228.51.
+MOST_DECIMALS = ((1000, 2), (10, 4), (0.1, 6), (0, 8))
 
 
 def decimals(prices: Sequence[float]) -> int:
-    """As many decimals as the longest of these prices was told with."""
-    return min(MOST_DECIMALS, max((_decimals(price) for price in prices), default=2))
+    """As many decimals as these prices were told with, within reason."""
+    return max(map(_decimals, prices), default=2)
 
 
 def _decimals(price: float) -> int:
-    digits = f"{price:.{MOST_DECIMALS}f}".rstrip("0")
-    return len(digits.partition(".")[2])
+    most = next(places for size, places in MOST_DECIMALS if abs(price) >= size)
+    return len(f"{price:.{most}f}".rstrip("0").partition(".")[2])
 
 
 def price(value: float, places: int) -> str:
