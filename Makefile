@@ -51,9 +51,9 @@ format: setup ## Put the code in shape
 	@$(BIN)/ruff check --fix .
 
 lock: ## Renew the lock files (needs uv)
-	uv pip compile pyproject.toml --upgrade --universal --generate-hashes --python-version 3.11 -o requirements.lock
-	uv pip compile pyproject.toml --upgrade --universal --generate-hashes --python-version 3.11 --group dev -c requirements.lock -o requirements-dev.lock
-	uv pip compile pyproject.toml --upgrade --universal --generate-hashes --python-version 3.11 --group bench -c requirements.lock -c requirements-dev.lock -o requirements-bench.lock
+	uv pip compile pyproject.toml --upgrade --universal --generate-hashes --python-version 3.11 --extra dashboard -o requirements.lock
+	uv pip compile pyproject.toml --upgrade --universal --generate-hashes --python-version 3.11 --extra dashboard --group dev -c requirements.lock -o requirements-dev.lock
+	uv pip compile pyproject.toml --upgrade --universal --generate-hashes --python-version 3.11 --extra dashboard --group bench -c requirements.lock -c requirements-dev.lock -o requirements-bench.lock
 
 clean: ## Remove .venv, what npm installed, and caches (not your data)
 	rm -rf $(VENV) tests/timescaledb/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -46,6 +46,14 @@ class Backlog(NamedTuple):
     consumers: int
 
 
+class Member(NamedTuple):
+    """A consumer in a group: entries it was given and has not acked, seconds since it last asked for any."""
+
+    name: str
+    pending: int
+    idle: float
+
+
 def connect(url: Secret, *, timeout: float = TIMEOUT) -> redis.Redis:
     """A client for this Redis URL. Nothing is sent yet; a URL that cannot be one raises ConfigurationError.
 
@@ -190,6 +198,12 @@ class Stream:
         with _translated():
             found = cast("dict[bytes, bytes]", self._redis.hgetall(f"{self.key}:consumers"))
         return {name.decode(): text.decode() for name, text in found.items()}
+
+    def consumers(self) -> list[Member]:
+        """Who is in the group; nobody where there is none."""
+        with _translated():
+            found = self._redis.xinfo_consumers(self.key, self.group) if self.group in self._group_info() else []
+        return [Member(each["name"].decode(), int(each["pending"]), each["idle"] / 1000) for each in found]
 
     def leave(self) -> None:
         """Take this consumer's name off the group, unless entries are pending on it: those would be destroyed."""

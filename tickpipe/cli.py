@@ -23,6 +23,8 @@ from tickpipe import doctor as examination
 from tickpipe import retention as keeping
 from tickpipe import up as whole
 from tickpipe import verify as completeness
+from tickpipe.dashboard import HOST, PORT, DashboardConfig
+from tickpipe.dashboard import serve as serve_dashboard
 from tickpipe.simulator import Simulator, SimulatorConfig
 from tickpipe.status import Observer, Status, laggard
 
@@ -70,6 +72,7 @@ def up(
             show_default="the user's data folder",
         ),
     ] = None,
+    dashboard: Annotated[bool, typer.Option(help="Serve the dashboard, too, and tell its address.")] = True,
     price_stream: settings.PriceStream = "prices",
     consumer_group: settings.ConsumerGroup = "timescale",
 ) -> None:
@@ -90,6 +93,7 @@ def up(
         data_dir=data_dir,
         price_stream=price_stream,
         consumer_group=consumer_group,
+        dashboard=dashboard,
     )
     whole.up(config, environ, cli.stop_on_signals(), Console(highlight=False))
 
@@ -149,6 +153,33 @@ def _print_status(now: Status) -> None:
         typer.echo(f"group {name}: {group.lag:,} unread, {group.pending:,} pending, {group.consumers} consumers{holds}")
     for symbol in now.symbols:
         typer.echo(f"{symbol.symbol}: {symbol.price}, {symbol.age:.1f} s ago")
+
+
+@app.command()
+def dashboard(
+    host: Annotated[
+        str, typer.Option(envvar="DASHBOARD_HOST", help="Where to listen; it asks nobody who he is.")
+    ] = HOST,
+    port: Annotated[
+        int, typer.Option(envvar="DASHBOARD_PORT", min=0, max=65535, help="Where to listen; 0: any free port.")
+    ] = PORT,
+    simulated: Annotated[bool, typer.Option("--simulated", help="Say on the page that the prices are.")] = False,
+    price_stream: settings.PriceStream = "prices",
+    consumer_group: settings.ConsumerGroup = "timescale",
+) -> None:
+    """Serve a page with live candles, gaps and the pipeline's health. It reads only. Needs the extra [dashboard]."""
+    environ = cli.environment()
+    config = DashboardConfig(
+        redis_url=settings.redis_url(environ),
+        database_url=settings.database_url(environ),
+        price_stream=price_stream,
+        consumer_group=consumer_group,
+        host=host,
+        port=port,
+        simulated=simulated,
+    )
+    log.configure("WARNING", [config.redis_url, config.database_url])
+    serve_dashboard(config, cli.stop_on_signals(), lambda url: typer.echo(f"dashboard: {url}  Ctrl-C ends it"))
 
 
 @app.command()

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,7 +21,7 @@ from common.stream import Stream, connect
 from consumer import schema
 from consumer.store import PriceStore
 from producer.spool import spool_folder
-from tickpipe import view
+from tickpipe import dashboard, view
 from tickpipe.embedded import default_data_dir, embedded_servers
 from tickpipe.pipeline import Child, DifferenceError, stop_all
 from tickpipe.simulator import Simulator, SimulatorConfig
@@ -48,6 +48,7 @@ class UpConfig:
     data_dir: Path | None
     price_stream: str
     consumer_group: str
+    dashboard: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,22 +132,38 @@ def _run(
         ["producer", "--symbols", symbols, "--spool-dir", str(home.data_dir / "spool")], environ, logs / "producer.log"
     )
     consumers = [Child(["consumer"], environ, logs / f"consumer-{n}.log") for n in range(1, config.consumers + 1)]
+    page = _dashboard(home, environ, logs, console) if config.dashboard else None
     title = "tickpipe  SIMULATED prices" if home.simulated else "tickpipe  live prices"
     over = _Timer(config.seconds, observer)
     try:
         producer.start()
-        for consumer in consumers:
-            consumer.start()
+        for child in (*consumers, *([page] if page else [])):
+            child.start()
         with display(observer, console, title, f"Ctrl-C ends it cleanly · logs: {logs}") as show:
             while not stop.wait(0.25) and not over():
                 for child in (producer, *consumers):
                     child.keep_running()
+                if page:
+                    with suppress(ConfigurationError):  # prices are stored without it
+                        page.keep_running()
                 show()
             console.print("stopping: the producer, then what is left to store …")
             stop_all([producer], timeout=15)
             _drain(observer, feed, consumers, show)
     finally:
-        stop_all([producer, *consumers], timeout=15)
+        stop_all([producer, *consumers, *([page] if page else [])], timeout=15)
+
+
+def _dashboard(home: Home, environ: Mapping[str, str], logs: Path, console: Console) -> Child | None:
+    """The page as a process of its own, its address told; None where the extra is not installed."""
+    if not dashboard.installed():
+        console.print("no dashboard: pip install 'tickpipe[dashboard]'", markup=False)
+        return None
+    port = dashboard.free_port()
+    console.print(f"dashboard: http://{dashboard.HOST}:{port}", soft_wrap=True)
+    simulated = ["--simulated"] if home.simulated else []
+    command = ["tickpipe", "dashboard", "--host", dashboard.HOST, "--port", str(port), *simulated]
+    return Child(command, environ, logs / "dashboard.log")
 
 
 class _Timer:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
+from http.client import HTTPConnection
 from pathlib import Path
 
 import psutil
@@ -18,6 +20,7 @@ from tests.support.homes import temporary_home
 from tests.support.pipeline import GROUP, Database, Pipeline
 from tests.support.processes import Processes, Running
 from tests.support.waiting import wait_for
+from tickpipe.dashboard import HOST, PORT
 from tickpipe.embedded import PostgresServer, ValkeyServer, embedded_servers
 from tickpipe.simulator import Simulator, SimulatorConfig
 
@@ -41,7 +44,8 @@ def up(processes: Processes, home: Path) -> Callable[..., Running]:
     """Starts `tickpipe up` with its data in `home`."""
 
     def start(*options: str, **environ: str) -> Running:
-        return processes.start("tickpipe", "up", "--data-dir", home / "data", "--rate", "200", *options, **environ)
+        usual = ["--data-dir", str(home / "data"), "--rate", "200", "--no-dashboard"]
+        return processes.start("tickpipe", "up", *usual, *options, **environ)
 
     return start
 
@@ -175,6 +179,30 @@ def test_consumers_that_are_killed_are_started_again_and_nothing_is_missing(
         with closing(redis.Redis.from_url(servers.redis_url or "")) as client:
             for key in ("prices", "prices:feed"):
                 assert Stream(client, key, GROUP).pending() == 0, f"something is left of {key}"
+
+
+def test_up_serves_the_dashboard_and_ends_it(up: Callable[..., Running]) -> None:
+    with ExitStack() as stack:
+        with suppress(OSError):  # else another has it: taken is taken
+            stack.enter_context(socket.create_server((HOST, PORT)))
+        running = up("--dashboard")
+        database(running).close()
+    found = re.search(rf"dashboard: http://{HOST}:(\d+)", running.said())
+    assert found
+    assert int(found[1]) != PORT
+
+    def page() -> str:
+        with suppress(OSError), closing(HTTPConnection(HOST, int(found[1]), timeout=5)) as connection:
+            connection.request("GET", "/")
+            return connection.getresponse().read().decode()
+        return ""
+
+    assert "SIMULATED" in wait_for(page, 20, "the page is there")
+    assert len([program for program in family(running).values() if program == "tickpipe"]) == 1
+    children = family(running)
+    assert running.stop(20) == 0
+    assert stored(running) > 0
+    assert [child for child in children if not ended(child)] == []
 
 
 def test_when_up_is_killed_nothing_of_it_is_left_running(up: Callable[..., Running]) -> None:

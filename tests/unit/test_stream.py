@@ -36,6 +36,20 @@ def stream(make_stream: StreamMaker) -> Stream:
     return stream
 
 
+# --- Who is there
+
+
+def test_consumers_tell_what_each_holds(stream: Stream, make_stream: StreamMaker) -> None:
+    stream.read(2)
+    other = make_stream(consumer="other")
+    other.ack([entry.id for entry in other.read(9)])
+    members = sorted(stream.consumers())
+    assert [(member.name, member.pending) for member in members] == [("me", 2), ("other", 0)]
+    assert all(0 <= member.idle < 5 for member in members)
+    assert make_stream(key="none yet").consumers() == []
+    assert make_stream(group="another").consumers() == []
+
+
 # --- Append, read, ack
 
 

@@ -1,0 +1,310 @@
+"""The dashboard in a real browser, on a real pipeline. Its picture for the README is taken here.
+
+`DASHBOARD_SHOT=docs/dashboard.png` says where that picture goes, otherwise it stays in the test's folder;
+`DASHBOARD_SHOTS` names a folder for copies of all pictures.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_playwright
+
+from common.errors import DatabaseOutageError
+from common.settings import Secret
+from consumer.store import PriceStore
+from tests.support.history import store_history
+from tests.support.pipeline import Pipeline
+from tests.support.processes import Running
+from tests.support.waiting import wait_for
+from tickpipe.dashboard.data import Reader
+from tickpipe.simulator import RandomWalk, Simulator, SimulatorConfig
+
+SYMBOLS = ["AAPL", "BTC/USD", "ETH/USD", "EUR/USD", "MSFT", "NVDA", "SOL/USD", "SPY", "USD/JPY", "XAU/USD"]
+PROGRAMS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
+PROGRAM_OF_MACOS = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
+#: As root there is no sandbox; the rest keeps the browser from talking to anybody but us.
+OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = next(filter(None, map(shutil.which, [*PROGRAMS, PROGRAM_OF_MACOS])), None)
+    if program is None:
+        if os.environ.get("CI"):
+            pytest.fail("no Chromium or Chrome here: install one")
+        pytest.skip("no Chromium or Chrome here")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+class Board:
+    """A dashboard that runs, and the page in a browser."""
+
+    def __init__(self, process: Running, page: Page) -> None:
+        self.process = process
+        self.page = page
+        self.complaints: list[str] = []
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
+        page.on("request", lambda request: self._within(request.url))
+
+    @property
+    def url(self) -> str:
+        """Where it is, once it says so."""
+        found = re.search(r"dashboard: (http://\S+)", self.process.said())
+        return found[1] if found else ""
+
+    def open(self, query: str = "") -> None:
+        """Load the page, and wait for its chart."""
+        wait_for(lambda: self.url, 20, "the dashboard tells its address")
+        self.page.goto(self.url + query)
+        wait_for(self.candles, 20, "the chart has candles")
+
+    def chart(self) -> Any:
+        """The options of the chart that is shown."""
+        return self.page.evaluate(
+            """() => {
+                const element = document.querySelector(".chart");
+                const chart = element && getElement(Number(element.id.slice(1)))?.chart;
+                return chart?.getOption() ?? {};
+            }"""
+        )
+
+    def candles(self) -> list[list[float]]:
+        """Open, close, low and high of each candle, the oldest first."""
+        series = self.chart().get("series") or [{}]
+        return [each for each in series[0].get("data", []) if each[0] != "-"]
+
+    def shaded(self) -> list[Any]:
+        """The gaps that the chart shades."""
+        series = self.chart().get("series") or []
+        return series[2]["markArea"]["data"] if len(series) > 2 else []
+
+    def box(self, kind: str) -> Locator:
+        """A stage of the pipeline."""
+        return self.page.locator(f".box.{kind}")
+
+    def has(self, kind: str, state: str, timeout: float = 15.0) -> None:
+        """Wait until a stage is so."""
+        self.page.wait_for_selector(f".box.{kind}.{state}", timeout=timeout * 1000)
+
+    def _within(self, url: str) -> None:
+        if not url.startswith((self.url, self.url.replace("http:", "ws:"), "data:", "blob:")):
+            self.complaints.append(f"it asks for {url}")
+
+
+@pytest.fixture
+def walk() -> RandomWalk:
+    return RandomWalk(random.Random(23))
+
+
+@pytest.fixture
+def simulator(walk: RandomWalk) -> Iterator[Simulator]:
+    with Simulator(SimulatorConfig(rate=25), walk) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def store(pipeline: Pipeline) -> Iterator[PriceStore]:
+    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+        yield store
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    context = browser.new_context(viewport={"width": 1280, "height": 940}, color_scheme="light")
+    context.set_default_timeout(15_000)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def start(pipeline: Pipeline, context: BrowserContext) -> Iterator[Callable[..., Board]]:
+    """Starts a dashboard; at the end it must have said nothing wrong, and end with status 0."""
+    boards: list[Board] = []
+
+    def start(*options: str, query: str = "", **environ: str) -> Board:
+        environ = {"PYTHONWARNINGS": "error", **environ}
+        process = pipeline.processes.start("tickpipe", "dashboard", "--port", "0", *options, **environ)
+        boards.append(Board(process, context.new_page()))
+        boards[-1].open(query)
+        return boards[-1]
+
+    yield start
+    for board in boards:
+        assert board.complaints == []
+        assert board.process.stop() == 0
+        assert len(board.process.said().splitlines()) == 1, board.process.said()
+
+
+@pytest.fixture
+def running(pipeline: Pipeline, store: PriceStore, walk: RandomWalk, simulator: Simulator) -> list[Running]:
+    """Hours of prices with a gap in them; a producer goes on where they end. The consumers that run."""
+    store_history(store, walk, SYMBOLS, now=time.time() - 1, seconds=2.8 * 3600, blind=(3600, 3050))
+    pipeline.prices.ensure_group()
+    pipeline.producer(simulator.url, symbols=SYMBOLS)
+    return [pipeline.consumer() for _ in range(2)]
+
+
+@pytest.mark.usefixtures("running")
+def test_the_chart_moves_its_gaps_are_shaded_and_symbols_switch(start: Callable[..., Board], tmp_path: Path) -> None:
+    board = start("--simulated", query="?symbol=BTC/USD")
+    page = board.page
+    assert page.inner_text(".badge") == "SIMULATED"
+    assert page.inner_text(".quote h2") == "BTC/USD"
+    before = board.candles()
+    wait_for(lambda: board.candles()[-1] != before[-1], message="the newest candle moves")
+    assert len(before) > 100
+    wait_for(lambda: len(board.shaded()) == 2, message="both gaps are shaded")
+    assert [area[0]["name"] for area in board.shaded()] == ["9 min", ""]  # no room for more words
+    assert re.fullmatch(r"2 gaps, the newest: .* \(stopped\)", page.inner_text(".gaps"))
+
+    for kind in ("websocket", "stream", "consumers", "database"):
+        board.has(kind, "good")
+    page.wait_for_selector(".member >> nth=1")
+    page.wait_for_selector(".sessions >> text=complete so far")
+    page.wait_for_selector(".sessions >> text=complete, counted")
+    picture(page, os.environ.get("DASHBOARD_SHOT", tmp_path / "dashboard.png"))
+
+    page.fill(".search", "eur")
+    wait_for(lambda: page.locator(".symbol").count() == 1, message="one symbol is called so")
+    page.click(".symbol")
+    wait_for(lambda: board.candles()[-1][0] < 2, message="the chart is the euro's")
+    assert page.inner_text(".quote h2") == "EUR/USD"
+    page.click("[data-interval='5m']")
+    wait_for(lambda: len(board.candles()) < 60, message="a candle is five minutes")
+    page.reload()
+    wait_for(lambda: 0 < len(board.candles()) < 60, message="the address has kept symbol and interval")
+    assert page.inner_text(".quote h2") == "EUR/USD"
+    page.click("[data-interval='1d']")
+    wait_for(lambda: len(board.candles()) <= 2, message="a candle is a day")
+
+    page.click("text=A–Z")
+    wait_for(lambda: page.inner_text(".symbols-head button") == "Change ↓")
+    changes = [float(each.rstrip(" %").replace("−", "-")) for each in page.locator(".symbol-change").all_inner_texts()]
+    assert sorted(changes, reverse=True)[0] == changes[0]
+
+
+def test_what_stops_turns_red(
+    start: Callable[..., Board], simulator: Simulator, running: list[Running], tmp_path: Path
+) -> None:
+    board = start()
+    board.has("consumers", "good")
+    consumer = psutil.Process(running[0].pid)
+    consumer.suspend()
+    board.has("consumers", "bad")
+    assert "1 stopped" in board.box("consumers").inner_text()
+    assert board.page.locator(".member.silent").count() == 1
+    wait_for(lambda: board.page.inner_text(".headline").startswith("consumers: 1 stopped"))
+    picture(board.page, tmp_path / "stopped.png")
+    consumer.resume()
+    board.has("consumers", "good")
+    assert running[0].stop() == 0
+    board.page.wait_for_function("document.querySelectorAll('.member').length === 1")
+    board.has("consumers", "good")  # one has said goodbye, the other works
+
+    simulator.stop()
+    board.has("websocket", "bad", timeout=30)
+    assert "disconnected" in board.box("websocket").inner_text()
+
+
+@pytest.mark.usefixtures("running")
+def test_it_is_readable_on_a_telephone_and_in_the_dark(start: Callable[..., Board], tmp_path: Path) -> None:
+    board = start(query="?symbol=ETH/USD")
+    page = board.page
+    background = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(background)
+    page.emulate_media(color_scheme="dark")
+    dark = page.evaluate(background)
+    assert dark != light
+    page.click(".theme")
+    assert page.evaluate(background) == light
+    page.reload()
+    assert page.evaluate(background) == light  # it was chosen
+    wait_for(board.candles)
+    page.click(".theme")
+    assert page.evaluate(background) == dark
+    page.emulate_media(color_scheme="light")
+    assert page.evaluate(background) == light  # it follows the system again
+
+    for width in (390, 820, 1280):
+        page.set_viewport_size({"width": width, "height": 844})
+        wait_for(lambda: (len(board.candles()) <= 70) == (page.evaluate("innerWidth") == 390), message="it fits")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            picture(page, tmp_path / f"{scheme}-{width}.png")
+
+
+def test_500_symbols_are_quick(start: Callable[..., Board], pipeline: Pipeline) -> None:
+    pipeline.database.query(
+        "INSERT INTO prices_real_time (time, symbol, price, received_at, session, seq) "
+        "SELECT now() - minute * interval '1 minute', 'S' || lpad(n::text, 3, '0'), n + 1 + minute, now(), 1, "
+        "n * 100 + minute FROM generate_series(0, 499) AS n, generate_series(0, 39) AS minute"
+    )
+    pipeline.prices.ensure_group()
+    board = start()
+    page = board.page
+    page.wait_for_selector("[placeholder='Search 500 symbols']")
+    assert page.locator(".symbol").count() < 40  # of 500, those in sight
+    page.evaluate("document.querySelector('.symbols-rows').scrollTop = 1e6")
+    page.click("[data-symbol='S499']")
+    wait_for(lambda: board.candles()[-1][1] == 500, message="the chart is the last one's")
+    drawn = "document.querySelector(\"[data-symbol='S499'] polyline\").getAttribute('points').split(' ').length"
+    wait_for(lambda: page.evaluate(drawn) >= 29, message="its line is drawn")
+
+
+def test_only_the_loopback_s_own_names_lead_to_it(start: Callable[..., Board], pipeline: Pipeline) -> None:
+    pipeline.database.query(
+        "INSERT INTO prices_real_time (time, symbol, price, received_at, session, seq) "
+        "VALUES (now(), 'A', 1, now(), 1, 1)"
+    )
+    board = start()
+    board.has("stream", "bad")  # there is none yet: the page shows the prices all the same
+    address = urlsplit(board.url)
+    for host, status in (("localhost", 200), ("evil.example", 400)):
+        connection = HTTPConnection(address.hostname or "", address.port, timeout=5)
+        with closing(connection):
+            connection.request("GET", "/", headers={"Host": f"{host}:{address.port}"})
+            assert connection.getresponse().status == status
+
+
+def test_nothing_can_be_changed_through_its_connection(pipeline: Pipeline) -> None:
+    with closing(Reader(Secret(pipeline.database.url))) as reader:
+        assert reader.rows("SELECT 1") == [(1,)]
+        with pytest.raises(DatabaseOutageError, match="read-only transaction"):
+            reader.rows("DELETE FROM prices_real_time RETURNING 1")
+        assert reader.rows("SELECT 2") == [(2,)]
+
+
+def picture(page: Page, path: Path | str) -> None:
+    """Take a picture, once the page has drawn what it was last sent; DASHBOARD_SHOTS names a folder for copies."""
+    page.mouse.move(0, 0)
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    whole = (page.viewport_size or {"width": 0})["width"] < 1000
+    page.screenshot(path=path, full_page=whole)
+    if folder := os.environ.get("DASHBOARD_SHOTS"):
+        shutil.copy(path, folder)

@@ -1,0 +1,76 @@
+"""Hours of simulated prices, stored as if a producer and consumers had run: with a gap in the middle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from common import tick
+from common.tick import Tick
+from consumer.store import PRICES, PriceStore
+from tests.support.told import Told, entry
+from tickpipe.simulator import EventSource
+
+#: Rows stored in one transaction.
+BLOCK = 1000
+
+
+def store_history(
+    store: PriceStore,
+    source: EventSource,
+    symbols: Sequence[str],
+    *,
+    now: float,
+    seconds: float,
+    every: float = 4.0,
+    blind: tuple[float, float] = (0.0, 0.0),
+) -> int:
+    """Store `seconds` of prices up to `now` (since 1970), one of each symbol `every` so many seconds: how many.
+
+    `blind`: from when to when before `now`, in seconds, the connection was lost.
+    """
+    session = Told(store, now - seconds)
+    lost, found = seconds - blind[0], seconds - blind[1]
+    session.tell("started", 0, feed="twelvedata", host="here", symbols=list(symbols))
+    session.tell("connected", 0.1)
+    session.tell("subscribed", 0.2, symbols=list(symbols))
+    if lost < found:
+        session.tell(
+            "disconnected", lost + 1, cause="no answer to pings", last_frame=round((session.start + lost) * 1e6)
+        )
+        session.tell("connected", found - 0.2)
+        session.tell("subscribed", found, symbols=list(symbols))
+    ticks = list(_ticks(session, source, symbols, seconds, every, (lost, found)))
+    for first in range(0, len(ticks), BLOCK):
+        block = [entry(tick.encode(one)) for one in ticks[first : first + BLOCK]]
+        store.insert_block(PRICES, "prices", block)
+    span = {"time_min": int(session.start), "time_max": int(now)}
+    session.tell("stopped", seconds, last_seq=len(ticks), **span)
+    return len(ticks)
+
+
+def _ticks(
+    session: Told,
+    source: EventSource,
+    symbols: Sequence[str],
+    seconds: float,
+    every: float,
+    blind: tuple[float, float],
+) -> Iterator[Tick]:
+    seq = 0
+    for step in range(int(seconds / every)):
+        for number, symbol in enumerate(symbols):
+            after = (step + number / len(symbols)) * every
+            at = session.start + after
+            event: dict[str, Any] = source.event(symbol, None, at)
+            if blind[0] <= after < blind[1]:
+                continue
+            seq += 1
+            named = {
+                **event,
+                "session": session.id,
+                "seq": seq,
+                "time": event["timestamp"],
+                "received": round(at * 1e6),
+            }
+            yield Tick._make(str(named.get(name, "")) for name in Tick._fields)

@@ -1,0 +1,115 @@
+"""What the page shows, as plain values; and the database, read only and never for long."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from psycopg2.extensions import connection as Connection  # noqa: N812  psycopg2 names its class so
+
+from common.settings import Secret
+from consumer import store
+
+T = TypeVar("T")
+
+#: A question is asked again after so many times as long as its answer took: it takes 5 % of a core, never more.
+PATIENCE = 20.0
+#: Milliseconds after which the database gives up on a question of ours.
+STATEMENT_TIMEOUT = 10_000
+
+
+class Interval(NamedTuple):
+    """A width of candles, in seconds."""
+
+    name: str
+    seconds: int
+
+
+_WIDTHS = {"1m": 60, "5m": 300, "1h": 3600, "1d": 86_400}
+INTERVALS = {name: Interval(name, seconds) for name, seconds in _WIDTHS.items()}
+
+
+class Candle(NamedTuple):
+    """One candle; `start` in seconds since 1970. `volume` is None where the feed tells none."""
+
+    start: float
+    open: float
+    high: float
+    low: float
+    close: float
+    ticks: int
+    volume: float | None
+
+
+class Tick(NamedTuple):
+    """One stored price event; `time` (the exchange's) and `received` in seconds since 1970."""
+
+    time: float
+    received: float
+    price: float
+    bid: float | None
+    ask: float | None
+    session: int
+    seq: int
+
+
+class Gap(NamedTuple):
+    """A span, in seconds since 1970, in which prices could not be received; `until` is None while it goes on."""
+
+    since: float
+    until: float | None
+    cause: str
+
+
+class Reader:
+    """The database: one question at a time, in a read-only transaction, bounded in time, on one core."""
+
+    def __init__(self, url: Secret) -> None:
+        self._store = store.PriceStore(url, connect=_connect)
+        self._lock = threading.Lock()
+
+    def rows(self, question: str, **parameters: object) -> list[tuple[Any, ...]]:
+        """The rows that answer. Raises OutageError, or ConfigurationError where the schema is missing."""
+        with self._lock, self._store.transaction() as connection, connection.cursor() as cursor:
+            cursor.execute(question, parameters)
+            return cursor.fetchall()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        with self._lock:
+            self._store.close()
+
+
+def _connect(url: Secret) -> Connection:
+    connection = store.connect(url, application="tickpipe dashboard")
+    connection.set_session(readonly=True)
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SET SESSION statement_timeout = %s", [STATEMENT_TIMEOUT])
+        # The writers come first: no second core for us, and no compiling for answers of a few rows.
+        cursor.execute("SET SESSION max_parallel_workers_per_gather = 0; SET SESSION jit = off")
+    return connection
+
+
+class Paced(Generic[T]):
+    """An answer that is asked for anew at most every so often, however many browsers want it."""
+
+    def __init__(self, ask: Callable[[], T], every: float, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """`every`: seconds from one answer to the next question; longer where the answer is slow (PATIENCE)."""
+        self._ask = ask
+        self._every = every
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._next = float("-inf")
+        self._answer: T | None = None
+
+    def __call__(self) -> T:
+        """The answer, new or remembered. What the question raises is raised; then it is asked again next time."""
+        with self._lock:
+            began = self._monotonic()
+            if self._answer is None or began >= self._next:
+                self._answer = self._ask()
+                ended = self._monotonic()
+                self._next = ended + max(self._every, PATIENCE * (ended - began))
+            return self._answer
