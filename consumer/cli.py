@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import secrets
@@ -94,8 +93,7 @@ def consumer(
         logger.info("%s reads %s as one of %s", name, price_stream, consumer_group)
         worker.run()
 
-    gc.freeze()
-    gc.set_threshold(100_000)  # a block is thousands of small objects and no cycle: looking for some took a tenth
+    cli.spare_the_collector()
     # In a thread, since a call that hangs in the database's library would keep the main thread from hearing signals.
     working = cli.in_thread(work)
     while not stop.wait(0.2) and not working.done():

@@ -114,6 +114,7 @@ def producer(
     if symbols_file:
         signal.signal(signal.SIGHUP, lambda *_: _reread(feed, symbols or [], symbols_file))
 
+    cli.spare_the_collector()
     receiving = cli.in_thread(feed.run, stop)
     publishing = cli.in_thread(publisher.run)
     replaying = [cli.in_thread(replayer.run), cli.in_thread(replayer.run_orphans)]

@@ -21,10 +21,20 @@ _DECODER = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
 def decode_frame(frame: bytes) -> dict[str, Any] | None:
     """The event in a websocket text frame, its numbers as text; None where the frame is no JSON object."""
     try:
-        event = _DECODER.decode(frame.decode())
+        text = frame.decode()
+        try:
+            event, end = _DECODER.raw_decode(text)
+        except ValueError:
+            end = -1
+        if end != len(text):  # white space around it, or no JSON; to look for that first takes its time
+            event = _DECODER.decode(text)
     except (ValueError, RecursionError):
         return None
     return event if isinstance(event, dict) else None
+
+
+#: The fields of a price event that a tick has between its numbers and the time it was received.
+_TICK_FIELDS = ("symbol", "timestamp", "price", "day_volume", "bid", "ask", "exchange")
 
 
 def parse(event: Event, session: int, seq: int, received: int) -> Tick:
@@ -32,19 +42,11 @@ def parse(event: Event, session: int, seq: int, received: int) -> Tick:
 
     `session` and `received` in microseconds since 1970, `seq` from 1.
     """
-    get = event.get
-    return Tick(
-        str(session),
-        str(seq),
-        _text(get("symbol")),
-        _text(get("timestamp")),
-        _text(get("price")),
-        _text(get("day_volume")),
-        _text(get("bid")),
-        _text(get("ask")),
-        _text(get("exchange")),
-        str(received),
-    )
+    return Tick._make([str(session), str(seq), *_texts(event, _TICK_FIELDS), str(received)])
+
+
+def _texts(event: Event, names: tuple[str, ...]) -> list[str]:
+    return [value if type(value) is str else _text(value) for value in map(event.get, names)]
 
 
 def _text(value: object) -> str:
@@ -90,7 +92,7 @@ def _symbols(items: object) -> dict[str, Event]:
 
 def instrument_name(event: Event) -> str:
     """What tells the instruments of a session apart: symbol and exchange."""
-    return f"{_text(event.get('symbol'))}:{_text(event.get('exchange'))}"
+    return ":".join(_texts(event, ("symbol", "exchange")))
 
 
 #: The fields of a price event that describe the instrument, not the tick.

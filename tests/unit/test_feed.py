@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import random
@@ -13,18 +14,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twelvedata.websocket import TDWebSocket
+from websocket import ABNF
 
 from common import cli
+from common.cli import in_thread
 from common.errors import ConfigurationError
 from common.settings import Secret
-from producer.feed import DEFAULT_URL, Feed, FeedConfig, NothingSubscribedError, Reconnect, RefusedKeyError
+from producer.feed import DEFAULT_URL, Feed, FeedConfig, NothingSubscribedError, Reconnect, RefusedKeyError, _Socket
 from producer.publisher import Intake
 from producer.session import PriceEvent
 from producer.twelvedata import decode_frame
@@ -651,3 +654,54 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
 @pytest.mark.parametrize("url", [DEFAULT_URL, "ws://127.0.0.1:8765/v1/quotes/price", "ws://[::1]:80"])
 def test_a_good_address_is_known_by_its_host(url: str) -> None:
     assert FeedConfig(url=url).host in url
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["text", "ping", "pieces"]), st.sampled_from([0, 1, 2, 60, 125, 126, 127, 300, 70_000])
+        ),
+        max_size=12,
+    ),
+    st.lists(st.integers(1, 400), min_size=1),
+)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_frames_are_the_same_however_they_are_cut(frames: list[tuple[str, int]], cuts: list[int]) -> None:
+    """Whether a frame comes whole, in parts, with others, or in pieces of a message: what is read is what was sent."""
+    sent, wire = [], b""
+    for number, (kind, size) in enumerate(frames):
+        data = (b"%d" % number).ljust(size, b".")[:size]
+        if kind == "ping":
+            wire += ABNF(1, 0, 0, 0, ABNF.OPCODE_PING, 0, data[:100]).format()
+            continue
+        sent.append(data)
+        if kind == "pieces":
+            wire += ABNF(0, 0, 0, 0, ABNF.OPCODE_TEXT, 0, data[: size // 2]).format()
+            wire += ABNF(1, 0, 0, 0, ABNF.OPCODE_CONT, 0, data[size // 2 :]).format()
+        else:
+            wire += ABNF(1, 0, 0, 0, ABNF.OPCODE_TEXT, 0, data).format()
+    ours, theirs = socket.socketpair()
+    with closing(ours), closing(theirs):
+        connection = _Socket(enable_multithread=False, skip_utf8_validation=True)
+        connection.sock, connection.connected = ours, True
+        connection.settimeout(5)
+        sending = in_thread(send_in_cuts, theirs, wire, cuts)
+        read = []
+        while len(read) < len(sent):
+            if (text := connection.next_text()) is not None:
+                read.append(text)
+                continue
+            opcode, frame = connection.recv_data_frame(control_frame=True)
+            if opcode == ABNF.OPCODE_TEXT:
+                read.append(frame.data)
+        sending.result(timeout=5)
+    assert read == sent
+
+
+def send_in_cuts(connection: socket.socket, wire: bytes, cuts: list[int]) -> None:
+    at = 0
+    for size in itertools.cycle(cuts):
+        if at >= len(wire):
+            return
+        connection.sendall(wire[at : at + size * 40])
+        at += size * 40

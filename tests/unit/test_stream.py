@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import fakeredis
 import pytest
@@ -60,18 +60,30 @@ def test_entries_are_read_as_bytes_in_order_each_by_one_consumer(stream: Stream,
     assert stream.read(9) == []
 
 
-def test_an_append_is_all_or_none(redis_client: redis.Redis, stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_append_is_one_command(redis_client: redis.Redis, stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so all or none; a script that Redis does not know yet, or has lost, is sent again."""
     sent: list[object] = []
-    execute = redis.client.Pipeline.execute
+    execute = redis.Redis.execute_command
 
-    def once(pipe: Any) -> list[Any]:
-        sent.append((pipe.transaction, len(pipe)))
-        return execute(pipe)
+    def once(client: redis.Redis, *command: Any, **options: Any) -> Any:
+        sent.append(command[0])
+        return execute(client, *command, **options)  # type: ignore[no-untyped-call]
 
-    monkeypatch.setattr(redis.client.Pipeline, "execute", once)
-    stream.append([fields(n) for n in range(6, 1006)])
-    assert sent == [(True, 1000)]  # one transaction, one round trip
-    assert redis_client.xlen("prices") == 1005
+    stream.append([fields(n) for n in range(6, 16)])
+    monkeypatch.setattr(redis.Redis, "execute_command", once)
+    stream.append([fields(n) for n in range(16, 1006)])
+    assert sent == ["EVALSHA"]
+    redis_client.script_flush()
+    stream.append([fields(1006)])
+    assert redis_client.xlen("prices") == 1006
+
+
+def test_an_entry_of_any_form_is_appended(redis_client: redis.Redis, stream: Stream) -> None:
+    stream.append([{"n": "1"}, {b"odd \xff": b"\x00", b"": b""}, {"n": "\ud800", "m": ""}])
+    found = cast("list[Any]", redis_client.xrange("prices"))[-3:]
+    assert [entry for _, entry in found] == [
+        {b"n": b"1"}, {b"odd \xff": b"\x00", b"": b""}, {b"n": "\ud800".encode(errors="surrogatepass"), b"m": b""}
+    ]  # fmt: skip
 
 
 def test_own_pending_entries_come_again_until_acked(stream: Stream, make_stream: StreamMaker) -> None:
