@@ -325,10 +325,13 @@ def backfill(
         log.configure("WARNING", [key, database_url])  # here: so its lines pass above what is shown
         gaps, done = filling.read(store)
         calls = list(filling.plan([gap for gap in gaps if not only or gap.symbol in only], done, begin, now))
+        total = len({call.symbol for call in calls})
 
         def progress(symbols_left: int, calls_left: int) -> None:
-            minutes = (calls_left - 1) // credits_per_minute
-            shown.update(f"{symbols_left} symbols to do, {calls_left} calls left, {minutes or 'less than a'} minutes")
+            shown.update(
+                f"{total - symbols_left} of {total} symbols done, {calls_left} calls left, "
+                f"about {(calls_left - 1) // credits_per_minute + 1} min"
+            )
 
         try:
             filling.run(
@@ -339,6 +342,7 @@ def backfill(
                 progress,
             )
         finally:
+            shown.stop()
             typer.echo(str(tally))
     if tally.refused:
         raise TickpipeError(f"Twelve Data gives no bars of {', '.join(tally.refused)}: name the others with --symbols")
