@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,13 +15,14 @@ import typer
 from rich.console import Console
 
 from common import cli, log, settings
-from common.errors import OutageError
+from common.errors import OutageError, TickpipeError
 from common.stream import Stream, connect
 from common.symbols import read_symbols
 from consumer import schema
 from consumer.store import PriceStore
 from producer.spool import spool_folder
-from tickpipe import dead_letters, view
+from tickpipe import backfill as filling
+from tickpipe import dead_letters, rest, view
 from tickpipe import doctor as examination
 from tickpipe import retention as keeping
 from tickpipe import up as whole
@@ -110,12 +114,15 @@ def simulate(
     speed: Annotated[float, typer.Option(min=0, help="Of the replay: 1 as recorded, 0 as fast as possible.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Makes the random walk repeatable.")] = None,
 ) -> None:
-    """Serve prices by Twelve Data's websocket protocol: a random walk, or a capture replayed."""
+    """Serve prices by Twelve Data's websocket protocol: a random walk, or a capture replayed.
+
+    On the same port, its REST call `time_series` is answered with one-minute bars, of another random walk.
+    """
     log.configure("ERROR")
     stop = cli.stop_on_signals()
     simulator = Simulator(SimulatorConfig(host=host, port=port, rate=rate, capture=capture, speed=speed, seed=seed))
     simulator.start()
-    typer.echo(f"serving {simulator.url}; any API key will do. Ctrl-C ends it")
+    typer.echo(f"serving {simulator.url}, bars at {simulator.rest_url}; any API key will do. Ctrl-C ends it")
     while not stop.is_set() and not simulator.wait(0.2):
         pass
     typer.echo(str(simulator.stop()))
@@ -313,6 +320,63 @@ def retention(
         keeping.keep(store, keeping.read_age(ticks))
     typer.echo(keeping.look(store))
     store.close()
+
+
+@app.command()
+def backfill(
+    since: Annotated[
+        str, typer.Option(help="From when on: a date or a datetime, of UTC where it names no zone, or an age as 30d.")
+    ] = "7d",
+    symbols: Annotated[list[str] | None, typer.Option(help="Only these.", show_default="all that had a gap")] = None,
+    credits_per_minute: Annotated[
+        int, typer.Option(envvar="CREDITS_PER_MINUTE", min=1, help="What your plan has: a call costs one, Basic has 8.")
+    ] = 8,
+    rest_url: Annotated[
+        str, typer.Option(envvar="TWELVE_DATA_REST_URL", help="Whom to ask for bars.")
+    ] = rest.DEFAULT_URL,
+) -> None:
+    """Fill the gaps of the feed with the vendor's one-minute bars: candles_1m_filled shows them beside candles_1m.
+
+    Needs TWELVE_DATA_API_KEY. May be stopped and run again: nothing is asked for twice. Exits 1 where a symbol is
+    refused, or the vendor away.
+    """
+    environ = cli.environment()
+    key, database_url = settings.api_key(environ)(), settings.database_url(environ)
+    now, stop, errors = datetime.now(UTC), cli.stop_on_signals(), Console(stderr=True)
+    begin = filling.read_since(since, now)
+    only = (
+        [part for each in read_symbols(symbols, None) for part in (each, each.partition(":")[0])] if symbols else None
+    )
+    tally, pace = filling.Tally(), rest.Pace(credits_per_minute, stop)
+    with (
+        closing(PriceStore(database_url)) as store,
+        closing(rest.Rest(rest_url, key)) as vendor,
+        errors.status("looking for gaps …") as shown,  # silent where stderr is no terminal
+    ):
+        log.configure("WARNING", [key, database_url])  # here: so its lines pass above what is shown
+        gaps, done = filling.read(store)
+        calls = list(filling.plan([gap for gap in gaps if not only or gap.symbol in only], done, begin, now))
+        total = len({call.symbol for call in calls})
+
+        def progress(symbols_left: int, calls_left: int) -> None:
+            shown.update(
+                f"{total - symbols_left} of {total} symbols done, {calls_left} calls left, "
+                f"about {(calls_left - 1) // credits_per_minute + 1} min"
+            )
+
+        try:
+            filling.run(
+                calls,
+                lambda call: pace.ask(partial(vendor.bars, call.symbol, call.exchange, call.since, call.until)),
+                partial(filling.keep, store, now=now),
+                tally,
+                progress,
+            )
+        finally:
+            shown.stop()
+            typer.echo(str(tally))
+    if tally.refused:
+        raise TickpipeError(f"Twelve Data gives no bars of {', '.join(tally.refused)}: name the others with --symbols")
 
 
 def main() -> None:

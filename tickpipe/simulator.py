@@ -1,4 +1,5 @@
-"""A local server that speaks Twelve Data's websocket protocol: random-walk prices, or a capture replayed.
+"""A local server that speaks Twelve Data's websocket protocol: random-walk prices, or a capture replayed. On the same
+port it answers the REST call `time_series`, with a random walk of its own.
 
 The server runs in a thread with its own event loop, so that callers stay synchronous.
 """
@@ -16,9 +17,11 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
@@ -35,8 +38,8 @@ from common.errors import ConfigurationError
 Event = dict[str, Any]
 Journal = Callable[[int, Event], None]
 
-#: The one path served.
-PATH = "/v1/quotes/price"
+#: The one path of the websocket, and how the one of bars ends.
+PATH, BARS = "/v1/quotes/price", "/time_series"
 #: Seconds between two looks at the clock while prices are being paced.
 SLICE = 0.005
 #: Seconds between two looks at who listens while a replay waits.
@@ -235,6 +238,40 @@ class RandomWalk:
         return state
 
 
+#: For bars of what is not listed above: a capture's own symbols.
+UNLISTED = Listing(symbol="", type="", quote="", price=100.0, decimals=2, volatility=0.001)
+
+
+@lru_cache(maxsize=64)
+def _day_of_bars(symbol: str, day: int) -> list[Event]:
+    """The bars of a day (days since 1970) as Twelve Data has them: numbers as texts. The same whenever asked for."""
+    listing = LISTINGS.get(symbol, UNLISTED)
+    rng = random.Random(f"{symbol} {day}")  # noqa: S311 - prices, no secrets
+    kept = math.exp(-1 / 4 / REVERSION)
+    drift, bars = 0.0, []
+    price = listing.price
+    for minute in range(DAY // 60):
+        walked = [price]
+        for _ in range(4):
+            drift = drift * kept + rng.gauss(0, listing.volatility / 2)
+            walked.append(listing.price * math.exp(drift))
+        price = walked[-1]
+        figures = {"open": walked[0], "high": max(walked), "low": min(walked), "close": price}
+        at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=day, minutes=minute)
+        bar: Event = {"datetime": f"{at:%Y-%m-%d %H:%M:%S}"}
+        bar |= {name: f"{figure:.{listing.decimals}f}" for name, figure in figures.items()}
+        if listing.turnover and not listing.base:  # Twelve Data tells no volume of pairs
+            bar["volume"] = str(int(listing.turnover / DAY * 60 * rng.expovariate(1)))
+        bars.append(bar)
+    return bars
+
+
+def bars_between(symbol: str, since: datetime, until: datetime) -> list[Event]:
+    """The bars of the minutes that begin in this span, both ends included, the earliest first."""
+    first, last = math.ceil(since.timestamp() / 60), math.floor(until.timestamp() / 60)
+    return [_day_of_bars(symbol, minute * 60 // DAY)[minute % (DAY // 60)] for minute in range(first, last + 1)]
+
+
 class Capture:
     """Recorded price events in their order, read from a file of lines `{"at": seconds, "event": {…}}`.
 
@@ -301,7 +338,8 @@ def _refuse_constant(name: str) -> NoReturn:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SimulatorConfig:
     """`rate`: price events a second on each connection. `speed` of a replay: 2 is twice as fast as recorded, 0 as fast
-    as clients take it. `api_key`: None accepts any key that is not empty. Raises ConfigurationError."""
+    as clients take it. `api_key`: None accepts any key that is not empty. `credits_per_minute`: REST calls that are
+    answered in a minute of the clock; None: all. Raises ConfigurationError."""
 
     host: str = "127.0.0.1"
     port: int = 0  # any free one
@@ -309,6 +347,7 @@ class SimulatorConfig:
     capture: Path | None = None
     speed: float = 1.0
     api_key: str | None = field(default=None, repr=False)
+    credits_per_minute: int | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -386,6 +425,7 @@ class Simulator:
         self._open: dict[int, Connection] = {}
         self._connections = 0
         self._events_sent = 0
+        self._credits = (0, 0)  # the minute, and how many were used in it
 
     # Called by the user, in any thread.
 
@@ -412,8 +452,17 @@ class Simulator:
     @property
     def url(self) -> str:
         """`ws://HOST:PORT/v1/quotes/price`, without a key."""
+        return f"ws://{self._place}{PATH}"
+
+    @property
+    def rest_url(self) -> str:
+        """`http://HOST:PORT`, below which it answers `/time_series`."""
+        return f"http://{self._place}"
+
+    @property
+    def _place(self) -> str:
         host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
-        return f"ws://{host}:{self._port}{PATH}"
+        return f"{host}:{self._port}"
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the capture was replayed to its end and its connections were closed (or until stop());
@@ -454,20 +503,63 @@ class Simulator:
     async def _admit(self, socket: ServerConnection, request: Request) -> Response | None:
         """Answer the opening handshake: None to accept it, else what to say instead."""
         url = urlsplit(request.path)
+        params = {name: values[-1] for name, values in parse_qs(url.query).items()}
+        if url.path.endswith(BARS):
+            scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+            key = key if scheme.lower() == "apikey" else params.get("apikey", "")
+            return self._respond(socket, *self._answer(params, key))
         if url.path != PATH:
             return socket.respond(HTTPStatus.NOT_FOUND, "Not found.\n")
-        key = parse_qs(url.query).get("apikey", [""])[-1] or request.headers.get("X-TD-APIKEY", "")
-        if not key or self._config.api_key not in (None, key):
+        if not self._knows(params.get("apikey") or request.headers.get("X-TD-APIKEY", "")):
             return self._refuse(socket, HTTPStatus.OK)
         return None
 
+    def _knows(self, key: str) -> bool:
+        return bool(key) and self._config.api_key in (None, key)
+
     def _refuse(self, socket: ServerConnection, status: int) -> Response:
-        """Refuse the key as Twelve Data does: the error is in the body, the HTTP status is 200."""
-        body = json.dumps({"code": 401, "message": KEY_REFUSED, "status": "error"})
-        response = socket.respond(status, body)
+        """Refuse the key as Twelve Data's websocket does: the error is in the body, the HTTP status is 200."""
+        return self._respond(socket, status, _error(401, KEY_REFUSED)[1])
+
+    def _respond(self, socket: ServerConnection, status: int, body: Event) -> Response:
+        response = socket.respond(status, json.dumps(body))
         del response.headers["Content-Type"]
         response.headers["Content-Type"] = "application/json"
         return response
+
+    def _answer(self, params: Mapping[str, str], key: str) -> tuple[int, Event]:
+        """The HTTP status and the body that answer a call of `time_series`."""
+        now = self._clock()
+        minute, used = self._credits
+        self._credits = minute, used = int(now // 60), (used + 1 if minute == now // 60 else 1)
+        if not self._knows(key):
+            return _error(401, KEY_REFUSED)
+        if self._config.credits_per_minute is not None and used > self._config.credits_per_minute:
+            return _error(
+                429,
+                f"You have run out of API credits for the current minute. {used} API credits were used, "
+                f"with the current limit being {self._config.credits_per_minute}. Wait for the next minute.",
+            )
+        symbol, _, exchange = params.get("symbol", "").partition(":")
+        source: Capture | EventSource = self._capture or self._source
+        instrument = source.instrument(symbol)
+        if instrument is None or not _is_listed_on(instrument, params.get("exchange") or exchange or None):
+            return _error(
+                404, f"**symbol** not found: {symbol}. Please specify it correctly according to API Documentation."
+            )
+        try:
+            bars = _asked_for(params, instrument["symbol"], now)
+        except (KeyError, ValueError) as exc:
+            return _error(400, f"a parameter is missing or wrong: {exc}")
+        if not bars:
+            return _error(400, "No data is available on the specified dates. Try setting different start/end dates.")
+        meta = {
+            "symbol": instrument["symbol"],
+            "interval": "1min",
+            "exchange": instrument["exchange"],
+            "type": instrument["type"],
+        }
+        return HTTPStatus.OK, {"meta": meta, "values": bars, "status": "ok"}
 
     def _opened(self, connection: Connection) -> None:
         """A connection has been opened."""
@@ -708,6 +800,25 @@ class Simulator:
 
     def _listeners(self) -> list[Connection]:
         return [each for each in self._open.values() if self._listens(each)]
+
+
+def _error(code: int, message: str) -> tuple[int, Event]:
+    """The HTTP status and the body of an error of Twelve Data's REST interface."""
+    return code, {"code": code, "message": message, "status": "error"}
+
+
+def _asked_for(params: Mapping[str, str], symbol: str, now: float) -> list[Event]:
+    """One-minute bars, of UTC, up to the one that is not complete yet. Raises KeyError, ValueError."""
+    for name, only in {"interval": "1min", "timezone": "UTC"}.items():
+        if params[name] != only:
+            raise ValueError(f"{name}={params[name]}: the simulator has {only} alone")
+    since, until = (datetime.fromisoformat(params[name]).replace(tzinfo=UTC) for name in ("start_date", "end_date"))
+    size = int(params.get("outputsize", "5000"))
+    if not 1 <= size <= 5000:
+        raise ValueError(f"outputsize={size}")
+    until = min(until, datetime.fromtimestamp(now, UTC))
+    bars = bars_between(symbol, max(since, until - timedelta(minutes=size)), until)[-size:]
+    return bars if params.get("order", "desc").lower() == "asc" else bars[::-1]
 
 
 def _requested(params: Any) -> list[tuple[str, str | None]]:

@@ -103,3 +103,16 @@ def test_what_the_websocket_sends_is_what_is_stored(timescale_pipeline: Pipeline
     verify = pipeline.processes.start("tickpipe", "verify", "--spool-dir", str(tmp_path / "spool"))
     assert verify.wait() == 0
     assert "1 sessions verified, 0 incomplete" in verify.said()
+
+
+def test_the_vendors_bars_fill_the_candles_of_the_aggregates(timescale: Database, store: PriceStore) -> None:
+    events = [
+        {**event, "symbol": "AAPL", "timestamp": 1_760_000_040 + 60 * n} for n, event in enumerate(make_events(3))
+    ]
+    store.insert_block(PRICES, "prices", [entry(tick.encode(each)) for each in ticks(events, SESSION)])
+    timescale.query(
+        "INSERT INTO candles_backfill (symbol, bucket, open, high, low, close)"
+        " SELECT 'AAPL', to_timestamp(1760000040 + 60 * n), 1, 1, 1, 1 FROM generate_series(1, 1) AS n"
+    )
+    filled = "SELECT source FROM candles_1m_filled WHERE symbol = 'AAPL' AND bucket >= '2025-10-09' ORDER BY bucket"
+    assert timescale.query(filled) == [("ticks",), ("backfill",), ("ticks",)]

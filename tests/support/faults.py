@@ -7,7 +7,9 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Coroutine
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -15,7 +17,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from tickpipe.simulator import Connection, EventSource, Journal, Simulator, SimulatorConfig
+from tickpipe.simulator import Connection, Event, EventSource, Journal, Simulator, SimulatorConfig
 
 #: Seconds a fault may take to be in force.
 CALL_TIMEOUT = 5.0
@@ -28,9 +30,14 @@ class FaultySimulator(Simulator):
     force (from within the journal: as soon as the journal has returned)."""
 
     def __init__(
-        self, config: SimulatorConfig, source: EventSource | None = None, journal: Journal | None = None
+        self,
+        config: SimulatorConfig,
+        source: EventSource | None = None,
+        journal: Journal | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(config, source, journal)
+        super().__init__(config, source, journal, clock=clock)
         self._half_open: set[int] = set()
         self._heard: dict[int, int] = {}  # messages from the client, by connection number
         self._most_open = 0
@@ -39,6 +46,8 @@ class FaultySimulator(Simulator):
         self._close_after: float | None = None
         self._max_client_events: int | None = None
         self._max_connections: int | None = None
+        self._answers: deque[tuple[int, object]] = deque()
+        self.calls: list[Mapping[str, str]] = []  # the parameters of each REST call, in order
 
     # What was seen.
 
@@ -140,6 +149,10 @@ class FaultySimulator(Simulator):
         """One connection more closes (1000) the oldest."""
         self._set(_max_connections=n)
 
+    def answer_calls(self, *answers: tuple[int, object]) -> None:
+        """Answer the next REST calls with these HTTP statuses and JSON bodies, one each."""
+        self._set(_answers=deque(answers))
+
     # The simulator's hooks. All run in its thread.
 
     async def _admit(self, socket: ServerConnection, request: Request) -> Response | None:
@@ -148,6 +161,11 @@ class FaultySimulator(Simulator):
         if self._refusal is not None:
             return self._refuse(socket, HTTPStatus(self._refusal))
         return await super()._admit(socket, request)
+
+    def _answer(self, params: Mapping[str, str], key: str) -> tuple[int, Event]:
+        self.calls.append(params)
+        answer = super()._answer(params, key)
+        return self._answers.popleft() if self._answers else answer  # type: ignore[return-value]  # odd ones, too
 
     def _opened(self, connection: Connection) -> None:
         alive = self._alive()

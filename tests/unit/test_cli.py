@@ -121,6 +121,16 @@ def assert_refused(ended: Ended, words: str) -> None:
         (["tickpipe", "up"], {"--symbols": "SYMBOLS", "--consumers": "default: 2", "--for": "", "--data-dir": ""}),
         (["tickpipe", "simulate"], {"--rate": "", "--capture": "", "--speed": "default: 1.0"}),
         (["tickpipe", "migrate"], {"secrets": "DATABASE_URL"}),
+        (
+            ["tickpipe", "backfill"],
+            {
+                "--since": "default: 7d",
+                "--symbols": "default: (all that had a gap)",
+                "--credits-per-minute": "CREDITS_PER_MINUTE; default: 8",
+                "--rest-url": "TWELVE_DATA_REST_URL; default: https://api.twelvedata.com",
+                "secrets": "TWELVE_DATA_API_KEY",
+            },
+        ),
     ],
     ids=" ".join,
 )
@@ -167,6 +177,13 @@ def test_help_names_each_option_with_its_variable_and_default(
         (["tickpipe", "up"], {"REDIS_URL": f"redis://:{SECRET}@host"}, "REDIS_URL is set, and there is no API key"),
         (["tickpipe", "up", "--symbols", " "], {}, "no symbols"),
         (["tickpipe", "simulate", "--capture", "none"], {}, "cannot read the capture none"),
+        (["tickpipe", "backfill"], {}, "no API key: set TWELVE_DATA_API_KEY"),
+        (["tickpipe", "backfill", "--since", "soon"], KEY, "--since 'soon' is no date and no age"),
+        (
+            ["tickpipe", "backfill"],
+            KEY | {"TWELVE_DATA_REST_URL": f"http://u:{SECRET}@host"},
+            "--rest-url is no web addr",
+        ),
     ],
     ids=lambda value: " ".join(value)[:50] if isinstance(value, list | dict) else "",
 )
@@ -185,6 +202,7 @@ def test_a_wrong_configuration_is_one_clear_line_and_status_2(
         ["consumer", "--max-batch-size", "0"],
         ["consumer", "--claim-idle", "soon"],
         ["tickpipe", "up", "--consumers", "0"],
+        ["tickpipe", "backfill", "--credits-per-minute", "0"],
         ["tickpipe", "nonsense"],
     ],
     ids=" ".join,

@@ -686,7 +686,7 @@ def test_frames_are_the_same_however_they_are_cut(frames: list[tuple[str, int]],
         connection.sock, connection.connected = ours, True
         connection.settimeout(5)
         sending = in_thread(send_in_cuts, theirs, wire, cuts)
-        read = []
+        read: list[bytes] = []
         while len(read) < len(sent):
             if (text := connection.next_text()) is not None:
                 read.append(text)

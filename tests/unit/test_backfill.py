@@ -1,0 +1,142 @@
+"""Backfill's plan: which minutes are asked for, and in how many calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from itertools import pairwise
+from unittest import mock
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import ConfigurationError
+from tickpipe import backfill
+from tickpipe.backfill import Call, Gap, Span, Tally, minus, moment, plan, read_since, run
+from tickpipe.rest import Bar, RefusedSymbolError
+
+START = 29_000_000  # a minute since 1970
+BASE = moment(START)
+NOW = BASE + timedelta(days=30)
+
+seconds = st.integers(0, 40 * 60)
+spans = st.lists(
+    st.builds(lambda since, length: Span(START + since, START + since + length), st.integers(0, 40), st.integers(0, 9))
+)
+
+
+@st.composite
+def gaps(draw: st.DrawFn) -> list[Gap]:
+    """Of two symbols, to the second, within 40 minutes; some overlap, some have no length."""
+    moments = st.tuples(seconds, st.one_of(st.just(0), st.integers(1, 600)))
+    return [
+        Gap(symbol, None, BASE + timedelta(seconds=since), BASE + timedelta(seconds=since + length))
+        for symbol, (since, length) in draw(st.lists(st.tuples(st.sampled_from("AB"), moments), max_size=8))
+    ]
+
+
+def each(spans: Sequence[Span]) -> list[int]:
+    return [minute for span in spans for minute in range(*span)]
+
+
+def fewest(minutes: Sequence[int], reach: int) -> int:
+    """The fewest stretches of `reach` minutes that cover these, by trying every way to divide them."""
+
+    @cache
+    def from_here(index: int) -> int:
+        if index == len(minutes):
+            return 0
+        fits = [last for last in range(index, len(minutes)) if minutes[last] - minutes[index] < reach]
+        return 1 + min(from_here(last + 1) for last in fits)
+
+    return from_here(0)
+
+
+@given(spans, spans)
+def test_minus_is_the_difference_of_sets_in_order_and_apart(some: list[Span], others: list[Span]) -> None:
+    found = minus(some, others)
+    assert each(found) == sorted(set(each(some)) - set(each(others)))
+    assert all(early.until < late.since for early, late in pairwise(found))
+
+
+@given(gaps(), spans, st.integers(0, 40 * 60), st.integers(0, 60 * 60))
+def test_every_minute_a_gap_touches_is_asked_for_once_and_no_other(
+    gaps: list[Gap], done: list[Span], since: int, now: int
+) -> None:
+    begin, end = BASE + timedelta(seconds=since), BASE + timedelta(seconds=now)
+    with mock.patch.object(backfill, "MOST_BARS", 7):
+        calls = list(plan(gaps, {"A": done}, begin, end))
+    for symbol in "AB":
+        touched = {
+            minute
+            for minute in range(START, START + 60)
+            for gap in gaps
+            if gap.symbol == symbol
+            and (gap.since < moment(minute + 1) and max(gap.since, begin) < moment(minute + 1))
+            and (gap.until > max(moment(minute), begin) or gap.since == gap.until >= max(moment(minute), begin))
+        }
+        ended = {minute for minute in touched if moment(minute + 2) <= end}
+        wanted = sorted(ended - set(each(done) if symbol == "A" else []))
+        asked = [call.wanted for call in calls if call.symbol == symbol]
+        assert each([span for spans in asked for span in spans]) == wanted
+        assert all(spans[-1].until - spans[0].since <= 7 for spans in asked)
+        assert len(asked) == fewest(wanted, 7)
+
+
+def test_a_long_gap_takes_as_many_calls_as_its_bars_need() -> None:
+    gap = Gap("A", "NYSE", BASE + timedelta(seconds=30), BASE + timedelta(minutes=12_000, seconds=30))
+    calls = list(plan([gap], {}, BASE, NOW))
+    assert [call.wanted for call in calls] == [
+        (Span(START, START + 5_000),),
+        (Span(START + 5_000, START + 10_000),),
+        (Span(START + 10_000, START + 12_001),),
+    ]
+    assert (calls[0].exchange, calls[0].since, calls[0].until) == ("NYSE", BASE, moment(START + 5_000))
+
+
+def test_gaps_that_are_near_enough_share_a_call() -> None:
+    near = [Gap("A", None, moment(START + at), moment(START + at + 1)) for at in (0, 100, 4_999)]
+    (call,) = plan(near, {}, BASE, NOW)
+    assert call.wanted == tuple(Span(START + at, START + at + 1) for at in (0, 100, 4_999))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("7d", NOW - timedelta(days=7)),
+        ("2w", NOW - timedelta(days=14)),
+        ("2026-11-22", datetime(2026, 11, 22, tzinfo=UTC)),
+        ("2026-11-22T14:30", datetime(2026, 11, 22, 14, 30, tzinfo=UTC)),
+        (" 2026-11-22 14:30+02:00", datetime(2026, 11, 22, 12, 30, tzinfo=UTC)),
+    ],
+)
+def test_since_is_a_date_a_datetime_or_an_age(text: str, expected: datetime) -> None:
+    assert read_since(text, NOW) == expected
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "7", "7h", "0d", "99999y", "2026-13-01"])
+def test_what_is_none_of_these_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"is no date|is no age"):
+        read_since(text, NOW)
+
+
+def test_a_refused_symbol_is_named_and_not_asked_for_again(caplog: pytest.LogCaptureFixture) -> None:
+    bad, good = (Gap(symbol, None, BASE, BASE + timedelta(minutes=6_000)) for symbol in ("BAD", "GOOD"))
+    calls = list(plan([bad, good], {}, BASE, NOW))
+    asked: list[str] = []
+    told: list[tuple[int, int]] = []
+
+    def ask(call: Call) -> list[Bar]:
+        asked.append(call.symbol)
+        if call.symbol == "BAD":
+            raise RefusedSymbolError("not found")
+        return [Bar(call.since, 1, 1, 1, 1, None)]
+
+    tally = Tally()
+    run(calls, ask, lambda _, bars: len(bars), tally, lambda *left: told.append(left))
+    assert asked == ["BAD", "GOOD", "GOOD"]
+    assert (tally.refused, str(tally)) == ({"BAD": "not found"}, "2 bars of 1 symbols stored over 1 gaps")
+    assert told == [(2, 4), (2, 3), (1, 2), (1, 1)]
+    assert "no bars of BAD: not found" in caplog.text

@@ -1,0 +1,263 @@
+"""Twelve Data's REST interface: what is asked, what becomes of each answer, and when. The simulator answers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from common.errors import ConfigurationError, OutageError, TickpipeError
+from common.settings import Secret
+from tests.support.faults import FaultySimulator
+from tickpipe import rest
+from tickpipe.rest import Bar, OutOfCreditsError, Pace, RefusedKeyError, RefusedSymbolError, Rest, StoppedError
+from tickpipe.simulator import SimulatorConfig
+
+KEY = "s3cr3t/+key"
+SINCE = datetime(2026, 11, 20, 23, 58, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+NOW = SINCE + timedelta(days=1)
+PRICES = {"open": "0.00002417", "high": "0.00002418", "low": "0.00002416", "close": "0.00002417"}
+
+
+@pytest.fixture
+def simulator() -> Iterator[FaultySimulator]:
+    config = SimulatorConfig(api_key=KEY, credits_per_minute=50)
+    with FaultySimulator(config, clock=NOW.timestamp) as running:
+        yield running
+
+
+@pytest.fixture
+def vendor(simulator: FaultySimulator) -> Iterator[Rest]:
+    with closing(Rest(f"{simulator.rest_url}/v1/", Secret(KEY))) as vendor:
+        yield vendor
+
+
+def ask(vendor: Rest, symbol: str = "BTC/USD", exchange: str | None = None, minutes: int = 5) -> list[Bar]:
+    return vendor.bars(symbol, exchange, SINCE, SINCE + minutes * MINUTE)
+
+
+# --- Asking
+
+
+def test_the_bars_of_a_span_are_all_of_its_minutes_and_no_other(vendor: Rest) -> None:
+    bars = ask(vendor)
+    assert [bar.at for bar in bars] == [SINCE + n * MINUTE for n in range(5)]
+    assert all(bar.low <= min(bar.open, bar.close) <= max(bar.open, bar.close) <= bar.high for bar in bars)
+    assert {bar.volume for bar in bars} == {None}  # of pairs there is none
+    assert ask(vendor, minutes=2) == bars[:2]
+    assert len(ask(vendor, minutes=1_400)) == 1_400
+
+
+def test_volumes_and_all_decimals_come_through(vendor: Rest, simulator: FaultySimulator) -> None:
+    assert all(bar.volume and bar.volume > 0 for bar in ask(vendor, "AAPL", "NASDAQ"))
+    values = [{"datetime": f"{SINCE:%Y-%m-%d %H:%M:%S}", **PRICES, "volume": "1.5"}]
+    simulator.answer_calls((200, {"meta": {}, "values": values, "status": "ok"}))
+    assert ask(vendor) == [Bar(SINCE, 0.00002417, 0.00002418, 0.00002416, 0.00002417, 1.5)]
+
+
+def test_what_the_wrapper_asks(vendor: Rest, simulator: FaultySimulator) -> None:
+    ask(vendor)
+    ask(vendor, "RY", "TSX")
+    assert simulator.calls[0] == {
+        "symbol": "BTC/USD", "interval": "1min", "start_date": "2026-11-20 23:58:00", "end_date": "2026-11-21 00:02:59",
+        "timezone": "UTC", "order": "ASC", "outputsize": "5000", "prepost": "false", "format": "JSON",
+    }  # fmt: skip
+    assert simulator.calls[1] == {**simulator.calls[0], "symbol": "RY", "exchange": "TSX"}
+
+
+# --- Answers that are none
+
+
+@pytest.mark.parametrize("status", [200, 400, 404])
+def test_a_closed_market_has_no_bars_and_is_no_failure(vendor: Rest, simulator: FaultySimulator, status: int) -> None:
+    words = "No data is available on the specified dates. Try setting different start/end dates."
+    simulator.answer_calls((status, {"code": 400, "message": words, "status": "error"}))
+    assert ask(vendor) == []
+    assert vendor.bars("BTC/USD", None, NOW + MINUTE, NOW + 3 * MINUTE) == []  # the future
+
+
+@pytest.mark.parametrize("status", [200, None], ids=["in the body alone", "as HTTP status, too"])
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (400, RefusedSymbolError), (401, RefusedKeyError), (403, RefusedKeyError), (404, RefusedSymbolError),
+        (429, OutOfCreditsError), (500, OutageError), (503, OutageError), ("odd", OutageError), (None, OutageError),
+    ],
+)  # fmt: skip
+def test_an_error_is_told_by_its_code(
+    vendor: Rest, simulator: FaultySimulator, code: int | str | None, error: type[TickpipeError], status: int | None
+) -> None:
+    http = status or (code if isinstance(code, int) else 500)
+    simulator.answer_calls((http, {"code": code, "message": "why", "status": "error"}))
+    with pytest.raises(error, match="why") as raised:
+        ask(vendor)
+    assert raised.type is error
+
+
+def test_what_the_simulator_refuses(vendor: Rest, simulator: FaultySimulator) -> None:
+    for symbol, exchange in (("NOSUCH", None), ("MSFT", "TSX")):
+        with pytest.raises(RefusedSymbolError, match="not found"):
+            ask(vendor, symbol, exchange)
+    with closing(Rest(simulator.rest_url, Secret("other"))) as other, pytest.raises(RefusedKeyError, match="API_KEY"):
+        ask(other)
+    for _ in range(47):
+        ask(vendor)
+    with pytest.raises(OutOfCreditsError, match="limit being 50"):
+        ask(vendor)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        None, 7, "nonsense", ["nonsense"], {}, {"status": "ok"}, {"status": "ok", "values": None},
+        {"status": "ok", "values": ["x"]}, {"status": "ok", "values": [{"datetime": "2026-11-20 23:58:00"}]},
+        {"status": "ok", "values": [dict.fromkeys(("datetime", "open", "high", "low", "close"), "soon")]},
+        {"status": "ok", "values": [{"datetime": "2026-11-20", **PRICES, "volume": "NaN"}]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_answer_that_makes_no_sense_is_an_outage(vendor: Rest, simulator: FaultySimulator, body: object) -> None:
+    simulator.answer_calls((200, body))
+    with pytest.raises(OutageError, match=r"makes? no sense|that makes sense|says 200"):
+        ask(vendor)
+
+
+# --- Secrets
+
+
+@pytest.mark.parametrize("fault", ["away", "refused", "echoed", "nonsense", "path"])
+def test_the_key_is_in_no_url_no_error_and_no_log(
+    simulator: FaultySimulator, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    url = "http://127.0.0.1:1" if fault == "away" else simulator.rest_url + ("/none?" if fault == "path" else "")
+    if fault == "refused":
+        simulator.answer_calls((401, {"code": 401, "message": f"apikey {KEY} is wrong", "status": "error"}))
+    elif fault == "echoed":
+        simulator.answer_calls((500, {"code": 500, "message": f"no {KEY} today", "status": "error"}))
+    elif fault == "nonsense":
+        simulator.answer_calls((200, {"values": [{**PRICES, "datetime": KEY}], "status": "ok"}))
+    with closing(Rest(url, Secret(KEY))) as vendor, pytest.raises(TickpipeError) as raised:
+        ask(vendor)
+    shown = "".join(traceback.format_exception(raised.value)) + repr(raised.value) + repr(vendor) + caplog.text
+    assert KEY not in shown
+    assert "s3cr3t" not in shown  # nor as a URL writes it
+    assert "s3cr3t" not in str(simulator.calls)
+
+
+@pytest.mark.parametrize("url", ["", "api.twelvedata.com", "ftp://host", "http://", "http://[::1", "http://host:port"])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="--rest-url is no web address"):
+        Rest(url, Secret(KEY))
+
+
+def test_an_address_with_a_password_is_refused_and_not_repeated() -> None:
+    with pytest.raises(ConfigurationError, match="--rest-url is no web address") as raised:
+        Rest(f"http://me:{KEY}@host", Secret(KEY))
+    assert KEY not in str(raised.value)
+
+
+# --- The pace
+
+
+class Clock:
+    """Time that passes only when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000_030.0  # 10 s after a minute began
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+class Vendor:
+    """Answers with what it is given, in turn, and then well; each answer takes `takes` seconds."""
+
+    def __init__(self, clock: Clock, *answers: Exception, takes: float = 0.0) -> None:
+        self.clock, self.takes, self.answers = clock, takes, list(answers)
+        self.asked: list[float] = []
+
+    def __call__(self) -> str:
+        self.asked.append(self.clock.now)
+        self.clock.now += self.takes
+        if self.answers:
+            raise self.answers.pop(0)
+        return "bars"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def pace(clock: Clock, per_minute: int, stop: threading.Event | None = None) -> Pace:
+    return Pace(per_minute, stop or threading.Event(), clock=clock, sleep=clock.sleep)
+
+
+@pytest.mark.parametrize("takes", [0.0, 3.0])
+def test_no_minute_has_more_calls_than_credits(clock: Clock, takes: float) -> None:
+    vendor, paced = Vendor(clock, takes=takes), pace(clock, 8)
+    assert [paced.ask(vendor) for _ in range(24)] == ["bars"] * 24
+    assert all(later - early >= 60 for early, later in zip(vendor.asked, vendor.asked[8:], strict=False))
+    assert vendor.asked[23] - vendor.asked[0] <= 2 * 60 + 8 * takes + 2 * takes  # and none waits for nothing
+
+
+def test_out_of_credits_it_waits_for_the_next_minute(clock: Clock) -> None:
+    vendor = Vendor(clock, OutOfCreditsError(), OutOfCreditsError())
+    assert pace(clock, 100).ask(vendor) == "bars"
+    assert [at % 60 for at in vendor.asked] == [10, 1, 1]
+    assert vendor.asked[2] - vendor.asked[1] == 60
+
+
+def test_an_outage_is_tried_again_with_backoff_and_then_raised(clock: Clock) -> None:
+    vendor = Vendor(clock, *[OutageError(f"away {n}") for n in range(9)])
+    with pytest.raises(OutageError, match=f"away {rest.TRIES - 1}"):
+        pace(clock, 100).ask(vendor)
+    assert len(vendor.asked) == rest.TRIES
+    assert all(0 <= wait <= rest.LONGEST for wait in clock.slept)
+
+
+def test_tries_cost_credits_too(clock: Clock) -> None:
+    vendor, paced = Vendor(clock, OutageError(), OutageError()), pace(clock, 3)
+    assert [paced.ask(vendor) for _ in range(2)] == ["bars"] * 2
+    assert vendor.asked[3] - vendor.asked[0] >= 60
+
+
+@pytest.mark.parametrize("error", [RefusedKeyError(), RefusedSymbolError()])
+def test_what_trying_again_would_not_help_is_not_tried_again(clock: Clock, error: TickpipeError) -> None:
+    vendor = Vendor(clock, error)
+    with pytest.raises(type(error)):
+        pace(clock, 100).ask(vendor)
+    assert len(vendor.asked) == 1
+
+
+def test_told_to_stop_it_asks_no_more(clock: Clock) -> None:
+    stop = threading.Event()
+    vendor, paced = Vendor(clock), pace(clock, 1, stop)
+    paced.ask(vendor)
+    stop.set()
+    with pytest.raises(StoppedError, match="run it again"):
+        paced.ask(vendor)
+    assert len(vendor.asked) == 1
+
+
+def test_told_to_stop_it_does_not_wait_for_its_turn() -> None:
+    stop = threading.Event()
+    paced = Pace(1, stop, clock=Clock())
+    paced.ask(lambda: None)
+    waiting = threading.Timer(0.05, stop.set)
+    waiting.start()
+    with pytest.raises(StoppedError):
+        paced.ask(lambda: None)
+    waiting.join()
