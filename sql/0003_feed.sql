@@ -62,12 +62,12 @@ WHERE told.event IN ('subscribed', 'refused');
 -- When was I blind, and why? One row a symbol; symbol is NULL where prices of any symbol were lost (their numbers are
 -- in feed_events). until is NULL while it goes on.
 CREATE VIEW feed_gaps AS
-WITH ends AS ( -- of all spans that began before, the one that reached furthest
+WITH ends AS NOT MATERIALIZED ( -- of all spans that began before, the one that reached furthest
     SELECT symbol, since, until, ended,
            max(until) OVER (PARTITION BY symbol ORDER BY since, until
                             ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS blind_since
     FROM feed_coverage
-), causes AS (
+), causes AS NOT MATERIALIZED (
     SELECT symbol, until, min(ended) AS cause FROM ends GROUP BY symbol, until
 ), last AS (
     SELECT DISTINCT ON (symbol) symbol, until, ended FROM feed_coverage ORDER BY symbol, until DESC, since DESC
@@ -98,7 +98,8 @@ FROM (
 ) AS told
 LEFT JOIN LATERAL (
     SELECT received_at FROM prices_real_time AS p
-    WHERE p.symbol = told.symbol AND coalesce(p.exchange, '') = told.exchange ORDER BY p.time DESC LIMIT 1
+    WHERE p.symbol = told.symbol AND coalesce(p.exchange, '') = told.exchange
+    ORDER BY p.time DESC, p.session DESC, p.seq DESC LIMIT 1
 ) AS newest ON true;
 COMMENT ON VIEW instruments IS 'Symbol, type, exchange, currencies; told once a session, seen with each tick.';
 

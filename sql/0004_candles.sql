@@ -71,8 +71,8 @@ RETURN coalesce(
      ORDER BY k.bucket DESC LIMIT 1),
     0);
 
--- Bars of the ticks in a span of the exchange's time (whole bars, please): functions, since a filter on a view's bucket
--- would not reach the index on time.
+-- The minutes of the ticks in a span of the exchange's time (whole minutes, please): a function, since a filter on a
+-- view's bucket would not reach the index on time.
 CREATE FUNCTION tick_minutes(since timestamptz, until timestamptz) RETURNS SETOF candles_kept
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -92,31 +92,13 @@ BEGIN ATOMIC
         GROUP BY p.symbol, place, bin
     ) AS m;
 END;
-CREATE FUNCTION tick_bars(width text, since timestamptz, until timestamptz) RETURNS SETOF candles_kept
-LANGUAGE sql STABLE PARALLEL SAFE
-BEGIN ATOMIC
-    SELECT tick_bars.width, m.symbol, m.exchange,
-           date_bin(CASE tick_bars.width WHEN '1h' THEN interval '1 hour' WHEN '1d' THEN interval '1 day' END,
-                    m.bucket, timestamptz '1970-01-01 00:00:00+00') AS bin,
-           (array_agg(m.open ORDER BY m.opened_at))[1], max(m.high), min(m.low),
-           (array_agg(m.close ORDER BY m.closed_at DESC))[1], sum(m.ticks)::bigint, min(m.opened_at), max(m.closed_at),
-           (array_agg(m.last_volume ORDER BY m.bucket DESC) FILTER (WHERE m.last_volume IS NOT NULL))[1], sum(m.volume)
-    FROM tick_minutes(since, until) AS m
-    GROUP BY m.symbol, m.exchange, bin;
-END;
-
 -- The first whole minute at or after this moment.
 CREATE FUNCTION whole_minute(at timestamptz) RETURNS timestamptz
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN isfinite(at) THEN date_bin('1 minute', at + interval '59.999999 seconds', timestamptz '1970-01-01 00:00:00+00')
             ELSE at END;
 
--- Bars from the horizon on, and the minutes that begin in a span. Both are replaced on TimescaleDB (0006).
-CREATE VIEW live_bars AS
-SELECT * FROM tick_minutes(candles_horizon(), 'infinity')
-UNION ALL SELECT * FROM tick_bars('1h', candles_horizon(), 'infinity')
-UNION ALL SELECT * FROM tick_bars('1d', candles_horizon(), 'infinity');
-
+-- The minutes that begin in a span. Replaced on TimescaleDB (0006), as is the view live_bars.
 CREATE FUNCTION minutes(since timestamptz, until timestamptz) RETURNS SETOF candles_kept
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -124,6 +106,26 @@ BEGIN ATOMIC
     UNION ALL
     SELECT * FROM tick_minutes(greatest(whole_minute(since), candles_horizon()), whole_minute(until));
 END;
+
+-- Larger bars of these minutes (whole bars, please).
+CREATE FUNCTION larger_bars(width text, since timestamptz, until timestamptz) RETURNS SETOF candles_kept
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT larger_bars.width, m.symbol, m.exchange,
+           date_bin(CASE larger_bars.width WHEN '1h' THEN interval '1 hour' WHEN '1d' THEN interval '1 day' END,
+                    m.bucket, timestamptz '1970-01-01 00:00:00+00') AS bin,
+           (array_agg(m.open ORDER BY m.opened_at))[1], max(m.high), min(m.low),
+           (array_agg(m.close ORDER BY m.closed_at DESC))[1], sum(m.ticks)::bigint, min(m.opened_at), max(m.closed_at),
+           (array_agg(m.last_volume ORDER BY m.bucket DESC) FILTER (WHERE m.last_volume IS NOT NULL))[1], sum(m.volume)
+    FROM minutes(since, until) AS m
+    GROUP BY m.symbol, m.exchange, bin;
+END;
+
+-- Bars from the horizon on.
+CREATE VIEW live_bars AS
+SELECT * FROM tick_minutes(candles_horizon(), 'infinity')
+UNION ALL SELECT * FROM larger_bars('1h', candles_horizon(), 'infinity')
+UNION ALL SELECT * FROM larger_bars('1d', candles_horizon(), 'infinity');
 
 -- All bars, then candles: one for each symbol, of all its exchanges.
 CREATE VIEW bars AS SELECT * FROM candles_kept UNION ALL SELECT * FROM live_bars;

@@ -27,9 +27,10 @@ BEGIN
         ON CONFLICT DO NOTHING;
     IF until > since THEN
         INSERT INTO candles_kept SELECT * FROM tick_minutes(since, until);
-        INSERT INTO candles_kept SELECT * FROM tick_bars('1h', since, until);
-        INSERT INTO candles_kept SELECT * FROM tick_bars('1d', since, until);
         INSERT INTO candles_horizon (at) VALUES (until) ON CONFLICT (one) DO UPDATE SET at = EXCLUDED.at;
+        -- Of the minutes just kept: those of a continuous aggregate may lack a late tick.
+        INSERT INTO candles_kept SELECT * FROM larger_bars('1h', since, until);
+        INSERT INTO candles_kept SELECT * FROM larger_bars('1d', since, until);
     END IF;
     CALL drop_ticks(until);
 END

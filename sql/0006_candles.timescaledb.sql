@@ -1,6 +1,8 @@
--- On TimescaleDB the parts of candles (0004) are continuous aggregates: real-time, so that the newest tick is in; each
--- policy has no beginning, so that a late tick of whatever age is in at the next refresh. What 0004 computes from ticks
--- is replaced by them, under the same names.
+-- On TimescaleDB the parts of candles (0004) are continuous aggregates. Each policy has no beginning, so that a late tick
+-- of whatever age is in at the next refresh. What 0004 computes from ticks is replaced by them, under the same names.
+--
+-- The newest tick is in, but not by TimescaleDB's own real-time aggregation: that reads all ticks since the last refresh
+-- for every bar that looks for the bar before (docs/adr/0006). live_bars adds what is not aggregated yet, once a query.
 -- An aggregate of bars in their order: the rise of a counter within them and between them. Its state: rise so far, last
 -- count, day. (An aggregate over a continuous aggregate can be, lag() cannot.)
 CREATE FUNCTION volume_rise_add(state float8[], bucket timestamptz, first float8, last float8, rise float8) RETURNS float8[]
@@ -14,7 +16,7 @@ CREATE AGGREGATE volume_rise_in_bars(bucket timestamptz, first float8, last floa
 );
 
 CREATE MATERIALIZED VIEW aggregate_1m
-WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS
+WITH (timescaledb.continuous, timescaledb.materialized_only = true) AS
 SELECT symbol, coalesce(exchange, '') AS exchange, time_bucket('1 minute', time) AS bucket,
        first(price, received_at) AS open, max(price) AS high, min(price) AS low, last(price, received_at) AS close,
        count(*) AS ticks, min(received_at) AS opened_at, max(received_at) AS closed_at,
@@ -28,7 +30,7 @@ GROUP BY 1, 2, 3
 WITH NO DATA;
 
 CREATE MATERIALIZED VIEW aggregate_1h
-WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS
+WITH (timescaledb.continuous, timescaledb.materialized_only = true) AS
 SELECT symbol, exchange, time_bucket('1 hour', bucket) AS bucket,
        first(open, opened_at) AS open, max(high) AS high, min(low) AS low, last(close, closed_at) AS close,
        sum(ticks)::bigint AS ticks, min(opened_at) AS opened_at, max(closed_at) AS closed_at,
@@ -40,7 +42,7 @@ GROUP BY 1, 2, 3
 WITH NO DATA;
 
 CREATE MATERIALIZED VIEW aggregate_1d
-WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS
+WITH (timescaledb.continuous, timescaledb.materialized_only = true) AS
 SELECT symbol, exchange, time_bucket('1 day', bucket) AS bucket,
        first(open, opened_at) AS open, max(high) AS high, min(low) AS low, last(close, closed_at) AS close,
        sum(ticks)::bigint AS ticks, min(opened_at) AS opened_at, max(closed_at) AS closed_at,
@@ -55,25 +57,20 @@ SELECT add_continuous_aggregate_policy('aggregate_1m', NULL, interval '1 minute'
 SELECT add_continuous_aggregate_policy('aggregate_1h', NULL, interval '1 hour', interval '5 minutes');
 SELECT add_continuous_aggregate_policy('aggregate_1d', NULL, interval '1 day', interval '15 minutes');
 
--- The bar before is looked up in steps, each of which reads little: asked for the newest bar before, the planner would
--- read them all, since a real-time aggregate has no order of its own.
-CREATE OR REPLACE VIEW live_bars AS
+-- Where what is aggregated ends, for each width.
+CREATE FUNCTION live_since(width text) RETURNS timestamptz
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN greatest(candles_horizon(), CASE width
+    WHEN '1m' THEN (SELECT max(bucket) + interval '1 minute' FROM aggregate_1m)
+    WHEN '1h' THEN (SELECT max(bucket) + interval '1 hour' FROM aggregate_1h)
+    WHEN '1d' THEN (SELECT max(bucket) + interval '1 day' FROM aggregate_1d) END);
+
+-- Aggregated bars. The bar before is looked up by index; what is older than the horizon, in candles_kept.
+CREATE VIEW aggregated_bars AS
 SELECT width, symbol, exchange, bucket, open, high, low, close, ticks, opened_at, closed_at, last_volume,
        CASE WHEN first_volume IS NOT NULL THEN volume_rise + coalesce(
            (SELECT volume_rise(p.last_volume, b.first_volume, utc_day(p.bucket) <> utc_day(b.bucket)) FROM aggregate_1m AS p
-            WHERE p.symbol = b.symbol AND p.exchange = b.exchange AND p.bucket >= b.bucket - interval '5 minutes' AND p.bucket < b.bucket
-              AND p.bucket >= (SELECT candles_horizon()) AND p.last_volume IS NOT NULL
-            ORDER BY p.bucket DESC LIMIT 1),
-           (SELECT volume_rise(p.last_volume, b.first_volume, utc_day(p.bucket) <> utc_day(b.bucket)) FROM aggregate_1m AS p
-            WHERE p.symbol = b.symbol AND p.exchange = b.exchange AND p.bucket >= b.bucket - interval '1 hour' AND p.bucket < b.bucket - interval '5 minutes'
-              AND p.bucket >= (SELECT candles_horizon()) AND p.last_volume IS NOT NULL
-            ORDER BY p.bucket DESC LIMIT 1),
-           (SELECT volume_rise(p.last_volume, b.first_volume, utc_day(p.bucket) <> utc_day(b.bucket)) FROM aggregate_1h AS p
-            WHERE p.symbol = b.symbol AND p.exchange = b.exchange AND p.bucket > b.bucket - interval '2 days' AND p.bucket <= b.bucket - interval '1 hour'
-              AND p.bucket >= (SELECT candles_horizon()) AND p.last_volume IS NOT NULL
-            ORDER BY p.bucket DESC LIMIT 1),
-           (SELECT volume_rise(p.last_volume, b.first_volume, utc_day(p.bucket) <> utc_day(b.bucket)) FROM aggregate_1d AS p
-            WHERE p.symbol = b.symbol AND p.exchange = b.exchange AND p.bucket <= b.bucket - interval '1 day'
+            WHERE p.symbol = b.symbol AND p.exchange = b.exchange AND p.bucket < b.bucket
               AND p.bucket >= (SELECT candles_horizon()) AND p.last_volume IS NOT NULL
             ORDER BY p.bucket DESC LIMIT 1),
            (SELECT volume_rise(k.last_volume, b.first_volume, utc_day(k.bucket) <> utc_day(b.bucket)) FROM candles_kept AS k
@@ -89,8 +86,18 @@ WHERE bucket >= (SELECT candles_horizon());
 CREATE OR REPLACE FUNCTION minutes(since timestamptz, until timestamptz) RETURNS SETOF candles_kept
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT * FROM bars AS b WHERE b.width = '1m' AND b.bucket >= since AND b.bucket < until;
+    SELECT * FROM candles_kept AS k WHERE k.width = '1m' AND k.bucket >= since AND k.bucket < until
+    UNION ALL
+    SELECT * FROM aggregated_bars AS b WHERE b.width = '1m' AND b.bucket >= since AND b.bucket < until
+    UNION ALL
+    SELECT * FROM tick_minutes(greatest(whole_minute(since), live_since('1m')), whole_minute(until));
 END;
+
+CREATE OR REPLACE VIEW live_bars AS
+SELECT * FROM aggregated_bars
+UNION ALL SELECT * FROM tick_minutes(live_since('1m'), 'infinity')
+UNION ALL SELECT * FROM larger_bars('1h', live_since('1h'), 'infinity')
+UNION ALL SELECT * FROM larger_bars('1d', live_since('1d'), 'infinity');
 
 -- Whole chunks go at once; what shares a chunk with younger ticks, row by row.
 CREATE OR REPLACE PROCEDURE drop_ticks(before timestamptz)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -16,12 +17,13 @@ from common.errors import ConfigurationError
 from common.settings import Secret
 from consumer.schema import apply, migrate, read_migrations
 from consumer.store import PRICES, PriceStore, Stored
-from tests.support.candles import DAY, HOUR, MINUTE, Candle, Traded, candles, insert_ticks, make_ticks
-from tests.support.capture import make_events, ticks
+from tests.support.candles import DAY, EPOCH, HOUR, MINUTE, Candle, Traded, candles, insert_ticks, make_ticks
+from tests.support.capture import make_events, read_capture, row, ticks
 from tests.support.pipeline import Database
 from tests.support.told import entry
 from tickpipe import retention
 
+REAL_CAPTURE = Path(__file__).parents[3] / "shared/data/fx-ticks.ndjson"
 COLUMNS = "symbol, bucket, open, high, low, close, ticks, volume"
 VIEWS = {"candles_1m": MINUTE, "candles_1h": HOUR, "candles_1d": DAY}
 START = datetime(2026, 3, 2, tzinfo=UTC)
@@ -79,6 +81,27 @@ def test_candles_are_those_computed_in_python(home: Database, seed: int) -> None
     since, until = since + timedelta(seconds=30), until + timedelta(seconds=30)
     inside = [bar for bar in candles(expected, MINUTE) if since <= bar.bucket < until]
     assert found(home, f"candles('1 minute', '{since}', '{until}')") == inside
+
+
+@pytest.mark.skipif(not REAL_CAPTURE.exists(), reason="the recorded prices are not beside this repository")
+def test_candles_of_recorded_prices_given_a_volume(home: Database) -> None:
+    """Real quotes, as the consumer stores them. FX has no volume: dollar-yen gets one that counts up over the day."""
+    events = [
+        event if event["symbol"] != "USD/JPY" else {**event, "day_volume": event["timestamp"] % 86_400 // 7 * 0.25}
+        for event in read_capture(REAL_CAPTURE)
+    ]
+    session = 1_357_000_000_000_000
+    entries = [entry(tick.encode(each)) for each in ticks(events, session)]
+    with closing(store_of(home)) as store:
+        assert store.insert_block(PRICES, "prices", entries) == Stored(10_500, 0, 0)
+    expected = [
+        Traded(symbol, exchange, time, EPOCH + timedelta(microseconds=session + 3 * seq), price, day_volume)
+        for seq, (symbol, time, price, day_volume, _, _, exchange) in enumerate(map(row, events), 1)
+    ]
+    assert sum(bar.volume or 0 for bar in candles(expected, DAY)) > 0
+    assert_candles(home, expected)
+    refresh(home)
+    assert_candles(home, expected)
 
 
 def test_the_newest_tick_and_late_ones_are_in(home: Database) -> None:

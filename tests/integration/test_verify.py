@@ -53,6 +53,25 @@ def test_a_complete_session_is_sealed_and_not_scanned_again(
     assert [verdict.state for verdict in run(everything=True)] == ["complete"]
 
 
+def test_what_retention_has_dropped_is_expired_and_a_hole_still_a_hole(
+    pipeline: Pipeline, store: PriceStore, run: Callable[..., list[Verdict]]
+) -> None:
+    old, new = ended(store, ago=10 * 86_400), ended(store)
+    old.store(seq for seq in range(1, N + 1) if seq != 7)
+    new.store(range(1, N + 1))
+    pipeline.database.query("CALL expire_ticks(now() - interval '3 days')")
+    assert pipeline.database.count() == N
+    first, second = run()
+    assert (first.state, first.stored, first.expired, first.missing) == ("incomplete", 0, N - 1, [Range(7, 7)])
+    assert (second.state, second.stored, second.expired) == ("complete", N, 0)
+    old.store([7])  # it turns up after all, and is dropped the next time
+    assert [verdict.state for verdict in run()] == ["complete"]
+    pipeline.database.query("CALL expire_ticks(now() - interval '3 days')")
+    first, second = run(everything=True)
+    assert (first.state, first.stored, first.expired) == ("complete", 0, N)
+    assert f"0 of {N} stored + {N} expired" in str(first)
+
+
 @pytest.mark.parametrize(
     ("deleted", "missing"),
     [
