@@ -317,7 +317,7 @@ def coins_with_names(rows: Rows, now: datetime) -> None:
 
 
 def instruments(rows: Rows, now: datetime) -> None:
-    seen = {symbol: max(ticks(symbol, now - DAY), key=lambda tick: tick.time).received_at for symbol in SYMBOLS}
+    seen = {symbol: max(ticks(symbol, now - DAY), key=by_key).received_at for symbol in SYMBOLS}
     assert [row[:4] for row in rows] == [
         ("AAPL", "Apple Inc", "Common Stock", "NASDAQ"),
         ("BTC/USD", "Bitcoin US Dollar", "Digital Currency", "Coinbase Pro"),

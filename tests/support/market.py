@@ -62,6 +62,9 @@ def make_prices(seed: int = 7) -> list[Price]:
     rng = random.Random(seed)
     spring, autumn = _Market(rng, SPRING_BEGIN, SPRING, slower=4), _Market(rng, BEGIN, NOW)
     quotes = sorted([*spring.quotes(), *autumn.quotes()], key=lambda quote: quote.received_at)
+    newest = next(quote for quote in reversed(quotes) if quote.symbol == "AAPL")
+    price, received = round(newest.price + 0.02, 2), newest.received_at + timedelta(milliseconds=1)
+    quotes.append(newest._replace(price=price, received_at=max(received, quotes[-1].received_at)))  # of the same second
     prices: list[Price] = []
     received = SPRING_BEGIN
     seqs = dict.fromkeys(map(_microseconds, _STARTS), 0)
@@ -182,14 +185,15 @@ class _Market:
         self, moment: datetime, symbol: str, price: float, volume: float | None, half: float = 0.0, digits: int = 2,
         exchange: str | None = None,
     ) -> Iterator[Price]:  # fmt: skip
-        """One price, sometimes two of one second, sometimes late: its time is older than one received before."""
+        """One price, sometimes two: of one second, or the second is late, with a time before that of the first."""
         bid, ask = (round(price - half, digits), round(price + half, digits)) if half else (None, None)
-        time = moment - timedelta(seconds=self._rng.choice([0] * 19 + [3]))
         received = moment + timedelta(milliseconds=self._rng.randrange(80, 400))
-        yield Price(symbol, time, price, volume, bid, ask, exchange, received, 0, 0)
+        first = Price(symbol, moment, price, volume, bid, ask, exchange, received, 0, 0)
+        yield first
         if self._rng.random() < 0.1:
             again = round(price * (1 + self._rng.choice([-1, 1]) * 1e-4), digits)
-            yield Price(symbol, time, again, volume, bid, ask, exchange, received + timedelta(milliseconds=300), 0, 0)
+            late = timedelta(seconds=self._rng.choice([0, 0, min(3, moment.second)]))
+            yield first._replace(price=again, time=moment - late, received_at=received + timedelta(milliseconds=300))
 
     def _moments(self, begin: datetime, end: datetime, step: tuple[int, int]) -> Iterator[datetime]:
         """Whole seconds, some seconds apart, none outside of the span."""
