@@ -100,6 +100,13 @@ def fresh_database(servers: ServerPair) -> Iterator[Database]:
         yield database
 
 
+@pytest.fixture(scope="module")
+def database_of_the_module(servers: ServerPair) -> Iterator[Database]:
+    """A database for all of a module's tests, with the schema."""
+    with _database(servers, "tickpipe") as url, closing(Database(url)) as database:
+        yield database
+
+
 @pytest.fixture
 def empty_database(servers: ServerPair) -> Iterator[Database]:
     """A database of the test's own, with nothing in it."""
@@ -151,6 +158,13 @@ def _timescaledb() -> Iterator[GivenServer | NpmServer]:
 @pytest.fixture
 def timescale(_timescaledb: GivenServer | NpmServer) -> Iterator[Database]:
     """An empty database of the test's own, on a real TimescaleDB: no schema, and the extension not yet created."""
+    with _timescaledb.database() as url, closing(Database(url)) as database:
+        yield database
+
+
+@pytest.fixture(scope="module")
+def timescale_of_the_module(_timescaledb: GivenServer | NpmServer) -> Iterator[Database]:
+    """The same for all of a module's tests, none of which may ask for `timescale` besides."""
     with _timescaledb.database() as url, closing(Database(url)) as database:
         yield database
 
