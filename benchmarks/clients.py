@@ -81,6 +81,11 @@ class Client:
         except psutil.Error:
             return
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def stop(self) -> Usage:
         """Ask it to end (SIGTERM), and wait."""
         self._process.send_signal(signal.SIGTERM)

@@ -159,13 +159,13 @@ class Bench:
 
 
 @contextmanager
-def bench(home: Path) -> Iterator[Bench]:
+def bench(home: Path, **settings_of_postgres: str) -> Iterator[Bench]:
     """The servers of REDIS_URL and DATABASE_URL, or embedded ones in `home`. From the main thread."""
     environ = os.environ
     given_redis = settings.read_secret(environ, "REDIS_URL")
     given_database = settings.read_secret(environ, "DATABASE_URL")
     valkey = None if given_redis else ValkeyServer(home / "valkey", settings=_QUIET_VALKEY)
-    postgres = None if given_database else PostgresServer(home / "postgres", settings=_STAMPING)
+    postgres = None if given_database else PostgresServer(home / "postgres", settings=_STAMPING | settings_of_postgres)
     servers = [server for server in (valkey, postgres) if server is not None]
     try:
         for server in servers:

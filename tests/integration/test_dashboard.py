@@ -283,7 +283,7 @@ def test_only_the_loopback_s_own_names_lead_to_it(start: Callable[..., Board], p
         "VALUES (now(), 'A', 1, now(), 1, 1)"
     )
     board = start()
-    board.has("stream", "bad")  # there is none yet: the page shows the prices all the same
+    board.has("stream", "good")  # there is none yet, and nothing in it is unread
     address = urlsplit(board.url)
     for host, status in (("localhost", 200), ("evil.example", 400)):
         connection = HTTPConnection(address.hostname or "", address.port, timeout=5)

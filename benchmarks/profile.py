@@ -1,0 +1,121 @@
+"""`python -m benchmarks.profile`: where a price's microseconds go, on its way to Redis and on its way to the database.
+
+For each way: CPU of every process per event, as the kernel counted it; Redis's own account by command; the database's
+by statement (pg_stat_statements); and where Python was seen (py-spy, 500 looks a second, the GIL's holders alone).
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg2
+
+from benchmarks.clients import Client, Usage, wait_for
+from benchmarks.feed import write_frames
+from benchmarks.plan import Scale
+from benchmarks.servers import DATABASE, STREAM, Bench, bench
+from tests.support.homes import temporary_home
+
+EVENTS = 200_000
+#: Lines of each account.
+SHOWN = 12
+
+
+def main() -> None:
+    """Profile the drain of a stream, then a feed that sends as fast as it is read."""
+    with temporary_home() as home, bench(home, shared_preload_libraries="pg_stat_statements") as found:
+        found.query(DATABASE, "CREATE EXTENSION pg_stat_statements")
+        found.fill_stream(EVENTS)
+        with accounts(found, "stream → database, blocks of 1000"):
+            watched(found.consumer(DATABASE, 1000, "--drain"), home, Client.wait)
+        found.empty_stream()
+        blaster = write_frames(found, Scale(feed_events=EVENTS))
+        try:
+            with accounts(found, "websocket → stream"):
+                watched(found.producer(blaster.url(EVENTS)), home, lambda producer: _stop_when_done(found, producer))
+        finally:
+            blaster.stop()
+
+
+def _stop_when_done(found: Bench, producer: Client) -> Usage:
+    wait_for(lambda: found.redis.xlen(STREAM), EVENTS)
+    return producer.stop()
+
+
+def watched(client: Client, home: Path, end: Callable[[Client], Usage]) -> None:
+    """Let a client work, and print its CPU and where its Python was seen."""
+    seen = home / "seen.txt"
+    options = ["record", "--gil", "--format", "raw", "--rate", "500", "--output", str(seen), "--pid", str(client.pid)]
+    spy = subprocess.Popen(["py-spy", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    usage = end(client)
+    spy.wait()
+    print(f"  {usage.cpu / EVENTS * 1e6:7.2f} µs/event  the client, its start included; Python was seen in")
+    for share, place in tops(seen.read_text(encoding="utf-8")):
+        print(f"           {share:5.1%}  {place}")
+
+
+def tops(folded: str) -> Iterator[tuple[float, str]]:
+    """(share, place) of the innermost frames of py-spy's folded stacks, the most seen first."""
+    places: Counter[str] = Counter()
+    for line in folded.splitlines():
+        stack, _, looks = line.rpartition(" ")
+        places[stack.rpartition(";")[2]] += int(looks)
+    for place, count in places.most_common(SHOWN):
+        yield count / places.total(), place
+
+
+@contextmanager
+def accounts(found: Bench, title: str) -> Iterator[None]:
+    """Print what the servers did meanwhile."""
+    found.redis.config_resetstat()
+    found.query(DATABASE, "SELECT pg_stat_statements_reset()")
+    before = {name: cpu(process) for name, process in processes()}
+    print(f"\n{title}: {EVENTS:,} events")
+    yield
+    for name, process in processes():
+        print(f"  {(cpu(process) - before.get(name, 0.0)) / EVENTS * 1e6:7.2f} µs/event  {name}")
+    stats: dict[str, Any] = found.redis.info("commandstats")
+    for name, one in sorted(stats.items(), key=lambda item: -item[1]["usec"])[:5]:
+        print(
+            f"           {one['usec'] / EVENTS:5.2f} µs/event  {name.removeprefix('cmdstat_')}, {one['calls']:,} calls"
+        )
+    for text, calls, milliseconds in found.query(
+        DATABASE, "SELECT query, calls, total_exec_time FROM pg_stat_statements ORDER BY 3 DESC LIMIT 3"
+    ):
+        print(
+            f"           {milliseconds / EVENTS * 1e3:5.2f} µs/event  {' '.join(text.split())[:60]} …, {calls:,} calls"
+        )
+
+
+def processes() -> Iterator[tuple[str, psutil.Process]]:
+    """Our servers: Valkey, and PostgreSQL with all that belongs to it."""
+    for child in psutil.Process().children():
+        if "valkey" in child.name():
+            yield "Valkey", child
+        if "postgres" in child.name():
+            yield "PostgreSQL", child
+
+
+def cpu(process: psutil.Process) -> float:
+    """Seconds of CPU of a process and its children, ended ones too."""
+    with process.oneshot():
+        own = process.cpu_times()
+    living = sum(sum(child.cpu_times()[:2]) for child in process.children(recursive=True))
+    return float(own.user + own.system + own.children_user + own.children_system + living)
+
+
+if __name__ == "__main__":
+    if shutil.which("py-spy") is None:
+        sys.exit("py-spy is not installed: `make bench` installs what measuring needs")
+    try:
+        main()
+    except psycopg2.Error as error:
+        sys.exit(f"the database: {error}")
