@@ -51,7 +51,7 @@ def home(request: pytest.FixtureRequest) -> Database:
 
 def refresh(database: Database) -> None:
     """What the policies do, at once; nothing on plain PostgreSQL."""
-    if database.query("SELECT FROM pg_extension WHERE extname = 'timescaledb'"):
+    if database.query("SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'"):
         for statement in REFRESH:
             database.query(statement)
 
@@ -335,7 +335,7 @@ def test_a_plain_database_is_moved_by_one_command_and_not_before(timescale: Data
     before = timescale.query(checksum)
     with closing(store_of(timescale)) as store:
         assert apply(store) == []
-        assert timescale.query("SELECT FROM pg_extension WHERE extname = 'timescaledb'") == []
+        assert timescale.query("SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'") == []
         moved = apply(store, to_timescaledb=True, chunk_interval="12 hours")
         assert moved
         assert all(name.endswith(".timescaledb.sql") for name in moved)
