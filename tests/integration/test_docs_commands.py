@@ -92,7 +92,9 @@ def test_a_page_does_what_it_says(page: str, shell: Shell, running: Pipeline) ->
         else:
             continue
         tried += 1
-        assert block.language == "sh" or looks_like(block.shown, said), f"{block} shows\n{block.shown}\nand says\n{said}"
+        assert block.language == "sh" or looks_like(block.shown, said), (
+            f"{block} shows\n{block.shown}\nand says\n{said}"
+        )
     assert tried >= 5
 
 
