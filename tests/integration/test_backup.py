@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -158,6 +159,13 @@ def test_a_redis_that_is_older_than_the_database_doubles_nothing_and_nothing_is_
     said = shell.run(BLOCKS["drain"], **urls(pipeline))
     assert "3 sessions verified, 0 incomplete" in said
     assert pipeline.database.count() == 3 * N
+
+    valkey.stop()  # and without any copy
+    shutil.rmtree(valkey.home / valkey.data)
+    valkey.start()
+    produce(pipeline, tmp_path, 4)
+    assert "4 sessions verified, 0 incomplete" in shell.run(BLOCKS["drain"], **urls(pipeline))
+    assert pipeline.database.count() == 4 * N
 
 
 def test_every_block_about_backups_is_run() -> None:
