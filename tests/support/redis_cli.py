@@ -1,0 +1,57 @@
+"""A `redis-cli` for the pages' commands: sends one command as it is given, prints the reply as redis-cli does.
+
+Of redis-cli's options it knows -s and -u; without one it asks REDIS_URL.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, cast
+
+import redis
+
+
+def shown(reply: object, indent: str = "") -> str:
+    """The reply as a person sees it on a terminal."""
+    match reply:
+        case None:
+            return "(nil)"
+        case int():
+            return f"(integer) {reply}"
+        case []:
+            return "(empty array)"
+        case list():
+            width = len(str(len(reply)))
+            deeper = indent + " " * (width + 2)
+            lines = [f"{number:>{width}}) {shown(each, deeper)}" for number, each in enumerate(reply, 1)]
+            return f"\n{indent}".join(lines)
+        case bytes():
+            text = reply.decode(errors="backslashreplace")
+            if text == "OK" or "\r\n" in text:  # a status, or INFO's report
+                return text
+            return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    raise TypeError(type(reply))
+
+
+def main(words: list[str]) -> int:
+    """Run one command; 1 where Redis answers with an error."""
+    url = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
+    while words and words[0] in {"-s", "-u"}:
+        option, place, *words = words
+        url = f"unix://{place}" if option == "-s" else place
+    client = redis.Redis.from_url(url, protocol=2)
+    connection = cast("Any", client.connection_pool.get_connection())  # execute_command would parse the reply
+    try:
+        connection.send_command(*words)
+        sys.stdout.write(shown(connection.read_response()) + "\n")
+    except redis.ResponseError as error:
+        sys.stdout.write(f"(error) {error}\n")
+        return 1
+    finally:
+        client.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
