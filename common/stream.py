@@ -210,6 +210,12 @@ class Stream:
             found = self._redis.xinfo_consumers(self.key, self.group) if self.group in self._group_info() else []
         return [Member(each["name"].decode(), int(each["pending"]), each["idle"] / 1000) for each in found]
 
+    def forget_reports(self, names: Sequence[str]) -> None:
+        """Remove the last word of these consumers."""
+        if names:
+            with _translated():
+                self._redis.hdel(f"{self.key}:consumers", *names)
+
     def leave(self) -> None:
         """Take this consumer's name off the group, unless entries are pending on it: those would be destroyed."""
         self._remove_consumers(idle_ms=0, only=self.consumer)

@@ -178,8 +178,9 @@ class PriceStore:
             yield self._connection
         except _BAD_DATA:
             raise
-        except psycopg2.errors.UndefinedTable as error:
-            raise ConfigurationError(f"the schema is missing ({_line(error)}): run `tickpipe migrate`") from error
+        except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedFunction) as error:
+            words = _line(error).partition(" LINE ")[0]
+            raise ConfigurationError(f"the schema is missing ({words}): run `tickpipe migrate`") from error
         except psycopg2.Error as error:
             self.close()
             raise DatabaseOutageError(f"the database: {_line(error)}") from error

@@ -31,6 +31,8 @@ logger = logging.getLogger("consumer.worker")
 BISECT_AFTER = 3
 #: Seconds between two rounds of housekeeping.
 HOUSEKEEPING_EVERY = 10.0
+#: Microseconds after which a consumer's last word is forgotten: names are new at each start.
+REPORTS_KEPT = 7 * 86_400_000_000
 #: Seconds between two looks at the feed's events, while prices come in.
 FEED_EVERY = 0.2
 #: Seconds of silence, at least, after which a consumer that holds nothing is taken off the group.
@@ -182,6 +184,8 @@ class Worker:
             trimmed = lane.stream.trim()
             gone = lane.stream.remove_gone(int(max(self._config.claim_idle * 2, GONE_AFTER) * 1000))
             logger.debug("trimmed %d entries of %s, removed %d consumers", trimmed, lane.stream.key, gone)
+        prices, old = self._lanes[0].stream, self._clock() - REPORTS_KEPT
+        prices.forget_reports([name for name, text in prices.reports().items() if json.loads(text)["at"] < old])
 
     def _drained(self) -> bool:
         """Whether nothing is left, for anybody. What a dead consumer holds is waited for, and claimed when due."""

@@ -29,6 +29,7 @@ from tickpipe import up as whole
 from tickpipe import verify as completeness
 from tickpipe.dashboard import HOST, PORT, DashboardConfig
 from tickpipe.dashboard import serve as serve_dashboard
+from tickpipe.embedded import embedded_servers
 from tickpipe.simulator import Simulator, SimulatorConfig
 from tickpipe.status import Observer, Status, laggard
 
@@ -100,6 +101,20 @@ def up(
         dashboard=dashboard,
     )
     whole.up(config, environ, cli.stop_on_signals(), Console(highlight=False))
+
+
+@app.command()
+def servers(
+    folder: Annotated[
+        Path, typer.Argument(help="A folder of `up`: its demo/ or live/, or a new one.", show_default=False)
+    ],
+) -> None:
+    """Run the embedded Redis and PostgreSQL alone, to look, dump or restore; prints their URLs, Ctrl-C ends them."""
+    log.configure("ERROR")
+    stop = cli.stop_on_signals()
+    with embedded_servers(folder) as running:
+        typer.echo(f"export REDIS_URL='{running.redis_url}'\nexport DATABASE_URL='{running.database_url}'")
+        stop.wait()
 
 
 @app.command()
@@ -222,7 +237,8 @@ def verify(
     else:
         for verdict in verdicts:
             typer.echo(str(verdict))
-        typer.echo(f"{len(verdicts)} sessions verified, {len(bad)} incomplete" if verdicts else "nothing new to verify")
+        nothing = "nothing new to verify: all sessions were found complete before (--all looks at them again)"
+        typer.echo(f"{len(verdicts)} sessions verified, {len(bad)} incomplete" if verdicts else nothing)
     if bad:
         raise typer.Exit(1)
 

@@ -370,8 +370,8 @@ class PostgresServer(_Server):
             if version != str(POSTGRES_MAJOR):
                 raise ConfigurationError(
                     f"{folder} holds data of PostgreSQL {version}, this is {POSTGRES_MAJOR}: start it with the "
-                    "tickpipe that wrote it and `pg_dump --file ticks.sql DATABASE_URL`; move the folder away, "
-                    "start this one and `psql --file ticks.sql DATABASE_URL`"
+                    "tickpipe that wrote it (`tickpipe servers`) and `pg_dump --file ticks.sql DATABASE_URL`; move the "
+                    "folder away, start `tickpipe servers` of this one and `psql --file ticks.sql DATABASE_URL`"
                 )
 
     def _arguments(self) -> list[str]:

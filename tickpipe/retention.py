@@ -29,7 +29,10 @@ class Retention(NamedTuple):
         elif self.scheduled:
             words = "retention is off: no ticks are dropped"
         else:
-            words = "plain PostgreSQL has no scheduler: ticks are dropped when `tickpipe retention --ticks` is run"
+            words = (
+                "plain PostgreSQL has no scheduler: ticks are dropped whenever `tickpipe retention --ticks …` is run; "
+                "let cron do so daily"
+            )
         if self.horizon is not None:
             words += f"\n{self.expired:,} ticks before {self.horizon:%Y-%m-%d} UTC were dropped; their candles are kept"
         return words

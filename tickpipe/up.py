@@ -230,6 +230,7 @@ def _print_places(console: Console, home: Home, redis_url: str | None, database_
         console.print(f"  export REDIS_URL='{redis_url}'      # redis-cli -s {socket} XLEN prices", soft_wrap=True)
     if database_url:
         console.print(f"  export DATABASE_URL='{database_url}'      # psql \"$DATABASE_URL\"", soft_wrap=True)
+    console.print(f"  export SPOOL_DIR='{home.data_dir / 'spool'}'      # tickpipe verify", soft_wrap=True)
 
 
 def _compare(verdicts: Sequence[Verdict], console: Console) -> None:

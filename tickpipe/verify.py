@@ -97,7 +97,10 @@ class Verdict:
     def __str__(self) -> str:
         start = datetime.fromtimestamp(self.session / 1e6, UTC)
         words = [f"session {self.session} ({start:%Y-%m-%d %H:%M:%S} UTC, {self.feed}): {self.state},"]
-        words.append(f"{self.stored:,} of {self.expected:,} stored")
+        if self.stored <= self.expected:
+            words.append(f"{self.stored:,} of {self.expected:,} stored")
+        else:  # the newest have come since the producer's last word
+            words.append(f"{self.stored:,} stored, {self.expected:,} vouched for")
         words += [f"+ {self.waiting:,} on their way"] if self.waiting else []
         words += [f"+ {self.dead_letters:,} dead letters"] if self.dead_letters else []
         words += [f"+ {self.lost:,} lost in a recorded overflow"] if self.lost else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -63,22 +64,22 @@ def urls(pipeline: Pipeline) -> dict[str, str]:
 
 @contextmanager
 def embedded(shell: Shell, live: Path) -> Iterator[dict[str, str]]:
-    """The page's way to start the servers of a folder alone: the URLs that it prints. Ended by Enter."""
+    """The page's way to start the servers of a folder alone: the URLs that it prints. Ended by Ctrl-C."""
     process = subprocess.Popen(
         ["bash", "-c", BLOCKS["servers"].script],
         cwd=shell.folder,
         env={**shell.environ, "LIVE": str(live)},
-        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
     try:
         assert process.stdout
-        said = process.stdout.readline()
-        found = re.fullmatch(r"Servers\(redis_url='(.+)', database_url='(.+)'\)\n", said)
+        said = process.stdout.readline() + process.stdout.readline()
+        found = re.fullmatch(r"export REDIS_URL='(.+)'\nexport DATABASE_URL='(.+)'\n", said)
         assert found, said
         yield {"REDIS_URL": found[1], "DATABASE_URL": found[2], "SPOOL_DIR": str(live / "spool")}
-        process.communicate("\n", timeout=30)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
         assert process.returncode == 0
     finally:
         if process.poll() is None:
