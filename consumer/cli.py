@@ -6,13 +6,17 @@ import logging
 import os
 import secrets
 import socket
+import sys
+import time
+from collections.abc import Sequence
 from concurrent.futures import wait
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from common import cli, log, metrics, settings
-from common.errors import OutageError
+from common.errors import OutageError, TickpipeError
 from common.retry import retrying
 from common.stream import Stream, connect
 from consumer import schema
@@ -24,6 +28,8 @@ logger = logging.getLogger("consumer")
 
 #: Seconds to come to an end after SIGTERM.
 STOP_WITHIN = 8.5
+#: Seconds between two words on how far `--drain` is, on a terminal.
+TELL_EVERY = 2.0
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -96,8 +102,10 @@ def consumer(
     cli.spare_the_collector()
     # In a thread, since a call that hangs in the database's library would keep the main thread from hearing signals.
     working = cli.in_thread(work)
+    tell = _Drain(worker, [Stream(connect(redis_url), key, consumer_group) for key in keys.values()])
     while not stop.wait(0.2) and not working.done():
-        pass
+        if drain and sys.stderr.isatty():
+            tell()
     stop.set()
     wait([working], timeout=STOP_WITHIN)
     logger.info(
@@ -107,6 +115,26 @@ def consumer(
     if not working.done():
         raise OutageError("told to stop while the database or Redis did not answer; what is pending will be claimed")
     working.result()
+
+
+class _Drain:
+    """Tells, every few seconds, what is left, how fast it goes and how long it will take."""
+
+    def __init__(self, worker: Worker, streams: Sequence[Stream]) -> None:
+        self._worker, self._streams, self._told = worker, streams, (time.monotonic(), 0)
+
+    def __call__(self) -> None:
+        began, before = self._told
+        seconds = time.monotonic() - began
+        if seconds < TELL_EVERY:
+            return
+        done = self._worker.totals.stored + self._worker.totals.duplicates + self._worker.totals.dead_letters
+        with suppress(TickpipeError):  # the worker says so
+            left = sum(each.lag + each.pending for each in (stream.backlog() for stream in self._streams))
+            rate = (done - before) / seconds
+            words = f"about {left / rate:,.0f} s" if rate else "no rate yet"
+            logger.info("drain: %d done, %d left, %.0f/s, %s", done, left, rate, words)
+        self._told = time.monotonic(), done
 
 
 def main() -> None:
