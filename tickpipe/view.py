@@ -39,7 +39,7 @@ def render(status: Status, *, title: str, footer: str, width: int, height: int) 
         Text(f"… and {more} more symbols", style="dim") if more > 0 else Text(""),
         _figures(status),
     ]
-    parts += [Text(sizes(status.sizes), style="dim", no_wrap=True)] if status.sizes else []
+    parts += [Text(sizes(status.sizes), style="dim")] if status.sizes else []
     parts.append(Text(status.trouble, style="bold red") if status.trouble else Text(footer, style="dim"))
     return Panel(
         Group(*parts), title=title, title_align="left", border_style="yellow" if "SIMULATED" in title else "green"
