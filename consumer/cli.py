@@ -102,10 +102,12 @@ def consumer(
     cli.spare_the_collector()
     # In a thread, since a call that hangs in the database's library would keep the main thread from hearing signals.
     working = cli.in_thread(work)
-    tell = _Drain(worker, [Stream(connect(redis_url), key, consumer_group) for key in keys.values()])
+    looking_at = [Stream(connect(redis_url), key, consumer_group) for key in keys.values()]
+    began = last = time.monotonic()
     while not stop.wait(0.2) and not working.done():
-        if drain and sys.stderr.isatty():
-            tell()
+        if drain and sys.stderr.isatty() and time.monotonic() - last > TELL_EVERY:
+            last = time.monotonic()
+            _tell(worker, looking_at, last - began)
     stop.set()
     wait([working], timeout=STOP_WITHIN)
     logger.info(
@@ -117,24 +119,13 @@ def consumer(
     working.result()
 
 
-class _Drain:
-    """Tells, every few seconds, what is left, how fast it goes and how long it will take."""
-
-    def __init__(self, worker: Worker, streams: Sequence[Stream]) -> None:
-        self._worker, self._streams, self._told = worker, streams, (time.monotonic(), 0)
-
-    def __call__(self) -> None:
-        began, before = self._told
-        seconds = time.monotonic() - began
-        if seconds < TELL_EVERY:
-            return
-        done = self._worker.totals.stored + self._worker.totals.duplicates + self._worker.totals.dead_letters
-        with suppress(TickpipeError):  # the worker says so
-            left = sum(each.lag + each.pending for each in (stream.backlog() for stream in self._streams))
-            rate = (done - before) / seconds
-            words = f"about {left / rate:,.0f} s" if rate else "no rate yet"
-            logger.info("drain: %d done, %d left, %.0f/s, %s", done, left, rate, words)
-        self._told = time.monotonic(), done
+def _tell(worker: Worker, streams: Sequence[Stream], seconds: float) -> None:
+    """Log how far a drain is that has lasted so long."""
+    done = worker.totals.stored + worker.totals.duplicates + worker.totals.dead_letters
+    with suppress(TickpipeError):  # where something is away, the worker says so
+        left = sum(each.lag + each.pending for each in (stream.backlog() for stream in streams))
+        time_left = left * seconds / max(done, 1)
+        logger.info("drain: %d done, %d left, %.0f/s, about %.0f s left", done, left, done / seconds, time_left)
 
 
 def main() -> None:

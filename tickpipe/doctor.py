@@ -73,7 +73,10 @@ class Patient:
 
 
 def examine(patient: Patient) -> Iterator[Finding]:
-    """Everything that can be looked at; what is away is a finding, too, and what may not be read is a note."""
+    """Everything that can be looked at; what is away is a finding, too, and what may not be read is a note.
+
+    A look's docstring is the name under which it is told that it may not look.
+    """
     for place, looks in _LOOKS.items():
         for look in looks:
             try:
@@ -83,14 +86,13 @@ def examine(patient: Patient) -> Iterator[Finding]:
                 if not isinstance(error.__cause__ or error, _REFUSALS):
                     yield Finding(name, well=False, advice=f"{error}; {advice}")
                     break
-                what = f"{name}:{look.__name__}".replace("_", " ")
-                yield Finding(what, well=False, advice=f"cannot be read ({error}): look yourself", grave=False)
+                advice = f"cannot be read ({error}): look yourself"
+                yield Finding(f"{name}: {look.__doc__}", well=False, advice=advice, grave=False)
 
 
 def _key(patient: Patient) -> Iterator[Finding]:
-    yield Finding(
-        "API key", bool(patient.key()), "there is none here: a producer needs TWELVE_DATA_API_KEY", grave=False
-    )
+    advice = "there is none here: a producer needs TWELVE_DATA_API_KEY"
+    yield Finding("API key, not tried on Twelve Data", bool(patient.key()), advice, grave=False)
 
 
 def _clock(place: str, patient: Patient, ask: Callable[[], float]) -> Finding:
@@ -101,6 +103,7 @@ def _clock(place: str, patient: Patient, ask: Callable[[], float]) -> Finding:
 
 
 def _redis(patient: Patient) -> Iterator[Finding]:
+    """TYPE and TIME"""
     for stream in patient.streams:
         stream.check()
     yield Finding("Redis answers")
@@ -108,6 +111,7 @@ def _redis(patient: Patient) -> Iterator[Finding]:
 
 
 def _server(patient: Patient) -> Iterator[Finding]:
+    """INFO: version, persistence, memory"""
     info = patient.client.info()
     version = str(info.get("valkey_version", info["redis_version"]))
     yield Finding(f"Redis: version {version}", int(version.partition(".")[0]) >= 7, "upgrade to Redis 7 or Valkey")
@@ -121,6 +125,7 @@ def _server(patient: Patient) -> Iterator[Finding]:
 
 
 def _settings(patient: Patient) -> Iterator[Finding]:
+    """appendonly yes, appendfsync always, maxmemory-policy noeviction"""
     for name, value in cast("dict[str, str]", patient.client.config_get(*_REDIS)).items():
         wanted = _REDIS[name]
         advice = f"CONFIG SET {name} {wanted}, and in its configuration file"
@@ -128,6 +133,7 @@ def _settings(patient: Patient) -> Iterator[Finding]:
 
 
 def _groups(patient: Patient) -> Iterator[Finding]:
+    """XINFO GROUPS of both streams"""
     for stream in patient.streams:
         groups = stream.groups()
         slow = laggard(groups)
@@ -139,11 +145,13 @@ def _groups(patient: Patient) -> Iterator[Finding]:
 
 
 def _postgres(patient: Patient) -> Iterator[Finding]:
+    """settings and clock"""
     yield from patient.findings("server")
     yield _clock("database", patient, lambda: float(patient.rows("SELECT extract(epoch FROM clock_timestamp())")[0][0]))
 
 
 def _schema(patient: Patient) -> Iterator[Finding]:
+    """schema and jobs"""
     ((there, timescaledb),) = patient.rows(_THERE)
     applied = dict(patient.rows("SELECT name, checksum FROM tickpipe_migrations")) if there else {}
     moved = any(name.endswith(".timescaledb.sql") for name in applied)
@@ -160,6 +168,7 @@ def _schema(patient: Patient) -> Iterator[Finding]:
 
 
 def _feed(patient: Patient) -> Iterator[Finding]:
+    """feed and sizes"""
     yield from patient.findings("feed")
     sizes = patient.measure()
     days, free = sizes.days_until_full_estimated, sizes.table_disk_free_bytes
