@@ -6,13 +6,17 @@ import logging
 import os
 import secrets
 import socket
+import sys
+import time
+from collections.abc import Sequence
 from concurrent.futures import wait
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from common import cli, log, metrics, settings
-from common.errors import OutageError
+from common.errors import OutageError, TickpipeError
 from common.retry import retrying
 from common.stream import Stream, connect
 from consumer import schema
@@ -24,6 +28,8 @@ logger = logging.getLogger("consumer")
 
 #: Seconds to come to an end after SIGTERM.
 STOP_WITHIN = 8.5
+#: Seconds between two words on how far `--drain` is, on a terminal.
+TELL_EVERY = 2.0
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -96,8 +102,12 @@ def consumer(
     cli.spare_the_collector()
     # In a thread, since a call that hangs in the database's library would keep the main thread from hearing signals.
     working = cli.in_thread(work)
+    looking_at = [Stream(connect(redis_url), key, consumer_group) for key in keys.values()]
+    began = last = time.monotonic()
     while not stop.wait(0.2) and not working.done():
-        pass
+        if drain and sys.stderr.isatty() and time.monotonic() - last > TELL_EVERY:
+            last = time.monotonic()
+            _tell(worker, looking_at, last - began)
     stop.set()
     wait([working], timeout=STOP_WITHIN)
     logger.info(
@@ -107,6 +117,15 @@ def consumer(
     if not working.done():
         raise OutageError("told to stop while the database or Redis did not answer; what is pending will be claimed")
     working.result()
+
+
+def _tell(worker: Worker, streams: Sequence[Stream], seconds: float) -> None:
+    """Log how far a drain is that has lasted so long."""
+    done = worker.totals.stored + worker.totals.duplicates + worker.totals.dead_letters
+    with suppress(TickpipeError):  # where something is away, the worker says so
+        left = sum(each.lag + each.pending for each in (stream.backlog() for stream in streams))
+        time_left = left * seconds / max(done, 1)
+        logger.info("drain: %d done, %d left, %.0f/s, about %.0f s left", done, left, done / seconds, time_left)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
@@ -27,14 +28,21 @@ from tickpipe import doctor as examination
 from tickpipe import retention as keeping
 from tickpipe import up as whole
 from tickpipe import verify as completeness
-from tickpipe.dashboard import HOST, PORT, DashboardConfig
+from tickpipe.dashboard import HOST, PORT, DashboardConfig, text
 from tickpipe.dashboard import serve as serve_dashboard
 from tickpipe.embedded import embedded_servers
+from tickpipe.progress import progress
 from tickpipe.simulator import Simulator, SimulatorConfig
+from tickpipe.sizes import Measure, table_and_database, watch_move
 from tickpipe.status import Observer, Status, laggard
 
 #: What `up` shows where nobody names symbols: of each kind of market some, all among Twelve Data's trial symbols.
 SHOWN = "BTC/USD,ETH/USD,EUR/USD,USD/JPY,XAU/USD,AAPL,MSFT,NVDA"
+
+Disk = Annotated[
+    Path | None,
+    typer.Option(exists=True, help="A path on the database's disk.", show_default="found where its socket is here"),
+]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
@@ -105,9 +113,7 @@ def up(
 
 @app.command()
 def servers(
-    folder: Annotated[
-        Path, typer.Argument(help="A folder of `up`: its demo/ or live/, or a new one.", show_default=False)
-    ],
+    folder: Annotated[Path, typer.Argument(help="A folder of `up`, its demo/ or live/; or a new one.")],
 ) -> None:
     """Run the embedded Redis and PostgreSQL alone, to look, dump or restore; prints their URLs, Ctrl-C ends them."""
     log.configure("ERROR")
@@ -149,10 +155,13 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="One look, as JSON.")] = False,
     price_stream: settings.PriceStream = "prices",
     consumer_group: settings.ConsumerGroup = "timescale",
+    spool_dir: settings.SpoolDir = None,
+    disk: Disk = None,
 ) -> None:
-    """Show the backlog, the groups on the stream, the consumers, and the newest tick of each symbol."""
+    """Show backlog, groups, consumers, the newest tick of each symbol; sizes, their growth, when the disk is full."""
     store, streams = _connections(consumer_group)
-    observer = Observer(streams(price_stream), store, cli.microseconds, began=0)
+    measure = _measure(store, price_stream, spool_dir, disk)
+    observer = Observer(streams(price_stream), store, cli.microseconds, began=0, measure=measure)
     console = Console(highlight=False)
     if as_json:
         typer.echo(json.dumps(asdict(observer.look()), indent=1))
@@ -170,6 +179,11 @@ def _print_status(now: Status) -> None:
     if now.trouble:
         raise OutageError(now.trouble)
     typer.echo(view.figures(now))
+    if now.sizes:
+        typer.echo(view.sizes(now.sizes))
+        rows, over = now.sizes.table_rows_per_day_estimated, text.span(now.sizes.estimated_over_seconds)
+        words = f"{rows:,.0f} rows a day, by the feed's last {over}" if rows is not None else "growth not known yet"
+        typer.echo(f"about {now.sizes.table_rows_estimated:,} rows; {words}")
     for name, group in now.groups.items():
         holds = "  holds back trimming" if name == laggard(now.groups) else ""
         typer.echo(f"group {name}: {group.lag:,} unread, {group.pending:,} pending, {group.consumers} consumers{holds}")
@@ -219,8 +233,7 @@ def verify(
     """Prove, session by session, that every price received is stored, once. Exits 1 where one is missing or doubled."""
     store, streams = _connections(consumer_group)
     folder = spool_folder(spool_dir, settings.redis_url(cli.environment()), price_stream)
-    errors = Console(stderr=True)
-    with errors.status("verifying …") as shown:
+    with progress("verifying") as tell:
         verdicts = completeness.verify(
             store,
             streams(price_stream),
@@ -228,7 +241,7 @@ def verify(
             folder,
             everything=everything,
             recheck_after=recheck_after,
-            progress=shown.update,
+            progress=tell,
         )
     store.close()
     bad = [verdict for verdict in verdicts if not verdict.sound]
@@ -272,7 +285,12 @@ def retry_letters(letter: LetterId = None, session: LetterSession = None, reason
     """Put dead letters back into their streams: all, or those of a filter. What is bad still comes back here."""
     store, streams = _connections("")
     wanted = dead_letters.Filter(id=letter, session=session, reason=reason)
-    typer.echo(f"{sum(dead_letters.retry(store, streams, wanted))} dead letters put back")
+    done, total = 0, dead_letters.count(store, wanted)
+    with progress("putting dead letters back") as tell:
+        for count in dead_letters.retry(store, streams, wanted):
+            done += count
+            tell(done, total)
+    typer.echo(f"{done} dead letters put back")
     store.close()
 
 
@@ -286,17 +304,39 @@ def _connections(group: str) -> tuple[PriceStore, Callable[[str], Stream]]:
 
 
 @app.command()
-def doctor(price_stream: settings.PriceStream = "prices", consumer_group: settings.ConsumerGroup = "timescale") -> None:
-    """Check Redis, the groups and the database for what the promises rest on. Exits 1 where something is not well."""
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON list, a finding each.")] = False,
+    price_stream: settings.PriceStream = "prices",
+    consumer_group: settings.ConsumerGroup = "timescale",
+    spool_dir: settings.SpoolDir = None,
+    disk: Disk = None,
+) -> None:
+    """Check key, Redis, groups, database, schema, feed and disks for what the promises rest on. It changes nothing.
+
+    Each finding is ok, a note, or BAD with what to do; exits 1 where one is BAD.
+    """
     store, streams = _connections(consumer_group)
-    client = connect(settings.redis_url(cli.environment()))
+    measure = _measure(store, price_stream, spool_dir, disk)
+    both = streams(price_stream), streams(f"{price_stream}:feed")
+    key = partial(settings.read_secret, cli.environment(), "TWELVE_DATA_API_KEY")
     findings = []
-    for finding in examination.examine(client, streams(price_stream), store):
-        typer.echo(str(finding))
+    for finding in examination.examine(
+        examination.Patient(measure.client, both, store, measure, key, cli.microseconds)
+    ):
         findings.append(finding)
+        if not as_json:
+            typer.echo(str(finding))
+    if as_json:
+        typer.echo(json.dumps([{"state": each.state, **each._asdict()} for each in findings], indent=1))
     store.close()
-    if not all(finding.well for finding in findings):
+    if any(finding.state == "BAD" for finding in findings):
         raise typer.Exit(1)
+
+
+def _measure(store: PriceStore, price_stream: str, spool_dir: Path | None, disk: Path | None) -> Measure:
+    url = settings.redis_url(cli.environment())
+    spool = spool_folder(spool_dir, url, price_stream)
+    return Measure(connect(url), [price_stream, f"{price_stream}:feed"], store, spool, disk)
 
 
 @app.command()
@@ -311,9 +351,12 @@ def migrate(
 ) -> None:
     """Apply the schema in sql/ to DATABASE_URL. The consumer does it too, at its start; two at once are fine."""
     database_url = settings.database_url(cli.environment())
-    log.configure("INFO", [database_url])
     store = PriceStore(database_url)
-    done = schema.apply(store, to_timescaledb=to_timescaledb, chunk_interval=chunk_interval)
+    with progress("applying sql/", text.size) as tell:
+        log.configure("INFO", [database_url])  # here: so its lines pass above what is shown
+        if to_timescaledb and sys.stderr.isatty():
+            cli.in_thread(watch_move, PriceStore(database_url), *table_and_database(store), tell)
+        done = schema.apply(store, to_timescaledb=to_timescaledb, chunk_interval=chunk_interval)
     store.close()
     typer.echo(f"applied: {', '.join(done)}" if done else "nothing to do: the schema is up to date")
 
@@ -333,7 +376,8 @@ def retention(
     if off:
         keeping.switch_off(store)
     elif ticks:
-        keeping.keep(store, keeping.read_age(ticks))
+        with progress("recording and dropping old ticks"):  # one statement: how far it is, the database does not tell
+            keeping.keep(store, keeping.read_age(ticks))
     typer.echo(keeping.look(store))
     store.close()
 

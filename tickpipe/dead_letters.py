@@ -57,6 +57,13 @@ def find(store: PriceStore, wanted: Filter, *, limit: int) -> list[DeadLetter]:
         return [_letter(row) for row in cursor.fetchall()]
 
 
+def count(store: PriceStore, wanted: Filter) -> int:
+    """How many dead letters of this filter there are. Raises OutageError."""
+    with store.transaction() as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM dead_letters" + _WHERE, wanted.arguments)
+        return int((cursor.fetchone() or (0,))[0])
+
+
 def retry(store: PriceStore, stream_of: Callable[[str], Stream], wanted: Filter) -> Iterator[int]:
     """Append the dead letters of this filter to their streams again and delete them; yields counts as it goes.
 

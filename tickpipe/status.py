@@ -11,9 +11,13 @@ from typing import Any, NamedTuple
 from common.errors import OutageError
 from common.stream import Backlog, Stream
 from consumer.store import PriceStore
+from tickpipe.dashboard.data import Paced
+from tickpipe.sizes import Sizes
 
 #: Minutes of candles that are read for each symbol.
 MINUTES = 30
+#: Seconds between two looks at the sizes, at least: they change slowly.
+SIZES_EVERY = 10.0
 
 
 class Candle(NamedTuple):
@@ -56,6 +60,7 @@ class Status:
     symbols: Sequence[SymbolStatus]
     trouble: str | None
     groups: Mapping[str, Backlog] = field(default_factory=dict)
+    sizes: Sizes | None = None
 
 
 def laggard(groups: Mapping[str, Backlog]) -> str | None:
@@ -76,8 +81,10 @@ class Observer:
         monotonic: Callable[[], float] = time.monotonic,
         *,
         began: int | None = None,
+        measure: Callable[[], Sizes | None] = lambda: None,
     ) -> None:
         """`clock` gives microseconds UTC. `began`: count what consumers told since then, not since now."""
+        self._sizes = Paced(measure, SIZES_EVERY, monotonic)
         self._stream = stream
         self._store = store
         self._clock = clock
@@ -131,6 +138,7 @@ class Observer:
             symbols=self._symbols(),
             trouble=None,
             groups=groups,
+            sizes=self._sizes(),
         )
 
     def _rate(self, stored: int) -> float:

@@ -25,6 +25,7 @@ from tickpipe import dashboard, view
 from tickpipe.embedded import default_data_dir, embedded_servers
 from tickpipe.pipeline import Child, DifferenceError, stop_all
 from tickpipe.simulator import Simulator, SimulatorConfig
+from tickpipe.sizes import Measure
 from tickpipe.status import Observer, backlog_left
 from tickpipe.verify import Verdict, verify
 
@@ -106,11 +107,12 @@ def up(config: UpConfig, environ: Mapping[str, str], stop: threading.Event, cons
         client = connect(redis_url)
         stream = Stream(client, config.price_stream, config.consumer_group, "observer")
         feed = Stream(client, f"{config.price_stream}:feed", config.consumer_group, "observer")
-        observer = Observer(stream, store, cli.microseconds)
+        spool = spool_folder(home.data_dir / "spool", redis_url, config.price_stream)
+        measure = Measure(client, [stream.key, feed.key], store, spool)
+        observer = Observer(stream, store, cli.microseconds, measure=measure)
         observer.begin()
         feed.ensure_group()
         _run(config, home, observer, feed, child_environ, stop, console)
-        spool = spool_folder(home.data_dir / "spool", redis_url, config.price_stream)
         since = observer.began
         verdicts = verify(store, stream, feed, spool, since=since, recheck_after=1.0, silent_after=0.0)  # all are dead
         _compare(verdicts, console)

@@ -24,6 +24,7 @@ from psycopg2.extensions import cursor as Cursor  # noqa: N812  psycopg2 names i
 
 from common.stream import Stream
 from consumer.store import PriceStore
+from tickpipe.progress import Tell
 
 logger = logging.getLogger("tickpipe.verify")
 
@@ -148,7 +149,7 @@ def verify(
     since: int = 0,
     recheck_after: float = 30.0,
     silent_after: float = SILENT_AFTER,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Tell = lambda *_: None,
     sleep: Callable[[float], object] = time.sleep,
 ) -> list[Verdict]:
     """The verdict on each session that is not sealed (`everything`: on each), oldest first; seals what it can.
@@ -158,18 +159,23 @@ def verify(
     """
     with _snapshot(store) as cursor:
         sessions = _sessions(cursor, since, everything=everything)
-        verdicts = {session: _scan(cursor, session, silent_after, progress) for session in sessions}
+        verdicts = {}
+        done, total = 0, sum(session.last_seq for session in sessions)
+        for number, session in enumerate(sessions, 1):
+            progress(done, total, f"verifying session {number} of {len(sessions)}, prices")
+            verdicts[session] = _scan(cursor, session, silent_after)
+            done += session.last_seq
     for wait in (0.0, recheck_after):
         suspects = [session for session, verdict in verdicts.items() if verdict.missing or verdict.untold]
         if not suspects:
             break
         if wait:
-            progress(f"{len(suspects)} sessions with numbers not found: looking again in {wait:.0f} s")
+            progress(0, 0, f"{len(suspects)} sessions with numbers not found: looking again in {wait:.0f} s")
             sleep(wait)
         prices_waiting, feed_waiting = _on_their_way(spool_folder, prices, feed)
         with _snapshot(store) as cursor:
             for session in suspects:
-                verdict = verdicts[session] = _scan(cursor, session, silent_after, progress)
+                verdict = verdicts[session] = _scan(cursor, session, silent_after)
                 verdict.missing, verdict.waiting = without(verdict.missing, prices_waiting[session.id])
                 verdict.untold, feed_left = without(verdict.untold, feed_waiting[session.id])
                 verdict.waiting += feed_left
@@ -193,9 +199,8 @@ def _sessions(cursor: Cursor, since: int, *, everything: bool) -> list[_Session]
     return [_Session(*row) for row in cursor.fetchall()]
 
 
-def _scan(cursor: Cursor, session: _Session, silent_after: float, progress: Callable[[str], None]) -> Verdict:
+def _scan(cursor: Cursor, session: _Session, silent_after: float) -> Verdict:
     """One ordered pass over the session's numbers: a step that is not 1 is a hole, or a number found twice."""
-    progress(f"session {session.id}: {session.last_seq:,} prices")
     cursor.execute(_ROWS, session.bounds)
     rows, highest = cursor.fetchone() or (0, 0)
     # What a dead producer appended after its last word counts too: a hole below it is a loss.

@@ -10,6 +10,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from tickpipe.dashboard import text as written
+from tickpipe.sizes import Sizes
 from tickpipe.status import MINUTES, Candle, Status, SymbolStatus
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -19,7 +21,7 @@ REST = 74
 
 def render(status: Status, *, title: str, footer: str, width: int, height: int) -> Panel:
     """The view for a terminal of `width` columns and `height` lines: on a narrow one, fewer candles."""
-    room = max(1, height - 12)
+    room = max(1, height - 13)
     candles = max(1, min(MINUTES, width - REST))
     table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False, show_edge=False, collapse_padding=True)
     for name in ("price", "age", "open", "high", "low", "ticks"):
@@ -37,6 +39,7 @@ def render(status: Status, *, title: str, footer: str, width: int, height: int) 
         Text(f"… and {more} more symbols", style="dim") if more > 0 else Text(""),
         _figures(status),
     ]
+    parts += [Text(sizes(status.sizes), style="dim")] if status.sizes else []
     parts.append(Text(status.trouble, style="bold red") if status.trouble else Text(footer, style="dim"))
     return Panel(
         Group(*parts), title=title, title_align="left", border_style="yellow" if "SIMULATED" in title else "green"
@@ -59,6 +62,21 @@ def figures(status: Status) -> str:
         f"rows/s {status.rows_per_second:,.1f}  consumers {status.consumers}  "
         f"latency p50 {_milliseconds(status.latency_p50)} p99 {_milliseconds(status.latency_p99)}"
     )
+
+
+def sizes(now: Sizes) -> str:
+    """How large things are, how fast they grow, and how long that can go on, in one line of 76 columns."""
+    parts = [f"table {written.size(now.table_bytes)}{_growth(now.table_bytes_per_day_estimated)}"]
+    if now.stream_bytes is not None:
+        parts.append(f"stream {written.size(now.stream_bytes)}{_growth(now.stream_bytes_per_day)}")
+    parts.append(f"spool {written.size(now.spool_bytes)}{_growth(now.spool_bytes_per_day)}")
+    free, days = now.table_disk_free_bytes, now.days_until_full_estimated
+    parts.append("free unknown" if free is None else f"free {written.size(free)}")
+    return "  ".join(parts) + (f", full in {min(days, 99_999):,.0f} days" if days is not None else "")
+
+
+def _growth(per_day: float | None) -> str:
+    return f" +{written.size(per_day)}/day" if per_day and per_day > 0 else ""
 
 
 def _figures(status: Status) -> Text:

@@ -1,0 +1,56 @@
+-- How large the ticks are and how fast they grow, from cheap facts: no tick is counted. For `tickpipe status` and `doctor`.
+
+-- Bytes of the ticks with index and chunks, compressed ones too. (Which call is right is seen when it is asked: a table
+-- may become a hypertable later.)
+CREATE FUNCTION ticks_size() RETURNS bigint
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    size bigint;
+BEGIN
+    IF EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb') THEN
+        size := hypertable_size('prices_real_time'); -- NULL where it is an ordinary table
+    END IF;
+    RETURN coalesce(size, pg_total_relation_size('prices_real_time'));
+END
+$$;
+
+-- One row. rows: what the producers have vouched for, less what retention has dropped. added and dropped: of these, in the
+-- last day; seconds: how much of that day the feed's first session saw. The growth of a day rests on these, and is NULL where
+-- less than a minute was seen; its bytes are as many a row as now: of columns (0002) there are fewer. It takes a few steps
+-- in feed_events' primary key a session, however many events that has. (A session lasts a day at most: only those of two
+-- days are asked how far they were a day ago.)
+CREATE VIEW ticks_growth AS
+WITH RECURSIVE sessions AS (
+    (SELECT session FROM feed_events ORDER BY session DESC LIMIT 1)
+    UNION ALL
+    SELECT (SELECT e.session FROM feed_events AS e WHERE e.session < s.session ORDER BY e.session DESC LIMIT 1)
+    FROM sessions AS s WHERE s.session IS NOT NULL
+), told AS (
+    SELECT to_timestamp(s.session / 1e6) AS began, coalesce(newest.seq, 0) AS seq, coalesce(yesterday.seq, 0) AS yesterday
+    FROM sessions AS s
+    LEFT JOIN LATERAL (
+        SELECT (detail ->> 'last_seq')::bigint AS seq FROM feed_events AS e
+        WHERE e.session = s.session AND event IN ('alive', 'stopped') ORDER BY number DESC LIMIT 1
+    ) AS newest ON true
+    LEFT JOIN LATERAL (
+        SELECT (detail ->> 'last_seq')::bigint AS seq FROM feed_events AS e
+        WHERE e.session = s.session AND event IN ('alive', 'stopped') AND at <= clock_timestamp() - interval '1 day'
+        ORDER BY number DESC LIMIT 1
+    ) AS yesterday ON s.session > extract(epoch FROM clock_timestamp() - interval '2 days') * 1e6
+    WHERE s.session IS NOT NULL
+), facts AS (
+    SELECT ticks_size() AS bytes,
+           greatest(coalesce(sum(seq), 0)
+               - (SELECT coalesce(sum(last_seq - first_seq + 1), 0) FROM feed_expired), 0)::bigint AS rows,
+           coalesce(sum(seq - yesterday) FILTER (WHERE began > clock_timestamp() - interval '2 days'), 0)::bigint AS added,
+           (SELECT coalesce(sum(last_seq - first_seq + 1), 0)::bigint FROM feed_expired
+            WHERE at > clock_timestamp() - interval '1 day') AS dropped,
+           coalesce(extract(epoch FROM least(clock_timestamp() - min(began), interval '1 day')), 0)::float8 AS seconds
+    FROM told
+)
+SELECT bytes, rows, added, dropped, seconds, rows_per_day, rows_per_day * bytes / nullif(rows, 0) AS bytes_per_day
+FROM facts
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN seconds >= 60 THEN added * 86400 / seconds - dropped END AS rows_per_day
+) AS growth;
+COMMENT ON VIEW ticks_growth IS 'Size of the ticks in bytes and rows, and their growth by what the last day added and dropped.';

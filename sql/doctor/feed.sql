@@ -1,0 +1,17 @@
+-- What our tables tell of the feed.
+WITH sessions AS (
+    SELECT s.*, clock_timestamp() - last_word_at AS silent, coalesce(v.last_seq >= s.last_seq, false) AS verified,
+           row_number() OVER (PARTITION BY feed ORDER BY session DESC) AS place
+    FROM feed_sessions AS s LEFT JOIN verified_sessions AS v USING (session)
+)
+SELECT 'feed ' || coalesce(feed, '?') || ': ' || CASE WHEN stopped_at IS NOT NULL THEN 'stopped' ELSE 'last word' END || ' '
+           || date_trunc('second', greatest(silent, '0')) || ' ago',
+       stopped_at IS NOT NULL OR silent < interval '60 seconds',
+       'it never said goodbye: is its producer running, and does a consumer read?', silent < interval '1 day'
+FROM sessions WHERE place = 1
+UNION ALL
+SELECT count(*) || ' sessions have ended and are not proven complete', count(*) = 0, 'run `tickpipe verify`', false
+FROM sessions WHERE NOT verified AND (stopped_at IS NOT NULL OR silent > interval '15 seconds')
+UNION ALL
+SELECT count(*) || ' dead letters', count(*) = 0, '`tickpipe dead-letters list` says why, `tickpipe dead-letters retry` puts them back', false
+FROM dead_letters

@@ -1,0 +1,59 @@
+"""What takes long says how far it is: rate and time left on a terminal, nothing when piped."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from tickpipe.dashboard import text
+from tickpipe.progress import line, progress
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "seconds", "expected"),
+    [
+        (0, 0, 0, "verifying …"),
+        (0, 0, 60, "verifying …"),
+        (0, 1000, 5, "verifying: 0 of 1,000"),
+        (250, 1000, 0.5, "verifying: 250 of 1,000"),  # a rate over so little would be a guess
+        (250, 1000, 5, "verifying: 250 of 1,000, 50/s, 15 s left"),
+        (250, 0, 5, "verifying: 250, 50/s"),
+        (1000, 1000, 5, "verifying: 1,000 of 1,000, 200/s"),
+        (1200, 1000, 6, "verifying: 1,200 of 1,000, 200/s"),  # an estimated total may be passed
+        (1, 1_000_000, 3600, "verifying: 1 of 1,000,000, 0/s, 41667 days left"),
+    ],
+)
+def test_done_rate_and_time_left_as_far_as_each_is_known(
+    done: float, total: float, seconds: float, expected: str
+) -> None:
+    found = line("verifying", done, total, seconds)
+    assert found == expected
+
+
+def test_bytes_are_shown_as_such() -> None:
+    assert line("moving", 5e8, 2e9, 10, text.size) == "moving: 500 MB of 2 GB, 50 MB/s, 30 s left"
+
+
+def shown(*, terminal: bool, width: int = 80) -> str:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=terminal, width=width, color_system=None, legacy_windows=False)
+    clock = iter([0.0, *[10.0] * 10])
+    with progress("verifying", console=console, monotonic=lambda: next(clock)) as tell:
+        tell(1_234_567, 5_000_000, "verifying session 12 of 400, prices")
+        tell(2_500_000, 5_000_000, "verifying session 13 of 400, prices")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_on_a_terminal_it_is_one_line(width: int) -> None:
+    found = shown(terminal=True, width=width)
+    assert "verifying session 13 of 400, prices: 2,500,000 of 5,000,000" in " ".join(found.split())
+
+
+def test_piped_it_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(terminal=False) == ""
+    with progress("verifying") as tell:  # pytest's stderr is no terminal
+        tell(1, 2)
+    assert capsys.readouterr() == ("", "")
