@@ -178,7 +178,7 @@ def status(
 def _print_status(now: Status) -> None:
     if now.trouble:
         raise OutageError(now.trouble)
-    typer.echo(view.figures(now))
+    typer.echo(view.standing(now))
     if now.sizes:
         typer.echo(view.sizes(now.sizes))
         rows, over = now.sizes.table_rows_per_day_estimated, text.span(now.sizes.estimated_over_seconds)

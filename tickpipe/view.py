@@ -56,12 +56,17 @@ def line(status: Status, *, title: str) -> str:
 
 def figures(status: Status) -> str:
     """The pipeline's figures in one line."""
-    dead = f"  dead letters {status.dead_letters:,}" if status.dead_letters else ""
-    return (
-        f"received {status.received:,}  stored {status.stored:,}  backlog {status.backlog:,}{dead}  "
-        f"rows/s {status.rows_per_second:,.1f}  consumers {status.consumers}  "
-        f"latency p50 {_milliseconds(status.latency_p50)} p99 {_milliseconds(status.latency_p99)}"
-    )
+    rate = f"rows/s {status.rows_per_second:,.1f}"
+    return f"received {status.received:,}  stored {status.stored:,}  {standing(status, rate)}"
+
+
+def standing(status: Status, *more: str) -> str:
+    """What one look can tell: no rate, and no counts, which are of different spans."""
+    words = [f"backlog {status.backlog:,}"]
+    words += [f"dead letters {status.dead_letters:,}"] if status.dead_letters else []
+    words += [*more, f"consumers {status.consumers}"]
+    words += [f"latency p50 {_milliseconds(status.latency_p50)} p99 {_milliseconds(status.latency_p99)}"]
+    return "  ".join(words)
 
 
 def sizes(now: Sizes) -> str:

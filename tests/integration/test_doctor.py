@@ -178,9 +178,7 @@ def test_a_silent_feed_an_unproven_session_and_dead_letters(pipeline: Pipeline, 
         assert states(look(), "BAD") == []
 
 
-def test_on_timescaledb_all_is_well_and_a_job_that_fails_is_named(
-    timescale: Database, look: Callable[..., Findings]
-) -> None:
+def test_on_timescaledb_all_is_well_and_no_job_has_failed(timescale: Database, look: Callable[..., Findings]) -> None:
     with closing(PriceStore(Secret(timescale.url))) as store:
         schema.apply(store)
     found = look(database_url=timescale.url)
