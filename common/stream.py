@@ -23,6 +23,8 @@ Fields = Mapping[str, str] | Mapping[bytes, bytes]
 
 #: Seconds to wait for Redis: to connect, and for an answer.
 TIMEOUT = 5.0
+#: Most fields of an entry that the script takes: Lua's unpack() gives up below 8,000 values, with the others written.
+WIDEST = 3500
 
 
 class Entry(NamedTuple):
@@ -115,6 +117,9 @@ class Stream:
 
         A lone surrogate, which JSON can spell and UTF-8 cannot, is written as its bytes and refused at decoding.
         """
+        if any(not 0 < len(fields) <= WIDEST for fields in entries):
+            self._append_slowly(entries)
+            return
         arguments: list[Any] = []
         for fields in entries:
             arguments.append(2 * len(fields))
@@ -124,6 +129,12 @@ class Stream:
                 self._append(keys=[self.key], args=arguments)
             except UnicodeEncodeError:  # before anything was sent: hiredis packs strict UTF-8, whatever our settings
                 self._append(keys=[self.key], args=[_bytes(argument) for argument in arguments])
+
+    def _append_slowly(self, entries: Sequence[Fields]) -> None:
+        with _translated(), self._redis.pipeline(transaction=True) as pipe:
+            for fields in entries:
+                pipe.xadd(self.key, {_bytes(name): _bytes(value) for name, value in fields.items()})
+            pipe.execute()
 
     def ensure_group(self) -> None:
         """Create the group where it is missing, at the stream's start: at `$` it would skip what came before it."""

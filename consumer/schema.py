@@ -212,7 +212,10 @@ def is_hypertable(cursor: Cursor) -> bool:
     """Whether the ticks live in a hypertable."""
     if not _has_timescaledb(cursor):
         return False
-    cursor.execute("SELECT FROM timescaledb_information.hypertables WHERE hypertable_name = 'prices_real_time'")
+    cursor.execute(
+        "SELECT FROM timescaledb_information.hypertables "
+        "WHERE hypertable_name = 'prices_real_time' AND hypertable_schema = current_schema()"
+    )
     return cursor.fetchone() is not None
 
 

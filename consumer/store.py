@@ -117,7 +117,10 @@ def connect(url: Secret, *, application: str = "tickpipe") -> Connection:
         )
         with connection, connection.cursor() as cursor:
             # The ack rests on the commit; a role or a database may have it off.
-            cursor.execute("SET SESSION synchronous_commit = on; SET SESSION TimeZone = 'UTC'")
+            cursor.execute(
+                "SET SESSION synchronous_commit = on; SET SESSION TimeZone = 'UTC';"
+                "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED"
+            )
     except psycopg2.Error as error:
         raise _at_connect(error) from None
     return connection
@@ -304,7 +307,7 @@ def _insert_dead_letters(cursor: Cursor, stream: str, dead: Sequence[tuple[Entry
     for entry, reason in dead:
         fields = entry.fields or {}
         number = fields.get(b"seq", fields.get(b"number"))
-        raw = [psycopg2.Binary(part) for pair in fields.items() for part in pair]
+        raw = [psycopg2.Binary(part) for part in entry.parts or ()]
         why = reason.replace("\0", "\\0").encode(errors="backslashreplace").decode()
         rows.append((stream, entry.id.decode(), _bigint(fields.get(b"session")), _bigint(number), why, raw))
     execute_values(

@@ -17,9 +17,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
-from tenacity import RetryCallState
-
-from common.errors import StreamOutageError
+from common.errors import OutageError, StreamOutageError
 from common.retry import retrying
 from common.stream import Entry, Stream
 from consumer.progress import Progress
@@ -94,6 +92,8 @@ class Worker:
         self._clock = clock
         self._next_claim = self._next_report = self._next_housekeeping = self._next_feed = 0.0
         self._latencies: list[float] = []
+        self._failures, self._bisect = 0, False  # of the block that is being inserted
+        self._retry = retrying(stop, logger, self._failed)  # once: each is a cycle of objects, for the collector
 
     def run(self) -> None:
         """Work. Raises OutageError where it was told to stop while something was away; then entries stay pending."""
@@ -234,14 +234,10 @@ class Worker:
 
     def _insert(self, lane: Lane, entries: Sequence[Entry]) -> Stored:
         """Insert the block however long the database is away; a block that fails while it is there is bisected."""
-        bisect = False
+        self._failures, self._bisect = 0, False
+        return self._retry(lambda: self._store.insert_block(lane.table, lane.stream.key, entries, bisect=self._bisect))
 
-        def before_sleep(state: RetryCallState) -> None:
-            nonlocal bisect
-            log(state)
-            bisect = state.attempt_number >= BISECT_AFTER and self._store.works()
-
-        retry = retrying(self._stop, logger, self.progress.failed)
-        log = retry.before_sleep or (lambda _: None)
-        retry.before_sleep = before_sleep
-        return retry(lambda: self._store.insert_block(lane.table, lane.stream.key, entries, bisect=bisect))
+    def _failed(self, error: OutageError) -> None:
+        self.progress.failed(error)
+        self._failures += 1
+        self._bisect = self._failures >= BISECT_AFTER and self._store.works()

@@ -197,12 +197,13 @@ class _Client(TDWebSocket):  # type: ignore[misc]  # the wrapper has no types
     def close(self, *, politely: bool) -> None:
         """Close the connection, if any: with a close frame and a short wait for its answer, or at once."""
         self.ready = False
-        connection: websocket.WebSocket | None = self.ws
+        connection: _Socket | None = self.ws
         self.ws = None
         if connection is None:
             return
         try:
             if politely:
+                connection.deadline = time.monotonic() + 1
                 connection.close(timeout=1)
             connection.shutdown()  # type: ignore[no-untyped-call]
         except (OSError, websocket.WebSocketException) as error:
@@ -299,6 +300,10 @@ class Feed:
                 if (text := connection.next_text()) is not None:
                     self._on_frame(ABNF.OPCODE_TEXT, text)
                     continue
+                if self._intake.crowded:
+                    # What was read is cut faster than it is published, and both share one interpreter. The rest waits
+                    # in the kernel's buffers: a pause for each READ_AHEAD slows down to some 50,000 prices a second.
+                    time.sleep(0.005)
                 connection.deadline = now + 0.25
                 try:
                     opcode, frame = connection.recv_data_frame(control_frame=True)

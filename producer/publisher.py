@@ -48,6 +48,11 @@ class Intake:
         self._queue.put(item)
         return True
 
+    @property
+    def crowded(self) -> bool:
+        """Whether the publisher needs a moment: a tenth of the bound waits."""
+        return self._queue.qsize() > self._bound // 10
+
     def put_always(self, item: FeedEvent) -> None:
         """Put a feed event in."""
         self._queue.put(item)

@@ -17,6 +17,12 @@ DECLARE
     since timestamptz;
     until timestamptz := date_trunc('day', before, 'UTC');
 BEGIN
+    IF until > now() THEN
+        RAISE EXCEPTION 'ticks of today and later are not dropped: % is not over', before;
+    END IF;
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'expire_ticks needs READ COMMITTED: what was committed while it waited for its lock must be seen';
+    END IF;
     LOCK TABLE prices_real_time IN SHARE ROW EXCLUSIVE MODE;
     since := candles_horizon();
     INSERT INTO feed_expired (session, first_seq, last_seq)

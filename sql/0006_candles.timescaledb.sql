@@ -57,13 +57,15 @@ SELECT add_continuous_aggregate_policy('aggregate_1m', NULL, interval '1 minute'
 SELECT add_continuous_aggregate_policy('aggregate_1h', NULL, interval '1 hour', interval '5 minutes');
 SELECT add_continuous_aggregate_policy('aggregate_1d', NULL, interval '1 day', interval '15 minutes');
 
--- Where what is aggregated ends, for each width.
+-- From where on bars are computed from younger ones, for each width. A bar is aggregated for good when its policy has been
+-- past it: its width, the policy's distance from now, and a turn of it. What a refresh by hand has aggregated before that is
+-- not looked at, nor what a tick from the future made: the running bar would stand still.
 CREATE FUNCTION live_since(width text) RETURNS timestamptz
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN greatest(candles_horizon(), CASE width
-    WHEN '1m' THEN (SELECT max(bucket) + interval '1 minute' FROM aggregate_1m)
-    WHEN '1h' THEN (SELECT max(bucket) + interval '1 hour' FROM aggregate_1h)
-    WHEN '1d' THEN (SELECT max(bucket) + interval '1 day' FROM aggregate_1d) END);
+    WHEN '1m' THEN (SELECT max(bucket) FROM aggregate_1m WHERE bucket <= now() - interval '3 minutes')
+    WHEN '1h' THEN (SELECT max(bucket) FROM aggregate_1h WHERE bucket <= now() - interval '2 hours 10 minutes')
+    WHEN '1d' THEN (SELECT max(bucket) FROM aggregate_1d WHERE bucket <= now() - interval '2 days 20 minutes') END);
 
 -- Aggregated bars. The bar before is looked up by index; what is older than the horizon, in candles_kept.
 CREATE VIEW aggregated_bars AS
@@ -88,13 +90,16 @@ LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT * FROM candles_kept AS k WHERE k.width = '1m' AND k.bucket >= since AND k.bucket < until
     UNION ALL
-    SELECT * FROM aggregated_bars AS b WHERE b.width = '1m' AND b.bucket >= since AND b.bucket < until
+    SELECT * FROM aggregated_bars AS b
+    WHERE b.width = '1m' AND b.bucket >= since AND b.bucket < least(until, live_since('1m'))
     UNION ALL
     SELECT * FROM tick_minutes(greatest(whole_minute(since), live_since('1m')), whole_minute(until));
 END;
 
 CREATE OR REPLACE VIEW live_bars AS
 SELECT * FROM aggregated_bars
+WHERE bucket < CASE width WHEN '1m' THEN (SELECT live_since('1m')) WHEN '1h' THEN (SELECT live_since('1h'))
+                          ELSE (SELECT live_since('1d')) END
 UNION ALL SELECT * FROM tick_minutes(live_since('1m'), 'infinity')
 UNION ALL SELECT * FROM larger_bars('1h', live_since('1h'), 'infinity')
 UNION ALL SELECT * FROM larger_bars('1d', live_since('1d'), 'infinity');

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -154,6 +154,58 @@ def test_volume_follows_the_rules_of_a_counter(home: Database) -> None:
         refresh(home)
 
 
+def policies(database: Database) -> None:
+    """What the scheduler does, at once."""
+    for (job,) in database.query(
+        "SELECT job_id FROM timescaledb_information.jobs "
+        "WHERE proc_name = 'policy_refresh_continuous_aggregate' ORDER BY job_id"
+    ):
+        database.query("CALL run_job(%s)", job)
+
+
+def test_the_running_bars_go_on_after_a_refresh_by_hand(hypertable: Database) -> None:
+    assert_running_bars_go_on(hypertable, lambda: refresh(hypertable))
+
+
+def test_the_running_bars_go_on_after_a_plain_table_was_moved(timescale: Database) -> None:
+    make_plain(timescale)
+    with closing(store_of(timescale)) as store:
+        assert_running_bars_go_on(timescale, lambda: apply(store, to_timescaledb=True))
+
+
+def assert_running_bars_go_on(database: Database, aggregate: Callable[[], object]) -> None:
+    """Ticks; all of it aggregated, the running minute, hour and day, too; more ticks, before and after the policies."""
+    now = datetime.now(UTC).replace(microsecond=0)
+
+    def at(seconds: float, price: float, count: float) -> Traded:
+        time = now - timedelta(seconds=seconds)
+        return Traded("AAPL", "NASDAQ", time, time, price, count)
+
+    expected = [at(60 * minutes, 10 + minutes, 1000 - minutes) for minutes in range(4000, 5, -7)]
+    insert_ticks(database, expected)
+    aggregate()
+    more = [at(seconds, 500 + seconds, 2000 - seconds) for seconds in range(300, 0, -5)] + [at(-1800, 4, 4000)]
+    insert_ticks(database, more, first=10_001)
+    for _ in range(2):
+        for view, width in VIEWS.items():
+            assert found(database, view) == candles(expected + more, width), view
+        policies(database)
+
+
+def test_a_tick_from_the_future_does_not_keep_the_newest_out(hypertable: Database) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    far = Traded("AAPL", None, now.replace(year=2098, day=1), now, 1.0, None)
+    insert_ticks(hypertable, [far])
+    refresh(hypertable)
+    more = [
+        Traded("AAPL", None, now - timedelta(seconds=n), now - timedelta(seconds=n), n, None) for n in range(30, 0, -1)
+    ]
+    insert_ticks(hypertable, more, first=11)
+    for _ in range(2):
+        assert_candles(hypertable, [far, *more])
+        policies(hypertable)
+
+
 # Retention.
 
 
@@ -204,6 +256,14 @@ def test_what_was_dropped_is_on_record_session_by_session(home: Database) -> Non
     left = set(home.query("SELECT session, seq FROM prices_real_time"))
     assert left.isdisjoint(gone)
     assert len(left) + len(gone) == len(expected)
+
+
+def test_ticks_of_today_are_not_dropped(home: Database) -> None:
+    with pytest.raises(psycopg2.errors.RaiseException, match="not over"):
+        expire(home, datetime.now(UTC) + DAY)
+    with pytest.raises(psycopg2.errors.RaiseException, match="READ COMMITTED"):
+        home.query("BEGIN ISOLATION LEVEL REPEATABLE READ; CALL expire_ticks('2020-01-01')")
+    home.query("ROLLBACK")
 
 
 def test_retention_is_off_until_it_is_asked_for(home: Database) -> None:

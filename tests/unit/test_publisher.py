@@ -363,3 +363,13 @@ def test_orphans_are_replayed_beside_the_live_spool_and_their_files_removed(hous
         wait_for(lambda: not spool_path(tmp_path, 2).exists())
     assert house.seqs() == [1, 2]
     assert house.seqs("spool") == [99]
+
+
+def test_an_intake_is_crowded_long_before_it_is_full(tmp_path: Path) -> None:
+    house = House(tmp_path, bound=100)
+    told = []
+    for count in (10, 1):
+        house.put(count)
+        told.append(house.intake.crowded)
+    house.intake.take(timeout=0)
+    assert [*told, house.intake.crowded] == [False, True, False]
