@@ -39,6 +39,7 @@ $(VENV)/.bench: $(VENV)/.installed requirements-bench.lock
 
 bench: $(VENV)/.bench ## Measure against others at the same work (12 minutes; OPTIONS=--quick: 2)
 	@$(BIN)/python -m benchmarks.run $(OPTIONS)
+	@$(BIN)/python -m benchmarks.pages
 
 test: lint ## Lint, types, import contracts and every test, on real servers that the tests start
 	@$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import report, ticks
 from benchmarks.blaster import accept_key, chunks, split
+from benchmarks.pages import PAGES, ROOT, with_figures
 from benchmarks.peers import copy_rows, rows, tutorial
 from benchmarks.picture import Bar, Group, svg
 from benchmarks.plan import QUICK, Scale, Way, turns
@@ -138,3 +139,11 @@ def test_peers_make_the_same_row_of_an_entry() -> None:
 
 def test_blocks_are_full_but_the_last() -> None:
     assert list(rows.blocks(iter("abcde"), 2)) == [["a", "b"], ["c", "d"], ["e"]]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_figures_of_the_pages_are_those_of_the_last_run(name: str) -> None:
+    """`python -m benchmarks.pages` writes them."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert "<!-- figures -->" in text
+    assert with_figures(name, text) == text
