@@ -68,7 +68,7 @@ def read_since(text: str, now: datetime) -> datetime:
     """A moment, from an ISO date or datetime (of UTC where it names no zone) or an age. Raises ConfigurationError."""
     try:
         if re.fullmatch(r"\s*\d+[dwy]\s*", text):
-            return now - read_age(text)
+            return now - read_age(text, "--since")
         at = datetime.fromisoformat(text.strip())
     except (ValueError, OverflowError):
         raise ConfigurationError(f"--since {text!r} is no date and no age: 2026-11-22, 2026-11-22T14:30, 7d") from None

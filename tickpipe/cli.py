@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from common import cli, log, settings
-from common.errors import OutageError, TickpipeError
+from common.errors import ConfigurationError, OutageError, TickpipeError
 from common.stream import Stream, connect
 from common.symbols import read_symbols
 from consumer import schema
@@ -164,7 +164,10 @@ def status(
     observer = Observer(streams(price_stream), store, cli.microseconds, began=0, measure=measure)
     console = Console(highlight=False)
     if as_json:
-        typer.echo(json.dumps(asdict(observer.look()), indent=1))
+        now = observer.look()
+        typer.echo(json.dumps(asdict(now), indent=1))
+        if now.trouble:
+            raise OutageError(now.trouble)
     elif watch:
         stop = cli.stop_on_signals()
         with whole.display(observer, console, f"tickpipe  {price_stream}", "Ctrl-C ends the view") as show:
@@ -203,7 +206,7 @@ def dashboard(
     price_stream: settings.PriceStream = "prices",
     consumer_group: settings.ConsumerGroup = "timescale",
 ) -> None:
-    """Serve a page with live candles, gaps and the pipeline's health. It reads only. Needs the extra [dashboard]."""
+    """Serve a page with live candles, gaps and the pipeline's health. It reads only. Needs the extra `dashboard`."""
     environ = cli.environment()
     config = DashboardConfig(
         redis_url=settings.redis_url(environ),
@@ -372,6 +375,8 @@ def retention(
 
     `tickpipe verify` counts what was dropped as expired. Plain PostgreSQL has no scheduler: run this daily.
     """
+    if off and ticks:
+        raise ConfigurationError("--ticks and --off exclude each other")
     store, _ = _connections("")
     if off:
         keeping.switch_off(store)

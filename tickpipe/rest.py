@@ -78,7 +78,9 @@ class Rest:
         except ValueError:  # brackets that do not close, a port that is none
             sound = False
         if not sound:
-            raise ConfigurationError(f"--rest-url is no web address: it looks like {DEFAULT_URL}")
+            raise ConfigurationError(
+                f"--rest-url {'' if '@' in url else repr(url) + ' '}is no web address: it looks like {DEFAULT_URL}"
+            )
         self._url, self._host, self._key = url.rstrip("/"), parts.netloc, key
         self._session = requests.Session()
         self._session.auth = self._sign  # not a header of the session: a .netrc would replace it

@@ -38,11 +38,11 @@ class Retention(NamedTuple):
         return words
 
 
-def read_age(text: str) -> timedelta:
+def read_age(text: str, option: str = "--ticks") -> timedelta:
     """An age such as 90d, 12w or 2y. Raises ConfigurationError."""
     found = re.fullmatch(r"(\d{1,5})([dwy])", text.strip())
     if not found or int(found[1]) == 0:
-        raise ConfigurationError(f"--ticks {text!r} is no age: it looks like 90d, 12w or 2y")
+        raise ConfigurationError(f"{option} {text!r} is no age: it looks like 90d, 12w or 2y")
     return timedelta(days=int(found[1]) * _UNITS[found[2]])
 
 

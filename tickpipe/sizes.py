@@ -16,7 +16,7 @@ from consumer.store import PriceStore
 from tickpipe.progress import Tell
 
 #: Seconds between two looks that are far enough apart to tell a day's growth from.
-APART = 60.0
+APART = 600.0
 
 
 @dataclass(frozen=True)

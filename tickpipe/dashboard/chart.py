@@ -139,6 +139,7 @@ def options(symbol: str, interval: Interval, decimals: int) -> Options:
                 "axisTick": hidden,
                 "scale": True,
                 "splitNumber": 5,
+                "minInterval": 10.0**-decimals,
                 "splitLine": line,
                 "axisLabel": {**label, ":formatter": f"price => tickpipe.price(price, {decimals})"},
             },

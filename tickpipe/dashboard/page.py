@@ -19,7 +19,7 @@ from tickpipe.dashboard import chart, parts, text
 from tickpipe.dashboard.data import INTERVALS, Interval
 from tickpipe.dashboard.health import Observatory, boxes, headline
 from tickpipe.dashboard.history import MOST, Charts, Look
-from tickpipe.dashboard.quotes import MINUTES, Quote, Quotes
+from tickpipe.dashboard.quotes import Quote, Quotes
 
 HERE = Path(__file__).parent
 STYLE = (HERE / "style.css").read_text(encoding="utf-8")
@@ -230,7 +230,7 @@ class Board:
         self._draw(quote, look, interval, now)
         self._name.say(quote.symbol)
         self._price.say(text.price(quote.price, quote.places))
-        self._change.say(f"{text.change(quote.change)} in {MINUTES} min")
+        self._change.say(f"{text.change(quote.change)} in {quote.minutes} min")
         self._change.classes(replace=parts.direction(quote.change))
         self._facts.content = parts.facts(quote, look, now)
         self._ticks.content = parts.ticks(look.ticks, quote.places)

@@ -89,7 +89,7 @@ def members(consumers: Sequence[Consumer]) -> str:
     """Each consumer: its name, what it holds, the rows a second that it stores."""
     return "".join(
         f'<div class="member {one.state}" title="{escape(one.name)}"><i class="dot {one.state}"></i>'
-        f"<span>{escape(_short(one.name))}</span><span>{_holds(one)}</span><span>{text.rate(one.rate)}/s</span></div>"
+        f"<span>{escape(_short(one.name))}</span><span>{_holds(one)}</span><span>{_pace(one)}</span></div>"
         for one in consumers
     )
 
@@ -97,6 +97,10 @@ def members(consumers: Sequence[Consumer]) -> str:
 def _short(name: str) -> str:
     """The end of a long name: it begins with the host's, and ends with what tells it apart."""
     return name if len(name) <= 20 else f"…{name[-19:]}"
+
+
+def _pace(one: Consumer) -> str:
+    return f"{text.rate(one.rate)}/s" if one.state == "works" else "–"
 
 
 def _holds(one: Consumer) -> str:

@@ -36,6 +36,11 @@ class Quote:
         first = next(iter(self.closes.values()), 0.0)
         return self.price / first - 1 if first else None
 
+    @property
+    def minutes(self) -> int:
+        """How long the change took."""
+        return int(self.time // 60) - next(iter(self.closes), int(self.time // 60)) + 1
+
     def then(self, price: float, at: float, received: float) -> Quote:
         """After a newer tick."""
         closes = _last_minutes({**self.closes, int(at // 60): price}, at)
