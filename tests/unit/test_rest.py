@@ -153,12 +153,12 @@ def test_the_key_is_in_no_url_no_error_and_no_log(
 
 @pytest.mark.parametrize("url", ["", "api.twelvedata.com", "ftp://host", "http://", "http://[::1", "http://host:port"])
 def test_an_address_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="--rest-url .*is no web address"):
+    with pytest.raises(ConfigurationError, match=r"--rest-url .*is no web address"):
         Rest(url, Secret(KEY))
 
 
 def test_an_address_with_a_password_is_refused_and_not_repeated() -> None:
-    with pytest.raises(ConfigurationError, match="--rest-url .*is no web address") as raised:
+    with pytest.raises(ConfigurationError, match=r"--rest-url .*is no web address") as raised:
         Rest(f"http://me:{KEY}@host", Secret(KEY))
     assert KEY not in str(raised.value)
 
