@@ -76,9 +76,10 @@ def apply(store: PriceStore, *, to_timescaledb: bool = False, chunk_interval: st
         wanted = to_timescaledb or not _has_ticks(cursor)
     refused = _switch_on_timescaledb(store) if wanted else None
     done: list[str] = []
-    for outside, group in groupby(read_migrations(), key=lambda migration: migration.outside):
-        with store.autocommit() if outside else store.transaction() as connection:
-            done += migrate(connection, list(group), to_timescaledb=to_timescaledb, chunk_interval=chunk_interval)
+    with _turn(store):
+        for outside, group in groupby(read_migrations(), key=lambda migration: migration.outside):
+            with store.autocommit() if outside else store.transaction() as connection:
+                done += migrate(connection, list(group), to_timescaledb=to_timescaledb, chunk_interval=chunk_interval)
     with store.transaction() as connection, connection.cursor() as cursor:
         logger.info("schema: %s; %s", f"applied {', '.join(done)}" if done else "up to date", _home(cursor))
         hypertable = is_hypertable(cursor)
@@ -95,7 +96,8 @@ def migrate(
     connection: Connection, migrations: list[Migration], *, to_timescaledb: bool = False, chunk_interval: str = ""
 ) -> list[str]:
     """Apply what is not applied yet, in the connection's transaction, or where that is off, statement by statement."""
-    with _refusals(), connection.cursor() as cursor, _lock(cursor, session=connection.autocommit):
+    with _refusals(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         applied = _applied(cursor)
         _refuse_changed(migrations, applied)
         timescaledb = _has_timescaledb(cursor) and (to_timescaledb or not _has_ticks(cursor) or is_hypertable(cursor))
@@ -135,23 +137,24 @@ def _refusals() -> Iterator[None]:
 
 
 @contextmanager
-def _lock(cursor: Cursor, *, session: bool) -> Iterator[None]:
-    """One at a time, for the transaction, or for as long as this lasts."""
-    if not session:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-        yield
-        return
-    cursor.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
+def _turn(store: PriceStore) -> Iterator[None]:
+    """One at a time, from the first file to the last: the session's lock, since not all is one transaction."""
+    with store.transaction() as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
     try:
         yield
-    finally:
+    except BaseException:
+        store.close()  # and with it the lock
+        raise
+    with store.transaction() as connection, connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_unlock(%s)", (_LOCK,))
 
 
 def _switch_on_timescaledb(store: PriceStore) -> Exception | None:
     """Install the extension where it is available. Returns why it could not be."""
     try:  # in a transaction of its own: where it is not preloaded, that ends the connection
-        with store.transaction() as connection, connection.cursor() as cursor, _lock(cursor, session=False):
+        with store.transaction() as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             cursor.execute(
                 "SELECT FROM pg_available_extensions WHERE name = 'timescaledb' AND installed_version IS NULL"
             )

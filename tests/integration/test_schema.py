@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -75,6 +76,16 @@ def test_who_comes_second_waits_and_finds_nothing_to_do(empty_database: Database
     applying.result(timeout=10)
     second.close()
     assert applied(empty_database) == PLAIN
+
+
+def test_of_many_at_once_one_applies_everything(empty_database: Database) -> None:
+    stores = [PriceStore(Secret(empty_database.url)) for _ in range(8)]
+    with ThreadPoolExecutor(len(stores)) as at_once:
+        done = sorted(at_once.map(apply, stores, timeout=30), key=len)
+    assert done == [[]] * 7 + [PLAIN]
+    for store in stores:
+        store.close()
+    assert empty_database.query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
 
 
 def test_three_consumers_starting_at_once_on_an_empty_database_agree(empty_pipeline: Pipeline) -> None:
