@@ -1,0 +1,69 @@
+"""`python -m benchmarks.insert_steps`: what each step of the block insert costs, and what would be left without it.
+
+Each way does what the way before it does, and one thing more; COPY of the same rows is beside them. All run in turn,
+several rounds, in blocks of 5000 from memory; the best round counts, in microseconds a row by the client's clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from io import BytesIO
+
+import psycopg2
+from psycopg2.extensions import cursor as Cursor  # noqa: N812  psycopg2 names its class so
+from psycopg2.extras import execute_values
+
+from benchmarks import ticks
+from benchmarks.peers.copy_rows import COPY, line
+from benchmarks.servers import DATABASE, bench
+from consumer.store import PRICES, array_literal
+from tests.support.homes import temporary_home
+
+BLOCK, BLOCKS, ROUNDS = 5_000, 40, 5
+_INSERT, _, _REST = PRICES.insert.partition("SELECT")
+_ROWS, _CONFLICT, _ = ("SELECT" + _REST).partition("ON CONFLICT")
+
+STATEMENTS = {
+    "the arrays are sent and read": "SELECT array_length(v.session, 1) FROM (VALUES %s) AS v (session)",
+    "… and made rows of, with their types": f"SELECT count(made) FROM ({_ROWS} OFFSET 0) AS made",
+    "… and stored, in a table without the key": _INSERT.replace("prices_real_time", "keyless") + _ROWS,
+    "… and in one with it": _INSERT + _ROWS,
+    "… and ON CONFLICT DO NOTHING: the insert as it is": PRICES.insert,
+}
+
+
+def main() -> None:
+    """Measure and print."""
+    blocks = [list(ticks.entries(BLOCK, first)) for first in range(0, BLOCK * BLOCKS, BLOCK)]
+    rows = [[{name.encode(): value.encode() for name, value in fields.items()} for fields in block] for block in blocks]
+    literals = [
+        [array_literal(column) for column in zip(*(each.values() for each in block), strict=True)] for block in rows
+    ]
+    texts = [b"".join(line(each) for each in block) for block in rows]
+
+    def inserting(statement: str) -> Callable[[Cursor, int], None]:
+        return lambda cursor, block: execute_values(cursor, statement, [literals[block]], template=PRICES.template)
+
+    ways = {name: inserting(statement) for name, statement in STATEMENTS.items()}
+    ways["COPY of the same rows"] = lambda cursor, block: cursor.copy_expert(COPY, BytesIO(texts[block]))
+    best = dict.fromkeys(ways, float("inf"))
+    with temporary_home() as home, bench(home) as found:
+        found.query(DATABASE, "CREATE TABLE keyless (LIKE prices_real_time INCLUDING CONSTRAINTS)")
+        connection = psycopg2.connect(found.database_url(DATABASE))
+        for _ in range(ROUNDS):
+            for name, way in ways.items():
+                found.query(DATABASE, "TRUNCATE prices_real_time, keyless")
+                found.settle(DATABASE)
+                begun = time.perf_counter()
+                for block in range(BLOCKS):
+                    with connection, connection.cursor() as cursor:
+                        way(cursor, block)
+                best[name] = min(best[name], (time.perf_counter() - begun) / (BLOCK * BLOCKS) * 1e6)
+        connection.close()
+    for name, cost in best.items():
+        print(f"{cost:6.2f} µs/row  {best['COPY of the same rows'] / cost:5.2f} × COPY's rate  {name}")
+
+
+if __name__ == "__main__":
+    main()
