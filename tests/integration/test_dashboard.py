@@ -28,7 +28,7 @@ from consumer.store import PriceStore
 from tests.support.history import store_history
 from tests.support.pipeline import Pipeline
 from tests.support.processes import Running
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from tickpipe.dashboard.data import Reader
 from tickpipe.simulator import RandomWalk, Simulator, SimulatorConfig
 
@@ -107,9 +107,9 @@ class Board:
         """A stage of the pipeline."""
         return self.page.locator(f".box.{kind}")
 
-    def has(self, kind: str, state: str, timeout: float = 15.0) -> None:
+    def has(self, kind: str, state: str) -> None:
         """Wait until a stage is so."""
-        self.page.wait_for_selector(f".box.{kind}.{state}", timeout=timeout * 1000)
+        self.page.wait_for_selector(f".box.{kind}.{state}")
 
     def _within(self, url: str) -> None:
         if not url.startswith((self.url, self.url.replace("http:", "ws:"), "data:", "blob:")):
@@ -136,7 +136,7 @@ def store(pipeline: Pipeline) -> Iterator[PriceStore]:
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
     context = browser.new_context(viewport={"width": 1280, "height": 940}, color_scheme="light")
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(PATIENCE * 1000)
     yield context
     context.close()
 
@@ -227,7 +227,7 @@ def test_what_stops_turns_red(
     board.has("consumers", "good")  # one has said goodbye, the other works
 
     simulator.stop()
-    board.has("websocket", "bad", timeout=30)
+    board.has("websocket", "bad")
     assert "disconnected" in board.box("websocket").inner_text()
 
 

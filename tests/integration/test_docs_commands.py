@@ -13,7 +13,7 @@ import pytest
 from tests.support.homes import temporary_home
 from tests.support.pages import ROOT, Block, Shell, blocks, looks_like
 from tests.support.pipeline import Pipeline
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from tickpipe.simulator import Simulator, SimulatorConfig
 
 SYMBOLS = ["BTC/USD", "ETH/USD", "AAPL"]
@@ -64,7 +64,7 @@ def serve(shell: Shell, block: Block, words: str, environ: dict[str, str]) -> st
     try:
         wait_for(lambda: words in log.read_text() or process.poll() is not None, 20, f"{block} says {words!r}")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0, f"{block}: {log.read_text()}"
+        assert process.wait(PATIENCE) == 0, f"{block}: {log.read_text()}"
     finally:
         process.kill()
         process.wait()

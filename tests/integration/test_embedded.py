@@ -10,8 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import cast
@@ -23,6 +22,7 @@ import redis
 
 from common.errors import ConfigurationError, TickpipeError
 from tests.support.homes import temporary_home
+from tests.support.waiting import wait_for
 from tickpipe.embedded import PostgresServer, Servers, ValkeyServer, default_data_dir, embedded_servers
 
 ROOT = Path(__file__).parents[2]
@@ -72,13 +72,6 @@ def prices(servers: Servers) -> tuple[list[int], list[int]]:
     return [int(fields["price"]) for _, fields in entries], [int(str(price)) for (price,) in rows]
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-
-
 def has_ended(process: psutil.Process) -> bool:
     try:
         return process.status() == psutil.STATUS_ZOMBIE
@@ -117,17 +110,6 @@ def test_a_restart_finds_what_was_written(home: Path) -> None:
         assert prices(servers) == ([1, 2], [1, 2])
 
 
-def test_the_second_start_of_the_database_is_quicker(home: Path) -> None:
-    took = []
-    for _ in range(2):
-        server = PostgresServer(home / "postgres-18")
-        began = time.monotonic()
-        server.start()
-        took.append(time.monotonic() - began)
-        server.stop()
-    assert took[1] < took[0]  # idle, about 0.05 s against 0.7 s; a busy disk makes any limit in seconds a lottery
-
-
 def test_nothing_is_left_running_after_the_end_or_an_exception(home: Path) -> None:
     processes = []
     with suppress(ZeroDivisionError), embedded_servers(home / "data"):
@@ -160,7 +142,7 @@ def test_what_was_acknowledged_survives_kill_9(home: Path, by_its_children_too: 
                     server.kill()
                 else:
                     os.kill(killed, signal.SIGKILL)
-                    wait_until(lambda server=server: server.pid is None)  # type: ignore[misc]
+                    wait_for(lambda server=server: server.pid is None)  # type: ignore[misc]
                 server.start()
                 assert server.pid not in (None, killed)
             assert prices(servers) == ([*range(value + 1)], [*range(value + 1)])
@@ -176,7 +158,7 @@ def test_a_kill_takes_the_servers_children_along(home: Path) -> None:
     assert len(everyone) > 3
     server.kill()
     assert server.pid is None
-    wait_until(lambda: all(has_ended(process) for process in everyone))
+    wait_for(lambda: all(has_ended(process) for process in everyone))
 
 
 @pytest.mark.parametrize("kind", [ValkeyServer, PostgresServer])
@@ -198,7 +180,7 @@ def test_servers_end_when_their_owner_is_killed(home: Path) -> None:
     with owner(home / "data") as process:
         processes = server_processes(home / "data")
         process.kill()
-        wait_until(lambda: all(has_ended(server) for server in processes))
+        wait_for(lambda: all(has_ended(server) for server in processes))
 
 
 def test_a_start_right_after_the_owner_was_killed(home: Path) -> None:

@@ -18,7 +18,7 @@ from consumer import cli
 from tests.support.capture import COINS, PAIRS, STOCKS, SYMBOLS, Event, make_events, read_capture, ticks, write_capture
 from tests.support.pipeline import GROUP, Pipeline
 from tests.support.processes import Running
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from tickpipe.simulator import Simulator, SimulatorConfig
 
 REAL_CAPTURE = Path(__file__).parents[3] / "shared/data/fx-ticks.ndjson"
@@ -377,7 +377,7 @@ def test_redis_may_go_and_come_back(breakable_pipeline: Pipeline, tmp_path: Path
             pipeline.servers.valkey.stop()
         producer.wait_until_said("spooling to ")
         consumer.wait_until_said("Redis: ")
-        assert simulator.wait(10), "the replay goes on while Redis is away"
+        assert simulator.wait(PATIENCE), "the replay goes on while Redis is away"
         pipeline.servers.valkey.start()
         pipeline.wait_until_stored(len(events))
         assert producer.stop() == 0
@@ -393,7 +393,7 @@ def test_what_a_producer_could_not_append_the_next_one_does(breakable_pipeline: 
     with replay(write_capture(tmp_path / "capture.ndjson", events)) as simulator:
         pipeline.servers.valkey.stop()
         first = pipeline.producer(simulator.url)
-        assert simulator.wait(15)
+        assert simulator.wait(PATIENCE)
         assert first.stop() == 0
     assert f"stopped: {len(events)} price events received" in first.said()
     pipeline.servers.valkey.start()
@@ -464,7 +464,7 @@ def test_a_second_signal_stops_at_once(pipeline: Pipeline) -> None:
         wait_for(pipeline.database.waiting)
         consumer.signal(signal.SIGINT)
         wait_for(lambda: _handled(consumer, signal.SIGINT))
-        assert consumer.stop(timeout=5) == 128 + signal.SIGTERM  # without the first one's patience of 9.5 s
+        assert consumer.stop() == 128 + signal.SIGTERM  # not 1: so not by the first one's patience
     assert list(pipeline.pending().values()) == [100]
 
 
@@ -509,7 +509,7 @@ def test_drain_waits_for_the_feed_too(pipeline: Pipeline, tmp_path: Path) -> Non
 
 
 def test_drain_ends_at_once_on_streams_that_nobody_has_written(empty_pipeline: Pipeline) -> None:
-    empty_pipeline.drain(timeout=5)
+    empty_pipeline.drain()
     assert empty_pipeline.database.count() == 0  # the schema is there, though
 
 
@@ -549,7 +549,7 @@ def test_a_row_that_fails_like_an_outage_is_found_while_the_database_works(fresh
     bad = Tick(str(SESSION), "201", "BAD", "1760000000", "1", "", "", "", "", str(SESSION + 1000))
     pipeline.append([*good[:77], bad, *good[77:]])
     consumer = pipeline.consumer("--drain")
-    assert consumer.wait(20) == 0
+    assert consumer.wait() == 0
     assert "try 3, next in" in consumer.said()
     pipeline.assert_stored_exactly(make_events(200))
     letters = pipeline.database.query("SELECT seq, reason FROM dead_letters")

@@ -18,7 +18,7 @@ from consumer.schema import SQL_FOLDER, Migration, apply, migrate, read_migratio
 from consumer.store import PriceStore
 from tests.support.capture import make_events, ticks
 from tests.support.pipeline import Database, Pipeline
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 
 SESSION = 1_760_000_000_000_000
 #: In a PostgreSQL without TimescaleDB.
@@ -73,7 +73,7 @@ def test_who_comes_second_waits_and_finds_nothing_to_do(empty_database: Database
         applying = in_thread(apply, second)
         wait_for(empty_database.waiting, message="the second waits for the advisory lock")
         assert not applying.done()
-    applying.result(timeout=10)
+    applying.result(timeout=PATIENCE)
     second.close()
     assert applied(empty_database) == PLAIN
 
@@ -81,7 +81,7 @@ def test_who_comes_second_waits_and_finds_nothing_to_do(empty_database: Database
 def test_of_many_at_once_one_applies_everything(empty_database: Database) -> None:
     stores = [PriceStore(Secret(empty_database.url)) for _ in range(8)]
     with ThreadPoolExecutor(len(stores)) as at_once:
-        done = sorted(at_once.map(apply, stores, timeout=30), key=len)
+        done = sorted(at_once.map(apply, stores, timeout=PATIENCE), key=len)
     assert done == [[]] * 7 + [PLAIN]
     for store in stores:
         store.close()
@@ -93,7 +93,7 @@ def test_three_consumers_starting_at_once_on_an_empty_database_agree(empty_pipel
     events = make_events(50)
     pipeline.append(list(ticks(events, SESSION)))
     consumers = [pipeline.consumer("--drain") for _ in range(3)]
-    assert [consumer.wait(20) for consumer in consumers] == [0, 0, 0]
+    assert [consumer.wait() for consumer in consumers] == [0, 0, 0]
     assert sum("schema: applied" in consumer.said() for consumer in consumers) == 1
     assert applied(pipeline.database) == PLAIN
     pipeline.assert_stored_exactly(events)

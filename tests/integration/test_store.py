@@ -20,7 +20,7 @@ from common.stream import Entry
 from common.tick import Tick
 from consumer.store import FEED, PRICES, PriceStore, Stored, connect
 from tests.support.pipeline import Database
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SESSION = 1_760_000_000_000_000
@@ -410,7 +410,7 @@ def test_a_connection_killed_in_the_middle_of_a_block_stores_nothing(database: D
         inserting = in_thread(store.insert_block, PRICES, "prices", block(10))
         (backend,) = wait_for(database.waiting)
         database.query("SELECT pg_terminate_backend(%s)", backend)
-        assert isinstance(inserting.exception(timeout=10), DatabaseOutageError)
+        assert isinstance(inserting.exception(timeout=PATIENCE), DatabaseOutageError)
     assert database.count() == 0
     assert store.insert_block(PRICES, "prices", block(10)) == Stored(10, 0, 0)
 
@@ -421,7 +421,7 @@ def test_two_stores_that_write_the_same_block_at_once_store_it_once(database: Da
         writing = [in_thread(each.insert_block, PRICES, "prices", block(500)) for each in (store, other)]
         wait_for(lambda: len(database.waiting()) == 2)
     for each in writing:
-        each.result(timeout=10)
+        each.result(timeout=PATIENCE)
     other.close()
     assert seqs(database) == list(range(1, 501))
 

@@ -120,7 +120,7 @@ def test_up_stores_all_that_it_receives_and_leaves_nothing_running(up: Callable[
         assert second.said().splitlines() == [
             f"tickpipe: {home}/data/demo is in use by process {running.pid}: stop it, or use another folder"
         ]
-    assert running.wait(20) == 0
+    assert running.wait() == 0
     assert stored(running) > 0
     assert [child for child in children if not ended(child)] == []
     assert sorted(path.name for path in (home / "data").iterdir()) == ["demo"]
@@ -146,7 +146,7 @@ def test_ctrl_c_ends_it_cleanly(up: Callable[..., Running], number: signal.Signa
     database(running).close()
     children = family(running)
     running.signal(number)
-    assert running.wait(20) == 0
+    assert running.wait() == 0
     assert stored(running) > 0
     assert [child for child in children if not ended(child)] == []
 
@@ -168,7 +168,7 @@ def test_consumers_that_are_killed_are_started_again_and_nothing_is_missing(
             message="two others are started",
         )
     running.signal(signal.SIGINT)  # while what the others held is not yet due to be claimed
-    assert running.wait(25) == 0
+    assert running.wait() == 0
     total = stored(running)
     with embedded_servers(home / "data/demo") as servers:
         with closing(Database(servers.database_url or "")) as looking:
@@ -252,9 +252,9 @@ def test_simulate_says_that_it_is_meant(up: Callable[..., Running], home: Path, 
 # What cannot work ends at once, with one clear line.
 
 
-def refusal(process: Running, timeout: float = 10) -> str:
+def refusal(process: Running) -> str:
     """The one line with which it has refused to work: status 2, no traceback, and no secret wherever one looks."""
-    assert process.wait(timeout) == 2
+    assert process.wait() == 2
     assert "Traceback" not in process.said()
     for secret in (SECRET, "s3cr%2Ft%2Bword", "s3cr"):
         assert secret not in process.said()
@@ -297,7 +297,7 @@ def test_a_wrong_password_of_the_database(processes: Processes, home: Path, pipe
                 )
             ]
             for name, words, process in tried:
-                said = refusal(process, timeout=20)
+                said = refusal(process)
                 assert said.startswith(f"{name}: the database refuses DATABASE_URL: ")
                 assert words in said
     finally:
@@ -329,7 +329,7 @@ def test_a_refused_key(pipeline: Pipeline) -> None:
         producer = pipeline.producer(
             simulator.url, "--log-level", "DEBUG", symbols=["AAPL"], TWELVE_DATA_API_KEY=SECRET
         )
-        words = refusal(producer, timeout=30)
+        words = refusal(producer)
     assert words == "producer: Twelve Data refuses the API key: check TWELVE_DATA_API_KEY."
 
 

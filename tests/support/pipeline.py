@@ -21,7 +21,7 @@ from common.stream import Stream
 from common.tick import Tick
 from tests.support.capture import SYMBOLS, Event, Row, row
 from tests.support.processes import Processes, Running
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from tickpipe.embedded import PostgresServer, ValkeyServer
 
 GROUP = "timescale"
@@ -156,7 +156,7 @@ class Pipeline:
         """Start a consumer."""
         return self.processes.start("consumer", *options, **environ)
 
-    def drain(self, timeout: float = 20.0) -> None:
+    def drain(self, timeout: float = PATIENCE) -> None:
         """Run a consumer until nothing is left for anybody."""
         status = self.consumer("--drain", "--claim-idle", "0.5").wait(timeout)
         assert status == 0, f"`consumer --drain` ended with status {status}"
@@ -191,7 +191,7 @@ class Pipeline:
 
     # The rows.
 
-    def wait_until_stored(self, count: int, timeout: float = 20.0) -> None:
+    def wait_until_stored(self, count: int, timeout: float = PATIENCE) -> None:
         """Wait until there are at least so many rows."""
         wait_for(lambda: self.database.count() >= count, timeout, f"{count} rows are stored")
 

@@ -15,7 +15,7 @@ from typing import Self
 
 import pytest
 
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 
 #: A line of the log, as against what a command has to say to its user.
 LOG_LINE = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z ")
@@ -54,7 +54,7 @@ class Running:
         self._process.kill()
         self._process.wait()
 
-    def wait(self, timeout: float = 10.0) -> int:
+    def wait(self, timeout: float = PATIENCE) -> int:
         """Its exit status; the test fails where it does not end within `timeout` seconds."""
         try:
             return self._process.wait(timeout)
@@ -66,7 +66,7 @@ class Running:
         self.signal(signal.SIGTERM)
         return self.wait(timeout)
 
-    def wait_until_said(self, words: str, timeout: float = 10.0) -> None:
+    def wait_until_said(self, words: str, timeout: float = PATIENCE) -> None:
         """Wait until these words stand in what it says."""
         wait_for(lambda: words in self.said() or self.status is not None, timeout, f"{self.name} said {words!r}")
         if words not in self.said():

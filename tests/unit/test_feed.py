@@ -11,7 +11,6 @@ import logging
 import random
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
@@ -32,7 +31,7 @@ from producer.publisher import Intake
 from producer.session import PriceEvent
 from producer.twelvedata import decode_frame
 from tests.support.faults import FaultySimulator
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from tickpipe.simulator import Event, SimulatorConfig
 
 KEY = "s3cr3t-k3y"
@@ -101,7 +100,7 @@ class Running:
     def end(self) -> None:
         """Stop it, and raise what it raised."""
         self.stop.set()
-        self.ended.result(timeout=5)
+        self.ended.result(timeout=PATIENCE)
 
     def _take(self) -> None:
         while items := self.intake.take(timeout=0):
@@ -119,7 +118,7 @@ def running(url: str, symbols: str = "BTC/USD,AAPL", **options: Any) -> Iterator
         yield one
     finally:
         one.stop.set()
-        one.ended.exception(timeout=5)
+        one.ended.exception(timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -390,7 +389,7 @@ def test_a_refused_key_ends_it_after_a_few_tries(
     keys = Keys(KEY)
     with running(simulator.url, api_key=keys) as one:
         with pytest.raises(RefusedKeyError, match="check TWELVE_DATA_API_KEY") as caught:
-            one.ended.result(timeout=10)
+            one.ended.result(timeout=PATIENCE)
         assert caught.value.exit_status == 2
         assert keys.asked == FeedConfig().key_tries
         assert one.kinds == ["started", "stopped"]
@@ -435,7 +434,7 @@ def test_refused_symbols_are_named_and_the_rest_flows(
 def test_nothing_to_subscribe_ends_it(simulator: FaultySimulator) -> None:
     with running(simulator.url, "NONSENSE") as one:
         with pytest.raises(NothingSubscribedError, match=r"NONSENSE \(symbol not found\)") as caught:
-            one.ended.result(timeout=5)
+            one.ended.result(timeout=PATIENCE)
         assert caught.value.exit_status == 2
         assert one.kinds[-1] == "stopped"
 
@@ -551,8 +550,8 @@ def test_a_full_intake_is_told_with_its_exact_range(simulator: FaultySimulator) 
 def test_told_to_stop_while_it_waits_it_ends_at_once(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(Reconnect, "FIRST", 60.0)
-    monkeypatch.setattr(Reconnect, "LONGEST", 60.0)
+    monkeypatch.setattr(Reconnect, "FIRST", 3600.0)
+    monkeypatch.setattr(Reconnect, "LONGEST", 3600.0)
     with running(simulator.url) as one:
         one.wait_for_prices(1)
         simulator.stop()
@@ -560,9 +559,7 @@ def test_told_to_stop_while_it_waits_it_ends_at_once(
         alive = len(one.words("alive"))
         wait_for(lambda: len(one.words("alive")) > alive)  # it says so while it waits
         assert one.words("alive")[-1]["connected"] is False
-        began = time.monotonic()
-        one.end()
-        assert time.monotonic() - began < 1
+        one.end()  # gives up waiting for it long before the next try
         assert one.kinds[-2:] == ["disconnected", "stopped"]
 
 
@@ -694,7 +691,7 @@ def test_frames_are_the_same_however_they_are_cut(frames: list[tuple[str, int]],
             opcode, frame = connection.recv_data_frame(control_frame=True)
             if opcode == ABNF.OPCODE_TEXT:
                 read.append(frame.data)
-        sending.result(timeout=5)
+        sending.result(timeout=PATIENCE)
     assert read == sent
 
 

@@ -36,7 +36,7 @@ from producer.metrics import ProducerMetrics
 from producer.publisher import Intake, Publisher, Streams, replay, spool_path
 from producer.spool import Outgoing, Spool
 from tests.support.faults import FaultySimulator
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from tests.unit.conftest import StreamMaker
 from tickpipe.simulator import SimulatorConfig
 
@@ -205,7 +205,7 @@ def test_reconnects_are_counted_and_the_connection_seen() -> None:
         simulator.hang_handshakes(on=False)
         wait_for(lambda: connected() == (1, 1))
         stop.set()
-        running.result(timeout=5)
+        running.result(timeout=PATIENCE)
 
 
 class _Anything:
@@ -402,7 +402,7 @@ def test_it_looks_at_the_backlog_until_told_to_stop(consumer: Consumer, monkeypa
     consumer.append(5)
     wait_for(lambda: consumer.watch.seen["prices"].lag == 5)
     consumer.stop.set()
-    running.result(timeout=5)
+    running.result(timeout=PATIENCE)
 
 
 def test_a_consumer_whose_database_is_away_is_red_with_the_reason_until_it_is_back(consumer: Consumer) -> None:
@@ -436,7 +436,7 @@ def test_a_consumer_whose_redis_is_away_is_red_until_it_is_back(
     assert consumer.reasons[0].endswith("(failing for 0 s)")
     assert samples(consumer.metrics)["tickpipe_database_up"] == 1
     redis_server.connected = True
-    running.result(timeout=5)
+    running.result(timeout=PATIENCE)
     assert consumer.reasons == []
 
 
@@ -535,7 +535,7 @@ def get(server: Server, path: str) -> tuple[int, str]:
     """Status and body."""
     host, port = server.server_address[:2]
     try:
-        with urllib.request.urlopen(f"http://{host!s}:{port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{host!s}:{port}{path}", timeout=PATIENCE) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:

@@ -25,7 +25,7 @@ from common.stream import Fields, Stream
 from producer.publisher import MAX_APPEND, Intake, Item, Publisher, Replayer, Streams, replay, spool_path
 from producer.session import PriceEvent, Session
 from producer.spool import Outgoing, Spool, SpoolFullError
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from tests.unit.conftest import stored
 
 START = 1_700_000_000_000_000
@@ -305,7 +305,7 @@ def working(work: Callable[[], None], stop: threading.Event) -> Iterator[Future[
         yield thread
     finally:
         stop.set()
-        thread.result(timeout=5)
+        thread.result(timeout=PATIENCE)
 
 
 def test_the_spool_is_replayed_when_redis_is_back_as_often_as_it_is_away(house: House) -> None:

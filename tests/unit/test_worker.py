@@ -17,7 +17,7 @@ from common.errors import DatabaseOutageError, OutageError, StreamOutageError
 from common.stream import Entry, Stream
 from consumer.store import FEED, PRICES, PriceStore, Stored, Table
 from consumer.worker import BISECT_AFTER, Lane, Worker, WorkerConfig
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from tests.unit.conftest import StreamMaker, stored
 
 pytestmark = pytest.mark.usefixtures("impatient")
@@ -141,7 +141,7 @@ def test_a_drain_ends_only_when_nobody_holds_anything(
     assert store.seqs == [2, 3]
     assert not draining.done()
     slow.ack([entry.id for entry in held])
-    draining.result(timeout=5)
+    draining.result(timeout=PATIENCE)
     assert store.seqs == [2, 3]
 
 
@@ -268,7 +268,7 @@ def test_redis_away_is_waited_out_and_what_it_had_handed_over_is_recovered(
     draining = cli.in_thread(make_worker().run)
     wait_for(lambda: "; try 2, next in" in caplog.text)  # and goes on trying
     redis_server.connected = True
-    draining.result(timeout=5)
+    draining.result(timeout=PATIENCE)
     assert store.seqs == [1, 2, 3, 1, 2, 3]  # again: the database knows them
     assert stream.pending() == 0
 
