@@ -37,7 +37,7 @@ $(VENV)/.bench: $(VENV)/.installed requirements-bench.lock
 	@$(PIP) install --require-hashes -r requirements-bench.lock
 	@touch $@
 
-bench: $(VENV)/.bench ## Measure against others at the same work (12 minutes; OPTIONS=--quick: 2)
+bench: $(VENV)/.bench ## Measure against others at the same work (14 minutes; OPTIONS=--quick: 2)
 	@$(BIN)/python -m benchmarks.run $(OPTIONS)
 	@$(BIN)/python -m benchmarks.pages
 

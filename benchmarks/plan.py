@@ -25,11 +25,12 @@ class Scale:
     sizes: tuple[int, ...] = (1_000_000, 10_000_000)
     growth_rounds: int = 2
     backlog: int = 2_000_000
+    dashboard_rounds: int = 5
 
 
 QUICK = Scale(
     events=50_000, rounds=1, feed_events=50_000, feed_rounds=1, pace_seconds=5, pace_rounds=1, sizes=(500_000,),
-    growth_rounds=1, backlog=200_000,
+    growth_rounds=1, backlog=200_000, dashboard_rounds=1,
 )  # fmt: skip
 
 

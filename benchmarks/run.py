@@ -19,11 +19,12 @@ from typing import Annotated
 
 import psutil
 import typer
+from playwright.sync_api import Browser
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from benchmarks import feed, growth, latency, sink
+from benchmarks import dashboard, feed, growth, latency, sink
 from benchmarks.clients import Blaster
 from benchmarks.picture import Bar, Group, svg
 from benchmarks.plan import QUICK, Part, Scale, turns
@@ -31,11 +32,12 @@ from benchmarks.report import METRICS, Ratio, Sample, Samples, as_json, cell, fi
 from benchmarks.servers import DATABASE, ROOT, Bench, bench
 from common import cli
 from common.errors import ConfigurationError
+from tests.support.browser import find_program, launched
 from tests.support.homes import temporary_home
 
 RESULTS = ROOT / "benchmarks" / "results"
 PICTURE = ROOT / "docs" / "bench.svg"
-PARTS = ("sink", "feed", "latency", "growth")
+PARTS = ("sink", "feed", "latency", "growth", "dashboard")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -54,7 +56,7 @@ def run(
     if unknown := set(names) - set(PARTS):
         raise ConfigurationError(f"--only {','.join(sorted(unknown))}: expected some of {','.join(PARTS)}")
     scale = QUICK if quick else Scale()
-    wanted = [*sink.RATIOS, *feed.RATIOS, *growth.ratios(scale)]
+    wanted = [*sink.RATIOS, *feed.RATIOS, *growth.ratios(scale), *dashboard.RATIOS]
     console = Console(width=None if sys.stdout.isatty() else 150)
     with temporary_home() as home, bench(home) as found, ExitStack() as stack:
         results = measure(_parts(names, found, scale, stack), console)
@@ -77,11 +79,21 @@ def _parts(names: list[str], found: Bench, scale: Scale, stack: ExitStack) -> li
         stack.callback(server.stop)
         return server
 
+    @cache
+    def browser() -> Browser:
+        program = find_program()
+        if program is None:
+            raise ConfigurationError(f"no Chromium or Chrome here: --only {','.join(PARTS[:-1])} needs none")
+        return stack.enter_context(launched(program))
+
+    if "dashboard" in names:
+        browser()  # before anything is measured in vain
     parts = {
         "sink": [sink.part(found, scale)],
         "feed": [feed.part(found, scale, blaster)],
         "latency": [latency.part(found, scale, blaster)],
         "growth": [growth.part(found, scale), growth.backlog_part(found, scale)],
+        "dashboard": [dashboard.part(found, scale, browser)],
     }
     return [part for name in PARTS if name in names for part in parts[name]]
 

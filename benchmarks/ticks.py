@@ -34,33 +34,37 @@ FROM generate_series(%(first)s, %(last)s) AS n
 """
 
 
-def events(count: int, first: int = 0) -> Iterator[dict[str, Any]]:
-    """Price events as Twelve Data sends them, of all the simulator's symbols in turn; `first` are left out."""
+def events(count: int, first: int = 0, begin: int = BEGIN) -> Iterator[dict[str, Any]]:
+    """Price events as Twelve Data sends them, of all the simulator's symbols in turn; `first` are left out.
+
+    `begin`: the exchange's first time, seconds UTC.
+    """
     walk = RandomWalk(random.Random(1))
     symbols = islice(cycle(LISTINGS), _BASE)
     base = [walk.event(symbol, None, BEGIN + number / MARKET_RATE) for number, symbol in enumerate(symbols)]
     for number in range(first, first + count):
-        yield base[number % _BASE] | {"timestamp": BEGIN + number // MARKET_RATE}
+        yield base[number % _BASE] | {"timestamp": begin + number // MARKET_RATE}
 
 
-def entries(count: int, first: int = 0) -> Iterator[dict[str, str]]:
-    """The fields of stream entries, as a producer appends them; `first` are left out."""
-    for seq, event in enumerate(events(count, first), first + 1):
+def entries(count: int, first: int = 0, begin: int = BEGIN) -> Iterator[dict[str, str]]:
+    """The fields of stream entries, as a producer that began then appends them; `first` are left out."""
+    session = begin * 1_000_000
+    for seq, event in enumerate(events(count, first, begin), first + 1):
         text = cast("dict[str, Any]", {name: _text(value) for name, value in event.items()})
-        received = SESSION + seq * 1_000_000 // MARKET_RATE
-        yield tick.encode(twelvedata.parse(text, SESSION, seq, received))
+        received = session + seq * 1_000_000 // MARKET_RATE
+        yield tick.encode(twelvedata.parse(text, session, seq, received))
 
 
 def _text(value: object) -> object:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def load(client: redis.Redis, key: str, count: int, first: int = 0) -> None:
+def load(client: redis.Redis, key: str, count: int, first: int = 0, begin: int = BEGIN) -> None:
     """Make the stream `key` hold `count` entries, those after `first`, and no group."""
     client.delete(key)
     connection = client.connection_pool.get_connection()
     try:
-        unsent = entries(count, first)
+        unsent = entries(count, first, begin)
         while batch := list(islice(unsent, 2_000)):
             packed = [hiredis.pack_command(("XADD", key, "*", *_flat(fields))) for fields in batch]
             connection.send_packed_command(packed)  # type: ignore[no-untyped-call]

@@ -20,11 +20,12 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
 from common.errors import DatabaseOutageError
 from common.settings import Secret
 from consumer.store import PriceStore
+from tests.support.browser import find_program, launched
 from tests.support.history import store_history
 from tests.support.pipeline import Pipeline
 from tests.support.processes import Running
@@ -33,31 +34,17 @@ from tickpipe.dashboard.data import Reader
 from tickpipe.simulator import RandomWalk, Simulator, SimulatorConfig
 
 SYMBOLS = ["AAPL", "BTC/USD", "ETH/USD", "EUR/USD", "MSFT", "NVDA", "SOL/USD", "SPY", "USD/JPY", "XAU/USD"]
-PROGRAMS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
-PROGRAM_OF_MACOS = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
-#: As root there is no sandbox; the rest keeps the browser from talking to anybody but us.
-OPTIONS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    program = next(filter(None, map(shutil.which, [*PROGRAMS, PROGRAM_OF_MACOS])), None)
+    program = find_program()
     if program is None:
         if os.environ.get("CI"):
             pytest.fail("no Chromium or Chrome here: install one")
         pytest.skip("no Chromium or Chrome here")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=OPTIONS)
+    with launched(program) as browser:
         yield browser
-        browser.close()
 
 
 class Board:

@@ -1,0 +1,82 @@
+"""What the dashboard, open in a browser, takes from the drain: page, browser, database and consumer share the cores."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Browser, Error
+
+from benchmarks import ticks
+from benchmarks.clients import Client
+from benchmarks.plan import Part, Preparation, Scale, Way
+from benchmarks.report import Ratio, Sample, rate
+from benchmarks.servers import DATABASE, STREAM, Bench
+from tickpipe.dashboard import HOST, free_port
+
+PART = "dashboard"
+CLOSED, OPEN = "drain, no dashboard", "drain, the dashboard open in a browser"
+RATIOS = [Ratio(PART, "rate", OPEN, CLOSED)]
+#: So many times the events of another drain: one that is over in two seconds tells little.
+DRAINS = 3
+#: Seconds that browser and page get to come to rest; a drain without them waits as long.
+REST = 3.0
+
+
+def part(bench: Bench, scale: Scale, browser: Callable[[], Browser]) -> Part:
+    """The same drain with and without it. The prices are of the last minutes, so that the page has them to draw."""
+    count, source = DRAINS * scale.events, f"{STREAM}:of-now"
+
+    def load() -> None:
+        ticks.load(bench.redis, source, count, begin=int(time.time()) - count // ticks.MARKET_RATE)
+
+    def drain() -> Sample:
+        bench.settle(DATABASE)
+        time.sleep(REST)
+        bench.consumer(DATABASE, 1000, "--drain").wait()
+        commits = bench.commits(DATABASE)
+        if (rows := sum(commit.rows for commit in commits)) != count:
+            raise RuntimeError(f"{rows} rows are stored of {count}")
+        return {"rate": rate(commits)}
+
+    def fill() -> None:
+        bench.empty_stream()
+        bench.empty(DATABASE)
+        bench.redis.copy(source, STREAM)
+
+    def closed(_round: int) -> Sample:
+        fill()
+        return drain()
+
+    def opened(_round: int) -> Sample:
+        fill()
+        with shown(bench, browser()):
+            return drain()
+
+    seconds = REST + 2 + count / 50_000
+    ways = [Way(CLOSED, seconds, closed), Way(OPEN, seconds + 3, opened)]
+    return Part(PART, scale.dashboard_rounds, [Preparation(f"loading {count:,} entries", count / 40_000, load)], ways)
+
+
+@contextmanager
+def shown(bench: Bench, browser: Browser) -> Iterator[None]:
+    """The page, served and open."""
+    port = free_port()
+    command = [str(Path(sys.executable).with_name("tickpipe")), "dashboard", "--port", str(port)]
+    server = Client(command, bench.environment(DATABASE), bench.home)
+    page = browser.new_page(viewport={"width": 1280, "height": 940})
+    try:
+        for _ in range(100):  # until it listens
+            try:
+                page.goto(f"http://{HOST}:{port}")
+                break
+            except Error:
+                time.sleep(0.1)
+        page.wait_for_selector(".box.good")
+        yield
+    finally:
+        page.close()
+        server.stop()
