@@ -21,6 +21,10 @@ class ConfigurationError(TickpipeError):
     exit_status = 2
 
 
+class UntrustedError(ConfigurationError):
+    """A server cannot prove by TLS who it is."""
+
+
 class OutageError(TickpipeError):
     """Something we depend on is away; the data are fine and the same call may succeed later."""
 

@@ -16,7 +16,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from common.errors import ConfigurationError, StreamOutageError
+from common import tls
+from common.errors import ConfigurationError, StreamOutageError, TickpipeError, UntrustedError
 from common.settings import Secret
 
 Fields = Mapping[str, str] | Mapping[bytes, bytes]
@@ -73,23 +74,12 @@ def connect(url: Secret, *, timeout: float = TIMEOUT) -> redis.Redis:
         pool = client.connection_pool
         pool.connection_class(**pool.connection_kwargs)  # connects to nothing, but refuses a `?parameter` it lacks
         str(pool.connection_kwargs.get("host", "")).encode("idna")  # as connecting would, with a traceback
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, redis.RedisError):
         raise ConfigurationError(
             "REDIS_URL is no Redis URL: it looks like redis://[[user]:password@]host:6379/0, "
             "rediss://… for TLS, or unix:///path/to/socket"
         ) from None
     return client
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Redis's errors as ours, told apart by class."""
-    try:
-        yield
-    except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
-        raise ConfigurationError(f"Redis refuses the login in REDIS_URL: {error}") from error
-    except redis.RedisError as error:
-        raise StreamOutageError(f"Redis: {str(error) or type(error).__name__}") from error
 
 
 class Stream:
@@ -100,14 +90,42 @@ class Stream:
         self.group = group
         self.consumer = consumer
         self._redis = client
+        self._tls = issubclass(client.connection_pool.connection_class, redis.SSLConnection)
+        self._answered = False  # ever
         client.set_response_callback("XREADGROUP", _entries)  # a dict for each entry would cost more than its insert
         self._append = client.register_script(_APPEND)
         self._remove = client.register_script(_REMOVE_CONSUMERS)
         self._trim = client.register_script(_TRIM)
 
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Redis's errors as ours, told apart by class."""
+        try:
+            yield
+            self._answered = True
+        except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+            raise ConfigurationError(f"Redis refuses the login in REDIS_URL: {error}") from error
+        except redis.RedisError as error:
+            raise self._trouble(error) from error
+
+    def _trouble(self, error: redis.RedisError) -> TickpipeError:
+        """What TLS refuses at the start needs a person; later, a server may mend its certificate without us."""
+        cause, words = error.__context__, f"Redis: {str(error) or type(error).__name__}"
+        refusal = tls.refusal(cause)
+        if self._tls and isinstance(cause, FileNotFoundError | PermissionError | IsADirectoryError):
+            refusal = f"a file of certificates cannot be read: {cause.strerror}"
+        if refusal:
+            words = (
+                f"Redis: {refusal}; REDIS_URL is rediss://HOST:PORT/0?ssl_ca_certs=FILE, with the host that the "
+                "certificate was made for, and the file of the CA that signed it"
+            )
+        elif not self._answered and (tls.may_be_the_scheme(cause, by_tls=self._tls) or "closed by server" in words):
+            words += tls.hint("REDIS_URL", "redis", "rediss", by_tls=self._tls)
+        return UntrustedError(words) if refusal and not self._answered else StreamOutageError(words)
+
     def check(self) -> None:
         """Ask Redis whether it is there and lets us in. Raises ConfigurationError where the key is no stream."""
-        with _translated():
+        with self._translated():
             kind = cast("bytes", self._redis.type(self.key))
         if kind not in {b"stream", b"none"}:
             raise ConfigurationError(f"the key {self.key!r} in this Redis is a {kind.decode()}, not a stream")
@@ -124,21 +142,21 @@ class Stream:
         for fields in entries:
             arguments.append(2 * len(fields))
             arguments.extend(chain.from_iterable(fields.items()))
-        with _translated():
+        with self._translated():
             try:
                 self._append(keys=[self.key], args=arguments)
             except UnicodeEncodeError:  # before anything was sent: hiredis packs strict UTF-8, whatever our settings
                 self._append(keys=[self.key], args=[_bytes(argument) for argument in arguments])
 
     def _append_slowly(self, entries: Sequence[Fields]) -> None:
-        with _translated(), self._redis.pipeline(transaction=True) as pipe:
+        with self._translated(), self._redis.pipeline(transaction=True) as pipe:
             for fields in entries:
                 pipe.xadd(self.key, {_bytes(name): _bytes(value) for name, value in fields.items()})
             pipe.execute()
 
     def ensure_group(self) -> None:
         """Create the group where it is missing, at the stream's start: at `$` it would skip what came before it."""
-        with _translated():
+        with self._translated():
             try:
                 self._redis.xgroup_create(self.key, self.group, id="0", mkstream=True)
             except redis.ResponseError as error:
@@ -170,7 +188,7 @@ class Stream:
         return self._read_group(after, count, None, ())
 
     def _read_group(self, start: bytes, count: int, block_ms: int | None, done: Sequence[bytes]) -> list[Entry]:
-        with _translated(), self._redis.pipeline(transaction=False) as pipe:
+        with self._translated(), self._redis.pipeline(transaction=False) as pipe:
             if done:
                 pipe.xack(self.key, self.group, *done)
             pipe.xreadgroup(self.group, self.consumer, {self.key: cast("Any", start)}, count=count, block=block_ms)
@@ -183,7 +201,7 @@ class Stream:
         """
         cursor = b"0-0"
         while True:
-            with _translated():
+            with self._translated():
                 reply = self._redis.xautoclaim(
                     self.key,
                     self.group,
@@ -201,30 +219,30 @@ class Stream:
     def ack(self, ids: Sequence[bytes]) -> None:
         """Tell the group that these entries are done."""
         if ids:
-            with _translated():
+            with self._translated():
                 self._redis.xack(self.key, self.group, *ids)
 
     def report(self, text: str) -> None:
         """Leave this consumer's word on its work, for whoever looks at the pipeline."""
-        with _translated():
+        with self._translated():
             self._redis.hset(f"{self.key}:consumers", self.consumer, text)
 
     def reports(self) -> dict[str, str]:
         """The last word of each consumer, gone ones too."""
-        with _translated():
+        with self._translated():
             found = cast("dict[bytes, bytes]", self._redis.hgetall(f"{self.key}:consumers"))
         return {name.decode(): text.decode() for name, text in found.items()}
 
     def consumers(self) -> list[Member]:
         """Who is in the group; nobody where there is none."""
-        with _translated():
+        with self._translated():
             found = self._redis.xinfo_consumers(self.key, self.group) if self.group in self._group_info() else []
         return [Member(each["name"].decode(), int(each["pending"]), each["idle"] / 1000) for each in found]
 
     def forget_reports(self, names: Sequence[str]) -> None:
         """Remove the last word of these consumers."""
         if names:
-            with _translated():
+            with self._translated():
                 self._redis.hdel(f"{self.key}:consumers", *names)
 
     def leave(self) -> None:
@@ -236,12 +254,12 @@ class Stream:
         return self._remove_consumers(idle_ms=idle_ms, only="")
 
     def _remove_consumers(self, *, idle_ms: int, only: str) -> int:
-        with _translated():
+        with self._translated():
             return int(cast("Any", self._remove(keys=[self.key], args=[self.group, idle_ms, only])))
 
     def trim(self) -> int:
         """Drop what every group on the stream has read and acked; returns how many entries went."""
-        with _translated():
+        with self._translated():
             return int(cast("Any", self._trim(keys=[self.key])))
 
     def undone(self, count: int = 1000) -> Iterator[Entry]:
@@ -250,7 +268,7 @@ class Stream:
         What is done meanwhile may be in it or not; what is not done is. (Last delivered is read before the pending
         ones: an entry that is read in between is met as unread.)
         """
-        with _translated():
+        with self._translated():
             ours = self._group_info().get(self.group)
         if ours is None:
             yield from self._scan(b"-", count)
@@ -265,7 +283,7 @@ class Stream:
     def _pending_ids(self, count: int) -> Iterator[bytes]:
         start = b"-"
         while True:
-            with _translated():
+            with self._translated():
                 reply = self._redis.xpending_range(self.key, self.group, min=cast("Any", start), max="+", count=count)
             raw = cast("list[dict[str, bytes]]", reply)
             yield from (item["message_id"] for item in raw)
@@ -275,7 +293,7 @@ class Stream:
 
     def _scan(self, start: bytes, count: int) -> Iterator[Entry]:
         while True:
-            with _translated():
+            with self._translated():
                 raw = cast("list[Any]", self._redis.xrange(self.key, min=cast("Any", start), count=count))
             yield from (_entry(item) for item in raw)
             if len(raw) < count:
@@ -284,7 +302,7 @@ class Stream:
 
     def groups(self) -> dict[str, Backlog]:
         """Every group on the stream and what it has left to do: the slowest holds back trimming."""
-        with _translated():
+        with self._translated():
             info, groups = self._stream_info(), self._group_info()
         appended, length = int(info["entries-added"]), int(info["length"])
         return {
@@ -296,20 +314,20 @@ class Stream:
         """Entries that nobody has read; Redis cannot tell after an XDEL, then up to 1000 are counted."""
         if group["lag"] is not None:
             return int(group["lag"])
-        with _translated():
+        with self._translated():
             unread = self._redis.xrange(self.key, min=cast("Any", b"(" + group["last-delivered-id"]), count=1000)
         return len(cast("list[Any]", unread))
 
     def pending(self) -> int:
         """Entries that the group's consumers, all of them, were given and have not acked."""
-        with _translated():
+        with self._translated():
             return int(cast("Any", self._redis.xpending(self.key, self.group))["pending"])
 
     def backlog(self) -> Backlog:
         """What the stream holds and what this group has left to do."""
         if ours := self.groups().get(self.group):
             return ours
-        with _translated():
+        with self._translated():
             info = self._stream_info()
         return Backlog(int(info["entries-added"]), int(info["length"]), int(info["length"]), 0, 0)
 

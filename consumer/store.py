@@ -19,7 +19,7 @@ from psycopg2.extras import execute_values
 
 from common import feed_event, tick
 from common.entry import Codec
-from common.errors import ConfigurationError, DatabaseOutageError, DecodeError
+from common.errors import ConfigurationError, DatabaseOutageError, DecodeError, UntrustedError
 from common.settings import Secret
 from common.stream import Entry
 
@@ -102,7 +102,8 @@ def check_url(url: Secret) -> None:
 def connect(url: Secret, *, application: str = "tickpipe") -> Connection:
     """A connection whose commits are on disk when they return, in UTC.
 
-    Raises ConfigurationError for a URL that is none or a login that is refused, DatabaseOutageError otherwise.
+    Raises ConfigurationError for a URL that is none or a login that is refused, UntrustedError where TLS cannot come
+    about, DatabaseOutageError otherwise.
     """
     check_url(url)
     try:
@@ -132,6 +133,15 @@ def _at_connect(error: psycopg2.Error) -> ConfigurationError | DatabaseOutageErr
     A server that speaks another language is tried again as if it were away, with its words in each line of the log.
     """
     words = " ".join(str(error).split())
+    of_tls = (
+        "certificate verify failed", "server certificate for", "root certificate file", "certificate required",
+        "valid client certificate", "SSL was required", "sslmode",
+    )  # fmt: skip
+    if any(each in words for each in of_tls):
+        return UntrustedError(
+            f"the database: {words}; DATABASE_URL ends in ?sslmode=verify-full&sslrootcert=FILE, with the file of the "
+            "CA that signed the certificate, and names the host that it was made for"
+        )
     refusals = (
         "authentication failed", "does not exist", "no password supplied", "no pg_hba.conf entry",
         "pg_hba.conf rejects", "not permitted to log in", "permission denied for database",
@@ -149,6 +159,7 @@ class PriceStore:
         self._url = url
         self._connect = connect
         self._connection: Connection | None = None
+        self._connected = False  # ever
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -177,7 +188,7 @@ class PriceStore:
     def _translated(self) -> Iterator[Connection]:
         try:
             if self._connection is None:
-                self._connection = self._connect(self._url)
+                self._connection = self._open()
             yield self._connection
         except _BAD_DATA:
             raise
@@ -187,6 +198,17 @@ class PriceStore:
         except psycopg2.Error as error:
             self.close()
             raise DatabaseOutageError(f"the database: {_line(error)}") from error
+
+    def _open(self) -> Connection:
+        """A connection. What TLS refuses at the start needs a person; later, a server may mend it without us."""
+        try:
+            connection = self._connect(self._url)
+        except UntrustedError as error:
+            if not self._connected:
+                raise
+            raise DatabaseOutageError(str(error)) from None
+        self._connected = True
+        return connection
 
     def insert_block(self, table: Table, stream: str, entries: Sequence[Entry], *, bisect: bool = False) -> Stored:
         """Store a block of entries in one transaction, each row or its dead letter; what is there already is left.

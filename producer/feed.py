@@ -11,7 +11,6 @@ import logging
 import math
 import random
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -25,7 +24,8 @@ from twelvedata.context import Context
 from twelvedata.websocket import TDWebSocket
 from websocket import ABNF
 
-from common.errors import ConfigurationError, TickpipeError
+from common import tls
+from common.errors import ConfigurationError, TickpipeError, UntrustedError
 from common.settings import Secret
 from producer import twelvedata
 from producer.publisher import Intake
@@ -334,6 +334,10 @@ class Feed:
             if error.status_code in {200, 401, 403}:  # the vendor answers a bad key with a plain page, status 200
                 raise RefusedKeyError from None
             raise DisconnectedError(f"the server answered the handshake with HTTP status {error.status_code}") from None
+        except OSError as error:
+            if self._ever_connected:
+                raise
+            raise self._first_failure(error) from None
         self._client.ws.settimeout(0.25)
         self._ever_connected = True
         self.connections += 1
@@ -345,6 +349,16 @@ class Feed:
         self._last_frame = self._clock()
         self.session.tell("connected", host=self.config.host)
         logger.info("connected to %s, asking for %d symbols", self.config.host, len(self._wanted))
+
+    def _first_failure(self, error: OSError) -> TickpipeError:
+        """As it is told where no connection has ever been: then it may be how it was set up."""
+        if refusal := tls.refusal(error):
+            way_out = "a CA of your own goes into a file that SSL_CERT_FILE names"
+            return UntrustedError(f"{self.config.host}: {refusal}; {way_out}")
+        by_tls, words = self.config.url.startswith("wss"), _cause(error)
+        if tls.may_be_the_scheme(error, by_tls=by_tls):
+            words += tls.hint("its address", "ws", "wss", by_tls=by_tls)
+        return DisconnectedError(words)
 
     def _pause(self, stop: threading.Event, error: Exception, *, lasted: float, evicted: bool) -> None:
         delay = self._reconnect.after(lasted=lasted, evicted=evicted)
@@ -493,8 +507,8 @@ class Feed:
 
 
 def _cause(error: Exception) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the server's certificate is not trusted: {error.verify_message}"
+    if refusal := tls.refusal(error):
+        return refusal
     if isinstance(error, websocket.WebSocketTimeoutException | TimeoutError):
         return "the server did not answer in time"
     return str(error) or type(error).__name__

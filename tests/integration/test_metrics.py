@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
-import socket
 import time
 import urllib.error
 import urllib.request
-from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -18,16 +15,9 @@ from common.stream import TIMEOUT
 from tests.support.capture import make_events, write_capture
 from tests.support.faults import FaultySimulator
 from tests.support.pipeline import Pipeline
+from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 from tickpipe.simulator import Simulator, SimulatorConfig
-
-
-def free_port() -> int:
-    """A port that nobody has, and that no outgoing connection will be given (Linux takes those from 32768 on)."""
-    while True:
-        port = random.SystemRandom().randrange(20_000, 32_768)
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
 
 
 def get(port: int, path: str) -> tuple[int, str]:

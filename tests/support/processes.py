@@ -100,12 +100,12 @@ class Processes:
             print(process.said())  # noqa: T201
 
     def start(self, *command: str | Path, **environ: str) -> Running:
-        """Start a command of our environment (`producer`, `consumer`, `tickpipe`, `python`) with more variables."""
-        name = f"{len(self._started) + 1}-{command[0]}"
+        """Start a path, or a command of our environment (`producer`, `consumer`, `tickpipe` …), with more variables."""
+        name = f"{len(self._started) + 1}-{Path(command[0]).name}"
         log = self._folder / f"{name}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [Path(sys.executable).with_name(str(command[0])), *command[1:]],
+                [Path(sys.executable).parent / command[0], *command[1:]],
                 env={**self._environ, **environ},
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,

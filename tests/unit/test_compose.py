@@ -147,7 +147,9 @@ def test_workflow_runs_make_test_where_we_say_it_works() -> None:
         "python": ["3.11", "3.12", "3.13"],
         "include": [{"os": "macos-latest", "python": "3.12"}],
     }
-    assert [step["run"] for step in job["steps"] if "run" in step] == ["make test PYTHON=python"]
+    *before, command = [step["run"] for step in job["steps"] if "run" in step]
+    assert command == "make test PYTHON=python"
+    assert ["prometheus" in step for step in before] == [True, True]  # Linux and macOS: the runners have a browser
     assert any(step.get("uses", "").startswith("actions/setup-node@") for step in job["steps"])
 
 

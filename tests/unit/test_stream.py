@@ -392,6 +392,7 @@ def test_a_lost_group_is_an_outage_until_it_is_made_again(stream: Stream, redis_
         "redis://:p4ss@localhost:99999/0",
         "redis://:p4ss@localhost/0?db=x",
         "redis://:p4ss@localhost/0?nonsense=1",
+        "rediss://:p4ss@localhost/0?ssl_cert_reqs=nonsense",
         "redis://[::1",
     ],
 )
