@@ -26,10 +26,12 @@ def run(app: typer.Typer, name: str) -> NoReturn:
     """Run a command line: a `.env` in the working folder first (the real environment wins), then the command.
 
     Exits 0 when done, 1 after a failure worth a retry, 2 for wrong usage or configuration, each with one line on
-    stderr and no traceback.
+    stderr and no traceback; 130, and nothing said, after Ctrl-C.
     """
     try:
         _load_dotenv(Path.cwd() / ".env")
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see common/interrupt.py
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         app(prog_name=name)
     except TickpipeError as error:
         print(f"{name}: {error}", file=sys.stderr)  # noqa: T201

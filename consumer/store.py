@@ -320,9 +320,7 @@ def _insert_dead_letters(cursor: Cursor, stream: str, dead: Sequence[tuple[Entry
 
 
 def _bigint(value: bytes | None) -> int | None:
-    if value is None or not value.isdigit() or len(value) > 18:
-        return None
-    return int(value)
+    return int(value) if value and value.isdigit() and len(value) <= 18 else None
 
 
 def array_literal(values: Sequence[bytes]) -> str:

@@ -232,6 +232,52 @@ def test_the_installed_commands_do_the_same(tmp_path: Path, argv: list[str], env
     assert_refused(Ended(done.returncode, done.stdout, done.stderr), f"^{argv[0]}: ")
 
 
+# --- Ctrl-C
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts an installed command in an environment of its own; it is ended with the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(*command: str, **environ: str) -> subprocess.Popen[str]:
+        program = Path(sys.executable).with_name(command[0])
+        own = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), **environ}
+        pipe = subprocess.PIPE
+        started.append(
+            subprocess.Popen([program, *command[1:]], env=own, cwd=tmp_path, text=True, stdout=pipe, stderr=pipe)
+        )
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("command", ["producer", "consumer", "tickpipe", "python -m consumer"])
+def test_ctrl_c_while_python_imports_leaves_no_traceback(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "typer.py").write_text("import time; print('importing', flush=True); time.sleep(60)")
+    process = start(*command.split(), PYTHONPATH=f"{tmp_path}:{Path(__file__).parents[2]}")
+    assert process.stdout
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == -signal.SIGINT  # which a shell calls 130
+
+
+def test_ctrl_c_in_a_command_that_waits_is_status_130_and_silent(start: Callable[..., subprocess.Popen[str]]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        process = start("tickpipe", "status", REDIS_URL=f"redis://127.0.0.1:{mute.getsockname()[1]}")
+        mute.settimeout(30)
+        with mute.accept()[0]:
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == 130
+
+
 # --- Metrics
 
 
