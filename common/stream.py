@@ -100,7 +100,9 @@ class Stream:
         self.group = group
         self.consumer = consumer
         self._redis = client
-        client.set_response_callback("XREADGROUP", _entries)  # a dict for each entry would cost more than its insert
+        # Entries as they are: a dict for each would cost more than its insert, and of a name that comes twice lose one.
+        client.set_response_callback("XREADGROUP", _entries)
+        client.set_response_callback("XAUTOCLAIM", lambda reply, **_: reply)
         self._append = client.register_script(_APPEND)
         self._remove = client.register_script(_REMOVE_CONSUMERS)
         self._trim = client.register_script(_TRIM)
@@ -117,23 +119,29 @@ class Stream:
 
         A lone surrogate, which JSON can spell and UTF-8 cannot, is written as its bytes and refused at decoding.
         """
-        if any(not 0 < len(fields) <= WIDEST for fields in entries):
+        self.append_parts([list(chain.from_iterable(cast("Any", fields.items()))) for fields in entries])
+
+    def append_parts(self, entries: Sequence[Sequence[str | bytes]]) -> None:
+        """The same for entries as names and values in turn, where a name may come twice."""
+        if any(not 0 < len(parts) <= 2 * WIDEST for parts in entries):
             self._append_slowly(entries)
             return
         arguments: list[Any] = []
-        for fields in entries:
-            arguments.append(2 * len(fields))
-            arguments.extend(chain.from_iterable(fields.items()))
+        for parts in entries:
+            arguments.append(len(parts))
+            arguments.extend(parts)
         with _translated():
             try:
                 self._append(keys=[self.key], args=arguments)
             except UnicodeEncodeError:  # before anything was sent: hiredis packs strict UTF-8, whatever our settings
                 self._append(keys=[self.key], args=[_bytes(argument) for argument in arguments])
 
-    def _append_slowly(self, entries: Sequence[Fields]) -> None:
+    def _append_slowly(self, entries: Sequence[Sequence[str | bytes]]) -> None:
         with _translated(), self._redis.pipeline(transaction=True) as pipe:
-            for fields in entries:
-                pipe.xadd(self.key, {_bytes(name): _bytes(value) for name, value in fields.items()})
+            for parts in entries:
+                if not parts:
+                    raise redis.DataError("an entry without fields")  # before anything is sent
+                pipe.execute_command("XADD", self.key, "*", *map(_bytes, parts))  # type: ignore[no-untyped-call]
             pipe.execute()
 
     def ensure_group(self) -> None:
@@ -184,17 +192,10 @@ class Stream:
         cursor = b"0-0"
         while True:
             with _translated():
-                reply = self._redis.xautoclaim(
-                    self.key,
-                    self.group,
-                    self.consumer,
-                    min_idle_time=idle_ms,
-                    start_id=cast("Any", cursor),
-                    count=count,
-                )
+                reply = self._redis.xautoclaim(self.key, self.group, self.consumer, idle_ms, cast("Any", cursor), count)
             cursor, entries, *_ = reply
             if entries:
-                yield [_entry(raw) for raw in entries]
+                yield [Entry(*raw) for raw in entries]
             if cursor == b"0-0":
                 return
 
@@ -277,7 +278,7 @@ class Stream:
         while True:
             with _translated():
                 raw = cast("list[Any]", self._redis.xrange(self.key, min=cast("Any", start), count=count))
-            yield from (_entry(item) for item in raw)
+            yield from (Entry(each, [*chain.from_iterable(fields.items())]) for each, fields in raw)
             if len(raw) < count:
                 return
             start = b"(" + raw[-1][0]
@@ -330,12 +331,6 @@ def _entries(reply: list[Any] | dict[bytes, Any] | None, **_: object) -> list[En
         return []
     found = next(iter(reply.values())) if isinstance(reply, dict) else reply[0][1]
     return [Entry(*raw) for raw in found]
-
-
-def _entry(raw: tuple[bytes, Mapping[bytes, bytes] | None]) -> Entry:
-    entry_id, fields = raw
-    # redis-py 8 gives {} for a deleted entry, older ones None
-    return Entry(entry_id, [part for pair in fields.items() for part in pair] if fields else None)
 
 
 # One script instead of so many XADDs between MULTI and EXEC: one command to pack and one reply to read is half of the
