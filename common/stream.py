@@ -89,7 +89,8 @@ def _translated() -> Iterator[None]:
     except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
         raise ConfigurationError(f"Redis refuses the login in REDIS_URL: {error}") from error
     except redis.RedisError as error:
-        raise StreamOutageError(f"Redis: {str(error) or type(error).__name__}") from error
+        setting = " (REDIS_URL)" if isinstance(error, redis.ConnectionError | redis.TimeoutError) else ""
+        raise StreamOutageError(f"Redis: {str(error) or type(error).__name__}{setting}") from error
 
 
 class Stream:

@@ -138,7 +138,7 @@ def _at_connect(error: psycopg2.Error) -> ConfigurationError | DatabaseOutageErr
     )  # fmt: skip
     if "starting up" not in words and any(refusal in words for refusal in refusals):
         return ConfigurationError(f"the database refuses DATABASE_URL: {words}")
-    return DatabaseOutageError(f"the database: {words}")
+    return DatabaseOutageError(f"the database: {words} (DATABASE_URL)")
 
 
 class PriceStore:

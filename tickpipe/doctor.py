@@ -77,14 +77,13 @@ def examine(patient: Patient) -> Iterator[Finding]:
 
     A look's docstring is the name under which it is told that it may not look.
     """
-    for place, looks in _LOOKS.items():
+    for name, looks in _LOOKS.items():
         for look in looks:
             try:
                 yield from look(patient)
             except (TickpipeError, redis.RedisError) as error:
-                name, _, advice = place.partition("; ")
                 if not isinstance(error.__cause__ or error, _REFUSALS):
-                    yield Finding(name, well=False, advice=f"{error}; {advice}")
+                    yield Finding(name, well=False, advice=str(error))
                     break
                 advice = f"cannot be read ({error}): look yourself"
                 yield Finding(f"{name}: {look.__doc__}", well=False, advice=advice, grave=False)
@@ -186,8 +185,8 @@ def _spool(patient: Patient) -> Iterator[Finding]:
 
 _LOOKS = {
     "API key": [_key],
-    "Redis; check REDIS_URL": [_redis, _server, _settings, _groups],
-    "database; check DATABASE_URL": [_postgres, _schema, _feed],
+    "Redis": [_redis, _server, _settings, _groups],
+    "database": [_postgres, _schema, _feed],
     "spool": [_spool],
 }
 _THERE = """

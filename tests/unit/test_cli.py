@@ -232,6 +232,22 @@ def test_the_installed_commands_do_the_same(tmp_path: Path, argv: list[str], env
     assert_refused(Ended(done.returncode, done.stdout, done.stderr), f"^{argv[0]}: ")
 
 
+# --- What is away
+
+
+def test_a_server_that_is_away_is_told_with_the_variable_that_names_it(command: Command) -> None:
+    urls = {"REDIS_URL": f"redis://:{SECRET}@127.0.0.1:1", "DATABASE_URL": f"postgresql://u:{SECRET}@127.0.0.1:1/x"}
+    for argv, words in {
+        "status": r"^tickpipe: Redis: .*127\.0\.0\.1:1\..* \(REDIS_URL\)$",
+        "migrate": r"^tickpipe: the database: .*\"127\.0\.0\.1\", port 1 .* \(DATABASE_URL\)$",
+    }.items():
+        ended = command("tickpipe", argv, **urls)
+        (line,) = ended.err.splitlines()
+        assert re.search(words, line)
+        assert SECRET not in line
+        assert (ended.status, ended.out) == (1, "")
+
+
 # --- Ctrl-C
 
 
