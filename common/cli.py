@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import NoReturn, ParamSpec
+from typing import Any, NoReturn, ParamSpec
 
 import typer
 from dotenv import load_dotenv
@@ -36,6 +36,12 @@ def run(app: typer.Typer, name: str) -> NoReturn:
     except TickpipeError as error:
         print(f"{name}: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_status)
+    except SystemExit as ended:
+        # Typer has told what is wrong in a frame, without the value: pydantic's error, which made Typer's, knows it.
+        refused: Any = ended.__context__
+        if errors := getattr(getattr(refused, "__cause__", None), "errors", None):
+            print(f"{name}: {errors()[0]['input']!r} was given for {refused.param.get_error_hint()}", file=sys.stderr)  # noqa: T201
+        raise
     sys.exit(0)
 
 

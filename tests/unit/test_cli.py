@@ -215,6 +215,27 @@ def test_wrong_usage_is_status_2(command: Command, argv: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("argv", "environ", "words"),
+    [
+        (["consumer", "--max-batch-size", "abc"], {}, "'abc' was given for '--max-batch-size' .*MAX_BATCH_SIZE"),
+        (["consumer", "--max-batch-size", "0"], {}, "'0' was given for '--max-batch-size' .*MAX_BATCH_SIZE"),
+        (["consumer"], {"MAX_BATCH_SIZE": "abc"}, "'abc' was given for '--max-batch-size' .*MAX_BATCH_SIZE"),
+        (["consumer"], {"CLAIM_IDLE": "soon"}, "'soon' was given for '--claim-idle' .*CLAIM_IDLE"),
+        (["producer"], {"SPOOL_MAX": "1k"}, "'1k' was given for '--spool-max' .*SPOOL_MAX"),
+        (["tickpipe", "up", "--rate", "0"], {}, "'0' was given for '--rate'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list | dict) else "",
+)
+def test_a_wrong_number_is_told_with_its_option_and_variable(
+    command: Command, argv: list[str], environ: dict[str, str], words: str
+) -> None:
+    ended = command(*argv, **KEY, **SYMBOLS, **environ)
+    assert (ended.status, ended.out) == (2, "")
+    assert "Input should be" in ended.err
+    assert re.match(f"{argv[0]}: {words}", ended.err.splitlines()[-1])  # the last line is what `up` tells of a child
+
+
+@pytest.mark.parametrize(
     ("argv", "environ"),
     [
         (["producer"], {**SYMBOLS, "TWELVE_DATA_API_KEY": ""}),
