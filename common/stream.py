@@ -23,6 +23,8 @@ Fields = Mapping[str, str] | Mapping[bytes, bytes]
 
 #: Seconds to wait for Redis: to connect, and for an answer.
 TIMEOUT = 5.0
+#: A living consumer asks for more every 0.5 s. One that has not for so many seconds is gone, or stuck in a block.
+SILENT_AFTER = 3.0
 #: Most fields of an entry that the script takes: Lua's unpack() gives up below 8,000 values, with the others written.
 WIDEST = 3500
 
@@ -40,13 +42,17 @@ class Entry(NamedTuple):
 
 
 class Backlog(NamedTuple):
-    """What a stream holds for one group; `lag` counts the entries that nobody has read."""
+    """What a stream holds for one group; `lag` counts the entries that nobody has read.
+
+    A name stays in the group when its consumer is killed: `consumers` are those that ask for more, the others `silent`.
+    """
 
     appended: int
     length: int
     lag: int
     pending: int
     consumers: int
+    silent: int = 0
 
 
 class Member(NamedTuple):
@@ -108,12 +114,16 @@ class Stream:
         self._remove = client.register_script(_REMOVE_CONSUMERS)
         self._trim = client.register_script(_TRIM)
 
-    def check(self) -> None:
-        """Ask Redis whether it is there and lets us in. Raises ConfigurationError where the key is no stream."""
+    def check(self) -> bool:
+        """Ask Redis, which may be away or not let us in, whether the stream is there.
+
+        Raises ConfigurationError where the key is something else.
+        """
         with _translated():
             kind = cast("bytes", self._redis.type(self.key))
         if kind not in {b"stream", b"none"}:
             raise ConfigurationError(f"the key {self.key!r} in this Redis is a {kind.decode()}, not a stream")
+        return kind == b"stream"
 
     def append(self, entries: Sequence[Fields]) -> None:
         """Append the entries, all or none, in one round trip. After a StreamOutageError they may stand there or not.
@@ -140,8 +150,6 @@ class Stream:
     def _append_slowly(self, entries: Sequence[Sequence[str | bytes]]) -> None:
         with _translated(), self._redis.pipeline(transaction=True) as pipe:
             for parts in entries:
-                if not parts:
-                    raise redis.DataError("an entry without fields")  # before anything is sent
                 pipe.execute_command("XADD", self.key, "*", *map(_bytes, parts))  # type: ignore[no-untyped-call]
             pipe.execute()
 
@@ -152,20 +160,15 @@ class Stream:
                 self._redis.xgroup_create(self.key, self.group, id="0", mkstream=True)
             except redis.ResponseError as error:
                 # A full Redis refuses CREATE before it looks whether the group is there; reading would make room.
-                if not str(error).startswith("BUSYGROUP") and self.group not in self._group_info():
+                if not str(error).startswith("BUSYGROUP") and self.group not in self._info()[1]:
                     raise
 
-    def _stream_info(self) -> dict[str, Any]:
-        """What Redis says of the stream; one that nobody has written yet is empty."""
+    def _info(self) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        """What Redis says of the stream, and of each group by its name; a stream that is not there is empty."""
         if not self._redis.exists(self.key):
-            return {"entries-added": 0, "length": 0}
-        return self._redis.xinfo_stream(self.key)
-
-    def _group_info(self) -> dict[str, dict[str, Any]]:
-        """What Redis says of each group, by its name; nothing where there is no stream."""
-        if not self._redis.exists(self.key):
-            return {}
-        return {group["name"].decode(): group for group in self._redis.xinfo_groups(self.key)}
+            return {"entries-added": 0, "length": 0}, {}
+        info = self._redis.xinfo_stream(self.key)
+        return info, {group["name"].decode(): group for group in self._redis.xinfo_groups(self.key)}
 
     def read(self, count: int, block_ms: int | None = None, done: Sequence[bytes] = ()) -> list[Entry]:
         """Up to `count` entries that nobody in the group has read; waits up to `block_ms` for the first of them.
@@ -220,7 +223,7 @@ class Stream:
     def consumers(self) -> list[Member]:
         """Who is in the group; nobody where there is none."""
         with _translated():
-            found = self._redis.xinfo_consumers(self.key, self.group) if self.group in self._group_info() else []
+            found = self._redis.xinfo_consumers(self.key, self.group) if self.group in self._info()[1] else []
         return [Member(each["name"].decode(), int(each["pending"]), each["idle"] / 1000) for each in found]
 
     def forget_reports(self, names: Sequence[str]) -> None:
@@ -253,7 +256,7 @@ class Stream:
         ones: an entry that is read in between is met as unread.)
         """
         with _translated():
-            ours = self._group_info().get(self.group)
+            ours = self._info()[1].get(self.group)
         if ours is None:
             yield from self._scan(b"-", count)
             return
@@ -287,10 +290,12 @@ class Stream:
     def groups(self) -> dict[str, Backlog]:
         """Every group on the stream and what it has left to do: the slowest holds back trimming."""
         with _translated():
-            info, groups = self._stream_info(), self._group_info()
-        appended, length = int(info["entries-added"]), int(info["length"])
+            info, groups = self._info()
+            idle = {name: [each["idle"] for each in self._redis.xinfo_consumers(self.key, name)] for name in groups}
+        silent = {name: sum(each > 1000 * SILENT_AFTER for each in found) for name, found in idle.items()}
+        read = int(info["entries-added"]), int(info["length"])
         return {
-            name: Backlog(appended, length, self._lag(group), int(group["pending"]), int(group["consumers"]))
+            name: Backlog(*read, self._lag(group), int(group["pending"]), len(idle[name]) - silent[name], silent[name])
             for name, group in groups.items()
         }
 
@@ -312,7 +317,7 @@ class Stream:
         if ours := self.groups().get(self.group):
             return ours
         with _translated():
-            info = self._stream_info()
+            info, _ = self._info()
         return Backlog(int(info["entries-added"]), int(info["length"]), int(info["length"]), 0, 0)
 
 

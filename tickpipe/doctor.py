@@ -16,7 +16,7 @@ from consumer.store import PriceStore
 from tickpipe import view
 from tickpipe.dashboard import text
 from tickpipe.sizes import Measure, folder_size, free_bytes
-from tickpipe.status import backlog_left, laggard
+from tickpipe.status import backlog_left, laggard, no_stream
 
 #: Redis's settings that no-loss rests on.
 _REDIS = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
@@ -103,9 +103,10 @@ def _clock(place: str, patient: Patient, ask: Callable[[], float]) -> Finding:
 
 def _redis(patient: Patient) -> Iterator[Finding]:
     """TYPE and TIME"""
-    for stream in patient.streams:
-        stream.check()
+    there = {stream: stream.check() for stream in patient.streams}
     yield Finding("Redis answers")
+    for stream in (stream for stream in there if not there[stream]):
+        yield Finding(f"stream {stream.key}", well=False, advice=no_stream(stream), grave=False)
     yield _clock("Redis", patient, lambda: float("{}.{:06}".format(*patient.client.time())))
 
 
@@ -139,8 +140,10 @@ def _groups(patient: Patient) -> Iterator[Finding]:
         advice = f"it holds back trimming: start its consumers, or XGROUP DESTROY {stream.key} {slow}"
         yield Finding(f"group {slow} lags" if slow else f"{stream.key}: no group holds back trimming", not slow, advice)
         ours = groups.get(stream.group) or stream.backlog()
-        words = f"{stream.key}: {ours.consumers} consumers in group {stream.group}, {backlog_left(ours):,} entries left"
-        yield Finding(words, bool(ours.consumers), "start one", grave=backlog_left(ours) > 0)
+        members = view.members(ours.consumers, ours.silent)
+        words = f"{stream.key}: {members} in group {stream.group}, {backlog_left(ours):,} entries left"
+        advice = "start one" + (", or see what keeps the silent from asking for more" if ours.silent else "")
+        yield Finding(words, bool(ours.consumers), advice, grave=backlog_left(ours) > 0)
 
 
 def _postgres(patient: Patient) -> Iterator[Finding]:
