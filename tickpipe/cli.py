@@ -194,7 +194,7 @@ def _print_status(now: Status) -> None:
         members = view.members(group.consumers, group.silent)
         typer.echo(f"group {name}: {group.lag:,} unread, {group.pending:,} pending, {members}{holds}")
     for symbol in now.symbols:
-        typer.echo(f"{symbol.symbol}: {symbol.price}, {symbol.age:.1f} s ago")
+        typer.echo(f"{symbol.symbol}: {symbol.price}, {view.age(symbol.age)} ago")
 
 
 @app.command()

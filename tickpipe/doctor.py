@@ -69,7 +69,9 @@ class Patient:
     def findings(self, name: str) -> Iterator[Finding]:
         """What a file of sql/doctor finds."""
         question = (schema.SQL_FOLDER / "doctor" / f"{name}.sql").read_text(encoding="utf-8")
-        yield from (Finding(*row) for row in self.rows(question))
+        for what, well, advice, grave, *ago in self.rows(question):
+            when = "".join(f" {text.span(seconds)} ago" for seconds in ago if seconds is not None)
+            yield Finding(what + when, well, advice, grave)
 
 
 def examine(patient: Patient) -> Iterator[Finding]:

@@ -103,7 +103,7 @@ def _row(symbol: SymbolStatus, candles: int) -> list[Text | str]:
     return [
         symbol.symbol,
         Text(_price(symbol.price), style=f"bold {style}"),
-        _age(symbol.age),
+        age(symbol.age),
         *parts,
         f"{symbol.ticks:,}",
         candle_line(symbol.candles[-candles:]),
@@ -135,10 +135,9 @@ def _price(value: float) -> str:
     )
 
 
-def _age(seconds: float) -> str:
-    if seconds < 100:
-        return f"{max(seconds, 0):.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.0f} h"
+def age(seconds: float) -> str:
+    """How long ago a tick came: with a decimal while it is new."""
+    return f"{max(seconds, 0):.1f} s" if seconds < 100 else written.span(seconds)
 
 
 def _milliseconds(seconds: float | None) -> str:

@@ -208,7 +208,7 @@ def test_a_silent_feed_an_unproven_session_and_dead_letters(pipeline: Pipeline, 
         session.store([1])
         session.store([2], price="NaN")
         found = look()
-        assert states(found, "BAD") == [told(found, "feed twelvedata: last word 00:16:").what]
+        assert states(found, "BAD") == [told(found, "feed twelvedata: last word 17 min ago").what]
         assert told(found, "1 sessions have ended").state == "note"
         assert "`tickpipe verify`" in told(found, "1 sessions have ended").advice
         assert told(found, "1 dead letters").state == "note"
