@@ -31,7 +31,7 @@ def run(app: typer.Typer, name: str) -> NoReturn:
     try:
         _load_dotenv(Path.cwd() / ".env")
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see common/interrupt.py
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # KeyboardInterrupt: Typer lets some of them through
         app(prog_name=name)
     except TickpipeError as error:
         print(f"{name}: {error}", file=sys.stderr)  # noqa: T201

@@ -1,6 +1,6 @@
 """Imported before all else, by each `__main__`: Ctrl-C while Python still imports ends the process without a traceback.
 
-`common.cli.run` gives Ctrl-C back to Python: from then on there are things to undo.
+`common.cli.run` then makes an exception of it: from there on things are open that must be closed.
 """
 
 import signal

@@ -315,6 +315,17 @@ def test_ctrl_c_in_a_command_that_waits_is_status_130_and_silent(start: Callable
     assert process.returncode == 130
 
 
+def test_ctrl_c_while_typer_makes_its_command_is_no_traceback_either(
+    start: Callable[..., subprocess.Popen[str]],
+) -> None:
+    program = """import common.interrupt, os, signal, time
+from common import cli
+cli.run(lambda **_: (os.kill(os.getpid(), signal.SIGINT), time.sleep(60)), "name")"""
+    process = start("python", "-c", program)
+    assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == 130
+
+
 # --- Metrics
 
 
