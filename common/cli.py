@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import NoReturn, ParamSpec
+from typing import Any, NoReturn, ParamSpec
 
 import typer
 from dotenv import load_dotenv
@@ -26,14 +26,22 @@ def run(app: typer.Typer, name: str) -> NoReturn:
     """Run a command line: a `.env` in the working folder first (the real environment wins), then the command.
 
     Exits 0 when done, 1 after a failure worth a retry, 2 for wrong usage or configuration, each with one line on
-    stderr and no traceback.
+    stderr and no traceback; 130, and nothing said, after Ctrl-C.
     """
     try:
         _load_dotenv(Path.cwd() / ".env")
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see common/interrupt.py
+            signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # KeyboardInterrupt: Typer lets some of them through
         app(prog_name=name)
     except TickpipeError as error:
         print(f"{name}: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_status)
+    except SystemExit as ended:
+        # Typer has told what is wrong in a frame, without the value: pydantic's error, which made Typer's, knows it.
+        refused: Any = ended.__context__
+        if errors := getattr(getattr(refused, "__cause__", None), "errors", None):
+            print(f"{name}: {errors()[0]['input']!r} was given for {refused.param.get_error_hint()}", file=sys.stderr)  # noqa: T201
+        raise
     sys.exit(0)
 
 

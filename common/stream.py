@@ -24,6 +24,8 @@ Fields = Mapping[str, str] | Mapping[bytes, bytes]
 
 #: Seconds to wait for Redis: to connect, and for an answer.
 TIMEOUT = 5.0
+#: A living consumer asks for more every 0.5 s. One that has not for so many seconds is gone, or stuck in a block.
+SILENT_AFTER = 3.0
 #: Most fields of an entry that the script takes: Lua's unpack() gives up below 8,000 values, with the others written.
 WIDEST = 3500
 
@@ -41,13 +43,17 @@ class Entry(NamedTuple):
 
 
 class Backlog(NamedTuple):
-    """What a stream holds for one group; `lag` counts the entries that nobody has read."""
+    """What a stream holds for one group; `lag` counts the entries that nobody has read.
+
+    A name stays in the group when its consumer is killed: `consumers` are those that ask for more, the others `silent`.
+    """
 
     appended: int
     length: int
     lag: int
     pending: int
     consumers: int
+    silent: int = 0
 
 
 class Member(NamedTuple):
@@ -92,7 +98,9 @@ class Stream:
         self._redis = client
         self._tls = issubclass(client.connection_pool.connection_class, redis.SSLConnection)
         self._answered = False  # ever
-        client.set_response_callback("XREADGROUP", _entries)  # a dict for each entry would cost more than its insert
+        # Entries as they are: a dict for each would cost more than its insert, and of a name that comes twice lose one.
+        client.set_response_callback("XREADGROUP", _entries)
+        client.set_response_callback("XAUTOCLAIM", lambda reply, **_: reply)
         self._append = client.register_script(_APPEND)
         self._remove = client.register_script(_REMOVE_CONSUMERS)
         self._trim = client.register_script(_TRIM)
@@ -121,37 +129,47 @@ class Stream:
             )
         elif not self._answered and (tls.may_be_the_scheme(cause, by_tls=self._tls) or "closed by server" in words):
             words += tls.hint("REDIS_URL", "redis", "rediss", by_tls=self._tls)
+        elif isinstance(error, redis.ConnectionError | redis.TimeoutError):
+            words += " (REDIS_URL)"
         return UntrustedError(words) if refusal and not self._answered else StreamOutageError(words)
 
-    def check(self) -> None:
-        """Ask Redis whether it is there and lets us in. Raises ConfigurationError where the key is no stream."""
+    def check(self) -> bool:
+        """Ask Redis, which may be away or not let us in, whether the stream is there.
+
+        Raises ConfigurationError where the key is something else.
+        """
         with self._translated():
             kind = cast("bytes", self._redis.type(self.key))
         if kind not in {b"stream", b"none"}:
             raise ConfigurationError(f"the key {self.key!r} in this Redis is a {kind.decode()}, not a stream")
+        return kind == b"stream"
 
     def append(self, entries: Sequence[Fields]) -> None:
         """Append the entries, all or none, in one round trip. After a StreamOutageError they may stand there or not.
 
         A lone surrogate, which JSON can spell and UTF-8 cannot, is written as its bytes and refused at decoding.
         """
-        if any(not 0 < len(fields) <= WIDEST for fields in entries):
+        self.append_parts([list(chain.from_iterable(cast("Any", fields.items()))) for fields in entries])
+
+    def append_parts(self, entries: Sequence[Sequence[str | bytes]]) -> None:
+        """The same for entries as names and values in turn, where a name may come twice."""
+        if any(not 0 < len(parts) <= 2 * WIDEST for parts in entries):
             self._append_slowly(entries)
             return
         arguments: list[Any] = []
-        for fields in entries:
-            arguments.append(2 * len(fields))
-            arguments.extend(chain.from_iterable(fields.items()))
+        for parts in entries:
+            arguments.append(len(parts))
+            arguments.extend(parts)
         with self._translated():
             try:
                 self._append(keys=[self.key], args=arguments)
             except UnicodeEncodeError:  # before anything was sent: hiredis packs strict UTF-8, whatever our settings
                 self._append(keys=[self.key], args=[_bytes(argument) for argument in arguments])
 
-    def _append_slowly(self, entries: Sequence[Fields]) -> None:
+    def _append_slowly(self, entries: Sequence[Sequence[str | bytes]]) -> None:
         with self._translated(), self._redis.pipeline(transaction=True) as pipe:
-            for fields in entries:
-                pipe.xadd(self.key, {_bytes(name): _bytes(value) for name, value in fields.items()})
+            for parts in entries:
+                pipe.execute_command("XADD", self.key, "*", *map(_bytes, parts))  # type: ignore[no-untyped-call]
             pipe.execute()
 
     def ensure_group(self) -> None:
@@ -161,20 +179,15 @@ class Stream:
                 self._redis.xgroup_create(self.key, self.group, id="0", mkstream=True)
             except redis.ResponseError as error:
                 # A full Redis refuses CREATE before it looks whether the group is there; reading would make room.
-                if not str(error).startswith("BUSYGROUP") and self.group not in self._group_info():
+                if not str(error).startswith("BUSYGROUP") and self.group not in self._info()[1]:
                     raise
 
-    def _stream_info(self) -> dict[str, Any]:
-        """What Redis says of the stream; one that nobody has written yet is empty."""
+    def _info(self) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        """What Redis says of the stream, and of each group by its name; a stream that is not there is empty."""
         if not self._redis.exists(self.key):
-            return {"entries-added": 0, "length": 0}
-        return self._redis.xinfo_stream(self.key)
-
-    def _group_info(self) -> dict[str, dict[str, Any]]:
-        """What Redis says of each group, by its name; nothing where there is no stream."""
-        if not self._redis.exists(self.key):
-            return {}
-        return {group["name"].decode(): group for group in self._redis.xinfo_groups(self.key)}
+            return {"entries-added": 0, "length": 0}, {}
+        info = self._redis.xinfo_stream(self.key)
+        return info, {group["name"].decode(): group for group in self._redis.xinfo_groups(self.key)}
 
     def read(self, count: int, block_ms: int | None = None, done: Sequence[bytes] = ()) -> list[Entry]:
         """Up to `count` entries that nobody in the group has read; waits up to `block_ms` for the first of them.
@@ -202,17 +215,10 @@ class Stream:
         cursor = b"0-0"
         while True:
             with self._translated():
-                reply = self._redis.xautoclaim(
-                    self.key,
-                    self.group,
-                    self.consumer,
-                    min_idle_time=idle_ms,
-                    start_id=cast("Any", cursor),
-                    count=count,
-                )
+                reply = self._redis.xautoclaim(self.key, self.group, self.consumer, idle_ms, cast("Any", cursor), count)
             cursor, entries, *_ = reply
             if entries:
-                yield [_entry(raw) for raw in entries]
+                yield [Entry(*raw) for raw in entries]
             if cursor == b"0-0":
                 return
 
@@ -236,7 +242,7 @@ class Stream:
     def consumers(self) -> list[Member]:
         """Who is in the group; nobody where there is none."""
         with self._translated():
-            found = self._redis.xinfo_consumers(self.key, self.group) if self.group in self._group_info() else []
+            found = self._redis.xinfo_consumers(self.key, self.group) if self.group in self._info()[1] else []
         return [Member(each["name"].decode(), int(each["pending"]), each["idle"] / 1000) for each in found]
 
     def forget_reports(self, names: Sequence[str]) -> None:
@@ -269,7 +275,7 @@ class Stream:
         ones: an entry that is read in between is met as unread.)
         """
         with self._translated():
-            ours = self._group_info().get(self.group)
+            ours = self._info()[1].get(self.group)
         if ours is None:
             yield from self._scan(b"-", count)
             return
@@ -295,7 +301,7 @@ class Stream:
         while True:
             with self._translated():
                 raw = cast("list[Any]", self._redis.xrange(self.key, min=cast("Any", start), count=count))
-            yield from (_entry(item) for item in raw)
+            yield from (Entry(each, [*chain.from_iterable(fields.items())]) for each, fields in raw)
             if len(raw) < count:
                 return
             start = b"(" + raw[-1][0]
@@ -303,10 +309,12 @@ class Stream:
     def groups(self) -> dict[str, Backlog]:
         """Every group on the stream and what it has left to do: the slowest holds back trimming."""
         with self._translated():
-            info, groups = self._stream_info(), self._group_info()
-        appended, length = int(info["entries-added"]), int(info["length"])
+            info, groups = self._info()
+            idle = {name: [each["idle"] for each in self._redis.xinfo_consumers(self.key, name)] for name in groups}
+        silent = {name: sum(each > 1000 * SILENT_AFTER for each in found) for name, found in idle.items()}
+        read = int(info["entries-added"]), int(info["length"])
         return {
-            name: Backlog(appended, length, self._lag(group), int(group["pending"]), int(group["consumers"]))
+            name: Backlog(*read, self._lag(group), int(group["pending"]), len(idle[name]) - silent[name], silent[name])
             for name, group in groups.items()
         }
 
@@ -328,7 +336,7 @@ class Stream:
         if ours := self.groups().get(self.group):
             return ours
         with self._translated():
-            info = self._stream_info()
+            info, _ = self._info()
         return Backlog(int(info["entries-added"]), int(info["length"]), int(info["length"]), 0, 0)
 
 
@@ -348,12 +356,6 @@ def _entries(reply: list[Any] | dict[bytes, Any] | None, **_: object) -> list[En
         return []
     found = next(iter(reply.values())) if isinstance(reply, dict) else reply[0][1]
     return [Entry(*raw) for raw in found]
-
-
-def _entry(raw: tuple[bytes, Mapping[bytes, bytes] | None]) -> Entry:
-    entry_id, fields = raw
-    # redis-py 8 gives {} for a deleted entry, older ones None
-    return Entry(entry_id, [part for pair in fields.items() for part in pair] if fields else None)
 
 
 # One script instead of so many XADDs between MULTI and EXEC: one command to pack and one reply to read is half of the

@@ -94,9 +94,9 @@ def consumer(
 
     def work() -> None:
         retry = retrying(stop, logger, worker.progress.failed)
-        retry(lanes[0].stream.check)
+        new = "" if retry(lanes[0].stream.check) else ", a new stream: no producer has written to it yet"
         retry(lambda: schema.apply(store))
-        logger.info("%s reads %s as one of %s", name, price_stream, consumer_group)
+        logger.info("%s reads %s as one of %s%s", name, price_stream, consumer_group, new)
         worker.run()
 
     cli.spare_the_collector()

@@ -148,7 +148,7 @@ def _at_connect(error: psycopg2.Error) -> ConfigurationError | DatabaseOutageErr
     )  # fmt: skip
     if "starting up" not in words and any(refusal in words for refusal in refusals):
         return ConfigurationError(f"the database refuses DATABASE_URL: {words}")
-    return DatabaseOutageError(f"the database: {words}")
+    return DatabaseOutageError(f"the database: {words} (DATABASE_URL)")
 
 
 class PriceStore:
@@ -342,9 +342,7 @@ def _insert_dead_letters(cursor: Cursor, stream: str, dead: Sequence[tuple[Entry
 
 
 def _bigint(value: bytes | None) -> int | None:
-    if value is None or not value.isdigit() or len(value) > 18:
-        return None
-    return int(value)
+    return int(value) if value and value.isdigit() and len(value) <= 18 else None
 
 
 def array_literal(values: Sequence[bytes]) -> str:

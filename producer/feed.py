@@ -353,8 +353,7 @@ class Feed:
     def _first_failure(self, error: OSError) -> TickpipeError:
         """As it is told where no connection has ever been: then it may be how it was set up."""
         if refusal := tls.refusal(error):
-            way_out = "a CA of your own goes into a file that SSL_CERT_FILE names"
-            return UntrustedError(f"{self.config.host}: {refusal}; {way_out}")
+            return UntrustedError(f"{self.config.host}: {refusal}; SSL_CERT_FILE names a CA of your own")
         by_tls, words = self.config.url.startswith("wss"), _cause(error)
         if tls.may_be_the_scheme(error, by_tls=by_tls):
             words += tls.hint("its address", "ws", "wss", by_tls=by_tls)

@@ -116,7 +116,7 @@ class Publisher:
         self._monotonic = monotonic
         self._held: deque[Outgoing] = deque(maxlen=10_000)  # feed events that even the spool could not take
         self._lost: list[tuple[PriceEvent, PriceEvent]] = []  # first and last of what was lost and not told yet
-        self._told_at = float("-inf")
+        self._told_at = float("-inf")  # monotonic seconds; since Redis took prices last, nothing was lost
 
     def run(self) -> None:
         """Publish until the intake has ended."""
@@ -139,6 +139,9 @@ class Publisher:
             else:
                 self._held.clear()
                 self.appended += len(entries)
+                if self._told_at > float("-inf"):
+                    logger.warning("Redis takes prices again: %d price events lost since the start", self.lost)
+                    self._told_at = float("-inf")
                 return
         try:
             self._spool.put(entries)

@@ -34,7 +34,7 @@ from tickpipe.embedded import embedded_servers
 from tickpipe.progress import progress
 from tickpipe.simulator import Simulator, SimulatorConfig
 from tickpipe.sizes import Measure, table_and_database, watch_move
-from tickpipe.status import Observer, Status, laggard
+from tickpipe.status import Observer, Status, laggard, no_stream
 
 #: What `up` shows where nobody names symbols: of each kind of market some, all among Twelve Data's trial symbols.
 SHOWN = "BTC/USD,ETH/USD,EUR/USD,USD/JPY,XAU/USD,AAPL,MSFT,NVDA"
@@ -181,6 +181,8 @@ def status(
 def _print_status(now: Status) -> None:
     if now.trouble:
         raise OutageError(now.trouble)
+    if now.note:
+        typer.echo(now.note)
     typer.echo(view.standing(now))
     if now.sizes:
         typer.echo(view.sizes(now.sizes))
@@ -189,9 +191,10 @@ def _print_status(now: Status) -> None:
         typer.echo(f"about {now.sizes.table_rows_estimated:,} rows; {words}")
     for name, group in now.groups.items():
         holds = "  holds back trimming" if name == laggard(now.groups) else ""
-        typer.echo(f"group {name}: {group.lag:,} unread, {group.pending:,} pending, {group.consumers} consumers{holds}")
+        members = view.members(group.consumers, group.silent)
+        typer.echo(f"group {name}: {group.lag:,} unread, {group.pending:,} pending, {members}{holds}")
     for symbol in now.symbols:
-        typer.echo(f"{symbol.symbol}: {symbol.price}, {symbol.age:.1f} s ago")
+        typer.echo(f"{symbol.symbol}: {symbol.price}, {view.age(symbol.age)} ago")
 
 
 @app.command()
@@ -248,6 +251,8 @@ def verify(
         )
     store.close()
     bad = [verdict for verdict in verdicts if not verdict.sound]
+    if not streams(price_stream).check():
+        typer.echo(f"{no_stream(streams(price_stream))} What waits in another was not looked for", err=True)
     if as_json:
         typer.echo(json.dumps([verdict.as_dict() for verdict in verdicts], default=str, indent=1))
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -30,7 +30,7 @@ class Filter:
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One of them. `raw` holds the stream entry's field names and values, byte for byte."""
+    """One of them. `raw` holds the stream entry's field names and values in turn, byte for byte."""
 
     id: int
     at: datetime
@@ -39,15 +39,13 @@ class DeadLetter:
     session: int | None
     seq: int | None
     reason: str
-    raw: dict[bytes, bytes]
+    raw: Sequence[bytes]
 
     @property
     def text(self) -> str:
         """The raw entry, readable."""
-        return " ".join(
-            f"{name.decode(errors='backslashreplace')}={value.decode(errors='backslashreplace')}"
-            for name, value in self.raw.items()
-        )
+        words = [part.decode(errors="backslashreplace") for part in self.raw]
+        return " ".join(map("=".join, zip(words[::2], words[1::2], strict=True)))
 
 
 def find(store: PriceStore, wanted: Filter, *, limit: int) -> list[DeadLetter]:
@@ -79,7 +77,7 @@ def retry(store: PriceStore, stream_of: Callable[[str], Stream], wanted: Filter)
             cursor.execute(_TAKE, {**wanted.arguments, "newest": newest, "limit": BATCH})
             letters = sorted((_letter(row) for row in cursor.fetchall()), key=lambda letter: letter.id)
             for name in sorted({letter.stream for letter in letters}):
-                stream_of(name).append([letter.raw for letter in letters if letter.stream == name])
+                stream_of(name).append_parts([letter.raw for letter in letters if letter.stream == name])
         if not letters:
             return
         yield len(letters)
@@ -87,9 +85,7 @@ def retry(store: PriceStore, stream_of: Callable[[str], Stream], wanted: Filter)
 
 def _letter(row: tuple[Any, ...]) -> DeadLetter:
     *values, raw = row
-    parts = [bytes(part) for part in raw]
-    fields = dict(zip(parts[::2], parts[1::2], strict=True))
-    return DeadLetter(*values, fields)  # type: ignore[call-arg]  # the columns of _SELECT
+    return DeadLetter(*values, [bytes(part) for part in raw])  # type: ignore[call-arg]  # the columns of _SELECT
 
 
 _SELECT = "SELECT id, at, stream, entry_id, session, seq, reason, raw FROM dead_letters"

@@ -16,7 +16,7 @@ from consumer.store import PriceStore
 from tickpipe import view
 from tickpipe.dashboard import text
 from tickpipe.sizes import Measure, folder_size, free_bytes
-from tickpipe.status import backlog_left, laggard
+from tickpipe.status import backlog_left, laggard, no_stream
 
 #: Redis's settings that no-loss rests on.
 _REDIS = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
@@ -69,7 +69,9 @@ class Patient:
     def findings(self, name: str) -> Iterator[Finding]:
         """What a file of sql/doctor finds."""
         question = (schema.SQL_FOLDER / "doctor" / f"{name}.sql").read_text(encoding="utf-8")
-        yield from (Finding(*row) for row in self.rows(question))
+        for what, well, advice, grave, *ago in self.rows(question):
+            when = "".join(f" {text.span(seconds)} ago" for seconds in ago if seconds is not None)
+            yield Finding(what + when, well, advice, grave)
 
 
 def examine(patient: Patient) -> Iterator[Finding]:
@@ -77,14 +79,13 @@ def examine(patient: Patient) -> Iterator[Finding]:
 
     A look's docstring is the name under which it is told that it may not look.
     """
-    for place, looks in _LOOKS.items():
+    for name, looks in _LOOKS.items():
         for look in looks:
             try:
                 yield from look(patient)
             except (TickpipeError, redis.RedisError) as error:
-                name, _, advice = place.partition("; ")
                 if not isinstance(error.__cause__ or error, _REFUSALS):
-                    yield Finding(name, well=False, advice=f"{error}; {advice}")
+                    yield Finding(name, well=False, advice=str(error))
                     break
                 advice = f"cannot be read ({error}): look yourself"
                 yield Finding(f"{name}: {look.__doc__}", well=False, advice=advice, grave=False)
@@ -104,9 +105,10 @@ def _clock(place: str, patient: Patient, ask: Callable[[], float]) -> Finding:
 
 def _redis(patient: Patient) -> Iterator[Finding]:
     """TYPE and TIME"""
-    for stream in patient.streams:
-        stream.check()
+    there = {stream: stream.check() for stream in patient.streams}
     yield Finding("Redis answers")
+    for stream in (stream for stream in there if not there[stream]):
+        yield Finding(f"stream {stream.key}", well=False, advice=no_stream(stream), grave=False)
     yield _clock("Redis", patient, lambda: float("{}.{:06}".format(*patient.client.time())))
 
 
@@ -140,8 +142,10 @@ def _groups(patient: Patient) -> Iterator[Finding]:
         advice = f"it holds back trimming: start its consumers, or XGROUP DESTROY {stream.key} {slow}"
         yield Finding(f"group {slow} lags" if slow else f"{stream.key}: no group holds back trimming", not slow, advice)
         ours = groups.get(stream.group) or stream.backlog()
-        words = f"{stream.key}: {ours.consumers} consumers in group {stream.group}, {backlog_left(ours):,} entries left"
-        yield Finding(words, bool(ours.consumers), "start one", grave=backlog_left(ours) > 0)
+        members = view.members(ours.consumers, ours.silent)
+        words = f"{stream.key}: {members} in group {stream.group}, {backlog_left(ours):,} entries left"
+        advice = "start one" + (", or see what keeps the silent from asking for more" if ours.silent else "")
+        yield Finding(words, bool(ours.consumers), advice, grave=backlog_left(ours) > 0)
 
 
 def _postgres(patient: Patient) -> Iterator[Finding]:
@@ -186,8 +190,8 @@ def _spool(patient: Patient) -> Iterator[Finding]:
 
 _LOOKS = {
     "API key": [_key],
-    "Redis; check REDIS_URL": [_redis, _server, _settings, _groups],
-    "database; check DATABASE_URL": [_postgres, _schema, _feed],
+    "Redis": [_redis, _server, _settings, _groups],
+    "database": [_postgres, _schema, _feed],
     "spool": [_spool],
 }
 _THERE = """

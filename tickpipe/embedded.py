@@ -225,15 +225,18 @@ class _Server(ABC):
             waited = time.monotonic() - began
             if process.poll() is not None:
                 if waited > linger:
-                    raise TickpipeError(f"{self.title} ended with status {process.returncode}: {_tail(self.log)}")
+                    raise TickpipeError(f"{self.title} ended with status {process.returncode}:{_tail(self.log)}")
                 process = self._launch(command)
             elif waited > START_TIMEOUT:
-                raise TickpipeError(f"{self.title} does not answer after {waited:.0f} s: {_tail(self.log)}")
+                raise TickpipeError(f"{self.title} does not answer after {waited:.0f} s:{_tail(self.log)}")
             time.sleep(0.01)
 
-    def _launch(self, command: list[str]) -> subprocess.Popen[bytes]:
+    def _open_log(self) -> int:
         # As root we write into a folder of another user: follow no link out of it.
-        log = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        return os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+
+    def _launch(self, command: list[str]) -> subprocess.Popen[bytes]:
+        log = self._open_log()
         try:
             self._process = subprocess.Popen(
                 command,
@@ -357,7 +360,9 @@ class PostgresServer(_Server):
     def _run(self, *command: str | Path, text: str = "") -> None:
         status, said = self._account.run(*command, text=text)
         if status != 0:
-            raise TickpipeError(f"cannot create a database in {self.home}: {_last_lines(said)}")
+            with os.fdopen(self._open_log(), "w") as log:
+                log.write(said)
+            raise TickpipeError(f"cannot create a database in {self.home}:{_tail(self.log)}")
 
     def _refuse_other_major(self) -> None:
         version_file = self._data / "PG_VERSION"
@@ -459,12 +464,10 @@ def _socket_folder(home: Path) -> Path:
     return Path("/tmp") / f"tickpipe-{name}"  # noqa: S108  not $TMPDIR, long or closed; `own_folder` verifies it
 
 
-def _last_lines(text: str) -> str:
-    return " / ".join(line.strip() for line in text.splitlines()[-6:] if line.strip())
-
-
 def _tail(log: Path) -> str:
-    return _last_lines(log.read_text(errors="replace")) or f"{log} is empty"
+    """The last words of a server, each line for itself, and where all of them are."""
+    lines = [line.rstrip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return "".join(f"\n  {line}" for line in lines[-6:]) + f"\nAll that it said: {log}"
 
 
 def _package_folder(package: str) -> Path:

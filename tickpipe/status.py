@@ -47,7 +47,10 @@ class SymbolStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """One look. Counts are since `begin` was called; latencies in seconds, from received to committed."""
+    """One look. Counts are since `begin` was called; latencies in seconds, from received to committed.
+
+    `silent`: consumers that have asked for nothing lately. `note`: what is no trouble, and good to know.
+    """
 
     received: int
     stored: int
@@ -61,6 +64,8 @@ class Status:
     trouble: str | None
     groups: Mapping[str, Backlog] = field(default_factory=dict)
     sizes: Sizes | None = None
+    silent: int = 0
+    note: str = ""
 
 
 def laggard(groups: Mapping[str, Backlog]) -> str | None:
@@ -139,6 +144,8 @@ class Observer:
             trouble=None,
             groups=groups,
             sizes=self._sizes(),
+            silent=backlog.silent,
+            note="" if self._stream.check() else no_stream(self._stream),
         )
 
     def _rate(self, stored: int) -> float:
@@ -161,6 +168,11 @@ class Observer:
 def backlog_left(backlog: Backlog) -> int:
     """Entries that this group has not stored yet."""
     return backlog.lag + backlog.pending
+
+
+def no_stream(stream: Stream) -> str:
+    """In words: nobody has written it, or its name is not the one meant."""
+    return f"there is no stream {stream.key!r} in this Redis yet: has its producer run, is PRICE_STREAM the same?"
 
 
 def _worst(reports: Sequence[dict[str, Any]], name: str) -> float | None:

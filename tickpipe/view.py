@@ -40,7 +40,7 @@ def render(status: Status, *, title: str, footer: str, width: int, height: int) 
         _figures(status),
     ]
     parts += [Text(sizes(status.sizes), style="dim")] if status.sizes else []
-    parts.append(Text(status.trouble, style="bold red") if status.trouble else Text(footer, style="dim"))
+    parts.append(Text(status.trouble, style="bold red") if status.trouble else Text(status.note or footer, style="dim"))
     return Panel(
         Group(*parts), title=title, title_align="left", border_style="yellow" if "SIMULATED" in title else "green"
     )
@@ -50,8 +50,8 @@ def line(status: Status, *, title: str) -> str:
     """The view as one plain line."""
     prices = "  ".join(f"{symbol.symbol} {_price(symbol.price)}" for symbol in status.symbols[:8])
     prices += f"  … and {len(status.symbols) - 8} more" if len(status.symbols) > 8 else ""
-    trouble = f"  TROUBLE {status.trouble}" if status.trouble else ""
-    return f"{title}  {figures(status)}  {prices}{trouble}"
+    word = f"  TROUBLE {status.trouble}" if status.trouble else f"  {status.note}" if status.note else ""
+    return f"{title}  {figures(status)}  {prices}{word}"
 
 
 def figures(status: Status) -> str:
@@ -65,8 +65,14 @@ def standing(status: Status, *more: str) -> str:
     words = [f"backlog {status.backlog:,}"]
     words += [f"dead letters {status.dead_letters:,}"] if status.dead_letters else []
     words += [*more, f"consumers {status.consumers}"]
+    words += [f"silent {status.silent}"] if status.silent else []
     words += [f"latency p50 {_milliseconds(status.latency_p50)} p99 {_milliseconds(status.latency_p99)}"]
     return "  ".join(words)
+
+
+def members(consumers: int, silent: int) -> str:
+    """The consumers of a group; a killed one's name stays for a while."""
+    return f"{consumers} consumers" + (f" and {silent} silent" if silent else "")
 
 
 def sizes(now: Sizes) -> str:
@@ -97,7 +103,7 @@ def _row(symbol: SymbolStatus, candles: int) -> list[Text | str]:
     return [
         symbol.symbol,
         Text(_price(symbol.price), style=f"bold {style}"),
-        _age(symbol.age),
+        age(symbol.age),
         *parts,
         f"{symbol.ticks:,}",
         candle_line(symbol.candles[-candles:]),
@@ -129,10 +135,9 @@ def _price(value: float) -> str:
     )
 
 
-def _age(seconds: float) -> str:
-    if seconds < 100:
-        return f"{max(seconds, 0):.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.0f} h"
+def age(seconds: float) -> str:
+    """How long ago a tick came: with a decimal while it is new."""
+    return f"{max(seconds, 0):.1f} s" if seconds < 100 else written.span(seconds)
 
 
 def _milliseconds(seconds: float | None) -> str:

@@ -4,14 +4,14 @@ WITH sessions AS (
            row_number() OVER (PARTITION BY feed ORDER BY session DESC) AS place
     FROM feed_sessions AS s LEFT JOIN verified_sessions AS v USING (session)
 )
-SELECT 'feed ' || coalesce(feed, '?') || ': ' || CASE WHEN stopped_at IS NOT NULL THEN 'stopped' ELSE 'last word' END || ' '
-           || date_trunc('second', greatest(silent, '0')) || ' ago',
+SELECT 'feed ' || coalesce(feed, '?') || ': ' || CASE WHEN stopped_at IS NOT NULL THEN 'stopped' ELSE 'last word' END,
        stopped_at IS NOT NULL OR silent < interval '60 seconds',
-       'it never said goodbye: is its producer running, and does a consumer read?', silent < interval '1 day'
+       'it never said goodbye: is its producer running, and does a consumer read?', silent < interval '1 day',
+       extract(epoch FROM silent)::float8 -- so many seconds ago
 FROM sessions WHERE place = 1
 UNION ALL
-SELECT count(*) || ' sessions have ended and are not proven complete', count(*) = 0, 'run `tickpipe verify`', false
+SELECT count(*) || ' sessions have ended and are not proven complete', count(*) = 0, 'run `tickpipe verify`', false, NULL
 FROM sessions WHERE NOT verified AND (stopped_at IS NOT NULL OR silent > interval '15 seconds')
 UNION ALL
-SELECT count(*) || ' dead letters', count(*) = 0, '`tickpipe dead-letters list` says why, `tickpipe dead-letters retry` puts them back', false
+SELECT count(*) || ' dead letters', count(*) = 0, '`tickpipe dead-letters list` says why, `tickpipe dead-letters retry` puts them back', false, NULL
 FROM dead_letters

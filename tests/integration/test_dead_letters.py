@@ -10,7 +10,7 @@ import pytest
 
 from common import tick
 from common.settings import Secret
-from common.stream import Stream
+from common.stream import WIDEST, Stream
 from consumer.store import PRICES, PriceStore
 from tests.support.pipeline import Pipeline
 from tests.support.told import Told, entry
@@ -36,11 +36,24 @@ def session(store: PriceStore) -> Told:
 
 
 def test_a_dead_letter_keeps_the_entry_byte_for_byte(store: PriceStore, session: Told) -> None:
-    raw = {b"session": b"%d" % session.id, b"seq": b"9", b"odd\xff": b"\x00\xfe \xf0\x9f"}
-    store.insert_block(PRICES, "prices", [entry({})._replace(parts=[part for pair in raw.items() for part in pair])])
+    raw = [b"session", b"%d" % session.id, b"seq", b"9", b"odd\xff", b"\x00\xfe \xf0\x9f"]
+    store.insert_block(PRICES, "prices", [entry({})._replace(parts=raw)])
     letter = find(store, Filter(reason="FIELDS are not"), limit=10)[0]
     assert letter.raw == raw
     assert (letter.session, letter.seq, letter.stream) == (session.id, 9, "prices")
+
+
+@pytest.mark.parametrize("width", [1, WIDEST])
+def test_an_entry_with_a_name_twice_is_put_back_as_it_came(store: PriceStore, pipeline: Pipeline, width: int) -> None:
+    raw = [b"price", b"1"] * width + [b"price", b"", b"odd\xff", b"\x00"]
+    pipeline.prices.append_parts([raw])
+    assert pipeline.prices.read(1)[0].parts == raw
+    pipeline.drain()  # claims it
+    (letter,) = find(store, Filter(), limit=10)
+    assert letter.raw == raw
+    assert letter.text.endswith("price=1 price= odd\\xff=\x00")
+    assert list(retry(store, lambda name: Stream(pipeline.redis, name), Filter())) == [1]
+    assert pipeline.prices.read(1)[0].parts == raw
 
 
 def test_the_same_refusal_again_is_one_dead_letter(store: PriceStore, session: Told) -> None:
@@ -82,8 +95,8 @@ def test_what_is_still_bad_comes_back_though_refused_before_the_retry_has_ended(
     consumer = pipeline.consumer("--claim-idle", "0.5")
 
     class Slow(Stream):
-        def append(self, entries: object) -> None:
-            super().append(entries)  # type: ignore[arg-type]
+        def append_parts(self, entries: object) -> None:
+            super().append_parts(entries)  # type: ignore[arg-type]
             pipeline.prices.ensure_group()
             for _ in range(200):  # until the consumer waits for our transaction
                 if pipeline.database.waiting():
@@ -100,8 +113,8 @@ def test_what_is_still_bad_comes_back_though_refused_before_the_retry_has_ended(
 @pytest.mark.usefixtures("session")
 def test_a_crash_in_the_middle_leaves_one_too_many_never_one_too_few(store: PriceStore, pipeline: Pipeline) -> None:
     class Crashing(Stream):
-        def append(self, entries: object) -> None:
-            super().append(entries)  # type: ignore[arg-type]
+        def append_parts(self, entries: object) -> None:
+            super().append_parts(entries)  # type: ignore[arg-type]
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -18,6 +18,7 @@ from consumer.store import PriceStore
 from tests.support.homes import temporary_home
 from tests.support.pipeline import GROUP, Database, Pipeline
 from tests.support.told import Told
+from tests.support.waiting import wait_for
 from tickpipe.doctor import Finding, Patient, examine
 from tickpipe.embedded import PostgresServer, ValkeyServer
 from tickpipe.sizes import Measure
@@ -162,6 +163,43 @@ def test_a_backlog_that_nobody_reads(pipeline: Pipeline, look: Callable[..., Fin
     assert told(found, "prices:feed: 0 consumers").state == "note"
 
 
+def test_a_consumer_that_was_killed_is_not_counted_among_the_others(
+    pipeline: Pipeline, look: Callable[..., Findings]
+) -> None:
+    killed, other = pipeline.consumer(), pipeline.consumer()
+    wait_for(lambda: [len(stream.consumers()) for stream in (pipeline.prices, pipeline.feed)] == [2, 2])
+    killed.kill()
+    wait_for(lambda: [stream.backlog()[4:] for stream in (pipeline.prices, pipeline.feed)] == [(1, 1), (1, 1)])
+    status = pipeline.processes.start("tickpipe", "status")
+    assert status.wait() == 0
+    assert "consumers 1  silent 1" in status.said()
+    assert "group timescale: 0 unread, 0 pending, 1 consumers and 1 silent" in status.said()
+    assert told(look(), "prices: 1 consumers and 1 silent in group timescale").state == "ok"
+    other.kill()
+    wait_for(lambda: pipeline.prices.backlog()[4:] == (0, 2))
+    assert "see what keeps" in told(look(), "prices: 0 consumers and 2 silent in group timescale").advice
+
+
+def test_a_stream_that_is_not_there_is_told(pipeline: Pipeline) -> None:
+    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+        Told(store, time.time()).store([1])
+    words = "there is no stream 'nosuch' in this Redis yet"
+    for command, said in {
+        "status": f"{words}: has its producer run, is PRICE_STREAM the same?\nbacklog 0  consumers 0",
+        "verify": f"{words}: has its producer run, is PRICE_STREAM the same? What waits in another was not looked for",
+        "doctor": f"note stream nosuch: {words}",
+    }.items():
+        looking = pipeline.processes.start("tickpipe", command, "--price-stream", "nosuch")
+        assert looking.wait() == 0, looking.said()
+        assert said in looking.said()
+    assert pipeline.redis.dbsize() == 0
+    consumer = pipeline.consumer("--price-stream", "nosuch")
+    consumer.wait_until_said("reads nosuch as one of timescale, a new stream: no producer has written to it yet")
+    wait_for(lambda: pipeline.redis.exists("nosuch"))
+    again = pipeline.consumer("--price-stream", "nosuch")
+    again.wait_until_said("reads nosuch as one of timescale\n")
+
+
 def test_a_silent_feed_an_unproven_session_and_dead_letters(pipeline: Pipeline, look: Callable[..., Findings]) -> None:
     with closing(PriceStore(Secret(pipeline.database.url))) as store:
         session = Told(store, time.time() - 1000)
@@ -170,7 +208,7 @@ def test_a_silent_feed_an_unproven_session_and_dead_letters(pipeline: Pipeline, 
         session.store([1])
         session.store([2], price="NaN")
         found = look()
-        assert states(found, "BAD") == [told(found, "feed twelvedata: last word 00:16:").what]
+        assert states(found, "BAD") == [told(found, "feed twelvedata: last word 17 min ago").what]
         assert told(found, "1 sessions have ended").state == "note"
         assert "`tickpipe verify`" in told(found, "1 sessions have ended").advice
         assert told(found, "1 dead letters").state == "note"

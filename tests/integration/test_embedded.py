@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import resource
 import shutil
 import signal
 import stat
@@ -300,6 +301,22 @@ def test_a_server_that_cannot_start_says_why(home: Path) -> None:
     assert server.pid is None
     with pytest.raises(TickpipeError, match="unrecognized configuration parameter"):
         PostgresServer(home / "postgres-18", settings={"no_such": "setting"}).start()
+
+
+def test_a_database_that_cannot_be_made_says_why_in_lines_and_where_all_of_it_is(home: Path) -> None:
+    server = PostgresServer(home / "postgres-18")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))  # bytes: to the server, as good as a full disk
+    try:
+        with pytest.raises(TickpipeError) as refused:
+            server.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    first, *lines, where = str(refused.value).splitlines()
+    assert first == f"cannot create a database in {server.home}:"
+    assert 0 < len(lines) <= 6 < len(server.log.read_text().splitlines())
+    assert lines == [f"  {line.rstrip()}" for line in server.log.read_text().splitlines() if line.strip()][-6:]
+    assert where == f"All that it said: {server.log}"
 
 
 def test_settings_are_added(home: Path) -> None:

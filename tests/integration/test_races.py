@@ -132,6 +132,12 @@ def test_the_doctor_says_what_to_do(pipeline: Pipeline) -> None:
         pipeline.redis.config_set("maxmemory-policy", "noeviction")
 
 
+def test_an_entry_that_redis_refuses_takes_the_others_along(pipeline: Pipeline) -> None:
+    with pytest.raises(StreamOutageError):
+        pipeline.prices.append([{"n": "1"}, {}])
+    assert pipeline.appended() == 0
+
+
 def test_ids_are_compared_as_numbers(pipeline: Pipeline) -> None:
     """As text, 9-1 comes after 10-1."""
     stream = pipeline.prices

@@ -300,7 +300,7 @@ def test_a_certificate_that_goes_bad_while_all_runs_is_an_outage(
 def test_a_feed_of_another_ca_is_refused_and_sees_no_key(secured: Secured, simulator: FaultySimulator) -> None:
     _, url = by_wss(secured, simulator, secured.stranger)
     process = secured.producer(url)
-    assert_refused(process, f"localhost: {ANOTHER_CA}", "a file that SSL_CERT_FILE names")
+    assert_refused(process, f"localhost: {ANOTHER_CA}", "SSL_CERT_FILE names a CA of your own")
     assert simulator.connections == 0
 
 

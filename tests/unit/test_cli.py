@@ -215,6 +215,27 @@ def test_wrong_usage_is_status_2(command: Command, argv: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("argv", "environ", "words"),
+    [
+        (["consumer", "--max-batch-size", "abc"], {}, "'abc' was given for '--max-batch-size' .*MAX_BATCH_SIZE"),
+        (["consumer", "--max-batch-size", "0"], {}, "'0' was given for '--max-batch-size' .*MAX_BATCH_SIZE"),
+        (["consumer"], {"MAX_BATCH_SIZE": "abc"}, "'abc' was given for '--max-batch-size' .*MAX_BATCH_SIZE"),
+        (["consumer"], {"CLAIM_IDLE": "soon"}, "'soon' was given for '--claim-idle' .*CLAIM_IDLE"),
+        (["producer"], {"SPOOL_MAX": "1k"}, "'1k' was given for '--spool-max' .*SPOOL_MAX"),
+        (["tickpipe", "up", "--rate", "0"], {}, "'0' was given for '--rate'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list | dict) else "",
+)
+def test_a_wrong_number_is_told_with_its_option_and_variable(
+    command: Command, argv: list[str], environ: dict[str, str], words: str
+) -> None:
+    ended = command(*argv, **KEY, **SYMBOLS, **environ)
+    assert (ended.status, ended.out) == (2, "")
+    assert "Input should be" in ended.err
+    assert re.match(f"{argv[0]}: {words}", ended.err.splitlines()[-1])  # the last line is what `up` tells of a child
+
+
+@pytest.mark.parametrize(
     ("argv", "environ"),
     [
         (["producer"], {**SYMBOLS, "TWELVE_DATA_API_KEY": ""}),
@@ -230,6 +251,79 @@ def test_the_installed_commands_do_the_same(tmp_path: Path, argv: list[str], env
         [program, *argv[1:]], env=own, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
     )
     assert_refused(Ended(done.returncode, done.stdout, done.stderr), f"^{argv[0]}: ")
+
+
+# --- What is away
+
+
+def test_a_server_that_is_away_is_told_with_the_variable_that_names_it(command: Command) -> None:
+    urls = {"REDIS_URL": f"redis://:{SECRET}@127.0.0.1:1", "DATABASE_URL": f"postgresql://u:{SECRET}@127.0.0.1:1/x"}
+    for argv, words in {
+        "status": r"^tickpipe: Redis: .*127\.0\.0\.1:1\..* \(REDIS_URL\)$",
+        "migrate": r"^tickpipe: the database: .*\"127\.0\.0\.1\", port 1 .* \(DATABASE_URL\)$",
+    }.items():
+        ended = command("tickpipe", argv, **urls)
+        (line,) = ended.err.splitlines()
+        assert re.search(words, line)
+        assert SECRET not in line
+        assert (ended.status, ended.out) == (1, "")
+
+
+# --- Ctrl-C
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts an installed command in an environment of its own; it is ended with the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(*command: str, **environ: str) -> subprocess.Popen[str]:
+        program = Path(sys.executable).with_name(command[0])
+        own = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), **environ}
+        pipe = subprocess.PIPE
+        started.append(
+            subprocess.Popen([program, *command[1:]], env=own, cwd=tmp_path, text=True, stdout=pipe, stderr=pipe)
+        )
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("command", ["producer", "consumer", "tickpipe", "python -m consumer"])
+def test_ctrl_c_while_python_imports_leaves_no_traceback(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "typer.py").write_text("import time; print('importing', flush=True); time.sleep(60)")
+    process = start(*command.split(), PYTHONPATH=f"{tmp_path}:{Path(__file__).parents[2]}")
+    assert process.stdout
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == -signal.SIGINT  # which a shell calls 130
+
+
+def test_ctrl_c_in_a_command_that_waits_is_status_130_and_silent(start: Callable[..., subprocess.Popen[str]]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        process = start("tickpipe", "status", REDIS_URL=f"redis://127.0.0.1:{mute.getsockname()[1]}")
+        mute.settimeout(30)
+        with mute.accept()[0]:
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == 130
+
+
+def test_ctrl_c_while_typer_makes_its_command_is_no_traceback_either(
+    start: Callable[..., subprocess.Popen[str]],
+) -> None:
+    program = """import common.interrupt, os, signal, time
+from common import cli
+cli.run(lambda **_: (os.kill(os.getpid(), signal.SIGINT), time.sleep(60)), "name")"""
+    process = start("python", "-c", program)
+    assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == 130
 
 
 # --- Metrics

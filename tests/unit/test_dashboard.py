@@ -321,8 +321,18 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 def test_a_port_that_is_taken_is_refused_and_up_takes_another(monkeypatch: pytest.MonkeyPatch) -> None:
     with dashboard.listen(dashboard.HOST, 0) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigurationError, match=f"cannot listen on 127.0.0.1 port {port}"):
+        with pytest.raises(
+            ConfigurationError, match=f"cannot listen on 127.0.0.1 port {port}: .* in use; another --port"
+        ):
             dashboard.listen(dashboard.HOST, port)
         monkeypatch.setattr(dashboard, "PORT", port)
         assert dashboard.free_port() != port
     assert dashboard.free_port() == port
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1", "nosuch.invalid", "127.0.0.1:8080"])
+def test_a_host_that_is_not_of_this_machine_is_not_said_to_need_another_port(host: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"--host is an address of this machine") as refused:
+        dashboard.listen(host, 0)
+    assert "--port" not in str(refused.value)
+    assert "while attempting" not in str(refused.value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -226,8 +225,33 @@ def test_a_full_spool_loses_prices_counts_them_and_tells_their_exact_ranges(
         assert house.seqs() == [4, 7]
         assert house.lost() == [1, 2, 3, 5, 6]  # told as soon as it is over
         assert [told["last_seq"] for kind, told in house.words() if kind == "alive"] == [3, 6]  # these still pass
-        errors = [record for record in caplog.records if record.levelno == logging.ERROR]
-        assert ["3 price events lost" in record.message for record in errors] == [True]  # an error each minute
+        assert told_lost(caplog) == ["3 so far", "3 since the start", "5 so far", "5 since the start"]
+
+
+def told_lost(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """How many prices the log says are lost, in order."""
+    return [
+        record.getMessage().rpartition(": ")[2].replace("price events lost ", "")
+        for record in caplog.records
+        if "price events lost" in record.getMessage()
+    ]
+
+
+def test_a_full_spool_is_told_again_each_minute_and_once_when_it_is_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    with opened(tmp_path, spool_max=0) as house:
+        house.publisher._monotonic = lambda: now
+        house.server.connected = False
+        for now in (0.0, 59.0, 60.0, 61.0):  # noqa: B007  the lambda reads it
+            house.put(2)
+            house.publish()
+        house.server.connected = True
+        for _ in range(2):
+            house.put(1)
+            house.publish()
+    assert told_lost(caplog) == ["2 so far", "6 so far", "8 since the start"]
 
 
 def test_no_number_is_vouched_for_before_it_is_told_that_it_was_lost(tmp_path: Path) -> None:

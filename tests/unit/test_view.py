@@ -89,6 +89,14 @@ def test_trouble_is_shown_beside_the_last_known_figures() -> None:
     assert "TROUBLE" not in line(STATUS, title="")
 
 
+def test_a_note_is_shown_in_the_footers_place_and_silent_consumers_beside_the_others() -> None:
+    noted = dataclasses.replace(STATUS, note="there is no stream 'nosuch'", silent=1)
+    for text in (words(shown(noted)), line(noted, title="")):
+        assert "there is no stream 'nosuch'" in text
+        assert "consumers 2 silent 1" in words(text)
+    assert "silent" not in line(STATUS, title="")
+
+
 def test_what_is_not_known_yet_is_no_zero() -> None:
     nothing = Status(0, 0, 0, 0, 0, 0.0, None, None, (), None)
     assert "waiting for the first price …" in shown(nothing)

@@ -218,7 +218,7 @@ def test_told_to_stop_it_finishes_the_block_in_hand_and_leaves(
     store.on_insert = stop.set
     make_worker(drain=False).run()
     assert store.seqs == [*range(1, 21)]  # that one, and the one that was read meanwhile
-    assert stream.backlog()[2:] == (5, 0, 0)  # 5 unread, none pending, no consumer's name
+    assert stream.backlog()[2:] == (5, 0, 0, 0)  # 5 unread, none pending, no consumer's name
 
 
 def test_told_to_stop_it_finishes_every_block_that_it_claims(
@@ -299,7 +299,7 @@ def test_a_redis_too_full_to_take_its_report_does_not_keep_it_from_its_work(
     fill(stream, 1, 15)
     make_worker().run()
     assert store.seqs == [*range(1, 16)]
-    assert stream.backlog()[2:] == (0, 0, 0)  # and it has left
+    assert stream.backlog()[2:] == (0, 0, 0, 0)  # and it has left
 
 
 # --- What it does besides

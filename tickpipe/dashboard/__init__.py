@@ -6,6 +6,7 @@ extra is loaded by `serve`.
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from common.settings import Secret
 #: Where the page is looked for first.
 PORT = 8080
 HOST = "127.0.0.1"
+#: What to do, by what failed.
+_ADVICE = {errno.EADDRINUSE: "another --port may be free", errno.EACCES: "take a --port above 1023, or another right"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +46,9 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise ConfigurationError(
-            f"the dashboard cannot listen on {host} port {port}: {error.strerror}; another --port may be free"
-        ) from None
+        reason = str(error.strerror).partition(" (while")[0]
+        advice = _ADVICE.get(error.errno or 0, f"--host is an address of this machine, as {HOST}, or 0.0.0.0 for all")
+        raise ConfigurationError(f"the dashboard cannot listen on {host} port {port}: {reason}; {advice}") from None
 
 
 def free_port() -> int:

@@ -10,13 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from common.errors import TickpipeError
-from common.stream import Backlog, Member, Stream
+from common.stream import SILENT_AFTER, Backlog, Member, Stream
 from tickpipe.dashboard import text
 from tickpipe.dashboard.data import Paced, Reader
 from tickpipe.status import backlog_left, laggard
 
-#: A living consumer asks for more every 0.5 s. One that has not for so many seconds is stopped, or stuck in a block.
-SILENT_AFTER = 3.0
 #: Seconds for which a consumer that went off the group in silence is still shown.
 GONE_SHOWN = 15.0
 #: A producer gives a word every 5 s; after so many seconds without one it is taken for dead.
