@@ -23,12 +23,12 @@ from consumer import schema
 from consumer.store import PriceStore
 from producer.spool import spool_folder
 from tickpipe import backfill as filling
-from tickpipe import dead_letters, rest, view
+from tickpipe import dead_letters, rest, text, view
 from tickpipe import doctor as examination
 from tickpipe import retention as keeping
 from tickpipe import up as whole
 from tickpipe import verify as completeness
-from tickpipe.dashboard import HOST, PORT, DashboardConfig, text
+from tickpipe.dashboard import HOST, PORT, DashboardConfig
 from tickpipe.dashboard import serve as serve_dashboard
 from tickpipe.embedded import embedded_servers
 from tickpipe.progress import progress

@@ -13,8 +13,7 @@ from common.errors import TickpipeError
 from common.stream import Stream
 from consumer import schema
 from consumer.store import PriceStore
-from tickpipe import view
-from tickpipe.dashboard import text
+from tickpipe import text, view
 from tickpipe.sizes import Measure, folder_size, free_bytes
 from tickpipe.status import backlog_left, laggard, no_stream
 

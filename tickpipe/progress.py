@@ -10,7 +10,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from tickpipe.dashboard import text
+from tickpipe import text
 
 
 class Tell(Protocol):

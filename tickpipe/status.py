@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from common.errors import OutageError
 from common.stream import Backlog, Stream
 from consumer.store import PriceStore
-from tickpipe.dashboard.data import Paced
+from tickpipe.paced import Paced
 from tickpipe.sizes import Sizes
 
 #: Minutes of candles that are read for each symbol.

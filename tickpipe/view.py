@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from tickpipe.dashboard import text as written
+from tickpipe import text as written
 from tickpipe.sizes import Sizes
 from tickpipe.status import MINUTES, Candle, Status, SymbolStatus
 

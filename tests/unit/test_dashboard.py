@@ -9,13 +9,14 @@ import pytest
 from common.errors import ConfigurationError
 from common.settings import Secret
 from common.stream import Backlog, Member
-from tickpipe import dashboard
-from tickpipe.dashboard import chart, parts, text
-from tickpipe.dashboard.data import Candle, Gap, Interval, Paced, Tick
+from tickpipe import dashboard, text
+from tickpipe.dashboard import chart, parts
+from tickpipe.dashboard.data import Candle, Gap, Interval, Tick
 from tickpipe.dashboard.health import Consumer, Count, Database, Health, Rate, Roll, Session, boxes, completeness
 from tickpipe.dashboard.health import headline as headline_of
 from tickpipe.dashboard.history import Look, with_ticks
 from tickpipe.dashboard.quotes import MINUTES, Quote
+from tickpipe.paced import Paced
 
 MINUTE = Interval("1m", 60)
 NOON = 1_795_348_800.0  # seconds since 1970, a whole minute

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from tickpipe.dashboard import text
+from tickpipe import text
 from tickpipe.progress import line, progress
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from tickpipe.dashboard import text
+from tickpipe import text
 from tickpipe.dashboard.data import Candle, Gap, Interval
 
 #: Places on the axis that a time without any candle takes at most, if it was a gap: more would push the prices out.

@@ -11,8 +11,9 @@ from typing import Any, Literal, NamedTuple
 
 from common.errors import TickpipeError
 from common.stream import SILENT_AFTER, Backlog, Member, Stream
-from tickpipe.dashboard import text
-from tickpipe.dashboard.data import Paced, Reader
+from tickpipe import text
+from tickpipe.dashboard.data import Reader
+from tickpipe.paced import Paced
 from tickpipe.status import backlog_left, laggard
 
 #: Seconds for which a consumer that went off the group in silence is still shown.

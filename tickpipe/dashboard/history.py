@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from tickpipe.dashboard.data import Candle, Gap, Interval, Paced, Reader, Tick
+from tickpipe.dashboard.data import Candle, Gap, Interval, Reader, Tick
+from tickpipe.paced import Paced
 
 #: Candles that are read: the most that a chart shows.
 MOST = 150

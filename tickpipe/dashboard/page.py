@@ -15,7 +15,8 @@ from nicegui.element import Element
 from nicegui.elements.html import Html
 
 from common.errors import TickpipeError
-from tickpipe.dashboard import chart, parts, text
+from tickpipe import text
+from tickpipe.dashboard import chart, parts
 from tickpipe.dashboard.data import INTERVALS, Interval
 from tickpipe.dashboard.health import Observatory, boxes, headline
 from tickpipe.dashboard.history import MOST, Charts, Look

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from tickpipe.dashboard import text
+from tickpipe import text
 from tickpipe.dashboard.data import Gap, Tick
 from tickpipe.dashboard.health import Box, Consumer, Health, Session, completeness
 from tickpipe.dashboard.history import Look

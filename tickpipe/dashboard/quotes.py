@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from tickpipe.dashboard.data import Paced, Reader
-from tickpipe.dashboard.text import decimals
+from tickpipe.dashboard.data import Reader
+from tickpipe.paced import Paced
+from tickpipe.text import decimals
 
 #: Minutes that the small line shows, and that a change is told over.
 MINUTES = 30

@@ -1,4 +1,4 @@
-"""Numbers and times as the page writes them. Pure."""
+"""Numbers and times as page, view and commands write them. Pure."""
 
 from __future__ import annotations
 
