@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +153,22 @@ def test_volume_follows_the_rules_of_a_counter(home: Database) -> None:
         ]  # fmt: skip
         assert [bar.volume for bar in found(home, "candles_1h")] == [117.0, 20.0, 70.0]
         assert [bar.volume for bar in found(home, "candles_1d")] == [137.0, 70.0]
+        refresh(home)
+
+
+def test_a_time_that_strays_into_the_minute_before_counts_no_volume_twice(home: Database) -> None:
+    rng = random.Random(9)
+    begun, counts = START + 22 * HOUR, list(accumulate(rng.randrange(1, 50) * 0.25 for _ in range(4000)))
+    straying = []
+    for number, count in enumerate(counts):  # across midnight, which this counter does not mind
+        received_at = begun + timedelta(seconds=3 * number)
+        time = received_at - timedelta(seconds=rng.randrange(40) if number > 20 and rng.random() < 0.2 else 0)
+        straying.append(Traded("AAPL", None, time, received_at, 1.0, count))
+    insert_ticks(home, straying)
+    for _ in range(2):
+        for view in VIEWS:
+            assert sum(bar.volume or 0 for bar in found(home, view)) == counts[-1] - counts[0], view
+        assert_candles(home, straying)
         refresh(home)
 
 
