@@ -8,7 +8,8 @@
 -- (of UTC), or where less than half is left: then it counted up from 0. A smaller fall is a correction, and counts as none.
 --
 -- The last, not the first: a tick whose time strays back into the bar before brings a count from this one along. What this
--- bar's first tick is below it is neither fall nor rise, and what the bar reaches counts above it, once.
+-- bar's first tick is below it is neither fall nor rise, and what the bar reaches counts above it, once. A count below 0 is
+-- looked at nowhere: it is none, and the difference of two huge ones would be out of range, and end the query.
 CREATE FUNCTION volume_rise(before float8, after float8, new_day boolean) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN after >= before THEN after - before WHEN new_day OR after < before / 2 THEN after ELSE 0 END;
@@ -65,12 +66,12 @@ RETURN coalesce(
     (SELECT volume_rise(last.day_volume, up_to, utc_day(before.bar) <> utc_day(bucket))
      FROM (SELECT date_bin('1 minute', p.time, timestamptz '1970-01-01 00:00:00+00') AS bar FROM prices_real_time AS p
            WHERE p.symbol = volume_rise_to.symbol AND coalesce(p.exchange, '') = volume_rise_to.exchange
-             AND p.time >= (SELECT candles_horizon()) AND p.time < bucket AND p.day_volume IS NOT NULL
+             AND p.time >= (SELECT candles_horizon()) AND p.time < bucket AND p.day_volume >= 0
            ORDER BY p.time DESC LIMIT 1) AS before
      CROSS JOIN LATERAL (
            SELECT p.day_volume FROM prices_real_time AS p
            WHERE p.symbol = volume_rise_to.symbol AND coalesce(p.exchange, '') = volume_rise_to.exchange
-             AND p.time >= before.bar AND p.time < before.bar + interval '1 minute' AND p.day_volume IS NOT NULL
+             AND p.time >= before.bar AND p.time < before.bar + interval '1 minute' AND p.day_volume >= 0
            ORDER BY p.received_at DESC LIMIT 1) AS last),
     (SELECT volume_rise(k.last_volume, up_to, utc_day(k.bucket) <> utc_day(volume_rise_to.bucket))
      FROM candles_kept AS k
@@ -94,8 +95,8 @@ BEGIN ATOMIC
                (array_agg(p.price ORDER BY p.received_at))[1] AS open, max(p.price) AS high, min(p.price) AS low,
                (array_agg(p.price ORDER BY p.received_at DESC))[1] AS close, count(*) AS ticks,
                min(p.received_at) AS opened_at, max(p.received_at) AS closed_at, max(p.day_volume) AS highest,
-               (array_agg(p.day_volume ORDER BY p.received_at) FILTER (WHERE p.day_volume IS NOT NULL))[1] AS first,
-               (array_agg(p.day_volume ORDER BY p.received_at DESC) FILTER (WHERE p.day_volume IS NOT NULL))[1] AS last
+               (array_agg(p.day_volume ORDER BY p.received_at) FILTER (WHERE p.day_volume >= 0))[1] AS first,
+               (array_agg(p.day_volume ORDER BY p.received_at DESC) FILTER (WHERE p.day_volume >= 0))[1] AS last
         FROM prices_real_time AS p
         WHERE p.time >= since AND p.time < until
         GROUP BY p.symbol, place, bin

@@ -20,12 +20,12 @@ WITH (timescaledb.continuous, timescaledb.materialized_only = true) AS
 SELECT symbol, coalesce(exchange, '') AS exchange, time_bucket('1 minute', time) AS bucket,
        first(price, received_at) AS open, max(price) AS high, min(price) AS low, last(price, received_at) AS close,
        count(*) AS ticks, min(received_at) AS opened_at, max(received_at) AS closed_at,
-       first(day_volume, received_at) FILTER (WHERE day_volume IS NOT NULL) AS first_volume,
-       last(day_volume, received_at) FILTER (WHERE day_volume IS NOT NULL) AS last_volume,
-       volume_to(first(day_volume, received_at) FILTER (WHERE day_volume IS NOT NULL),
-                 last(day_volume, received_at) FILTER (WHERE day_volume IS NOT NULL), max(day_volume)) AS volume_to,
-       volume_after(first(day_volume, received_at) FILTER (WHERE day_volume IS NOT NULL),
-                    last(day_volume, received_at) FILTER (WHERE day_volume IS NOT NULL)) AS volume_after
+       first(day_volume, received_at) FILTER (WHERE day_volume >= 0) AS first_volume,
+       last(day_volume, received_at) FILTER (WHERE day_volume >= 0) AS last_volume,
+       volume_to(first(day_volume, received_at) FILTER (WHERE day_volume >= 0),
+                 last(day_volume, received_at) FILTER (WHERE day_volume >= 0), max(day_volume)) AS volume_to,
+       volume_after(first(day_volume, received_at) FILTER (WHERE day_volume >= 0),
+                    last(day_volume, received_at) FILTER (WHERE day_volume >= 0)) AS volume_after
 FROM prices_real_time
 GROUP BY 1, 2, 3
 WITH NO DATA;

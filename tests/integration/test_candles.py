@@ -29,6 +29,7 @@ REAL_CAPTURE = Path(__file__).parents[3] / "shared/data/fx-ticks.ndjson"
 COLUMNS = "symbol, bucket, open, high, low, close, ticks, volume"
 VIEWS = {"candles_1m": MINUTE, "candles_1h": HOUR, "candles_1d": DAY}
 START = datetime(2026, 3, 2, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
 REFRESH = [f"CALL refresh_continuous_aggregate('aggregate_{width}', NULL, NULL)" for width in ("1m", "1h", "1d")]
 
 
@@ -169,6 +170,21 @@ def test_a_time_that_strays_into_the_minute_before_counts_no_volume_twice(home: 
         for view in VIEWS:
             assert sum(bar.volume or 0 for bar in found(home, view)) == counts[-1] - counts[0], view
         assert_candles(home, straying)
+        refresh(home)
+
+
+@pytest.mark.parametrize(
+    "counts", [[-1.7e308, 1.0, -1.7e308, 1.7e308], [-10.0, -20.0, -5.0, -50.0], [5.0, -1.0, 7.0, 2.0]]
+)
+def test_a_counter_below_zero_is_none(home: Database, counts: list[float]) -> None:
+    odd = [
+        Traded("AAPL", None, START + number * 40 * SECOND, START + number * 40 * SECOND, 1.0, count)
+        for number, count in enumerate(counts)
+    ]
+    insert_ticks(home, odd)
+    for _ in range(2):
+        assert all((bar.volume or 0) >= 0 for bar in found(home, "candles_1m"))
+        assert_candles(home, odd)
         refresh(home)
 
 

@@ -117,7 +117,7 @@ def _minutes(ticks: Iterable[Traded]) -> list[tuple[datetime, Candle, datetime]]
     result = []
     for (symbol, exchange, bucket), parts in sorted(groups.items()):
         parts.sort(key=lambda tick: tick.received_at)
-        counts = [tick.day_volume for tick in parts if tick.day_volume is not None]
+        counts = [tick.day_volume for tick in parts if tick.day_volume is not None and tick.day_volume >= 0]
         volume = None
         if counts:
             count, at = before.get((symbol, exchange), (counts[0], bucket))
