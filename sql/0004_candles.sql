@@ -163,5 +163,6 @@ BEGIN ATOMIC
            (array_agg(p.open ORDER BY p.opened_at))[1], max(p.high), min(p.low),
            (array_agg(p.close ORDER BY p.closed_at DESC))[1], sum(p.ticks)::bigint, sum(p.volume)
     FROM minutes(since, until) AS p
+    WHERE since IS NOT NULL AND until IS NOT NULL -- greatest() and least(), in minutes(), would pass over it
     GROUP BY p.symbol, bin;
 END;

@@ -86,6 +86,15 @@ def test_candles_are_those_computed_in_python(home: Database, seed: int) -> None
     assert found(home, f"candles('1 minute', '{since}', '{until}')") == inside
 
 
+def test_a_span_without_an_end_that_is_known_has_no_candles(home: Database) -> None:
+    insert_ticks(home, make_ticks(10, count=100))
+    for _ in range(2):
+        assert found(home, "candles('1 minute', NULL, 'infinity')") == []
+        assert found(home, "candles('1 minute', '-infinity', NULL)") == []
+        assert len(found(home, "candles('1 minute', '-infinity', 'infinity')")) > 50
+        refresh(home)
+
+
 @pytest.mark.skipif(not REAL_CAPTURE.exists(), reason="the recorded prices are not beside this repository")
 def test_candles_of_recorded_prices_given_a_volume(home: Database) -> None:
     """Real quotes, as the consumer stores them. FX has no volume: dollar-yen gets one that counts up over the day."""
