@@ -25,10 +25,15 @@ BEGIN
     END IF;
     LOCK TABLE prices_real_time IN SHARE ROW EXCLUSIVE MODE;
     since := candles_horizon();
+    -- (What was dropped before and delivered again is on record already.)
     INSERT INTO feed_expired (session, first_seq, last_seq)
         SELECT session, min(seq), max(seq)
         FROM (SELECT session, seq, seq - row_number() OVER (PARTITION BY session ORDER BY seq) AS island
-              FROM (SELECT DISTINCT session, seq FROM prices_real_time WHERE time < until) AS numbers) AS numbers
+              FROM (SELECT DISTINCT session, seq FROM prices_real_time AS p
+                    WHERE time < until
+                      AND (time >= since OR NOT EXISTS (
+                          SELECT FROM feed_expired AS e
+                          WHERE e.session = p.session AND p.seq BETWEEN e.first_seq AND e.last_seq))) AS numbers) AS numbers
         GROUP BY session, island
         ON CONFLICT DO NOTHING;
     IF until > since THEN

@@ -301,6 +301,19 @@ def test_what_was_dropped_is_on_record_session_by_session(home: Database) -> Non
     assert len(left) + len(gone) == len(expected)
 
 
+def test_what_is_dropped_delivered_again_and_dropped_again_is_on_record_once(home: Database) -> None:
+    expected = make_ticks(6, days=2, count=300)
+    insert_ticks(home, expected)
+    expire(home, START + DAY)
+    with closing(store_of(home)) as store:
+        expired = retention.look(store).expired
+        assert expired == sum(one.time < START + DAY for one in expected)
+        insert_ticks(home, expected[20:30], first=21)  # from a Redis of before
+        expire(home, START + DAY)
+        assert retention.look(store).expired == expired
+    assert home.query("SELECT count(*) FROM prices_real_time") == [(len(expected) - expired,)]
+
+
 def test_ticks_of_today_are_not_dropped(home: Database) -> None:
     with pytest.raises(psycopg2.errors.RaiseException, match="not over"):
         expire(home, datetime.now(UTC) + DAY)
