@@ -406,6 +406,22 @@ def test_candles_of_compressed_ticks_and_retention_of_them(hypertable: Database)
     assert_candles(hypertable, expected)
 
 
+def test_retention_that_cuts_a_compressed_chunk_unpacks_as_much_as_it_must(hypertable: Database) -> None:
+    limit = "timescaledb.max_tuples_decompressed_per_dml_transaction"
+    with closing(store_of(hypertable)) as store:
+        apply(store, chunk_interval="2 days")
+    expected = make_ticks(7)
+    insert_ticks(hypertable, expected)
+    compress(hypertable)
+    hypertable.query(f"SET {limit} = 10")
+    try:
+        for horizon in (START + DAY, START + 2 * DAY):  # one of them is in the middle of a chunk
+            expire(hypertable, horizon)
+            assert_candles(hypertable, expected)
+    finally:
+        hypertable.query(f"RESET {limit}")
+
+
 # Speed, read from the plan.
 
 
