@@ -10,9 +10,10 @@ CREATE TABLE feed_expired (
 );
 
 -- Drop the ticks before a moment (its UTC day's midnight), in the caller's transaction: their numbers are recorded, their
--- candles kept. Nobody writes ticks meanwhile, so that what is recorded is exactly what is dropped.
+-- candles kept. Nobody writes ticks meanwhile, so that what is recorded is exactly what is dropped. (The search path is the
+-- one of now: a job has its owner's, which may know nothing of this schema.)
 CREATE PROCEDURE expire_ticks(before timestamptz)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     since timestamptz;
     until timestamptz := date_trunc('day', before, 'UTC');

@@ -121,7 +121,7 @@ $$;
 
 -- What TimescaleDB's scheduler calls; `tickpipe retention` adds the job. config: {"ticks": "90 days"}
 CREATE PROCEDURE expire_ticks_job(job_id integer, config jsonb)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     CALL expire_ticks(now() - (config ->> 'ticks')::interval);
 END

@@ -349,6 +349,40 @@ def test_the_job_drops_what_has_grown_old(hypertable: Database) -> None:
     assert hypertable.query("SELECT session, first_seq, last_seq FROM feed_expired") == [(1, 1, 3)]
 
 
+@pytest.fixture
+def elsewhere(timescale: Database) -> Iterator[PriceStore]:
+    """A store that finds the schema `mine` first."""
+    timescale.query("CREATE EXTENSION IF NOT EXISTS timescaledb")
+    timescale.query("CREATE SCHEMA mine")
+    with closing(store_of(timescale)) as store:
+        with store.transaction() as connection, connection.cursor() as cursor:
+            cursor.execute("SET search_path TO mine, public")
+        yield store
+    timescale.query("RESET search_path")
+
+
+def test_ticks_in_a_schema_of_their_own_are_dropped_by_a_job_that_does_not_know_it(
+    timescale: Database, elsewhere: PriceStore
+) -> None:
+    apply(elsewhere)
+    retention.keep(elsewhere, timedelta(days=90))
+    timescale.query("SET search_path TO public")
+    timescale.query(
+        "INSERT INTO mine.prices_real_time (time, symbol, price, received_at, session, seq) "
+        "SELECT at, 'AAPL', 1, at, 1, 1 FROM (SELECT now() - interval '100 days' AS at) AS old"
+    )
+    ((job,),) = timescale.query("SELECT job_id FROM timescaledb_information.jobs WHERE proc_name = 'expire_ticks_job'")
+    timescale.query("CALL run_job(%s)", job)
+    assert timescale.query("SELECT session, first_seq, last_seq FROM mine.feed_expired") == [(1, 1, 1)]
+    assert timescale.query("SELECT mine.ticks_size() > 0") == [(True,)]
+
+
+@pytest.mark.usefixtures("hypertable")
+def test_a_login_with_a_schema_of_its_own_finds_the_hypertable_in_public(elsewhere: PriceStore) -> None:
+    assert retention.look(elsewhere).scheduled
+    assert apply(elsewhere) == []
+
+
 @pytest.mark.parametrize("age", ["", "90", "0d", "-1d", "90 d", "d", "9999999d", "1h"])
 def test_an_age_that_is_none_is_refused_by_name(age: str) -> None:
     with pytest.raises(ConfigurationError, match="it looks like 90d"):
