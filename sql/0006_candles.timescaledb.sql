@@ -56,9 +56,19 @@ FROM aggregate_1h
 GROUP BY 1, 2, 3
 WITH NO DATA;
 
-SELECT add_continuous_aggregate_policy('aggregate_1m', NULL, interval '1 minute', interval '1 minute');
-SELECT add_continuous_aggregate_policy('aggregate_1h', NULL, interval '1 hour', interval '5 minutes');
-SELECT add_continuous_aggregate_policy('aggregate_1d', NULL, interval '1 day', interval '15 minutes');
+-- A refresh is one transaction. Newer versions (from 2.19 on they have the option) commit bar by bar, the newest first: until
+-- they come to the oldest, those between would be in no aggregate and, since they are older than what is aggregated, not
+-- computed from the ticks either.
+DO $$
+DECLARE
+    at_once text := CASE WHEN EXISTS (SELECT FROM pg_proc WHERE proname = 'add_continuous_aggregate_policy'
+                                      AND 'buckets_per_batch' = ANY (proargnames)) THEN ', buckets_per_batch => 0' ELSE '' END;
+BEGIN
+    EXECUTE format($call$SELECT add_continuous_aggregate_policy('aggregate_1m', NULL, '1 minute'::interval, '1 minute'::interval %1$s),
+        add_continuous_aggregate_policy('aggregate_1h', NULL, '1 hour'::interval, '5 minutes'::interval %1$s),
+        add_continuous_aggregate_policy('aggregate_1d', NULL, '1 day'::interval, '15 minutes'::interval %1$s)$call$, at_once);
+END
+$$;
 
 -- From where on bars are computed from younger ones, for each width. A bar is aggregated for good when its policy has been
 -- past it: its width, the policy's distance from now, and a turn of it. What a refresh by hand has aggregated before that is

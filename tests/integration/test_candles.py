@@ -235,6 +235,18 @@ def assert_running_bars_go_on(database: Database, aggregate: Callable[[], object
         policies(database)
 
 
+def test_the_policies_aggregate_what_has_piled_up_in_one_transaction(hypertable: Database) -> None:
+    """Else the candles would have a hole meanwhile, from the newest bars that are aggregated to the oldest."""
+    insert_ticks(hypertable, make_ticks(12, days=4))
+    policies(hypertable)
+    for (table,) in hypertable.query(
+        "SELECT format('%I.%I', materialization_hypertable_schema, materialization_hypertable_name) "
+        "FROM timescaledb_information.continuous_aggregates"
+    ):
+        ((bars, written),) = hypertable.query(f"SELECT count(*), count(DISTINCT xmin::text) FROM {table}")
+        assert bars > written == 1
+
+
 def test_a_tick_from_the_future_does_not_keep_the_newest_out(hypertable: Database) -> None:
     now = datetime.now(UTC).replace(microsecond=0)
     far = Traded("AAPL", None, now.replace(year=2098, day=1), now, 1.0, None)
