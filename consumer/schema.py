@@ -216,8 +216,8 @@ def is_hypertable(cursor: Cursor) -> bool:
     if not _has_timescaledb(cursor):
         return False
     cursor.execute(
-        "SELECT FROM timescaledb_information.hypertables "
-        "WHERE hypertable_name = 'prices_real_time' AND hypertable_schema = current_schema()"
+        "SELECT FROM timescaledb_information.hypertables WHERE hypertable_name = 'prices_real_time' "
+        "AND to_regclass(format('%I.%I', hypertable_schema, hypertable_name)) = to_regclass('prices_real_time')"
     )
     return cursor.fetchone() is not None
 

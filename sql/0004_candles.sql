@@ -4,17 +4,25 @@
 -- On plain PostgreSQL all of this is computed from the ticks when asked; on TimescaleDB the parts are continuous
 -- aggregates (0006). Names, columns and results are the same.
 
--- By how much a day's counter rose from one tick to a later one. A fall is a reset at a new trading day (of UTC), or
--- where less than half is left: then it counted up from 0. A smaller fall is a correction, and counts as none.
+-- By how much a day's counter rose from the last of one bar to that of the next. A fall is a reset at a new trading day
+-- (of UTC), or where less than half is left: then it counted up from 0. A smaller fall is a correction, and counts as none.
+--
+-- The last, not the first: a tick whose time strays back into the bar before brings a count from this one along. What this
+-- bar's first tick is below it is neither fall nor rise, and what the bar reaches counts above it, once. A count below 0 is
+-- looked at nowhere: it is none, and the difference of two huge ones would be out of range, and end the query.
 CREATE FUNCTION volume_rise(before float8, after float8, new_day boolean) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN after >= before THEN after - before WHEN new_day OR after < before / 2 THEN after ELSE 0 END;
 
--- The same within one minute, of which only the first, the last and the highest count are known.
-CREATE FUNCTION volume_rise_in_minute(first float8, last float8, highest float8) RETURNS float8
+-- Up to where it rose in a minute: to its last, or where it was reset in the middle, to its highest …
+CREATE FUNCTION volume_to(first float8, last float8, highest float8) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN last >= first THEN last - first WHEN last < first / 2 THEN highest - first + last
-            WHEN last < first THEN 0 END;
+RETURN CASE WHEN last < first / 2 THEN highest ELSE last END;
+
+-- … and what it counted after that.
+CREATE FUNCTION volume_after(first float8, last float8) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN last < first / 2 THEN last ELSE 0 END;
 
 -- The day of UTC, as a number (a date of timestamptz depends on the session's time zone).
 CREATE FUNCTION utc_day(at timestamptz) RETURNS float8
@@ -42,7 +50,7 @@ CREATE TABLE candles_kept (
 COMMENT ON COLUMN candles_kept.exchange IS 'Empty where the feed names none. Each exchange has a counter of its own.';
 COMMENT ON COLUMN candles_kept.opened_at IS 'When its first tick was received; closed_at: its last.';
 COMMENT ON COLUMN candles_kept.last_volume IS 'The last day_volume in the bar.';
-COMMENT ON COLUMN candles_kept.volume IS 'The rise of day_volume within the bar, and to its first from the last of the bar before.';
+COMMENT ON COLUMN candles_kept.volume IS 'The rise of day_volume from the last of the bar before to the last of this one.';
 
 -- The horizon, midnight of a UTC day: bars before it are those of candles_kept, whatever becomes of their ticks.
 CREATE TABLE candles_horizon (one boolean PRIMARY KEY DEFAULT true CHECK (one), at timestamptz NOT NULL);
@@ -50,26 +58,27 @@ CREATE FUNCTION candles_horizon() RETURNS timestamptz
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN coalesce((SELECT at FROM candles_horizon), '-infinity');
 
--- The rise of the counter to its first in a bar, from the last of the bar before, however long ago that was.
-CREATE FUNCTION volume_rise_before(symbol text, exchange text, bucket timestamptz, first float8) RETURNS float8
+-- The rise of the counter up to there in a minute, from the last of the minute before, however long ago that was, or where
+-- none was, from its first in this one.
+CREATE FUNCTION volume_rise_to(symbol text, exchange text, bucket timestamptz, first float8, up_to float8) RETURNS float8
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN coalesce(
-    (SELECT volume_rise(last.day_volume, first, utc_day(before.bar) <> utc_day(bucket))
+    (SELECT volume_rise(last.day_volume, up_to, utc_day(before.bar) <> utc_day(bucket))
      FROM (SELECT date_bin('1 minute', p.time, timestamptz '1970-01-01 00:00:00+00') AS bar FROM prices_real_time AS p
-           WHERE p.symbol = volume_rise_before.symbol AND coalesce(p.exchange, '') = volume_rise_before.exchange
-             AND p.time >= (SELECT candles_horizon()) AND p.time < bucket AND p.day_volume IS NOT NULL
+           WHERE p.symbol = volume_rise_to.symbol AND coalesce(p.exchange, '') = volume_rise_to.exchange
+             AND p.time >= (SELECT candles_horizon()) AND p.time < bucket AND p.day_volume >= 0
            ORDER BY p.time DESC LIMIT 1) AS before
      CROSS JOIN LATERAL (
            SELECT p.day_volume FROM prices_real_time AS p
-           WHERE p.symbol = volume_rise_before.symbol AND coalesce(p.exchange, '') = volume_rise_before.exchange
-             AND p.time >= before.bar AND p.time < before.bar + interval '1 minute' AND p.day_volume IS NOT NULL
+           WHERE p.symbol = volume_rise_to.symbol AND coalesce(p.exchange, '') = volume_rise_to.exchange
+             AND p.time >= before.bar AND p.time < before.bar + interval '1 minute' AND p.day_volume >= 0
            ORDER BY p.received_at DESC LIMIT 1) AS last),
-    (SELECT volume_rise(k.last_volume, first, utc_day(k.bucket) <> utc_day(volume_rise_before.bucket))
+    (SELECT volume_rise(k.last_volume, up_to, utc_day(k.bucket) <> utc_day(volume_rise_to.bucket))
      FROM candles_kept AS k
-     WHERE k.symbol = volume_rise_before.symbol AND k.width = '1m' AND k.exchange = volume_rise_before.exchange
-       AND k.bucket < volume_rise_before.bucket AND k.last_volume IS NOT NULL
+     WHERE k.symbol = volume_rise_to.symbol AND k.width = '1m' AND k.exchange = volume_rise_to.exchange
+       AND k.bucket < volume_rise_to.bucket AND k.last_volume IS NOT NULL
      ORDER BY k.bucket DESC LIMIT 1),
-    0);
+    volume_rise(first, up_to, false));
 
 -- The minutes of the ticks in a span of the exchange's time (whole minutes, please): a function, since a filter on a
 -- view's bucket would not reach the index on time.
@@ -78,15 +87,16 @@ LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT '1m', m.symbol, m.place, m.bin, m.open, m.high, m.low, m.close, m.ticks, m.opened_at, m.closed_at, m.last,
            CASE WHEN m.first IS NOT NULL
-                THEN volume_rise_in_minute(m.first, m.last, m.highest) + volume_rise_before(m.symbol, m.place, m.bin, m.first) END
+                THEN volume_rise_to(m.symbol, m.place, m.bin, m.first, volume_to(m.first, m.last, m.highest))
+                     + volume_after(m.first, m.last) END
     FROM (
         SELECT p.symbol, coalesce(p.exchange, '') AS place,
                date_bin('1 minute', p.time, timestamptz '1970-01-01 00:00:00+00') AS bin,
                (array_agg(p.price ORDER BY p.received_at))[1] AS open, max(p.price) AS high, min(p.price) AS low,
                (array_agg(p.price ORDER BY p.received_at DESC))[1] AS close, count(*) AS ticks,
                min(p.received_at) AS opened_at, max(p.received_at) AS closed_at, max(p.day_volume) AS highest,
-               (array_agg(p.day_volume ORDER BY p.received_at) FILTER (WHERE p.day_volume IS NOT NULL))[1] AS first,
-               (array_agg(p.day_volume ORDER BY p.received_at DESC) FILTER (WHERE p.day_volume IS NOT NULL))[1] AS last
+               (array_agg(p.day_volume ORDER BY p.received_at) FILTER (WHERE p.day_volume >= 0))[1] AS first,
+               (array_agg(p.day_volume ORDER BY p.received_at DESC) FILTER (WHERE p.day_volume >= 0))[1] AS last
         FROM prices_real_time AS p
         WHERE p.time >= since AND p.time < until
         GROUP BY p.symbol, place, bin
@@ -153,5 +163,6 @@ BEGIN ATOMIC
            (array_agg(p.open ORDER BY p.opened_at))[1], max(p.high), min(p.low),
            (array_agg(p.close ORDER BY p.closed_at DESC))[1], sum(p.ticks)::bigint, sum(p.volume)
     FROM minutes(since, until) AS p
+    WHERE since IS NOT NULL AND until IS NOT NULL -- greatest() and least(), in minutes(), would pass over it
     GROUP BY p.symbol, bin;
 END;

@@ -10,9 +10,10 @@ CREATE TABLE feed_expired (
 );
 
 -- Drop the ticks before a moment (its UTC day's midnight), in the caller's transaction: their numbers are recorded, their
--- candles kept. Nobody writes ticks meanwhile, so that what is recorded is exactly what is dropped.
+-- candles kept. Nobody writes ticks meanwhile, so that what is recorded is exactly what is dropped. (The search path is the
+-- one of now: a job has its owner's, which may know nothing of this schema.)
 CREATE PROCEDURE expire_ticks(before timestamptz)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     since timestamptz;
     until timestamptz := date_trunc('day', before, 'UTC');
@@ -25,10 +26,15 @@ BEGIN
     END IF;
     LOCK TABLE prices_real_time IN SHARE ROW EXCLUSIVE MODE;
     since := candles_horizon();
+    -- (What was dropped before and delivered again is on record already.)
     INSERT INTO feed_expired (session, first_seq, last_seq)
         SELECT session, min(seq), max(seq)
         FROM (SELECT session, seq, seq - row_number() OVER (PARTITION BY session ORDER BY seq) AS island
-              FROM (SELECT DISTINCT session, seq FROM prices_real_time WHERE time < until) AS numbers) AS numbers
+              FROM (SELECT DISTINCT session, seq FROM prices_real_time AS p
+                    WHERE time < until
+                      AND (time >= since OR NOT EXISTS (
+                          SELECT FROM feed_expired AS e
+                          WHERE e.session = p.session AND p.seq BETWEEN e.first_seq AND e.last_seq))) AS numbers) AS numbers
         GROUP BY session, island
         ON CONFLICT DO NOTHING;
     IF until > since THEN

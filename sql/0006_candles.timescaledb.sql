@@ -3,16 +3,16 @@
 --
 -- The newest tick is in, but not by TimescaleDB's own real-time aggregation: that reads all ticks since the last refresh
 -- for every bar that looks for the bar before (docs/adr/0006). live_bars adds what is not aggregated yet, once a query.
--- An aggregate of bars in their order: the rise of a counter within them and between them. Its state: rise so far, last
--- count, day. (An aggregate over a continuous aggregate can be, lag() cannot.)
-CREATE FUNCTION volume_rise_add(state float8[], bucket timestamptz, first float8, last float8, rise float8) RETURNS float8[]
+-- An aggregate of bars in their order: what the counter counted after volume_to of the first of them. Its state: that so
+-- far, last count, day. (An aggregate over a continuous aggregate can be, lag() cannot.)
+CREATE FUNCTION volume_after_add(state float8[], bucket timestamptz, up_to float8, after float8, last float8) RETURNS float8[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN first IS NULL THEN state
-            WHEN state IS NULL THEN ARRAY[rise, last, utc_day(bucket)]
-            ELSE ARRAY[state[1] + volume_rise(state[2], first, state[3] <> utc_day(bucket)) + rise, last, utc_day(bucket)] END;
-CREATE FUNCTION volume_rise_end(state float8[]) RETURNS float8 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN state[1];
-CREATE AGGREGATE volume_rise_in_bars(bucket timestamptz, first float8, last float8, rise float8) (
-    sfunc = volume_rise_add, stype = float8[], finalfunc = volume_rise_end, parallel = safe
+RETURN CASE WHEN last IS NULL THEN state
+            WHEN state IS NULL THEN ARRAY[after, last, utc_day(bucket)]
+            ELSE ARRAY[state[1] + volume_rise(state[2], up_to, state[3] <> utc_day(bucket)) + after, last, utc_day(bucket)] END;
+CREATE FUNCTION volume_after_end(state float8[]) RETURNS float8 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN state[1];
+CREATE AGGREGATE volume_after_bars(bucket timestamptz, up_to float8, after float8, last float8) (
+    sfunc = volume_after_add, stype = float8[], finalfunc = volume_after_end, parallel = safe
 );
 
 CREATE MATERIALIZED VIEW aggregate_1m
@@ -20,11 +20,12 @@ WITH (timescaledb.continuous, timescaledb.materialized_only = true) AS
 SELECT symbol, coalesce(exchange, '') AS exchange, time_bucket('1 minute', time) AS bucket,
        first(price, received_at) AS open, max(price) AS high, min(price) AS low, last(price, received_at) AS close,
        count(*) AS ticks, min(received_at) AS opened_at, max(received_at) AS closed_at,
-       first(day_volume, received_at) FILTER (WHERE day_volume IS NOT NULL) AS first_volume,
-       last(day_volume, received_at) FILTER (WHERE day_volume IS NOT NULL) AS last_volume,
-       volume_rise_in_minute(first(day_volume, received_at) FILTER (WHERE day_volume IS NOT NULL),
-                             last(day_volume, received_at) FILTER (WHERE day_volume IS NOT NULL),
-                             max(day_volume)) AS volume_rise
+       first(day_volume, received_at) FILTER (WHERE day_volume >= 0) AS first_volume,
+       last(day_volume, received_at) FILTER (WHERE day_volume >= 0) AS last_volume,
+       volume_to(first(day_volume, received_at) FILTER (WHERE day_volume >= 0),
+                 last(day_volume, received_at) FILTER (WHERE day_volume >= 0), max(day_volume)) AS volume_to,
+       volume_after(first(day_volume, received_at) FILTER (WHERE day_volume >= 0),
+                    last(day_volume, received_at) FILTER (WHERE day_volume >= 0)) AS volume_after
 FROM prices_real_time
 GROUP BY 1, 2, 3
 WITH NO DATA;
@@ -36,7 +37,8 @@ SELECT symbol, exchange, time_bucket('1 hour', bucket) AS bucket,
        sum(ticks)::bigint AS ticks, min(opened_at) AS opened_at, max(closed_at) AS closed_at,
        first(first_volume, bucket) FILTER (WHERE first_volume IS NOT NULL) AS first_volume,
        last(last_volume, bucket) FILTER (WHERE last_volume IS NOT NULL) AS last_volume,
-       volume_rise_in_bars(bucket, first_volume, last_volume, volume_rise ORDER BY bucket) AS volume_rise
+       first(volume_to, bucket) FILTER (WHERE volume_to IS NOT NULL) AS volume_to,
+       volume_after_bars(bucket, volume_to, volume_after, last_volume ORDER BY bucket) AS volume_after
 FROM aggregate_1m
 GROUP BY 1, 2, 3
 WITH NO DATA;
@@ -48,14 +50,25 @@ SELECT symbol, exchange, time_bucket('1 day', bucket) AS bucket,
        sum(ticks)::bigint AS ticks, min(opened_at) AS opened_at, max(closed_at) AS closed_at,
        first(first_volume, bucket) FILTER (WHERE first_volume IS NOT NULL) AS first_volume,
        last(last_volume, bucket) FILTER (WHERE last_volume IS NOT NULL) AS last_volume,
-       volume_rise_in_bars(bucket, first_volume, last_volume, volume_rise ORDER BY bucket) AS volume_rise
+       first(volume_to, bucket) FILTER (WHERE volume_to IS NOT NULL) AS volume_to,
+       volume_after_bars(bucket, volume_to, volume_after, last_volume ORDER BY bucket) AS volume_after
 FROM aggregate_1h
 GROUP BY 1, 2, 3
 WITH NO DATA;
 
-SELECT add_continuous_aggregate_policy('aggregate_1m', NULL, interval '1 minute', interval '1 minute');
-SELECT add_continuous_aggregate_policy('aggregate_1h', NULL, interval '1 hour', interval '5 minutes');
-SELECT add_continuous_aggregate_policy('aggregate_1d', NULL, interval '1 day', interval '15 minutes');
+-- A refresh is one transaction. Newer versions (from 2.19 on they have the option) commit bar by bar, the newest first: until
+-- they come to the oldest, those between would be in no aggregate and, since they are older than what is aggregated, not
+-- computed from the ticks either.
+DO $$
+DECLARE
+    at_once text := CASE WHEN EXISTS (SELECT FROM pg_proc WHERE proname = 'add_continuous_aggregate_policy'
+                                      AND 'buckets_per_batch' = ANY (proargnames)) THEN ', buckets_per_batch => 0' ELSE '' END;
+BEGIN
+    EXECUTE format($call$SELECT add_continuous_aggregate_policy('aggregate_1m', NULL, '1 minute'::interval, '1 minute'::interval %1$s),
+        add_continuous_aggregate_policy('aggregate_1h', NULL, '1 hour'::interval, '5 minutes'::interval %1$s),
+        add_continuous_aggregate_policy('aggregate_1d', NULL, '1 day'::interval, '15 minutes'::interval %1$s)$call$, at_once);
+END
+$$;
 
 -- From where on bars are computed from younger ones, for each width. A bar is aggregated for good when its policy has been
 -- past it: its width, the policy's distance from now, and a turn of it. What a refresh by hand has aggregated before that is
@@ -70,15 +83,15 @@ RETURN greatest(candles_horizon(), CASE width
 -- Aggregated bars. The bar before is looked up by index; what is older than the horizon, in candles_kept.
 CREATE VIEW aggregated_bars AS
 SELECT width, symbol, exchange, bucket, open, high, low, close, ticks, opened_at, closed_at, last_volume,
-       CASE WHEN first_volume IS NOT NULL THEN volume_rise + coalesce(
-           (SELECT volume_rise(p.last_volume, b.first_volume, utc_day(p.bucket) <> utc_day(b.bucket)) FROM aggregate_1m AS p
+       CASE WHEN first_volume IS NOT NULL THEN volume_after + coalesce(
+           (SELECT volume_rise(p.last_volume, b.volume_to, utc_day(p.bucket) <> utc_day(b.bucket)) FROM aggregate_1m AS p
             WHERE p.symbol = b.symbol AND p.exchange = b.exchange AND p.bucket < b.bucket
               AND p.bucket >= (SELECT candles_horizon()) AND p.last_volume IS NOT NULL
             ORDER BY p.bucket DESC LIMIT 1),
-           (SELECT volume_rise(k.last_volume, b.first_volume, utc_day(k.bucket) <> utc_day(b.bucket)) FROM candles_kept AS k
+           (SELECT volume_rise(k.last_volume, b.volume_to, utc_day(k.bucket) <> utc_day(b.bucket)) FROM candles_kept AS k
             WHERE k.symbol = b.symbol AND k.width = '1m' AND k.exchange = b.exchange AND k.last_volume IS NOT NULL
             ORDER BY k.bucket DESC LIMIT 1),
-           0)
+           volume_rise(b.first_volume, b.volume_to, false))
        END AS volume
 FROM (SELECT '1m'::text AS width, * FROM aggregate_1m
       UNION ALL SELECT '1h', * FROM aggregate_1h
@@ -104,10 +117,13 @@ UNION ALL SELECT * FROM tick_minutes(live_since('1m'), 'infinity')
 UNION ALL SELECT * FROM larger_bars('1h', live_since('1h'), 'infinity')
 UNION ALL SELECT * FROM larger_bars('1d', live_since('1d'), 'infinity');
 
--- Whole chunks go at once; what shares a chunk with younger ticks, row by row.
+-- Whole chunks go at once; what shares a chunk with younger ticks, row by row. Of one in columns that may be more rows
+-- than TimescaleDB unpacks in one transaction unless told to (2.14 and newer: 100,000).
 CREATE OR REPLACE PROCEDURE drop_ticks(before timestamptz)
 LANGUAGE plpgsql AS $$
 BEGIN
+    PERFORM set_config(name, '0', true) FROM pg_settings
+        WHERE name = 'timescaledb.max_tuples_decompressed_per_dml_transaction';
     PERFORM drop_chunks('prices_real_time', older_than => before);
     DELETE FROM prices_real_time WHERE time < before;
 END
@@ -115,7 +131,7 @@ $$;
 
 -- What TimescaleDB's scheduler calls; `tickpipe retention` adds the job. config: {"ticks": "90 days"}
 CREATE PROCEDURE expire_ticks_job(job_id integer, config jsonb)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     CALL expire_ticks(now() - (config ->> 'ticks')::interval);
 END

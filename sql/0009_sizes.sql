@@ -1,9 +1,9 @@
 -- How large the ticks are and how fast they grow, from cheap facts: no tick is counted. For `tickpipe status` and `doctor`.
 
 -- Bytes of the ticks with index and chunks, compressed ones too. (Which call is right is seen when it is asked: a table
--- may become a hypertable later.)
+-- may become a hypertable later. The search path is the one of now, whoever asks.)
 CREATE FUNCTION ticks_size() RETURNS bigint
-LANGUAGE plpgsql STABLE AS $$
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 DECLARE
     size bigint;
 BEGIN

@@ -84,4 +84,7 @@ def _remove_job(cursor: Cursor) -> None:
     cursor.execute(f"SELECT delete_job(job_id) {_JOB}")
 
 
-_JOB = "FROM timescaledb_information.jobs WHERE proc_name = 'expire_ticks_job'"
+_JOB = (
+    "FROM timescaledb_information.jobs WHERE proc_name = 'expire_ticks_job' "
+    "AND to_regproc(format('%I.%I', proc_schema, proc_name)) = to_regproc('expire_ticks_job')"
+)

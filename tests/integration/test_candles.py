@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ REAL_CAPTURE = Path(__file__).parents[3] / "shared/data/fx-ticks.ndjson"
 COLUMNS = "symbol, bucket, open, high, low, close, ticks, volume"
 VIEWS = {"candles_1m": MINUTE, "candles_1h": HOUR, "candles_1d": DAY}
 START = datetime(2026, 3, 2, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
 REFRESH = [f"CALL refresh_continuous_aggregate('aggregate_{width}', NULL, NULL)" for width in ("1m", "1h", "1d")]
 
 
@@ -81,6 +84,15 @@ def test_candles_are_those_computed_in_python(home: Database, seed: int) -> None
     since, until = since + timedelta(seconds=30), until + timedelta(seconds=30)
     inside = [bar for bar in candles(expected, MINUTE) if since <= bar.bucket < until]
     assert found(home, f"candles('1 minute', '{since}', '{until}')") == inside
+
+
+def test_a_span_without_an_end_that_is_known_has_no_candles(home: Database) -> None:
+    insert_ticks(home, make_ticks(10, count=100))
+    for _ in range(2):
+        assert found(home, "candles('1 minute', NULL, 'infinity')") == []
+        assert found(home, "candles('1 minute', '-infinity', NULL)") == []
+        assert len(found(home, "candles('1 minute', '-infinity', 'infinity')")) > 50
+        refresh(home)
 
 
 @pytest.mark.skipif(not REAL_CAPTURE.exists(), reason="the recorded prices are not beside this repository")
@@ -154,6 +166,37 @@ def test_volume_follows_the_rules_of_a_counter(home: Database) -> None:
         refresh(home)
 
 
+def test_a_time_that_strays_into_the_minute_before_counts_no_volume_twice(home: Database) -> None:
+    rng = random.Random(9)
+    begun, counts = START + 22 * HOUR, list(accumulate(rng.randrange(1, 50) * 0.25 for _ in range(4000)))
+    straying = []
+    for number, count in enumerate(counts):  # across midnight, which this counter does not mind
+        received_at = begun + timedelta(seconds=3 * number)
+        time = received_at - timedelta(seconds=rng.randrange(40) if number > 20 and rng.random() < 0.2 else 0)
+        straying.append(Traded("AAPL", None, time, received_at, 1.0, count))
+    insert_ticks(home, straying)
+    for _ in range(2):
+        for view in VIEWS:
+            assert sum(bar.volume or 0 for bar in found(home, view)) == counts[-1] - counts[0], view
+        assert_candles(home, straying)
+        refresh(home)
+
+
+@pytest.mark.parametrize(
+    "counts", [[-1.7e308, 1.0, -1.7e308, 1.7e308], [-10.0, -20.0, -5.0, -50.0], [5.0, -1.0, 7.0, 2.0]]
+)
+def test_a_counter_below_zero_is_none(home: Database, counts: list[float]) -> None:
+    odd = [
+        Traded("AAPL", None, START + number * 40 * SECOND, START + number * 40 * SECOND, 1.0, count)
+        for number, count in enumerate(counts)
+    ]
+    insert_ticks(home, odd)
+    for _ in range(2):
+        assert all((bar.volume or 0) >= 0 for bar in found(home, "candles_1m"))
+        assert_candles(home, odd)
+        refresh(home)
+
+
 def policies(database: Database) -> None:
     """What the scheduler does, at once."""
     for (job,) in database.query(
@@ -190,6 +233,18 @@ def assert_running_bars_go_on(database: Database, aggregate: Callable[[], object
         for view, width in VIEWS.items():
             assert found(database, view) == candles(expected + more, width), view
         policies(database)
+
+
+def test_the_policies_aggregate_what_has_piled_up_in_one_transaction(hypertable: Database) -> None:
+    """Else the candles would have a hole meanwhile, from the newest bars that are aggregated to the oldest."""
+    insert_ticks(hypertable, make_ticks(12, days=4))
+    policies(hypertable)
+    for (table,) in hypertable.query(
+        "SELECT format('%I.%I', materialization_hypertable_schema, materialization_hypertable_name) "
+        "FROM timescaledb_information.continuous_aggregates"
+    ):
+        ((bars, written),) = hypertable.query(f"SELECT count(*), count(DISTINCT xmin::text) FROM {table}")
+        assert bars > written == 1
 
 
 def test_a_tick_from_the_future_does_not_keep_the_newest_out(hypertable: Database) -> None:
@@ -258,6 +313,19 @@ def test_what_was_dropped_is_on_record_session_by_session(home: Database) -> Non
     assert len(left) + len(gone) == len(expected)
 
 
+def test_what_is_dropped_delivered_again_and_dropped_again_is_on_record_once(home: Database) -> None:
+    expected = make_ticks(6, days=2, count=300)
+    insert_ticks(home, expected)
+    expire(home, START + DAY)
+    with closing(store_of(home)) as store:
+        expired = retention.look(store).expired
+        assert expired == sum(one.time < START + DAY for one in expected)
+        insert_ticks(home, expected[20:30], first=21)  # from a Redis of before
+        expire(home, START + DAY)
+        assert retention.look(store).expired == expired
+    assert home.query("SELECT count(*) FROM prices_real_time") == [(len(expected) - expired,)]
+
+
 def test_ticks_of_today_are_not_dropped(home: Database) -> None:
     with pytest.raises(psycopg2.errors.RaiseException, match="not over"):
         expire(home, datetime.now(UTC) + DAY)
@@ -291,6 +359,40 @@ def test_the_job_drops_what_has_grown_old(hypertable: Database) -> None:
     hypertable.query("CALL run_job(%s)", job)
     assert hypertable.query("SELECT count(*) FROM prices_real_time") == [(0,)]
     assert hypertable.query("SELECT session, first_seq, last_seq FROM feed_expired") == [(1, 1, 3)]
+
+
+@pytest.fixture
+def elsewhere(timescale: Database) -> Iterator[PriceStore]:
+    """A store that finds the schema `mine` first."""
+    timescale.query("CREATE EXTENSION IF NOT EXISTS timescaledb")
+    timescale.query("CREATE SCHEMA mine")
+    with closing(store_of(timescale)) as store:
+        with store.transaction() as connection, connection.cursor() as cursor:
+            cursor.execute("SET search_path TO mine, public")
+        yield store
+    timescale.query("RESET search_path")
+
+
+def test_ticks_in_a_schema_of_their_own_are_dropped_by_a_job_that_does_not_know_it(
+    timescale: Database, elsewhere: PriceStore
+) -> None:
+    apply(elsewhere)
+    retention.keep(elsewhere, timedelta(days=90))
+    timescale.query("SET search_path TO public")
+    timescale.query(
+        "INSERT INTO mine.prices_real_time (time, symbol, price, received_at, session, seq) "
+        "SELECT at, 'AAPL', 1, at, 1, 1 FROM (SELECT now() - interval '100 days' AS at) AS old"
+    )
+    ((job,),) = timescale.query("SELECT job_id FROM timescaledb_information.jobs WHERE proc_name = 'expire_ticks_job'")
+    timescale.query("CALL run_job(%s)", job)
+    assert timescale.query("SELECT session, first_seq, last_seq FROM mine.feed_expired") == [(1, 1, 1)]
+    assert timescale.query("SELECT mine.ticks_size() > 0") == [(True,)]
+
+
+@pytest.mark.usefixtures("hypertable")
+def test_a_login_with_a_schema_of_its_own_finds_the_hypertable_in_public(elsewhere: PriceStore) -> None:
+    assert retention.look(elsewhere).scheduled
+    assert apply(elsewhere) == []
 
 
 @pytest.mark.parametrize("age", ["", "90", "0d", "-1d", "90 d", "d", "9999999d", "1h"])
@@ -348,6 +450,22 @@ def test_candles_of_compressed_ticks_and_retention_of_them(hypertable: Database)
     expire(hypertable, START + DAY)
     refresh(hypertable)
     assert_candles(hypertable, expected)
+
+
+def test_retention_that_cuts_a_compressed_chunk_unpacks_as_much_as_it_must(hypertable: Database) -> None:
+    limit = "timescaledb.max_tuples_decompressed_per_dml_transaction"
+    with closing(store_of(hypertable)) as store:
+        apply(store, chunk_interval="2 days")
+    expected = make_ticks(7)
+    insert_ticks(hypertable, expected)
+    compress(hypertable)
+    hypertable.query(f"SET {limit} = 10")
+    try:
+        for horizon in (START + DAY, START + 2 * DAY):  # one of them is in the middle of a chunk
+            expire(hypertable, horizon)
+            assert_candles(hypertable, expected)
+    finally:
+        hypertable.query(f"RESET {limit}")
 
 
 # Speed, read from the plan.

@@ -117,13 +117,12 @@ def _minutes(ticks: Iterable[Traded]) -> list[tuple[datetime, Candle, datetime]]
     result = []
     for (symbol, exchange, bucket), parts in sorted(groups.items()):
         parts.sort(key=lambda tick: tick.received_at)
-        counts = [tick.day_volume for tick in parts if tick.day_volume is not None]
+        counts = [tick.day_volume for tick in parts if tick.day_volume is not None and tick.day_volume >= 0]
         volume = None
         if counts:
-            volume = _rise_in_minute(counts)
-            if (symbol, exchange) in before:
-                count, at = before[symbol, exchange]
-                volume += _rise(count, counts[0], new_day=at.date() != bucket.date())
+            count, at = before.get((symbol, exchange), (counts[0], bucket))
+            up_to, after = (max(counts), counts[-1]) if counts[-1] < counts[0] / 2 else (counts[-1], 0.0)
+            volume = _rise(count, up_to, new_day=at.date() != bucket.date()) + after
             before[symbol, exchange] = counts[-1], bucket
         prices = [tick.price for tick in parts]
         bar = Candle(symbol, bucket, prices[0], max(prices), min(prices), prices[-1], len(prices), volume)
@@ -135,13 +134,6 @@ def _rise(before: float, after: float, *, new_day: bool) -> float:
     if after >= before:
         return after - before
     return after if new_day or after < before / 2 else 0.0
-
-
-def _rise_in_minute(counts: Sequence[float]) -> float:
-    first, last = counts[0], counts[-1]
-    if last >= first:
-        return last - first
-    return max(counts) - first + last if last < first / 2 else 0.0
 
 
 def _floor(moment: datetime, width: timedelta) -> datetime:
