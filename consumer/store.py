@@ -117,10 +117,13 @@ def connect(url: Secret, *, application: str = "tickpipe") -> Connection:
             tcp_user_timeout=30_000,
         )
         with connection, connection.cursor() as cursor:
-            # The ack rests on the commit; a role or a database may have it off.
+            # The ack rests on the commit; a role or a database may have it off. A block that is delivered again into
+            # columns is compared with what they hold: TimescaleDBs of 2.14 to 2.17 refuse to unpack much for that.
             cursor.execute(
                 "SET SESSION synchronous_commit = on; SET SESSION TimeZone = 'UTC';"
-                "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED"
+                "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED;"
+                "SELECT set_config(name, '0', false) FROM pg_settings"
+                " WHERE name = 'timescaledb.max_tuples_decompressed_per_dml_transaction'"
             )
     except psycopg2.Error as error:
         raise _at_connect(error) from None

@@ -76,6 +76,12 @@ def test_a_block_over_many_chunks_is_stored_once(timescale: Database, store: Pri
     assert seqs(timescale) == list(range(1, 5001))
 
 
+def test_no_bound_on_what_is_unpacked_refuses_a_block_that_is_delivered_again(store: PriceStore) -> None:
+    with store.transaction() as connection, connection.cursor() as cursor:
+        cursor.execute("SHOW timescaledb.max_tuples_decompressed_per_dml_transaction")
+        assert cursor.fetchone() == ("0",)
+
+
 def test_bad_values_are_dead_letters_and_the_rest_of_the_block_is_stored(
     timescale: Database, store: PriceStore
 ) -> None:
