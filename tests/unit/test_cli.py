@@ -272,6 +272,11 @@ def test_a_server_that_is_away_is_told_with_the_variable_that_names_it(command: 
 # --- Ctrl-C
 
 
+def hear_ctrl_c() -> None:
+    """As on a terminal: a shell starts what runs in the background with Ctrl-C ignored, and so may CI its tests."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts an installed command in an environment of its own; it is ended with the test."""
@@ -282,7 +287,15 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         own = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), **environ}
         pipe = subprocess.PIPE
         started.append(
-            subprocess.Popen([program, *command[1:]], env=own, cwd=tmp_path, text=True, stdout=pipe, stderr=pipe)
+            subprocess.Popen(
+                [program, *command[1:]],
+                env=own,
+                cwd=tmp_path,
+                text=True,
+                stdout=pipe,
+                stderr=pipe,
+                preexec_fn=hear_ctrl_c,  # noqa: PLW1509  one system call, no lock taken
+            )
         )
         return started[-1]
 
