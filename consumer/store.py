@@ -348,6 +348,11 @@ def _bigint(value: bytes | None) -> int | None:
 def array_literal(values: Sequence[bytes]) -> str:
     """PostgreSQL's literal for an array of these texts; an empty text is NULL. Raises ValueError for what is not UTF-8.
 
+def received_at(entry: Entry) -> int | None:
+    """When the producer got this price, microseconds UTC; None where the entry, which may hold anything, is silent."""
+    return _bigint((entry.fields or {}).get(b"received"))
+
+
     Only `\\` and `"` have a meaning inside the quotes; where no value has one, nothing is done value by value.
     Source: PostgreSQL's manual, "Array Input and Output Syntax".
     """

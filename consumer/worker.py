@@ -21,7 +21,7 @@ from common.errors import OutageError, StreamOutageError
 from common.retry import retrying
 from common.stream import Entry, Stream
 from consumer.progress import Progress
-from consumer.store import PriceStore, Stored, Table
+from consumer.store import PriceStore, Stored, Table, received_at
 
 logger = logging.getLogger("consumer.worker")
 
@@ -214,9 +214,10 @@ class Worker:
         self.totals.duplicates += stored.duplicates
         self.totals.dead_letters += stored.dead
         self.totals.blocks += 1
-        received = (entries[0].fields or {}).get(b"received", b"")
-        if received.isdigit():  # of the oldest tick in the block, the one that waited longest
-            self._latencies.append(self._clock() / 1e6 - int(received) / 1e6)
+        if (
+            received := received_at(entries[0])
+        ) is not None:  # the oldest tick in the block, the one that waited longest
+            self._latencies.append((self._clock() - received) / 1e6)
 
     def _report(self) -> None:
         """Leave word of the totals, where they have changed, about once a second."""
