@@ -7,7 +7,6 @@ it. What was stored already then does nothing.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -184,8 +183,7 @@ class Worker:
             trimmed = lane.stream.trim()
             gone = lane.stream.remove_gone(int(max(self._config.claim_idle * 2, GONE_AFTER) * 1000))
             logger.debug("trimmed %d entries of %s, removed %d consumers", trimmed, lane.stream.key, gone)
-        prices, old = self._lanes[0].stream, self._clock() - REPORTS_KEPT
-        prices.forget_reports([name for name, text in prices.reports().items() if json.loads(text)["at"] < old])
+        self._lanes[0].stream.forget_reports(self._clock() - REPORTS_KEPT)
 
     def _drained(self) -> bool:
         """Whether nothing is left, for anybody. What a dead consumer holds is waited for, and claimed when due."""
@@ -230,7 +228,7 @@ class Worker:
             self.totals.latency_p99 = ordered[len(ordered) * 99 // 100]
             self._latencies.clear()
         with suppress(StreamOutageError):  # a full Redis refuses it, while the work itself goes on
-            self._lanes[0].stream.report(json.dumps({**asdict(self.totals), "at": self._clock()}))
+            self._lanes[0].stream.report(**asdict(self.totals), at=self._clock())
             self._reported = replace(self.totals)
 
     def _insert(self, lane: Lane, entries: Sequence[Entry]) -> Stored:
