@@ -421,7 +421,7 @@ class Feed:
             self._on_subscribe_status(twelvedata.subscribe_status(event))
         elif kind != "heartbeat":
             level = logging.WARNING if event.get("status") == "error" else logging.DEBUG
-            logger.log(level, "it says: %s", twelvedata.as_text(event))
+            logger.log(level, "it says: %s", twelvedata.plain(event))
 
     def _on_subscribe_status(self, status: twelvedata.SubscribeStatus) -> None:
         refused = status.refused
