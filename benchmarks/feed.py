@@ -20,10 +20,15 @@ PART = "feed"
 TICKPIPE = "tickpipe producer, appended to the stream"
 WRAPPER = "vendor's wrapper, callback empty"
 WEBSOCKET_CLIENT = "websocket-client alone, callback empty"
+UNCHECKED = "websocket-client alone, UTF-8 unchecked"
 #: Prices in the run that tells what a start costs.
 FEW = 100
 
-RATIOS = [Ratio(PART, metric, TICKPIPE, other) for metric in ("rate", "cpu") for other in (WRAPPER, WEBSOCKET_CLIENT)]
+RATIOS = [
+    Ratio(PART, metric, TICKPIPE, other)
+    for metric in ("rate", "cpu")
+    for other in (WRAPPER, WEBSOCKET_CLIENT, UNCHECKED)
+]
 
 
 def part(bench: Bench, scale: Scale, blaster: Callable[[], Blaster]) -> Part:
@@ -33,6 +38,7 @@ def part(bench: Bench, scale: Scale, blaster: Callable[[], Blaster]) -> Part:
         TICKPIPE: bench.producer,
         WRAPPER: lambda url: bench.peer("wrapper", DATABASE, url),
         WEBSOCKET_CLIENT: lambda url: bench.peer("websocket_client", DATABASE, url),
+        UNCHECKED: lambda url: bench.peer("websocket_client", DATABASE, url, "unchecked"),
     }
     idle: dict[str, float] = {}  # CPU seconds of a run with FEW prices
 

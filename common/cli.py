@@ -83,10 +83,9 @@ def in_thread(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) 
     def work() -> None:
         try:
             function(*args, **kwargs)
+            future.set_result(None)
         except BaseException as error:  # noqa: BLE001  handed to whoever asks the Future
             future.set_exception(error)
-        else:
-            future.set_result(None)
 
     threading.Thread(target=work, name=getattr(function, "__qualname__", None), daemon=True).start()
     return future

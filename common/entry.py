@@ -40,14 +40,14 @@ class Codec(Generic[R]):
     def values(self, parts: Sequence[bytes]) -> Sequence[bytes]:
         """The values in an entry's names and values, in the contract's order: by name, never by position.
 
-        Raises DecodeError for names that are not the contract's.
+        Raises DecodeError for names that are not the contract's, each once.
         """
         if parts[::2] == self._keys:
             return parts[1::2]
         fields = dict(zip(parts[::2], parts[1::2], strict=True))
-        if fields.keys() == set(self._keys):
+        if sorted(parts[::2]) == sorted(self._keys):
             return [fields[key] for key in self._keys]
-        found = ", ".join(name.decode(errors="backslashreplace") for name in fields) or "none"
+        found = ", ".join(name.decode(errors="backslashreplace") for name in parts[::2]) or "none"
         raise DecodeError(f"its fields are not those of a {self._kind}: {found[:200]}", fields)
 
     def decode(self, fields: Mapping[bytes, bytes]) -> R:

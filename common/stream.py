@@ -7,8 +7,9 @@ may be spread over a Redis Cluster one day.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import Any, NamedTuple, cast
 
@@ -228,16 +229,16 @@ class Stream:
             with self._translated():
                 self._redis.xack(self.key, self.group, *ids)
 
-    def report(self, text: str) -> None:
-        """Leave this consumer's word on its work, for whoever looks at the pipeline."""
+    def report(self, **word: object) -> None:
+        """Leave this consumer's word on its work, for whoever looks at the pipeline; `at` is when, microseconds UTC."""
         with self._translated():
-            self._redis.hset(f"{self.key}:consumers", self.consumer, text)
+            self._redis.hset(f"{self.key}:consumers", self.consumer, json.dumps(word))
 
-    def reports(self) -> dict[str, str]:
-        """The last word of each consumer, gone ones too."""
+    def reports(self) -> dict[str, dict[str, Any]]:
+        """The last word of each consumer, gone ones too. What is no such word counts as one of 1970."""
         with self._translated():
             found = cast("dict[bytes, bytes]", self._redis.hgetall(f"{self.key}:consumers"))
-        return {name.decode(): text.decode() for name, text in found.items()}
+        return {name.decode(errors="replace"): _word(text) for name, text in found.items()}
 
     def consumers(self) -> list[Member]:
         """Who is in the group; nobody where there is none."""
@@ -245,21 +246,18 @@ class Stream:
             found = self._redis.xinfo_consumers(self.key, self.group) if self.group in self._info()[1] else []
         return [Member(each["name"].decode(), int(each["pending"]), each["idle"] / 1000) for each in found]
 
-    def forget_reports(self, names: Sequence[str]) -> None:
-        """Remove the last word of these consumers."""
-        if names:
+    def forget_reports(self, before: int) -> None:
+        """Remove the words left before then, microseconds UTC."""
+        if old := [name for name, word in self.reports().items() if word["at"] < before]:
             with self._translated():
-                self._redis.hdel(f"{self.key}:consumers", *names)
+                self._redis.hdel(f"{self.key}:consumers", *old)
 
     def leave(self) -> None:
         """Take this consumer's name off the group, unless entries are pending on it: those would be destroyed."""
-        self._remove_consumers(idle_ms=0, only=self.consumer)
+        self.remove_gone(0, only=self.consumer)
 
-    def remove_gone(self, idle_ms: int) -> int:
-        """Take off the names that hold nothing and have been idle for `idle_ms`; returns how many."""
-        return self._remove_consumers(idle_ms=idle_ms, only="")
-
-    def _remove_consumers(self, *, idle_ms: int, only: str) -> int:
+    def remove_gone(self, idle_ms: int, *, only: str = "") -> int:
+        """Take off the names, or `only` this one, that hold nothing and have been idle for `idle_ms`: how many."""
         with self._translated():
             return int(cast("Any", self._remove(keys=[self.key], args=[self.group, idle_ms, only])))
 
@@ -344,6 +342,13 @@ def _number(entry_id: bytes) -> tuple[int, int]:
     """An entry's id as the two numbers it is: as text, 9-0 would come after 10-0."""
     milliseconds, _, sequence = entry_id.partition(b"-")
     return int(milliseconds), int(sequence)
+
+
+def _word(text: bytes) -> dict[str, Any]:
+    with suppress(ValueError, RecursionError):  # nothing rests on it, so nobody may fall over it
+        if isinstance(word := json.loads(text), dict) and isinstance(word.get("at"), int):
+            return word
+    return {"at": 0}
 
 
 def _bytes(argument: object) -> bytes:

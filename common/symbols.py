@@ -17,10 +17,9 @@ def read_symbols(options: Sequence[str], file: Path | None) -> list[str]:
     texts = list(options)
     if file:
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
+            texts += [line.partition("#")[0] for line in file.read_text(encoding="utf-8").splitlines()]
         except (OSError, UnicodeError) as error:
             raise ConfigurationError(f"--symbols-file {file} cannot be read: {error}") from None
-        texts += [line.partition("#")[0] for line in lines]
     found = list(dict.fromkeys(symbol.upper() for text in texts for symbol in re.split(r"[,\s]+", text) if symbol))
     if not found:
         raise ConfigurationError("no symbols: name some, as in --symbols BTC/USD,AAPL (or set SYMBOLS)")

@@ -13,7 +13,7 @@ from common.errors import DatabaseOutageError, TickpipeError
 from common.metrics import Distribution, Health, metric
 from common.settings import Secret
 from common.stream import Backlog, Entry, Stream
-from consumer.store import PRICES, PriceStore, Stored, Table
+from consumer.store import PRICES, PriceStore, Stored, Table, received_at
 from consumer.worker import Worker
 
 #: Seconds between two looks at the backlog.
@@ -48,9 +48,8 @@ class MeasuredStore(PriceStore):
         if table is PRICES:
             self._seconds.observe(self._monotonic() - began)
             self._entries.observe(len(entries))
-            received = (entries[0].fields or {}).get(b"received", b"")
-            if received.isdigit():
-                waited = (self._clock() - int(received)) / 1e6
+            if (received := received_at(entries[0])) is not None:
+                waited = (self._clock() - received) / 1e6
                 self._latency.observe(max(0.0, waited), stored.inserted)  # two machines' clocks may differ
         return stored
 

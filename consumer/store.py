@@ -32,6 +32,9 @@ _BAD_DATA = (psycopg2.DataError, psycopg2.IntegrityError, ValueError)
 #: resources (a full disk), locks, an operator's word, the system. Source: PostgreSQL's manual, appendix A.
 _NOT_THE_ROWS_FAULT = {"08", "25", "40", "42", "53", "55", "57", "58"}
 
+#: A database that is gone without a word is noticed within half a minute.
+_KEEPALIVE: Any = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
+
 Decoded = tuple[Sequence[bytes], tuple[str, ...], Entry]  # values, the record they make, and where it came from
 
 
@@ -102,19 +105,13 @@ def check_url(url: Secret) -> None:
 def connect(url: Secret, *, application: str = "tickpipe") -> Connection:
     """A connection whose commits are on disk when they return, in UTC.
 
-    Raises ConfigurationError for a URL that is none or a login that is refused, UntrustedError where TLS cannot come
-    about, DatabaseOutageError otherwise.
+    Raises ConfigurationError for a URL that is none, a login that is refused or an encoding that lacks characters,
+    UntrustedError where TLS cannot come about, DatabaseOutageError otherwise.
     """
     check_url(url)
     try:
-        connection = psycopg2.connect(
-            url.reveal(),
-            application_name=application,
-            connect_timeout=5,
-            keepalives_idle=10,
-            keepalives_interval=5,
-            keepalives_count=3,
-            tcp_user_timeout=30_000,
+        connection: Connection = psycopg2.connect(
+            url.reveal(), application_name=application, connect_timeout=5, client_encoding="UTF8", **_KEEPALIVE
         )
         with connection, connection.cursor() as cursor:
             # The ack rests on the commit; a role or a database may have it off. A block that is delivered again into
@@ -127,6 +124,12 @@ def connect(url: Secret, *, application: str = "tickpipe") -> Connection:
             )
     except psycopg2.Error as error:
         raise _at_connect(error) from None
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding not in {"UTF8", "SQL_ASCII", None}:  # SQL_ASCII keeps bytes as they are; a pooler may not tell
+        raise ConfigurationError(
+            f"the encoding of the database is {encoding}, which cannot hold every text: make one by "
+            "`createdb --encoding UTF8 --template template0 NAME`"
+        )
     return connection
 
 
@@ -346,6 +349,11 @@ def _insert_dead_letters(cursor: Cursor, stream: str, dead: Sequence[tuple[Entry
 
 def _bigint(value: bytes | None) -> int | None:
     return int(value) if value and value.isdigit() and len(value) <= 18 else None
+
+
+def received_at(entry: Entry) -> int | None:
+    """When the producer got this price, microseconds UTC; None where the entry, which may hold anything, is silent."""
+    return _bigint((entry.fields or {}).get(b"received"))
 
 
 def array_literal(values: Sequence[bytes]) -> str:

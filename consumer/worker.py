@@ -7,7 +7,6 @@ it. What was stored already then does nothing.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -21,7 +20,7 @@ from common.errors import OutageError, StreamOutageError
 from common.retry import retrying
 from common.stream import Entry, Stream
 from consumer.progress import Progress
-from consumer.store import PriceStore, Stored, Table
+from consumer.store import PriceStore, Stored, Table, received_at
 
 logger = logging.getLogger("consumer.worker")
 
@@ -184,8 +183,7 @@ class Worker:
             trimmed = lane.stream.trim()
             gone = lane.stream.remove_gone(int(max(self._config.claim_idle * 2, GONE_AFTER) * 1000))
             logger.debug("trimmed %d entries of %s, removed %d consumers", trimmed, lane.stream.key, gone)
-        prices, old = self._lanes[0].stream, self._clock() - REPORTS_KEPT
-        prices.forget_reports([name for name, text in prices.reports().items() if json.loads(text)["at"] < old])
+        self._lanes[0].stream.forget_reports(self._clock() - REPORTS_KEPT)
 
     def _drained(self) -> bool:
         """Whether nothing is left, for anybody. What a dead consumer holds is waited for, and claimed when due."""
@@ -214,9 +212,10 @@ class Worker:
         self.totals.duplicates += stored.duplicates
         self.totals.dead_letters += stored.dead
         self.totals.blocks += 1
-        received = (entries[0].fields or {}).get(b"received", b"")
-        if received.isdigit():  # of the oldest tick in the block, the one that waited longest
-            self._latencies.append(self._clock() / 1e6 - int(received) / 1e6)
+        if (
+            received := received_at(entries[0])
+        ) is not None:  # the oldest tick in the block, the one that waited longest
+            self._latencies.append((self._clock() - received) / 1e6)
 
     def _report(self) -> None:
         """Leave word of the totals, where they have changed, about once a second."""
@@ -229,7 +228,7 @@ class Worker:
             self.totals.latency_p99 = ordered[len(ordered) * 99 // 100]
             self._latencies.clear()
         with suppress(StreamOutageError):  # a full Redis refuses it, while the work itself goes on
-            self._lanes[0].stream.report(json.dumps({**asdict(self.totals), "at": self._clock()}))
+            self._lanes[0].stream.report(**asdict(self.totals), at=self._clock())
             self._reported = replace(self.totals)
 
     def _insert(self, lane: Lane, entries: Sequence[Entry]) -> Stored:

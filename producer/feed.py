@@ -420,7 +420,8 @@ class Feed:
         if kind == "subscribe-status":
             self._on_subscribe_status(twelvedata.subscribe_status(event))
         elif kind != "heartbeat":
-            logger.log(logging.WARNING if event.get("status") == "error" else logging.DEBUG, "it says: %s", event)
+            level = logging.WARNING if event.get("status") == "error" else logging.DEBUG
+            logger.log(level, "it says: %s", twelvedata.plain(event))
 
     def _on_subscribe_status(self, status: twelvedata.SubscribeStatus) -> None:
         refused = status.refused

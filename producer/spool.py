@@ -12,7 +12,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -103,8 +103,7 @@ class Spool:
                 if self._entries == 0:
                     db.close()
                     self._db, self._done = None, 0
-                    for end in ("", "-wal", "-shm"):
-                        Path(f"{self.path}{end}").unlink(missing_ok=True)
+                    _remove(*(Path(f"{self.path}{end}") for end in ("", "-wal", "-shm")))
 
     def close(self) -> None:
         """Let go of the file; where it is empty, remove it."""
@@ -113,10 +112,10 @@ class Spool:
                 self._db.close()
                 self._db = None
             if self._entries == 0:
-                self.path.unlink(missing_ok=True)
+                _remove(self.path)
             self._file_lock.release()
             if self._entries == 0:
-                self.path.with_suffix(".lock").unlink(missing_ok=True)
+                _remove(self.path.with_suffix(".lock"))
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:
@@ -132,6 +131,13 @@ class Spool:
                 raise
             self._db = db
         return self._db
+
+
+def _remove(*paths: Path) -> None:
+    """Remove the files that can be. On a disk that is read-only by now one stays: what is in it is appended again."""
+    for path in paths:
+        with suppress(OSError):
+            path.unlink()
 
 
 _COUNT = "SELECT count(*), coalesce(sum(length(fields)), 0) FROM entries"

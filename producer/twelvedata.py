@@ -46,10 +46,11 @@ def parse(event: Event, session: int, seq: int, received: int) -> Tick:
 
 
 def _texts(event: Event, names: tuple[str, ...]) -> list[str]:
-    return [value if type(value) is str else _text(value) for value in map(event.get, names)]
+    return [value if type(value) is str else plain(value) for value in map(event.get, names)]
 
 
-def _text(value: object) -> str:
+def plain(value: object) -> str:
+    """A value of the vendor's JSON as text; its JSON where it is no text; "" for none, and beyond all bounds."""
     if isinstance(value, str):
         return value
     if value is None:
@@ -74,8 +75,8 @@ class SubscribeStatus(NamedTuple):
 def subscribe_status(event: Event) -> SubscribeStatus:
     """Read a `subscribe-status` event, whose lists may each be absent, null, or hold what nobody expected."""
     accepted = tuple(_symbols(event.get("success")))
-    refused = {symbol: _text(item.get("message")) or "refused" for symbol, item in _symbols(event.get("fails")).items()}
-    words = _text(event.get("message") or event.get("messages")) or "refused"
+    refused = {symbol: plain(item.get("message")) or "refused" for symbol, item in _symbols(event.get("fails")).items()}
+    words = plain(event.get("message") or event.get("messages")) or "refused"
     return SubscribeStatus(accepted, refused, words if event.get("status") == "error" else "")
 
 
@@ -101,4 +102,4 @@ _INSTRUMENT_FIELDS = ("symbol", "type", "exchange", "mic_code", "currency", "cur
 
 def instrument(event: Event) -> dict[str, str]:
     """What a price event says of its instrument: symbol, type, exchange, currencies, mic_code, where present."""
-    return {name: _text(event[name]) for name in _INSTRUMENT_FIELDS if event.get(name)}
+    return {name: plain(event[name]) for name in _INSTRUMENT_FIELDS if event.get(name)}

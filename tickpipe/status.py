@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -127,14 +126,13 @@ class Observer:
     def _look(self) -> Status:
         groups = self._stream.groups()
         backlog = groups.get(self._stream.group) or self._stream.backlog()
-        reports = [json.loads(text) for text in self._stream.reports().values()]
-        ours = [report for report in reports if report["at"] >= self.began]
+        ours = [report for report in self._stream.reports().values() if report["at"] >= self.began]
         fresh = [report for report in ours if report["at"] >= self._clock() - 3_000_000]
-        stored = sum(report["stored"] for report in ours)
+        stored = sum(report.get("stored", 0) for report in ours)
         return Status(
             received=backlog.appended - self._appended_before,
             stored=stored,
-            dead_letters=sum(report["dead_letters"] for report in ours),
+            dead_letters=sum(report.get("dead_letters", 0) for report in ours),
             backlog=backlog_left(backlog),
             consumers=backlog.consumers,
             rows_per_second=self._rate(stored),

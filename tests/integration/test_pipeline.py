@@ -535,6 +535,15 @@ def test_bad_entries_do_not_stop_the_good_ones(pipeline: Pipeline) -> None:
     assert pipeline.nothing_pending()
 
 
+@pytest.mark.parametrize("digits", [19, 400, 5000])  # more than a float holds; more than Python makes a number of
+def test_a_time_of_receipt_beyond_all_numbers_is_a_dead_letter_and_no_end(pipeline: Pipeline, digits: int) -> None:
+    good = [*ticks(make_events(20), SESSION)]
+    pipeline.append([good[0]._replace(received="9" * digits), *good[1:]])
+    pipeline.drain()
+    assert pipeline.database.count() == 19
+    assert pipeline.database.query("SELECT seq FROM dead_letters") == [(1,)]
+
+
 def test_a_row_that_fails_like_an_outage_is_found_while_the_database_works(fresh_pipeline: Pipeline) -> None:
     pipeline = fresh_pipeline
     pipeline.database.query(

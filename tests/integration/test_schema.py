@@ -15,7 +15,7 @@ from common.cli import in_thread
 from common.errors import ConfigurationError
 from common.settings import Secret
 from consumer.schema import SQL_FOLDER, Migration, apply, migrate, read_migrations
-from consumer.store import PriceStore
+from consumer.store import PriceStore, connect
 from tests.support.capture import make_events, ticks
 from tests.support.pipeline import Database, Pipeline
 from tests.support.waiting import PATIENCE, wait_for
@@ -148,6 +148,39 @@ def test_a_table_of_somebody_else_is_left_alone(empty_pipeline: Pipeline) -> Non
         'consumer: the schema cannot be applied (relation "prices_real_time" already exists): rename what is there'
     )
     assert pipeline.database.query("SELECT to_regclass('tickpipe_migrations')") == [(None,)]
+
+
+# Encodings.
+
+
+def make_database(pipeline: Pipeline, encoding: str) -> str:
+    """The URL of a new, empty database beside the pipeline's; its server ends with the tests."""
+    name = f"in_{encoding.lower()}"
+    pipeline.database.query(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+    return pipeline.servers.database_url(name)
+
+
+def test_a_database_that_was_made_without_an_encoding_takes_every_text(empty_pipeline: Pipeline) -> None:
+    pipeline = empty_pipeline  # `initdb` where the locale is C makes SQL_ASCII
+    url = make_database(pipeline, "SQL_ASCII")
+    good = next(ticks(make_events(1), SESSION))
+    pipeline.append([good._replace(exchange="Börse €"), good._replace(seq="2", symbol="€" * 90)])
+    assert pipeline.consumer("--drain", DATABASE_URL=url).wait() == 0
+    with closing(connect(Secret(url))) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT exchange FROM prices_real_time")
+        assert cursor.fetchall() == [("Börse €",)]
+        cursor.execute("SELECT seq, reason ~ '€' FROM dead_letters")
+        assert cursor.fetchall() == [(2, True)]
+
+
+def test_a_database_whose_encoding_lacks_characters_needs_a_person(empty_pipeline: Pipeline) -> None:
+    url = make_database(empty_pipeline, "LATIN1")
+    for command in (["consumer"], ["tickpipe", "migrate"]):
+        process = empty_pipeline.processes.start(*command, DATABASE_URL=url)
+        assert process.wait() == 2
+        (words,) = process.last_words()
+        assert "the encoding of the database is LATIN1" in words
+        assert "createdb --encoding UTF8" in words
 
 
 # Roles.

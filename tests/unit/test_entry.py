@@ -77,6 +77,13 @@ def test_what_is_no_tick_is_refused_with_its_fields_kept(fields: dict[bytes, byt
     assert isinstance(caught.value, ValueError)
 
 
+def test_a_name_that_comes_twice_is_refused_since_nobody_knows_which_value_was_meant() -> None:
+    parts = [part for pair in GOOD.items() for part in pair]
+    assert tick.CODEC.values(parts) == parts[1::2]
+    with pytest.raises(DecodeError, match=r"not those of a tick: session, .*received, symbol$"):
+        tick.CODEC.values([*parts, b"symbol", b"OTHER"])
+
+
 def test_a_refusal_stays_short_whatever_is_refused() -> None:
     with pytest.raises(DecodeError) as caught:
         tick.decode({b"x" * 1_000_000: b"1"})

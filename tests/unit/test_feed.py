@@ -336,6 +336,17 @@ def test_frames_that_make_no_sense_are_skipped_and_the_connection_kept(simulator
         assert (simulator.connections, one.words("disconnected"), one.feed.skipped_frames) == (1, [], 5)
 
 
+def test_a_word_at_the_edge_of_what_can_be_read_is_logged_or_skipped_and_no_end(simulator: FaultySimulator) -> None:
+    """What Python just reads, it may fail to print: the thread's depth decides at which of these."""
+    with running(simulator.url) as one:
+        one.wait_for_prices(1)
+        for depth in range(900, 1000):
+            simulator.send_raw(f'{{"event": "x", "status": "error", "deep": {"[" * depth}{"]" * depth}}}')
+        one.wait_for_prices(20)
+        one.end()
+        assert (simulator.connections, one.words("disconnected")) == (1, [])
+
+
 def test_a_quiet_market_is_no_fault_but_is_subscribed_again_in_time(simulator: FaultySimulator) -> None:
     simulator.quiet(on=True)
     with running(simulator.url, resubscribe_after=0.5) as one:

@@ -175,6 +175,25 @@ def test_a_disk_too_full_to_delete_does_not_keep_the_spool_from_emptying(open_sp
     assert spool.head(9)[1] == [price(9)]
 
 
+def test_a_disk_that_is_read_only_by_now_neither_keeps_it_from_emptying_nor_ends_the_producer(
+    open_spool: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Linux makes it after an error of the disk."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    spool = open_spool()
+    spool.put([price(n) for n in range(5)])
+    spool._db = NoRoomToDelete(spool._connection())  # type: ignore[assignment]
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "unlink", refuse)
+        spool.drop(spool.head(9)[0])
+        assert spool.entries == 0  # Redis is asked again
+        spool.close()
+    assert spool.path.exists()
+
+
 def test_an_orphan_of_another_user_is_told_and_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

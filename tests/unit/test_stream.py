@@ -173,8 +173,24 @@ def test_an_entry_that_is_read_while_looking_is_undone(stream: Stream, make_stre
 
 def test_consumers_leave_word(stream: Stream, make_stream: StreamMaker) -> None:
     for name, text in (("one", "1"), ("other", "ü"), ("one", "2")):
-        make_stream(consumer=name).report(text)
-    assert stream.reports() == {"one": "2", "other": "ü"}
+        make_stream(consumer=name).report(text=text, at=len(text))
+    assert stream.reports() == {"one": {"text": "2", "at": 1}, "other": {"text": "ü", "at": 1}}
+
+
+@pytest.mark.parametrize(
+    "word", [b"junk", b"\xff", b"", b"[1]", b"1", b'{"stored": 1}', b'{"at": "noon"}', b"[" * 10**5]
+)
+def test_what_is_no_word_of_a_consumer_is_an_old_one_and_forgotten(
+    stream: Stream, redis_client: redis.Redis, word: bytes
+) -> None:
+    stream.report(stored=1, at=5)
+    redis_client.hset("prices:consumers", "odd", word)
+    redis_client.hset("prices:consumers", b"\xff", word)
+    assert {name: told["at"] for name, told in stream.reports().items()} == {stream.consumer: 5, "odd": 0, "\ufffd": 0}
+    stream.forget_reports(before=5)
+    assert set(stream.reports()) == {stream.consumer, "\ufffd"}
+    stream.forget_reports(before=6)
+    assert set(stream.reports()) == {"\ufffd"}
 
 
 def test_a_key_of_another_kind_is_a_wrong_configuration(stream: Stream, redis_client: redis.Redis) -> None:
@@ -361,7 +377,7 @@ def test_errors_are_worth_a_retry_or_need_a_person(
         lambda: stream.ack([b"1-0"]),
         lambda: list(stream.claim(0, 1)),
         lambda: list(stream.undone()),
-        lambda: stream.report(""),
+        lambda: stream.report(at=1),
         lambda: stream.remove_gone(0),
     ]
     for call in calls:

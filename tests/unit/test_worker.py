@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -292,7 +291,7 @@ def test_a_lost_group_is_made_again_at_the_streams_start(
 def test_a_redis_too_full_to_take_its_report_does_not_keep_it_from_its_work(
     make_worker: MakeWorker, stream: Stream, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise StreamOutageError("Redis: OOM command not allowed")
 
     monkeypatch.setattr(Stream, "report", refuse)
@@ -308,7 +307,7 @@ def test_a_redis_too_full_to_take_its_report_does_not_keep_it_from_its_work(
 def test_it_leaves_word_of_its_work(make_worker: MakeWorker, stream: Stream) -> None:
     fill(stream, 1, 5)
     make_worker(name="one").run()
-    report = json.loads(stream.reports()["one"])
+    report = stream.reports()["one"]
     assert {name: report[name] for name in ("stored", "duplicates", "dead_letters", "blocks", "at")} == {
         "stored": 5,
         "duplicates": 0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -174,9 +173,9 @@ class Observatory:
         now = self._monotonic()
         groups = self._stream.groups()
         backlog = groups.get(self._stream.group) or self._stream.backlog()
-        reports: dict[str, dict[str, Any]] = {name: json.loads(told) for name, told in self._stream.reports().items()}
+        reports = self._stream.reports()
         fresh = [report for report in reports.values() if report["at"] >= self._clock() - RATE_OVER * 1e6]
-        stored = {name: int(report["stored"]) for name, report in reports.items()}
+        stored = {name: int(report.get("stored", 0)) for name, report in reports.items()}
         holds_back = laggard(groups)
         return replace(
             health,
