@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from common.errors import ConfigurationError
+from common.errors import ConfigurationError, OutageError
 from common.settings import Secret
 from common.stream import Backlog, Member
 from tickpipe import dashboard, text
 from tickpipe.dashboard import chart, parts
 from tickpipe.dashboard.data import Candle, Gap, Interval, Tick
-from tickpipe.dashboard.health import Consumer, Count, Database, Health, Rate, Roll, Session, boxes, completeness
+from tickpipe.dashboard.health import (
+    Consumer,
+    Count,
+    Database,
+    Health,
+    Observatory,
+    Rate,
+    Roll,
+    Session,
+    boxes,
+    completeness,
+)
 from tickpipe.dashboard.health import headline as headline_of
 from tickpipe.dashboard.history import Look, with_ticks
 from tickpipe.dashboard.quotes import MINUTES, Quote
@@ -299,11 +311,47 @@ def test_an_answer_is_kept_and_a_slow_one_longer() -> None:
     assert (answer(), answer()) == (1, 1)
     now = 1.0
     took = 0.5
-    assert answer() == 2  # at 1.5, after half a second: 20 times that is due to the others
-    now = 11.4
-    assert answer() == 2
-    now = 11.5
+    assert answer() == 2  # at 1.5, after half a second: once is no reason
+    now = 2.5
+    assert answer() == 3  # at 3.0, after half a second again: 20 times that is due to the others
+    now = 12.9
     assert answer() == 3
+    now = 13.0
+    assert answer() == 4
+
+
+def test_one_stall_is_not_followed_by_minutes_of_an_old_answer() -> None:
+    now, took, asked = 0.0, 0.0, 0
+
+    def ask() -> int:
+        nonlocal now, asked
+        now += took
+        asked += 1
+        return asked
+
+    answer = Paced(ask, 1.0, lambda: now)
+    assert answer() == 1
+    now, took = 1.0, 15.0  # the database hangs, and comes back
+    assert answer() == 2
+    now, took = 17.0, 0.0
+    assert answer() == 3
+
+
+def test_health_is_looked_at_again_at_once_however_long_the_wait_in_an_outage_was() -> None:
+    now = 0.0
+    stream, reader = Mock(group="timescale"), Mock()
+
+    def wait(*_: object, **__: object) -> None:
+        nonlocal now
+        now += 5.0
+        raise OutageError("Redis: Timeout")
+
+    stream.groups.side_effect = reader.rows.side_effect = wait
+    observatory = Observatory(stream, reader, lambda: 0, every=1.0, monotonic=lambda: now)
+    for looks in (1, 2, 3):
+        assert observatory.look().redis_trouble == "Redis: Timeout"
+        assert stream.groups.call_count == looks
+        now += 1.0
 
 
 # --- The extra, and the address

@@ -153,7 +153,8 @@ class Observatory:
         self._counts: dict[int, Paced[Count]] = {}
         self._database = Paced(self._read_database, 15.0, monotonic)
         self._last = Health()
-        self.look = Paced(self._look, every, monotonic)
+        # What is costly in it is paced by itself, and to wait in an outage costs nothing: its end is seen at once.
+        self.look = Paced(self._look, every, monotonic, patience=0)
 
     def _look(self) -> Health:
         """What Redis and the database say; of one that is away, the last that was known, and the trouble."""
