@@ -185,6 +185,9 @@ SICK: list[tuple[dict[str, Any], int, str, str]] = [
     ({"sessions": []}, 0, "idle", "no producer yet"),
     ({"sessions": [session(stopped=True)]}, 0, "idle", "producer stopped 2 s ago"),
     ({"sessions": [session(last_word=NOON - 60)]}, 0, "bad", "producer silent for 62 s"),
+    ({"sessions": [session(last_word=NOON - 60)], "consumers": []}, 0, "idle", "not known"),
+    ({"sessions": [session(last_word=NOON - 60)], "redis_trouble": "refused"}, 0, "idle", "not known"),
+    ({"sessions": [session(last_word=NOON - 60)], "database_trouble": "refused"}, 0, "idle", "not known"),
     ({"sessions": [session(connection="disconnected", cause="reset")]}, 0, "bad", "disconnected"),
     ({"sessions": [session(), session(connection="disconnected")]}, 0, "bad", "disconnected"),
     ({"redis_trouble": "Redis: refused"}, 1, "bad", "cannot be read"),
@@ -201,12 +204,22 @@ SICK: list[tuple[dict[str, Any], int, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "place", "state", "words"), SICK, ids=[f"{row[3]} {row[1]}" for row in SICK])
+@pytest.mark.parametrize(
+    ("change", "place", "state", "words"), SICK, ids=[f"{row[3]} {row[1]} {', '.join(row[0])}" for row in SICK]
+)
 def test_what_is_not_well_shows_in_its_box(change: dict[str, Any], place: int, state: str, words: str) -> None:
     found = boxes(with_(**change))[place]
     assert (found.state, found.lines[0]) == (state, words)
     if state in {"bad", "warn"}:
         assert headline_of(with_(**change))[0] == state
+
+
+def test_a_producer_is_not_blamed_for_a_word_that_nobody_could_store() -> None:
+    stopped = [Consumer("a", 7, 20.0, 0.0, "silent")]
+    assert headline_of(with_(sessions=[session(last_word=NOON - 20)], consumers=stopped)) == (
+        "bad",
+        "consumers: 1 stopped, 7 in hand",
+    )
 
 
 def test_a_rate_is_taken_over_the_last_seconds() -> None:
