@@ -134,6 +134,15 @@ def test_where_the_feed_tells_no_volume_the_bars_are_ticks() -> None:
     assert (bars["name"], bars["data"][-1]["value"]) == ("ticks", 5)
 
 
+def test_a_long_price_has_room_beside_the_chart() -> None:
+    rupiah = candle(0)._replace(open=1.5e9, high=1.6e9, low=1.4e9, close=1.5e9)
+    rooms = [
+        chart.data(chart.places([one], [], 60, 150, NOON), [], 2, NOON)["grid"][0]["right"]
+        for one in (candle(0), rupiah)
+    ]
+    assert rooms == [74, 122]
+
+
 # --- Quotes
 
 
@@ -147,6 +156,7 @@ def test_a_quote_keeps_the_last_minutes_and_tells_their_change() -> None:
     assert later.places == 2
     assert later.then(12.125, later.time, NOON).places == 3
     assert Quote("A", 0.0, NOON, NOON, 2, {1: 0.0}).change is None
+    assert Quote("OIL", -30.0, NOON, NOON, 2, {1: -40.0}).change == pytest.approx(0.25)  # it rose
 
 
 # --- The pipeline's health
@@ -294,7 +304,8 @@ def test_gaps_in_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prices", "places"), [([1.5, 2.25], 2), ([228.50999], 2), ([96_312.123], 2), ([1.05412], 5), ([7.0], 0), ([], 2)]
+    ("prices", "places"),
+    [([1.5, 2.25], 2), ([228.50999], 2), ([96_312.123], 2), ([1.05412], 5), ([7.0], 0), ([1.23e-10], 12), ([], 2)],
 )
 def test_as_many_decimals_as_were_told_within_reason(prices: list[float], places: int) -> None:
     assert text.decimals(prices) == places
@@ -302,6 +313,7 @@ def test_as_many_decimals_as_were_told_within_reason(prices: list[float], places
 
 def test_numbers_as_the_page_writes_them() -> None:
     assert (text.price(1234.5, 2), text.change(-0.0123), text.change(None)) == ("1,234.50", "−1.23 %", "–")
+    assert [text.change(each) for each in (0.0, 0.00001, -0.00001)] == ["0.00 %"] * 3
     assert [text.rate(rate) for rate in (0.0, 12.34, 1234.5)] == ["0.0", "12.3", "1,234"]
     assert [text.milliseconds(each) for each in (None, 0.0042, 61.0)] == ["–", "4 ms", "61 s"]
     assert [text.span(each) for each in (-1, 99, 100, 7200, 864_000)] == ["0 s", "99 s", "2 min", "2 h", "10 days"]
