@@ -212,9 +212,8 @@ class Worker:
         self.totals.duplicates += stored.duplicates
         self.totals.dead_letters += stored.dead
         self.totals.blocks += 1
-        if (
-            received := received_at(entries[0])
-        ) is not None:  # the oldest tick in the block, the one that waited longest
+        received = received_at(entries[0])
+        if received is not None:  # of the oldest tick in the block, the one that waited longest
             self._latencies.append((self._clock() - received) / 1e6)
 
     def _report(self) -> None:

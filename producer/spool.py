@@ -100,10 +100,10 @@ class Spool:
                 self._done = 0  # numbers begin again in an empty table
             except sqlite3.Error:  # a full disk: deleting needs room, too, while removing the whole file gives some
                 self._done = mark
-                if self._entries == 0:
-                    db.close()
-                    self._db, self._done = None, 0
-                    _remove(*(Path(f"{self.path}{end}") for end in ("", "-wal", "-shm")))
+            if self._entries == 0:  # SQLite gives no room back by itself, and what lies there is told as waiting
+                db.close()
+                self._db, self._done = None, 0
+                _remove(*(Path(f"{self.path}{end}") for end in ("", "-wal", "-shm")))
 
     def close(self) -> None:
         """Let go of the file; where it is empty, remove it."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-#: Most decimals that are shown of a price of at least so much: a feed's 228.50999 is 228.51.
-MOST_DECIMALS = ((1000, 2), (10, 4), (0.1, 6), (0, 8))
+#: Most decimals that are shown of a price of at least so much: a feed's 228.50999 is 228.51, a coin is 0.00000000123.
+MOST_DECIMALS = ((1000, 2), (10, 4), (0.1, 6), (1e-3, 8), (1e-5, 10), (1e-7, 12), (1e-9, 14), (0, 16))
 
 
 def decimals(prices: Sequence[float]) -> int:
@@ -26,7 +26,8 @@ def price(value: float, places: int) -> str:
 
 def change(value: float | None) -> str:
     """A fraction as a signed percentage; a true minus sign is as wide as a plus."""
-    return "–" if value is None else f"{value * 100:+.2f} %".replace("-", "−")
+    words = "–" if value is None else f"{value * 100:+.2f} %".replace("-", "−")
+    return words[1:] if words[1:] == "0.00 %" else words
 
 
 def count(value: float) -> str:

@@ -124,15 +124,7 @@ def candle_line(candles: Sequence[Candle]) -> Text:
 
 def _price(value: float) -> str:
     size = abs(value)
-    return (
-        f"{value:,.2f}"
-        if size >= 1000
-        else f"{value:.4f}"
-        if size >= 10
-        else f"{value:.5f}"
-        if size >= 0.1
-        else f"{value:.5g}"
-    )
+    return f"{value:.5g}" if size < 0.1 else f"{value:,.{2 if size >= 1000 else 4 if size >= 10 else 5}f}"
 
 
 def age(seconds: float) -> str:

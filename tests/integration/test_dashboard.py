@@ -219,6 +219,24 @@ def test_what_stops_turns_red(
 
 
 @pytest.mark.usefixtures("running")
+def test_a_database_that_hangs_is_told_though_it_says_nothing(start: Callable[..., Board], pipeline: Pipeline) -> None:
+    board = start()
+    board.has("database", "good")
+    rows = pipeline.database.query("SELECT pid FROM pg_stat_activity WHERE application_name = 'tickpipe dashboard'")
+    backends = [psutil.Process(pid) for (pid,) in rows]
+    for backend in backends:
+        backend.suspend()
+    try:
+        wait_for(lambda: "gives no answer" in board.page.inner_text(".headline"), message="it says so")
+    finally:
+        for backend in backends:
+            backend.resume()
+    wait_for(lambda: board.page.inner_text(".headline") == "all is well", message="it goes on")
+    price = board.page.inner_text(".quote-price")
+    wait_for(lambda: board.page.inner_text(".quote-price") != price, message="the prices move, too")
+
+
+@pytest.mark.usefixtures("running")
 def test_it_is_readable_on_a_telephone_and_in_the_dark(start: Callable[..., Board], tmp_path: Path) -> None:
     board = start(query="?symbol=ETH/USD")
     page = board.page

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from common.errors import ConfigurationError
+from common.errors import ConfigurationError, OutageError
 from common.settings import Secret
 from common.stream import Backlog, Member
 from tickpipe import dashboard, text
 from tickpipe.dashboard import chart, parts
 from tickpipe.dashboard.data import Candle, Gap, Interval, Tick
-from tickpipe.dashboard.health import Consumer, Count, Database, Health, Rate, Roll, Session, boxes, completeness
+from tickpipe.dashboard.health import (
+    Consumer,
+    Count,
+    Database,
+    Health,
+    Observatory,
+    Rate,
+    Roll,
+    Session,
+    boxes,
+    completeness,
+)
 from tickpipe.dashboard.health import headline as headline_of
 from tickpipe.dashboard.history import Look, with_ticks
 from tickpipe.dashboard.quotes import MINUTES, Quote
@@ -122,6 +134,15 @@ def test_where_the_feed_tells_no_volume_the_bars_are_ticks() -> None:
     assert (bars["name"], bars["data"][-1]["value"]) == ("ticks", 5)
 
 
+def test_a_long_price_has_room_beside_the_chart() -> None:
+    rupiah = candle(0)._replace(open=1.5e9, high=1.6e9, low=1.4e9, close=1.5e9)
+    rooms = [
+        chart.data(chart.places([one], [], 60, 150, NOON), [], 2, NOON)["grid"][0]["right"]
+        for one in (candle(0), rupiah)
+    ]
+    assert rooms == [74, 122]
+
+
 # --- Quotes
 
 
@@ -135,6 +156,7 @@ def test_a_quote_keeps_the_last_minutes_and_tells_their_change() -> None:
     assert later.places == 2
     assert later.then(12.125, later.time, NOON).places == 3
     assert Quote("A", 0.0, NOON, NOON, 2, {1: 0.0}).change is None
+    assert Quote("OIL", -30.0, NOON, NOON, 2, {1: -40.0}).change == pytest.approx(0.25)  # it rose
 
 
 # --- The pipeline's health
@@ -173,6 +195,9 @@ SICK: list[tuple[dict[str, Any], int, str, str]] = [
     ({"sessions": []}, 0, "idle", "no producer yet"),
     ({"sessions": [session(stopped=True)]}, 0, "idle", "producer stopped 2 s ago"),
     ({"sessions": [session(last_word=NOON - 60)]}, 0, "bad", "producer silent for 62 s"),
+    ({"sessions": [session(last_word=NOON - 60)], "consumers": []}, 0, "idle", "not known"),
+    ({"sessions": [session(last_word=NOON - 60)], "redis_trouble": "refused"}, 0, "idle", "not known"),
+    ({"sessions": [session(last_word=NOON - 60)], "database_trouble": "refused"}, 0, "idle", "not known"),
     ({"sessions": [session(connection="disconnected", cause="reset")]}, 0, "bad", "disconnected"),
     ({"sessions": [session(), session(connection="disconnected")]}, 0, "bad", "disconnected"),
     ({"redis_trouble": "Redis: refused"}, 1, "bad", "cannot be read"),
@@ -189,12 +214,22 @@ SICK: list[tuple[dict[str, Any], int, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "place", "state", "words"), SICK, ids=[f"{row[3]} {row[1]}" for row in SICK])
+@pytest.mark.parametrize(
+    ("change", "place", "state", "words"), SICK, ids=[f"{row[3]} {row[1]} {', '.join(row[0])}" for row in SICK]
+)
 def test_what_is_not_well_shows_in_its_box(change: dict[str, Any], place: int, state: str, words: str) -> None:
     found = boxes(with_(**change))[place]
     assert (found.state, found.lines[0]) == (state, words)
     if state in {"bad", "warn"}:
         assert headline_of(with_(**change))[0] == state
+
+
+def test_a_producer_is_not_blamed_for_a_word_that_nobody_could_store() -> None:
+    stopped = [Consumer("a", 7, 20.0, 0.0, "silent")]
+    assert headline_of(with_(sessions=[session(last_word=NOON - 20)], consumers=stopped)) == (
+        "bad",
+        "consumers: 1 stopped, 7 in hand",
+    )
 
 
 def test_a_rate_is_taken_over_the_last_seconds() -> None:
@@ -269,7 +304,8 @@ def test_gaps_in_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prices", "places"), [([1.5, 2.25], 2), ([228.50999], 2), ([96_312.123], 2), ([1.05412], 5), ([7.0], 0), ([], 2)]
+    ("prices", "places"),
+    [([1.5, 2.25], 2), ([228.50999], 2), ([96_312.123], 2), ([1.05412], 5), ([7.0], 0), ([1.23e-10], 12), ([], 2)],
 )
 def test_as_many_decimals_as_were_told_within_reason(prices: list[float], places: int) -> None:
     assert text.decimals(prices) == places
@@ -277,6 +313,7 @@ def test_as_many_decimals_as_were_told_within_reason(prices: list[float], places
 
 def test_numbers_as_the_page_writes_them() -> None:
     assert (text.price(1234.5, 2), text.change(-0.0123), text.change(None)) == ("1,234.50", "−1.23 %", "–")
+    assert [text.change(each) for each in (0.0, 0.00001, -0.00001)] == ["0.00 %"] * 3
     assert [text.rate(rate) for rate in (0.0, 12.34, 1234.5)] == ["0.0", "12.3", "1,234"]
     assert [text.milliseconds(each) for each in (None, 0.0042, 61.0)] == ["–", "4 ms", "61 s"]
     assert [text.span(each) for each in (-1, 99, 100, 7200, 864_000)] == ["0 s", "99 s", "2 min", "2 h", "10 days"]
@@ -299,11 +336,47 @@ def test_an_answer_is_kept_and_a_slow_one_longer() -> None:
     assert (answer(), answer()) == (1, 1)
     now = 1.0
     took = 0.5
-    assert answer() == 2  # at 1.5, after half a second: 20 times that is due to the others
-    now = 11.4
-    assert answer() == 2
-    now = 11.5
+    assert answer() == 2  # at 1.5, after half a second: once is no reason
+    now = 2.5
+    assert answer() == 3  # at 3.0, after half a second again: 20 times that is due to the others
+    now = 12.9
     assert answer() == 3
+    now = 13.0
+    assert answer() == 4
+
+
+def test_one_stall_is_not_followed_by_minutes_of_an_old_answer() -> None:
+    now, took, asked = 0.0, 0.0, 0
+
+    def ask() -> int:
+        nonlocal now, asked
+        now += took
+        asked += 1
+        return asked
+
+    answer = Paced(ask, 1.0, lambda: now)
+    assert answer() == 1
+    now, took = 1.0, 15.0  # the database hangs, and comes back
+    assert answer() == 2
+    now, took = 17.0, 0.0
+    assert answer() == 3
+
+
+def test_health_is_looked_at_again_at_once_however_long_the_wait_in_an_outage_was() -> None:
+    now = 0.0
+    stream, reader = Mock(group="timescale"), Mock()
+
+    def wait(*_: object, **__: object) -> None:
+        nonlocal now
+        now += 5.0
+        raise OutageError("Redis: Timeout")
+
+    stream.groups.side_effect = reader.rows.side_effect = wait
+    observatory = Observatory(stream, reader, lambda: 0, every=1.0, monotonic=lambda: now)
+    for looks in (1, 2, 3):
+        assert observatory.look().redis_trouble == "Redis: Timeout"
+        assert stream.groups.call_count == looks
+        now += 1.0
 
 
 # --- The extra, and the address

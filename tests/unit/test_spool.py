@@ -17,6 +17,7 @@ from filelock import Timeout
 from common.errors import ConfigurationError, OutageError
 from common.settings import Secret
 from producer.spool import Outgoing, Spool, SpoolFullError, adopt_orphans, make_folder, spool_folder
+from tickpipe.sizes import folder_size
 
 
 def price(n: int) -> Outgoing:
@@ -73,6 +74,17 @@ def test_no_file_is_made_until_needed_and_an_empty_one_is_removed(open_spool: Op
     spool.drop(spool.head(1)[0])
     spool.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_that_is_emptied_gives_its_room_back_while_its_producer_lives(open_spool: Opener, tmp_path: Path) -> None:
+    """Else `status` and `doctor` would tell for months that prices wait, and a large one would keep its disk."""
+    spool = open_spool()
+    for _ in range(2):
+        spool.put([price(n) for n in range(1000)])
+        assert folder_size(tmp_path) > 1000
+        while spool.entries:
+            spool.drop(spool.head(300)[0])
+        assert folder_size(tmp_path) == 0
 
 
 def test_a_file_with_entries_stays_and_its_lock_is_free(open_spool: Opener) -> None:

@@ -20,6 +20,8 @@ MOST_BLIND = 10
 NARROWEST = 0.3
 #: Places that a chart has at least: a few candles do not fill it.
 FEWEST = 45
+#: What stands right of the chart, in pixels: a price of so many, and more where prices are longer.
+ROOM_FOR_PRICE, PER_DIGIT = 74, 6.6
 #: Shares of the chart from which on a gap's length, and its cause, are written into it.
 ROOM_FOR_LENGTH, ROOM_FOR_CAUSE = 0.05, 0.18
 
@@ -114,8 +116,8 @@ def options(symbol: str, interval: Interval, decimals: int) -> Options:
             ":position": "(at, found, element, box, size) => tickpipe.aside(at, size)",
         },
         "grid": [
-            {"left": 12, "right": 74, "top": 12, "bottom": "24%", "outerBoundsMode": "none"},
-            {"left": 12, "right": 74, "top": "79%", "bottom": 26, "outerBoundsMode": "none"},
+            {"left": 12, "top": 12, "bottom": "24%", "outerBoundsMode": "none"},
+            {"left": 12, "top": "79%", "bottom": 26, "outerBoundsMode": "none"},
         ],
         "xAxis": [
             {**times, "axisLine": hidden, "axisLabel": hidden},
@@ -180,7 +182,11 @@ def data(axis: Sequence[Place], gaps: Sequence[Area], decimals: int, now: float)
     candles = [place.candle for place in axis]
     last = next((candle for candle in reversed(candles) if candle), None)
     volumes = any(candle and candle.volume for candle in candles)
+    ends = [max(one.high for one in candles if one), min(one.low for one in candles if one)] if last else []
+    digits = max((len(text.price(end, decimals)) for end in ends), default=0)
+    room = {"right": max(ROOM_FOR_PRICE, 16 + round(PER_DIGIT * digits))}
     return {
+        "grid": [room, room],
         "xAxis": [{"data": times}, {"data": times}, {"max": max(1, len(axis))}],
         "series": [
             {

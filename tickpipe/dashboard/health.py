@@ -152,7 +152,8 @@ class Observatory:
         self._counts: dict[int, Paced[Count]] = {}
         self._database = Paced(self._read_database, 15.0, monotonic)
         self._last = Health()
-        self.look = Paced(self._look, every, monotonic)
+        # What is costly in it is paced by itself, and to wait in an outage costs nothing: its end is seen at once.
+        self.look = Paced(self._look, every, monotonic, patience=0)
 
     def _look(self) -> Health:
         """What Redis and the database say; of one that is away, the last that was known, and the trouble."""
@@ -160,7 +161,8 @@ class Observatory:
         try:
             health = self._look_at_redis(health)
         except TickpipeError as error:
-            health = replace(health, redis_trouble=str(error), received_rate=0.0)
+            # What Redis told before is of no use now: rates and consumers would go on looking well.
+            health = replace(health, redis_trouble=str(error), received_rate=0.0, stored_rate=0.0, consumers=())
         try:
             self._last = health  # counting rests on the backlog of before
             health = replace(health, sessions=self._sessions(), database=self._database())
@@ -259,6 +261,9 @@ def _websocket(health: Health) -> Box:
         return Box("good", figure, "prices/s", ("connected" if alive[0].connection else "connecting", feeds))
     if newest.stopped:
         return Box("idle", figure, "prices/s", (f"producer stopped {ago} ago", newest.feed))
+    if health.redis_trouble or health.database_trouble or not any(one.state == "works" for one in health.consumers):
+        # Its word comes by way of Redis and consumers into the database: where these stand still, none can have come.
+        return Box("idle", figure, "prices/s", ("not known", f"the last word stored: {ago} ago"))
     return Box("bad", figure, "prices/s", (f"producer silent for {ago}", newest.feed))
 
 
@@ -285,7 +290,7 @@ def _consumers(health: Health) -> Box:
     held = sum(consumer.pending for consumer in lost)
     figure, unit = str(len(works)), "at work"
     if health.redis_trouble:
-        return Box("idle", figure, unit, ("not known", ""))
+        return Box("idle", "–", unit, ("not known", ""))
     if lost:
         words = f"{len(lost)} stopped" + (f", {text.count(held)} in hand" if held else "")
         return Box("bad", figure, unit, (words, "what it holds is taken over" if held else ""))

@@ -18,7 +18,7 @@ from common.errors import TickpipeError
 from tickpipe import text
 from tickpipe.dashboard import chart, parts
 from tickpipe.dashboard.data import INTERVALS, Interval
-from tickpipe.dashboard.health import Observatory, boxes, headline
+from tickpipe.dashboard.health import Health, Observatory, boxes, headline
 from tickpipe.dashboard.history import MOST, Charts, Look
 from tickpipe.dashboard.quotes import Quote, Quotes
 
@@ -26,6 +26,8 @@ HERE = Path(__file__).parent
 STYLE = (HERE / "style.css").read_text(encoding="utf-8")
 #: Most candles on a chart, and on one of a telephone.
 WIDE, NARROW = MOST, 70
+#: Seconds after which a look that has not come back is told: a server that hangs gives no error.
+ANSWERED_WITHIN = 8.0
 SCRIPT = (HERE / "page.js").read_text(encoding="utf-8")
 
 
@@ -120,6 +122,7 @@ class Board:
         self._interval = interval
         self._drawn: tuple[str, Interval, int] | None = None  # what the chart's axes were made for
         self._trouble: str | None = None
+        self._looking: asyncio.Task[Health] | None = None
         self._most = WIDE
         self._head()
         with _element("main", "board"):
@@ -252,7 +255,15 @@ class Board:
         self._gaps.classes(replace="gaps some" if gaps else "gaps")
 
     async def _health(self) -> None:
-        health = await asyncio.to_thread(self._look.pipeline.look)
+        # One look at a time, which outlives this turn: else each turn would leave a thread behind that hangs.
+        self._looking = self._looking or asyncio.create_task(asyncio.to_thread(self._look.pipeline.look))
+        await asyncio.wait([self._looking], timeout=ANSWERED_WITHIN)
+        if not self._looking.done():
+            self._headline.classes(replace="headline bad")
+            self._words.say("Redis or the database gives no answer: what is below is old")
+            return
+        looking, self._looking = self._looking, None
+        health = looking.result()
         state, words = ("bad", self._trouble) if self._trouble else headline(health)
         self._headline.classes(replace=f"headline {state}")
         self._words.say(words)

@@ -33,9 +33,9 @@ class Quote:
 
     @property
     def change(self) -> float | None:
-        """Of the price since the first of the minutes shown, as a fraction of what it was."""
+        """Of the price since the first of the minutes shown, as a fraction of what it was; up is up below 0, too."""
         first = next(iter(self.closes.values()), 0.0)
-        return self.price / first - 1 if first else None
+        return (self.price - first) / abs(first) if first else None
 
     @property
     def minutes(self) -> int:
