@@ -32,6 +32,9 @@ _BAD_DATA = (psycopg2.DataError, psycopg2.IntegrityError, ValueError)
 #: resources (a full disk), locks, an operator's word, the system. Source: PostgreSQL's manual, appendix A.
 _NOT_THE_ROWS_FAULT = {"08", "25", "40", "42", "53", "55", "57", "58"}
 
+#: Seconds after which the database ends a transaction whose client has come to a stop in it: a machine that lost its
+#: power, a frozen container. Until then its rows keep everybody waiting who claims the block and stores the same.
+FROZEN_AFTER = 20
 #: A database that is gone without a word is noticed within half a minute.
 _KEEPALIVE: Any = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
 
@@ -117,8 +120,8 @@ def connect(url: Secret, *, application: str = "tickpipe") -> Connection:
             # The ack rests on the commit; a role or a database may have it off. A block that is delivered again into
             # columns is compared with what they hold: TimescaleDBs of 2.14 to 2.17 refuse to unpack much for that.
             cursor.execute(
-                "SET SESSION synchronous_commit = on; SET SESSION TimeZone = 'UTC';"
-                "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED;"
+                f"SET synchronous_commit = on; SET idle_in_transaction_session_timeout = '{FROZEN_AFTER}s'; "
+                "SET TimeZone = 'UTC'; SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED;"
                 "SELECT set_config(name, '0', false) FROM pg_settings"
                 " WHERE name = 'timescaledb.max_tuples_decompressed_per_dml_transaction'"
             )

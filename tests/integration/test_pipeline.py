@@ -40,6 +40,14 @@ Stream.read = die
 main()
 """
 
+#: A consumer whose open transaction the database ends after 1 s, and not after 20.
+SOON_TAKEN_FOR_FROZEN = """
+from consumer import cli, store
+
+store.FROZEN_AFTER = 1
+cli.main()
+"""
+
 #: A consumer that, told to stop, waits 1 s and not nearly 10 s for what does not answer.
 SOON_GIVES_UP = """
 from consumer import cli
@@ -272,6 +280,22 @@ def test_a_paused_consumer_that_wakes_up_after_its_block_was_claimed_doubles_not
     sleeper.wait_until_said("try 1, next in")
     sleeper.wait_until_said("stored 0, there already 1000, dead letters 0")
     assert sleeper.stop() == 0
+    pipeline.assert_stored_exactly(events)
+
+
+def test_a_consumer_frozen_within_its_transaction_does_not_keep_the_others_waiting(pipeline: Pipeline) -> None:
+    events = make_events(500)
+    pipeline.append([*ticks(events, SESSION)])
+    with pipeline.database.locked():
+        frozen = pipeline.processes.start("python", "-c", SOON_TAKEN_FOR_FROZEN)
+        wait_for(lambda: len(pipeline.database.waiting()) == 1)
+        frozen.signal(signal.SIGSTOP)
+    others = [pipeline.consumer("--claim-idle", "0.5") for _ in range(2)]
+    pipeline.wait_until_stored(500)
+    wait_for(pipeline.nothing_pending)
+    frozen.signal(signal.SIGCONT)
+    wait_for(lambda: "the database: " in frozen.said())
+    assert [each.stop() for each in (frozen, *others)] == [0, 0, 0]
     pipeline.assert_stored_exactly(events)
 
 
