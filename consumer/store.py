@@ -120,10 +120,11 @@ def connect(url: Secret, *, application: str = "tickpipe") -> Connection:
             # The ack rests on the commit; a role or a database may have it off. A block that is delivered again into
             # columns is compared with what they hold: TimescaleDBs of 2.14 to 2.17 refuse to unpack much for that.
             cursor.execute(
-                f"SET synchronous_commit = on; SET idle_in_transaction_session_timeout = '{FROZEN_AFTER}s'; "
+                "SET synchronous_commit = on; SET idle_in_transaction_session_timeout = %s; "
                 "SET TimeZone = 'UTC'; SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED;"
                 "SELECT set_config(name, '0', false) FROM pg_settings"
-                " WHERE name = 'timescaledb.max_tuples_decompressed_per_dml_transaction'"
+                " WHERE name = 'timescaledb.max_tuples_decompressed_per_dml_transaction'",
+                [f"{FROZEN_AFTER}s"],
             )
     except psycopg2.Error as error:
         raise _at_connect(error) from None
