@@ -15,22 +15,25 @@ from tickpipe.sizes import Sizes
 from tickpipe.status import MINUTES, Candle, Status, SymbolStatus
 
 _BARS = "▁▂▃▄▅▆▇█"
-#: Columns that everything but the small line of candles takes.
-REST = 74
+#: Columns that everything but the small line of candles takes; on a terminal too narrow for it open, high and low go.
+REST, NARROW = 74, 41
 
 
 def render(status: Status, *, title: str, footer: str, width: int, height: int) -> Panel:
     """The view for a terminal of `width` columns and `height` lines: on a narrow one, fewer candles."""
     room = max(1, height - 13)
-    candles = max(1, min(MINUTES, width - REST))
+    names, rest = ["price", "age", "open", "high", "low", "ticks"], REST
+    if width < REST:
+        names, rest = ["price", "age", "ticks"], NARROW
+    candles = max(1, min(MINUTES, width - rest))
     table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False, show_edge=False, collapse_padding=True)
-    for name in ("price", "age", "open", "high", "low", "ticks"):
-        if not table.columns:
-            table.add_column("symbol", style="bold", no_wrap=True)
+    table.add_column("symbol", style="bold", no_wrap=True)
+    for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column(f"{candles} min", no_wrap=True, min_width=candles)
     for symbol in status.symbols[:room]:
-        table.add_row(*_row(symbol, candles))
+        row = _row(symbol, candles)
+        table.add_row(*row[:3], *row[-1 - len(names[2:]) :])
     if not status.symbols:
         table.add_row("waiting for the first price …")
     more = len(status.symbols) - room

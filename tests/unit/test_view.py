@@ -63,6 +63,14 @@ def test_nothing_is_cut_from_prices_of_their_real_size(width: int) -> None:
     assert "…" not in text
 
 
+@pytest.mark.parametrize("width", [50, 60, 73])
+def test_on_a_narrow_terminal_columns_go_and_what_stays_is_whole(width: int) -> None:
+    candles = [Candle(96_480.00, 96_618.59, 96_466.11, 96_566.33, 60)] * 40
+    text = shown(replace(STATUS, symbols=[SymbolStatus("BTC/USD", 96_566.33, 50_000.0, candles)]), width=width)
+    assert "BTC/USD 96,566.33 14 h 2,400" in words(text)
+    assert "…" not in text
+
+
 def test_the_plain_line_has_every_figure_too() -> None:
     text = line(STATUS, title="tickpipe  SIMULATED prices")
     assert text.startswith("tickpipe  SIMULATED prices  ")
