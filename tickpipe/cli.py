@@ -165,7 +165,9 @@ def status(
     console = Console(highlight=False)
     if as_json:
         now = observer.look()
-        typer.echo(json.dumps(asdict(now), indent=1))
+        # A group's figures go by their names; and one look tells no rate: 0.0 would be a false one.
+        groups = {name: group._asdict() for name, group in now.groups.items()}
+        typer.echo(json.dumps({**asdict(now), "groups": groups, "rows_per_second": None}, indent=1))
         if now.trouble:
             raise OutageError(now.trouble)
     elif watch:

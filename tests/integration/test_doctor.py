@@ -303,9 +303,13 @@ def test_sizes_on_timescaledb(timescale: Database, pipeline: Pipeline, tmp_path:
 
 
 def test_the_commands_as_json(pipeline: Pipeline) -> None:
+    pipeline.prices.ensure_group()
     status = pipeline.processes.start("tickpipe", "status", "--json", "--disk", "/tmp")
     assert status.wait() == 0, status.said()
-    sizes = json.loads(status.said())["sizes"]
+    told = json.loads(status.said())
+    assert {"lag", "pending", "consumers"} < told["groups"]["timescale"].keys()
+    assert told["rows_per_second"] is None  # one look tells no rate
+    sizes = told["sizes"]
     assert sizes["table_bytes"] > 0
     assert sizes["table_disk_free_bytes"] > 0
     doctor = pipeline.processes.start("tickpipe", "doctor", "--json")
