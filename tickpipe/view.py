@@ -22,9 +22,9 @@ REST, NARROW = 74, 41
 def render(status: Status, *, title: str, footer: str, width: int, height: int) -> Panel:
     """The view for a terminal of `width` columns and `height` lines: on a narrow one, fewer candles."""
     room = max(1, height - 13)
-    names, rest = ("price", "age", "open", "high", "low", "ticks"), REST
+    names, rest = ["price", "age", "open", "high", "low", "ticks"], REST
     if width < REST:
-        names, rest = ("price", "age", "ticks"), NARROW
+        names, rest = ["price", "age", "ticks"], NARROW
     candles = max(1, min(MINUTES, width - rest))
     table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False, show_edge=False, collapse_padding=True)
     table.add_column("symbol", style="bold", no_wrap=True)

@@ -303,6 +303,7 @@ def test_sizes_on_timescaledb(timescale: Database, pipeline: Pipeline, tmp_path:
 
 
 def test_the_commands_as_json(pipeline: Pipeline) -> None:
+    pipeline.prices.ensure_group()
     status = pipeline.processes.start("tickpipe", "status", "--json", "--disk", "/tmp")
     assert status.wait() == 0, status.said()
     told = json.loads(status.said())
