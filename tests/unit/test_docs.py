@@ -204,7 +204,7 @@ def test_the_defaults_are_shown() -> None:
 #: Variables of others that the pages name; all others are of a command, of a secret, or set on the page itself.
 OTHERS = {"PATH", "PYTHON", "CI", "MINUTES", "SEED", "OPTIONS", "LIVE", "REDIS_DATA", "BACKUP", "POSTGRES_PASSWORD"}
 OTHERS |= {"GRAFANA_PASSWORD", "DISK_ALERT_GB", "DASHBOARD_SHOT", "DASHBOARD_SHOTS", "TIMESCALEDB_URL"}  # of the tests
-OTHERS |= {"SSL_CERT_FILE"}  # OpenSSL's
+OTHERS |= {"SSL_CERT_FILE", "COMPOSE_FILE", "COMPOSE_PROFILES", "PGPASSWORD"}  # OpenSSL's, Compose's, libpq's
 
 
 def unknown_variables(text: str) -> set[str]:
@@ -228,6 +228,7 @@ def test_unknown_variables_are_found() -> None:
 DOCKER = {
     "up": ({"--build", "--detach", "--scale"}, False),
     "down": ({"--volumes"}, False),
+    "start": (set(), False),
     "stop": (set(), False),
     "logs": ({"--follow"}, False),
     "exec": (set(), True),
