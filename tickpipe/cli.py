@@ -120,7 +120,8 @@ def servers(
     stop = cli.stop_on_signals()
     with embedded_servers(folder) as running:
         typer.echo(f"export REDIS_URL='{running.redis_url}'\nexport DATABASE_URL='{running.database_url}'")
-        stop.wait()
+        while not stop.wait(0.5):
+            running.keep_running()
 
 
 @app.command()

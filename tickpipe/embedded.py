@@ -50,10 +50,14 @@ SERVER_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 @dataclass(frozen=True)
 class Servers:
-    """Where the embedded servers listen; None for one that was not asked for."""
+    """Where the embedded servers listen; None for one that was not asked for.
+
+    `keep_running` starts again what has died: from the main thread; raises TickpipeError where that does not help.
+    """
 
     redis_url: str | None
     database_url: str | None
+    keep_running: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -419,11 +423,16 @@ def embedded_servers(data_dir: Path, *, redis: bool = True, database: bool = Tru
         valkey = ValkeyServer(folder / "valkey") if redis else None
         postgres = PostgresServer(folder / f"postgres-{POSTGRES_MAJOR}") if database else None
         stack.enter_context(_locked(folder))
-        for server in (valkey, postgres):
-            if server is not None:
-                stack.callback(server.stop)
+        asked_for = [server for server in (valkey, postgres) if server is not None]
+
+        def keep_running() -> None:
+            for server in asked_for:
                 server.start()
-        yield Servers(valkey.url if valkey else None, postgres.url if postgres else None)
+
+        for server in asked_for:
+            stack.callback(server.stop)
+        keep_running()
+        yield Servers(valkey.url if valkey else None, postgres.url if postgres else None, keep_running)
 
 
 @contextmanager

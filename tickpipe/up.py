@@ -15,14 +15,14 @@ from rich.console import Console
 from rich.live import Live
 
 from common import cli, settings
-from common.errors import ConfigurationError, OutageError
+from common.errors import ConfigurationError, OutageError, TickpipeError
 from common.settings import Secret
 from common.stream import Stream, connect
 from consumer import schema
 from consumer.store import PriceStore
 from producer.spool import spool_folder
 from tickpipe import dashboard, view
-from tickpipe.embedded import default_data_dir, embedded_servers
+from tickpipe.embedded import Servers, default_data_dir, embedded_servers
 from tickpipe.pipeline import Child, DifferenceError, stop_all
 from tickpipe.simulator import Simulator, SimulatorConfig
 from tickpipe.sizes import Measure
@@ -112,7 +112,7 @@ def up(config: UpConfig, environ: Mapping[str, str], stop: threading.Event, cons
         observer = Observer(stream, store, cli.microseconds, measure=measure)
         observer.begin()
         feed.ensure_group()
-        _run(config, home, observer, feed, child_environ, stop, console)
+        _run(config, home, servers, observer, feed, child_environ, stop, console)
         since = observer.began
         verdicts = verify(store, stream, feed, spool, since=since, recheck_after=1.0, silent_after=0.0)  # all are dead
         _compare(verdicts, console)
@@ -121,6 +121,7 @@ def up(config: UpConfig, environ: Mapping[str, str], stop: threading.Event, cons
 def _run(
     config: UpConfig,
     home: Home,
+    servers: Servers,
     observer: Observer,
     feed: Stream,
     environ: Mapping[str, str],
@@ -137,21 +138,27 @@ def _run(
     page = _dashboard(home, environ, logs, console) if config.dashboard else None
     title = "tickpipe  SIMULATED prices" if home.simulated else "tickpipe  live prices"
     over = _Timer(config.seconds, observer)
+
+    def keep_running(*children: Child) -> None:
+        with suppress(TickpipeError):  # the view says what is away, and the next round tries again
+            servers.keep_running()
+        for child in children:
+            child.keep_running()
+
     try:
         producer.start()
         for child in (*consumers, *([page] if page else [])):
             child.start()
         with display(observer, console, title, f"Ctrl-C ends it cleanly · logs: {logs}") as show:
             while not stop.wait(0.25) and not over():
-                for child in (producer, *consumers):
-                    child.keep_running()
+                keep_running(producer, *consumers)
                 if page:
                     with suppress(ConfigurationError):  # prices are stored without it
                         page.keep_running()
                 show()
             console.print("stopping: the producer, then what is left to store …")
             stop_all([producer], timeout=15)
-            _drain(observer, feed, consumers, show)
+            _drain(observer, feed, lambda: keep_running(*consumers), show)
     finally:
         stop_all([producer, *consumers, *([page] if page else [])], timeout=15)
 
@@ -184,7 +191,7 @@ class _Timer:
         return self._first is not None and now - self._first >= self._seconds
 
 
-def _drain(observer: Observer, feed: Stream, consumers: Sequence[Child], show: Callable[[], None]) -> None:
+def _drain(observer: Observer, feed: Stream, keep_running: Callable[[], None], show: Callable[[], None]) -> None:
     """Wait until all that was received is stored, and told: the comparison rests on the feed's last words.
 
     Gives up, to be told by the comparison, after DRAIN_WITHIN.
@@ -196,8 +203,7 @@ def _drain(observer: Observer, feed: Stream, consumers: Sequence[Child], show: C
                 break
         except OutageError:
             pass  # the view says so
-        for consumer in consumers:
-            consumer.keep_running()
+        keep_running()
         show()
         time.sleep(0.1)
 

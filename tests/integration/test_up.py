@@ -19,7 +19,7 @@ from common.stream import Stream
 from tests.support.homes import temporary_home
 from tests.support.pipeline import GROUP, Database, Pipeline
 from tests.support.processes import Processes, Running
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from tickpipe.dashboard import HOST, PORT
 from tickpipe.embedded import PostgresServer, ValkeyServer, embedded_servers
 from tickpipe.simulator import Simulator, SimulatorConfig
@@ -179,6 +179,26 @@ def test_consumers_that_are_killed_are_started_again_and_nothing_is_missing(
         with closing(redis.Redis.from_url(servers.redis_url or "")) as client:
             for key in ("prices", "prices:feed"):
                 assert Stream(client, key, GROUP).pending() == 0, f"something is left of {key}"
+
+
+@pytest.mark.parametrize("program", ["valkey-server", "postgres"])
+def test_a_server_that_is_killed_is_started_again_and_nothing_is_missing(
+    up: Callable[..., Running], program: str
+) -> None:
+    running = up()
+    database(running).close()
+    (server,) = [each for each, name in family(running).items() if name == program and each.ppid() == running.pid]
+    server.kill()
+    wait_for(
+        lambda: any(name == program and each != server for each, name in family(running).items()),
+        message="another is started",
+    )
+    before = database(running)
+    with closing(before):
+        rows = before.count()
+        wait_for(lambda: before.count() > rows, message="prices are stored again")
+    assert running.stop(PATIENCE) == 0
+    assert stored(running) > 0
 
 
 def test_up_serves_the_dashboard_and_ends_it(up: Callable[..., Running]) -> None:
