@@ -323,43 +323,38 @@ def test_numbers_as_the_page_writes_them() -> None:
 # --- Asking no more often than is fair
 
 
+class Question:
+    """Answers with the count of its askings, by a clock of its own, each after `took` seconds."""
+
+    def __init__(self) -> None:
+        self.now, self.took, self.asked = 0.0, 0.0, 0
+        self.paced = Paced(self._ask, 1.0, lambda: self.now)
+
+    def _ask(self) -> int:
+        self.now += self.took
+        self.asked += 1
+        return self.asked
+
+    def at(self, now: float, took: float = 0.0) -> int:
+        """The answer then."""
+        self.now, self.took = now, took
+        return self.paced()
+
+
 def test_an_answer_is_kept_and_a_slow_one_longer() -> None:
-    now, took, asked = 0.0, 0.0, 0
-
-    def ask() -> int:
-        nonlocal now, asked
-        now += took
-        asked += 1
-        return asked
-
-    answer = Paced(ask, 1.0, lambda: now)
-    assert (answer(), answer()) == (1, 1)
-    now = 1.0
-    took = 0.5
-    assert answer() == 2  # at 1.5, after half a second: once is no reason
-    now = 2.5
-    assert answer() == 3  # at 3.0, after half a second again: 20 times that is due to the others
-    now = 12.9
-    assert answer() == 3
-    now = 13.0
-    assert answer() == 4
+    question = Question()
+    assert (question.at(0.0), question.at(0.0)) == (1, 1)
+    assert question.at(1.0, took=0.5) == 2  # at 1.5, after half a second: once is no reason
+    assert question.at(2.5, took=0.5) == 3  # at 3.0, after half a second again: 20 times that is due to the others
+    assert question.at(12.9) == 3
+    assert question.at(13.0) == 4
 
 
 def test_one_stall_is_not_followed_by_minutes_of_an_old_answer() -> None:
-    now, took, asked = 0.0, 0.0, 0
-
-    def ask() -> int:
-        nonlocal now, asked
-        now += took
-        asked += 1
-        return asked
-
-    answer = Paced(ask, 1.0, lambda: now)
-    assert answer() == 1
-    now, took = 1.0, 15.0  # the database hangs, and comes back
-    assert answer() == 2
-    now, took = 17.0, 0.0
-    assert answer() == 3
+    question = Question()
+    assert question.at(0.0) == 1
+    assert question.at(1.0, took=15.0) == 2  # the database hangs, and comes back
+    assert question.at(17.0) == 3
 
 
 def test_health_is_looked_at_again_at_once_however_long_the_wait_in_an_outage_was() -> None:
