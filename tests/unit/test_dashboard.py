@@ -134,6 +134,14 @@ def test_where_the_feed_tells_no_volume_the_bars_are_ticks() -> None:
     assert (bars["name"], bars["data"][-1]["value"]) == ("ticks", 5)
 
 
+@pytest.mark.parametrize(
+    ("volumes", "top"), [([5, 7, 90], 1.2 * 7), ([5, 7, 20], None), ([5, 90], None), ([0, 0, 9], None)]
+)
+def test_a_bar_that_dwarfs_all_others_is_cut_off(volumes: list[float], top: float | None) -> None:
+    candles = [candle(n)._replace(volume=volume) for n, volume in enumerate(volumes)]
+    assert chart.data(chart.places(candles, [], 60, 150, NOON), [], 2, NOON)["yAxis"][1]["max"] == top
+
+
 def test_a_long_price_has_room_beside_the_chart() -> None:
     rupiah = candle(0)._replace(open=1.5e9, high=1.6e9, low=1.4e9, close=1.5e9)
     rooms = [

@@ -182,12 +182,14 @@ def data(axis: Sequence[Place], gaps: Sequence[Area], decimals: int, now: float)
     candles = [place.candle for place in axis]
     last = next((candle for candle in reversed(candles) if candle), None)
     volumes = any(candle and candle.volume for candle in candles)
+    bars = [_bar(candle, volumes=volumes) for candle in candles]
     ends = [max(one.high for one in candles if one), min(one.low for one in candles if one)] if last else []
     digits = max((len(text.price(end, decimals)) for end in ends), default=0)
     room = {"right": max(ROOM_FOR_PRICE, 16 + round(PER_DIGIT * digits))}
     return {
         "grid": [room, room],
         "xAxis": [{"data": times}, {"data": times}, {"max": max(1, len(axis))}],
+        "yAxis": [{}, {"max": _top([bar["value"] for bar in bars if isinstance(bar, dict)])}],
         "series": [
             {
                 "id": "candles",
@@ -197,7 +199,7 @@ def data(axis: Sequence[Place], gaps: Sequence[Area], decimals: int, now: float)
             {
                 "id": "volume",
                 "name": "volume" if volumes else "ticks",
-                "data": [_bar(candle, volumes=volumes) for candle in candles],
+                "data": bars,
             },
             {"id": "gaps", "markArea": _gap_areas(axis, gaps, now)},
         ],
@@ -209,6 +211,14 @@ def _bar(candle: Candle | None, *, volumes: bool) -> object:
         return "-"
     colour = "var(--up-bar)" if candle.close >= candle.open else "var(--down-bar)"
     return {"value": candle.volume or 0 if volumes else candle.ticks, "itemStyle": {"color": colour}}
+
+
+def _top(volumes: Sequence[float]) -> float | None:
+    """Where the bars are cut off, None where none is: the first after a gap has all that was traded in it."""
+    if len(volumes) < 3:
+        return None
+    *_, second, highest = sorted(volumes)
+    return 1.2 * second if highest > 3 * second > 0 else None
 
 
 def _price_line(last: Candle | None, decimals: int) -> Options:
