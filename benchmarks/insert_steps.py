@@ -22,7 +22,7 @@ from tests.support.homes import temporary_home
 
 BLOCK, BLOCKS, ROUNDS = 5_000, 40, 5
 _INSERT, _, _REST = PRICES.insert.partition("SELECT")
-_ROWS, _CONFLICT, _ = ("SELECT" + _REST).partition("ON CONFLICT")
+_ROWS = ("SELECT" + _REST).partition("ON CONFLICT")[0]
 
 STATEMENTS = {
     "the arrays are sent and read": "SELECT array_length(v.session, 1) FROM (VALUES %s) AS v (session)",

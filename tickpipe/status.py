@@ -136,14 +136,14 @@ class Observer:
             backlog=backlog_left(backlog),
             consumers=backlog.consumers,
             rows_per_second=self._rate(stored),
-            latency_p50=_worst(fresh, "latency_p50"),
-            latency_p99=_worst(fresh, "latency_p99"),
+            latency_p50=worst(fresh, "latency_p50"),
+            latency_p99=worst(fresh, "latency_p99"),
             symbols=self._symbols(),
             trouble=None,
             groups=groups,
             sizes=self._sizes(),
             silent=backlog.silent,
-            note="" if self._stream.check() else no_stream(self._stream),
+            note="" if groups or self._stream.check() else no_stream(self._stream),
         )
 
     def _rate(self, stored: int) -> float:
@@ -173,8 +173,9 @@ def no_stream(stream: Stream) -> str:
     return f"there is no stream {stream.key!r} in this Redis yet: has its producer run, is PRICE_STREAM the same?"
 
 
-def _worst(reports: Sequence[dict[str, Any]], name: str) -> float | None:
-    return max((report[name] for report in reports if report[name] is not None), default=None)
+def worst(reports: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """The highest of these figures in the consumers' words; None where none has it."""
+    return max((report[name] for report in reports if report.get(name) is not None), default=None)
 
 
 # The symbols by a loose scan of the primary key (one step a symbol, not one a row), then two short looks at each.

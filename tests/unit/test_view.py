@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from tickpipe.status import MINUTES, Candle, Status, SymbolStatus
+from tickpipe.status import MINUTES, Candle, Status, SymbolStatus, worst
 from tickpipe.view import candle_line, figures, line, render
 
 CANDLES = [Candle(10.0, 12.0, 9.0, 11.5, 40), Candle(11.5, 12.5, 11.0, 11.25, 2)]
@@ -145,3 +145,8 @@ def test_only_the_newest_candles_are_drawn() -> None:
     text = shown(dataclasses.replace(STATUS, symbols=[SymbolStatus("A", 1.0, 0.0, rising)]))
     (bars,) = re.findall(r"[▁▂▃▄▅▆▇█]+", text)
     assert (len(bars), bars[0], bars[-1]) == (MINUTES, "▁", "█")
+
+
+def test_a_consumers_word_without_a_figure_has_no_say() -> None:
+    assert worst([{"at": 1}, {"at": 1, "latency_p50": None}, {"at": 1, "latency_p50": 0.5}], "latency_p50") == 0.5
+    assert worst([{"at": 1}], "latency_p50") is None

@@ -6,14 +6,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from common.errors import TickpipeError
 from common.stream import SILENT_AFTER, Backlog, Member, Stream
 from tickpipe import text
 from tickpipe.dashboard.data import Reader
 from tickpipe.paced import Paced
-from tickpipe.status import backlog_left, laggard
+from tickpipe.status import backlog_left, laggard, worst
 
 #: Seconds for which a consumer that went off the group in silence is still shown.
 GONE_SHOWN = 15.0
@@ -185,8 +185,8 @@ class Observatory:
             holds_back=holds_back if holds_back != self._stream.group else None,
             received_rate=self._received(now, backlog.appended),
             stored_rate=self._stored(now, sum(stored.values())),
-            latency_p50=_worst(fresh, "latency_p50"),
-            latency_p99=_worst(fresh, "latency_p99"),
+            latency_p50=worst(fresh, "latency_p50"),
+            latency_p99=worst(fresh, "latency_p99"),
             consumers=self._roll.call(now, self._stream.consumers(), stored),
         )
 
@@ -212,10 +212,6 @@ class Observatory:
 
     def _read_database(self) -> Database:
         return Database(*self._reader.rows(_DATABASE)[0])
-
-
-def _worst(reports: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    return max((report[name] for report in reports if report[name] is not None), default=None)
 
 
 @dataclass(frozen=True)
