@@ -175,15 +175,16 @@ def _feed(patient: Patient) -> Iterator[Finding]:
     yield from patient.findings("feed")
     sizes = patient.measure()
     days, free = sizes.days_until_full_estimated, sizes.table_disk_free_bytes
-    advice = "`tickpipe retention`, or a larger disk" if free else "look yourself, or name a path on it with --disk"
+    known = free is not None
+    advice = "`tickpipe retention`, or a larger disk" if known else "look yourself, or name a path on it with --disk"
     well = bool(free) and (days is None or days > DAYS)
-    yield Finding(f"the disks: {view.sizes(sizes)}", well, advice, grave=bool(free))
+    yield Finding(f"the disks: {view.sizes(sizes)}", well, advice, grave=known)
 
 
 def _spool(patient: Patient) -> Iterator[Finding]:
     folder = patient.measure.spool
     free, waiting = free_bytes(folder), folder_size(folder)
-    words = f"spool: {text.size(waiting)} wait in {folder}, free: {text.size(free) if free else 'unknown'}"
+    words = f"spool: {text.size(waiting)} wait in {folder}, free: {'unknown' if free is None else text.size(free)}"
     yield Finding(words, free is None or free > SPOOL, "make room: it may take 1 GiB while Redis is away")
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from tests.unit.test_view import STATUS, shown, words
-from tickpipe import view
+from tickpipe import doctor, view
 from tickpipe.sizes import Sizes, days_until_full, folder_size, free_bytes
 from tickpipe.sizes import _growth as growth
 
@@ -81,3 +83,11 @@ def test_the_free_space_of_a_folder_that_is_not_there_is_that_of_where_it_would_
     assert folder_size(tmp_path / "not/yet") == 0
     (tmp_path / "a.spool").write_bytes(b"x" * 1234)
     assert folder_size(tmp_path) == 1234
+
+
+@pytest.mark.parametrize(("free", "state"), [(0, "BAD"), (77_300_000_000, "ok"), (None, "note")])
+def test_a_disk_without_room_is_grave_and_an_unknown_one_is_not(free: int | None, state: str) -> None:
+    sizes = dataclasses.replace(SIZES, table_disk_free_bytes=free, days_until_full_estimated=None)
+    patient = SimpleNamespace(findings=lambda _: (), measure=lambda: sizes)
+    (finding,) = doctor._feed(cast("doctor.Patient", patient))
+    assert finding.state == state
