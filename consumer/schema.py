@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import groupby
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from itertools import count, groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,14 +22,17 @@ from psycopg2.extensions import connection as Connection  # noqa: N812  psycopg2
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
 from common.errors import ConfigurationError, OutageError
-from consumer.store import PriceStore
+from consumer.store import PriceStore, is_pooled
 
 logger = logging.getLogger("consumer.schema")
 
 #: Beside the packages, in a checkout and in an installed wheel alike.
 SQL_FOLDER = Path(__file__).resolve().parent.parent / "sql"
-#: Key of the advisory lock: "tick" in ASCII.
-_LOCK = 0x7469636B
+#: Keys of the advisory locks: of a transaction that applies files ("tick" in ASCII), and of a process that applies all.
+_LOCK, _TURN = 0x7469636B, 0x7469636C
+#: Seconds between two tries for the lock behind a pooler.
+_TRY_EVERY = 0.2
+_WAITING = "schema: another process applies it; waiting until that ends"
 _OUTSIDE = "-- outside a transaction"
 
 
@@ -65,7 +69,13 @@ def read_migrations(folder: Path = SQL_FOLDER) -> list[Migration]:
     return [Migration(path.name, path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.sql"))]
 
 
-def apply(store: PriceStore, *, to_timescaledb: bool = False, chunk_interval: str = "") -> list[str]:
+def apply(
+    store: PriceStore,
+    *,
+    to_timescaledb: bool = False,
+    chunk_interval: str = "",
+    sleep: Callable[[float], object] = time.sleep,
+) -> list[str]:
     """Apply sql/ through the store's connection; returns the files' names. Several at once are fine.
 
     Where TimescaleDB is available, ticks live in a hypertable from the start; an ordinary table becomes one with
@@ -76,7 +86,7 @@ def apply(store: PriceStore, *, to_timescaledb: bool = False, chunk_interval: st
         wanted = to_timescaledb or not _has_ticks(cursor)
     refused = _switch_on_timescaledb(store) if wanted else None
     done: list[str] = []
-    with _turn(store):
+    with _turn(store, sleep):
         for outside, group in groupby(read_migrations(), key=lambda migration: migration.outside):
             with store.autocommit() if outside else store.transaction() as connection:
                 done += migrate(connection, list(group), to_timescaledb=to_timescaledb, chunk_interval=chunk_interval)
@@ -123,6 +133,11 @@ def _refusals() -> Iterator[None]:
             f"the database role may not apply the schema ({_first_line(error)}): "
             "run `tickpipe migrate` once with a DATABASE_URL whose role may"
         ) from error
+    except psycopg2.errors.InvalidSchemaName as error:
+        raise ConfigurationError(
+            f"the schema cannot be applied ({_first_line(error)}): the role may use no schema of its search_path. "
+            "GRANT USAGE ON SCHEMA public to it, or set its search_path"
+        ) from error
     except psycopg2.errors.InvalidDatetimeFormat as error:
         raise ConfigurationError(f"{_first_line(error)}: an interval looks like '1 day' or '6 hours'") from error
     except psycopg2.errors.FeatureNotSupported as error:
@@ -137,17 +152,47 @@ def _refusals() -> Iterator[None]:
 
 
 @contextmanager
-def _turn(store: PriceStore) -> Iterator[None]:
-    """One at a time, from the first file to the last: the session's lock, since not all is one transaction."""
+def _turn(store: PriceStore, sleep: Callable[[float], object]) -> Iterator[None]:
+    """One process at a time, from the first file to the last: not all files are applied in one transaction."""
+    with store.transaction() as connection:
+        pooled = is_pooled(connection)
+    with _lock_of_transaction(store, sleep) if pooled else _lock_of_session(store):
+        yield
+
+
+@contextmanager
+def _lock_of_session(store: PriceStore) -> Iterator[None]:
     with store.transaction() as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
+        cursor.execute("SELECT pg_try_advisory_lock(%s)", (_TURN,))
+        if cursor.fetchone() != (True,):
+            logger.info(_WAITING)
+            cursor.execute("SELECT pg_advisory_lock(%s)", (_TURN,))
     try:
         yield
     except BaseException:
         store.close()  # and with it the lock
         raise
     with store.transaction() as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_unlock(%s)", (_LOCK,))
+        cursor.execute("SELECT pg_advisory_unlock(%s)", (_TURN,))
+
+
+@contextmanager
+def _lock_of_transaction(store: PriceStore, sleep: Callable[[float], object]) -> Iterator[None]:
+    """Behind a pooler a session is shared: an open transaction on a second connection holds the lock.
+
+    A process that waits for the lock holds no connection of the pool: the one that works needs two.
+    """
+    with closing(store.second()) as holder:
+        for tries in count():
+            with holder.transaction() as connection, connection.cursor() as cursor:
+                cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+                cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", (_TURN,))
+                if cursor.fetchone() == (True,):
+                    yield
+                    return
+            if tries == 0:
+                logger.info(_WAITING)
+            sleep(_TRY_EVERY)
 
 
 def _switch_on_timescaledb(store: PriceStore) -> Exception | None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from contextlib import contextmanager, suppress
+from typing import Any, Literal, NamedTuple
 
 import psycopg2
 from psycopg2.extensions import connection as Connection  # noqa: N812  psycopg2 names its class so
@@ -19,7 +19,12 @@ from psycopg2.extras import execute_values
 
 from common import feed_event, tick
 from common.entry import Codec
-from common.errors import ConfigurationError, DatabaseOutageError, DecodeError, UntrustedError
+from common.errors import (
+    ConfigurationError,
+    DatabaseOutageError,
+    DecodeError,
+    UntrustedError,
+)
 from common.settings import Secret
 from common.stream import Entry
 
@@ -27,6 +32,11 @@ logger = logging.getLogger("consumer.store")
 
 #: What one row was refused for: UnicodeEncodeError is a ValueError, as is psycopg2's word for NUL.
 _BAD_DATA = (psycopg2.DataError, psycopg2.IntegrityError, ValueError)
+
+#: What says that our tables are not there, or are another version's.
+_OTHER_SCHEMA = (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedFunction, psycopg2.errors.UndefinedColumn)
+#: psycopg2's `connection.closed` of a connection that the server has closed.
+_LOST = 2
 
 #: Classes of SQLSTATE that say nothing of a row: connection, transaction state, rollback (deadlock), wrong SQL,
 #: resources (a full disk), locks, an operator's word, the system. Source: PostgreSQL's manual, appendix A.
@@ -38,6 +48,20 @@ FROZEN_AFTER = 20
 #: A database that is gone without a word is noticed within half a minute.
 _KEEPALIVE: Any = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
 
+#: SQL that sets what our transactions rest on, whatever the role or the database has. Each transaction runs it, since
+#: behind a pooler the next one may be on another server connection. The acknowledgement rests on the commit; a message
+#: at COMMIT is a warning, in any language. TimescaleDB 2.14 to 2.17 compare a batch that is delivered again with
+#: compressed rows only up to a bound; a server that does not know that setting does not get it.
+SETTINGS = f"""
+    SET LOCAL synchronous_commit = on;
+    SET LOCAL idle_in_transaction_session_timeout = '{FROZEN_AFTER}s';
+    SET LOCAL TimeZone = 'UTC';
+    SET LOCAL client_min_messages = warning;
+    SELECT set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '0', true)
+    WHERE current_setting('timescaledb.max_tuples_decompressed_per_dml_transaction', true) IS NOT NULL;
+"""
+
+Isolation = Literal["READ COMMITTED", "REPEATABLE READ"]
 Decoded = tuple[Sequence[bytes], tuple[str, ...], Entry]  # values, the record they make, and where it came from
 
 
@@ -106,7 +130,7 @@ def check_url(url: Secret) -> None:
 
 
 def connect(url: Secret, *, application: str = "tickpipe") -> Connection:
-    """A connection whose commits are on disk when they return, in UTC.
+    """A connection in autocommit mode: PriceStore begins and ends the transactions.
 
     Raises ConfigurationError for a URL that is none, a login that is refused or an encoding that lacks characters,
     UntrustedError where TLS cannot come about, DatabaseOutageError otherwise.
@@ -116,18 +140,9 @@ def connect(url: Secret, *, application: str = "tickpipe") -> Connection:
         connection: Connection = psycopg2.connect(
             url.reveal(), application_name=application, connect_timeout=5, client_encoding="UTF8", **_KEEPALIVE
         )
-        with connection, connection.cursor() as cursor:
-            # The ack rests on the commit; a role or a database may have it off. A block that is delivered again into
-            # columns is compared with what they hold: TimescaleDBs of 2.14 to 2.17 refuse to unpack much for that.
-            cursor.execute(
-                "SET synchronous_commit = on; SET idle_in_transaction_session_timeout = %s; "
-                "SET TimeZone = 'UTC'; SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED;"
-                "SELECT set_config(name, '0', false) FROM pg_settings"
-                " WHERE name = 'timescaledb.max_tuples_decompressed_per_dml_transaction'",
-                [f"{FROZEN_AFTER}s"],
-            )
     except psycopg2.Error as error:
         raise _at_connect(error) from None
+    connection.autocommit = True
     encoding = connection.info.parameter_status("server_encoding")
     if encoding not in {"UTF8", "SQL_ASCII", None}:  # SQL_ASCII keeps bytes as they are; a pooler may not tell
         raise ConfigurationError(
@@ -135,6 +150,13 @@ def connect(url: Secret, *, application: str = "tickpipe") -> Connection:
             "`createdb --encoding UTF8 --template template0 NAME`"
         )
     return connection
+
+
+def is_pooled(connection: Connection) -> bool:
+    """Whether a pooler is in between: another process answers than the one that the connection's start named."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        return bool(cursor.fetchone() != (connection.info.backend_pid,))
 
 
 def _at_connect(error: psycopg2.Error) -> ConfigurationError | DatabaseOutageError:
@@ -155,6 +177,7 @@ def _at_connect(error: psycopg2.Error) -> ConfigurationError | DatabaseOutageErr
     refusals = (
         "authentication failed", "does not exist", "no password supplied", "no pg_hba.conf entry",
         "pg_hba.conf rejects", "not permitted to log in", "permission denied for database",
+        "no such database", "no such user", "unsupported startup parameter",  # pgbouncer's
     )  # fmt: skip
     if "starting up" not in words and any(refusal in words for refusal in refusals):
         return ConfigurationError(f"the database refuses DATABASE_URL: {words}")
@@ -164,12 +187,26 @@ def _at_connect(error: psycopg2.Error) -> ConfigurationError | DatabaseOutageErr
 class PriceStore:
     """The database as the consumer sees it. Connects when first needed, and again after every outage."""
 
-    def __init__(self, url: Secret, *, connect: Callable[[Secret], Connection] = connect) -> None:
+    def __init__(
+        self,
+        url: Secret,
+        *,
+        connect: Callable[[Secret], Connection] = connect,
+        settings: str = SETTINGS,
+        read_only: bool = False,
+    ) -> None:
+        """`settings`: SQL at the beginning of each transaction. With `read_only` a transaction can change nothing."""
         check_url(url)
         self._url = url
         self._connect = connect
+        self._settings = settings
+        self._access = " READ ONLY" if read_only else ""
         self._connection: Connection | None = None
         self._connected = False  # ever
+
+    def second(self) -> PriceStore:
+        """Another store for the same database, with a connection of its own."""
+        return PriceStore(self._url, connect=self._connect)
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -178,36 +215,47 @@ class PriceStore:
             connection.close()
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
-        """One transaction, committed at the end, rolled back on any error; outages raise DatabaseOutageError."""
-        with self._translated() as connection, connection:
-            yield connection
+    def transaction(self, isolation: Isolation = "READ COMMITTED") -> Iterator[Connection]:
+        """One transaction, committed at the end, rolled back on any error.
+
+        Raises DatabaseOutageError also for a commit that is not certain to be on disk everywhere it should be.
+        """
+        with self._translated() as connection, connection.cursor() as cursor:
+            connection.notices.clear()
+            self._begin(cursor, isolation)
+            try:
+                yield connection
+            except BaseException:
+                with suppress(psycopg2.Error):  # the connection is lost: the error that came first says why
+                    cursor.execute("ROLLBACK")
+                raise
+            _commit(connection, cursor)
+
+    def _begin(self, cursor: Cursor, isolation: Isolation) -> None:
+        """Begin a transaction with its settings, in one round trip."""
+        cursor.execute(f"BEGIN ISOLATION LEVEL {isolation}{self._access};{self._settings}")
 
     @contextmanager
     def autocommit(self) -> Iterator[Connection]:
-        """Each statement for itself: what cannot run in a transaction. Outages raise DatabaseOutageError."""
+        """Each statement for itself, without our settings: for what cannot run in a transaction.
+
+        Raises DatabaseOutageError.
+        """
         with self._translated() as connection:
-            connection.autocommit = True
-            try:
-                yield connection
-            finally:
-                if not connection.closed:
-                    connection.autocommit = False
+            yield connection
 
     @contextmanager
     def _translated(self) -> Iterator[Connection]:
         try:
-            if self._connection is None:
+            if self._connection is None or self._connection.closed:
                 self._connection = self._open()
             yield self._connection
         except _BAD_DATA:
             raise
-        except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedFunction) as error:
-            words = _line(error).partition(" LINE ")[0]
-            raise ConfigurationError(f"the schema is missing ({words}): run `tickpipe migrate`") from error
         except psycopg2.Error as error:
+            reason = _reason(error, self._connection)
             self.close()
-            raise DatabaseOutageError(f"the database: {_line(error)}") from error
+            raise _as_ours(error, reason) from error
 
     def _open(self) -> Connection:
         """A connection. What TLS refuses at the start needs a person; later, a server may mend it without us."""
@@ -248,6 +296,8 @@ class PriceStore:
         columns = table.codec.columns(rows)
         with self.transaction() as connection, connection.cursor() as cursor:
             inserted = _insert_columns(cursor, table, columns)
+            if inserted < len(rows):
+                _wait_for_earlier_commits(cursor)
         return Stored(inserted, len(rows) - inserted, 0)
 
     def _insert(
@@ -262,6 +312,7 @@ class PriceStore:
         with self.transaction() as connection, connection.cursor() as cursor:
             inserted = insert(cursor, table, good, refused)
             _insert_dead_letters(cursor, stream, dead + refused)
+            _wait_for_earlier_commits(cursor)
         for entry, reason in dead + refused:
             logger.error("dead letter: entry %s of %s: %s", entry.id.decode(), stream, reason)
         lost = len(dead) + len(refused)
@@ -298,13 +349,53 @@ def _judged(table: Table, rows: list[Decoded]) -> tuple[list[Decoded], list[tupl
     )
 
 
+def _commit(connection: Connection, cursor: Cursor) -> None:
+    """COMMIT. A warning with it says that the commit is not certain to be where synchronous_commit wants it."""
+    connection.notices.clear()
+    cursor.execute("COMMIT")
+    if connection.notices:
+        warning = " ".join(" ".join(connection.notices).split())
+        raise DatabaseOutageError(f"the database committed with a warning, so nothing is acknowledged: {warning}")
+    if cursor.statusmessage != "COMMIT":
+        raise DatabaseOutageError(f"the database answered COMMIT by {cursor.statusmessage}: nothing is stored")
+
+
+def _wait_for_earlier_commits(cursor: Cursor) -> None:
+    """Let the next COMMIT wait, for disk and standby, even if the transaction has changed nothing.
+
+    A row that is there already may be of a commit whose wait for the standby was cancelled.
+    """
+    cursor.execute("SELECT pg_logical_emit_message(true, 'tickpipe', '')")
+
+
+def _reason(error: psycopg2.Error, connection: Connection | None) -> str:
+    """The error, with what the server said before it closed the connection: psycopg2 keeps that elsewhere."""
+    if connection is None or connection.closed != _LOST:
+        return _line(error)
+    said = [*connection.notices, connection.info.error_message or str(error)]
+    return " ".join(" ".join(said).split())
+
+
+def _as_ours(error: psycopg2.Error, reason: str) -> ConfigurationError | DatabaseOutageError:
+    """What the error means for us, by its class."""
+    if isinstance(error, _OTHER_SCHEMA):
+        missing = reason.partition(" LINE ")[0]
+        return ConfigurationError(
+            f"the schema is missing ({missing}): run `tickpipe migrate`. If the tables are there, the role needs USAGE "
+            "on their schema, and its search_path must name it"
+        )
+    if "not allowed in statement pooling mode" in reason:
+        return ConfigurationError(f"the pooler runs in statement mode: set pool_mode = transaction in it ({reason})")
+    return DatabaseOutageError(f"the database: {reason}")
+
+
 def _insert_rows(cursor: Cursor, table: Table, rows: list[Decoded], _refused: list[tuple[Entry, str]]) -> int:
     return _insert_columns(cursor, table, list(zip(*[values for values, _, _ in rows], strict=True)))
 
 
 def _insert_columns(cursor: Cursor, table: Table, columns: Sequence[Sequence[bytes]]) -> int:
     """One statement; returns the rows that were new."""
-    if not columns or not columns[0]:
+    if not columns:
         return 0
     execute_values(cursor, table.insert, [[array_literal(column) for column in columns]], template=table.template)
     return cursor.rowcount

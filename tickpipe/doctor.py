@@ -12,7 +12,7 @@ import redis
 from common.errors import TickpipeError
 from common.stream import Stream
 from consumer import schema
-from consumer.store import PriceStore
+from consumer.store import PriceStore, is_pooled
 from tickpipe import text, view
 from tickpipe.sizes import Measure, folder_size, free_bytes
 from tickpipe.status import backlog_left, laggard, no_stream
@@ -150,6 +150,9 @@ def _groups(patient: Patient) -> Iterator[Finding]:
 def _postgres(patient: Patient) -> Iterator[Finding]:
     """settings and clock"""
     yield from patient.findings("server")
+    with patient.store.transaction() as connection:
+        pooled = is_pooled(connection)
+    yield Finding("database: through a pooler, in transaction or session mode" if pooled else "database: no pooler")
     yield _clock("database", patient, lambda: float(patient.rows("SELECT extract(epoch FROM clock_timestamp())")[0][0]))
 
 

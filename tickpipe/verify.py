@@ -189,8 +189,8 @@ def verify(
 
 @contextmanager
 def _snapshot(store: PriceStore) -> Iterator[Cursor]:
-    with store.transaction() as connection, connection.cursor() as cursor:
-        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SET LOCAL work_mem = '256MB'")
+    with store.transaction("REPEATABLE READ") as connection, connection.cursor() as cursor:
+        cursor.execute("SET LOCAL work_mem = '256MB'")
         yield cursor
 
 

@@ -22,7 +22,8 @@ from tickpipe.embedded import PostgresServer, ValkeyServer
 _NUMBERS = itertools.count(1)
 
 
-def _skip_on_a_laptop(error: ConfigurationError, what: str) -> NoReturn:
+def skip_or_fail(error: ConfigurationError, what: str) -> NoReturn:
+    """Fail where CI is set, skip elsewhere: `what` is not installed."""
     if os.environ.get("CI"):
         raise error
     pytest.skip(f"no {what} here: {error}")
@@ -36,7 +37,7 @@ def _server_pair() -> Iterator[ServerPair]:
             pair = ServerPair(ValkeyServer(home / "valkey"), PostgresServer(home / "postgres-18"))
             pair.start()
         except ConfigurationError as error:
-            _skip_on_a_laptop(error, "real servers")
+            skip_or_fail(error, "real servers")
         try:
             with closing(psycopg2.connect(pair.postgres.url)) as connection, connection:
                 migrate(connection, read_migrations())
@@ -150,7 +151,7 @@ def _timescaledb() -> Iterator[GivenServer | NpmServer]:
     try:
         server = GivenServer(url) if url else NpmServer()
     except ConfigurationError as error:
-        _skip_on_a_laptop(error, "TimescaleDB")
+        skip_or_fail(error, "TimescaleDB")
     with closing(server):
         yield server
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from common import feed_event
 from common.cli import in_thread
-from common.errors import ConfigurationError, DatabaseOutageError
+from common.errors import ConfigurationError, DatabaseOutageError, StreamOutageError
 from common.settings import Secret
 from common.stream import Entry
 from common.tick import Tick
@@ -236,7 +236,7 @@ def test_fields_are_read_by_name(database: Database, store: PriceStore) -> None:
 
 
 class CountingStore(PriceStore):
-    """Counts the round trips to the server: statements, and two a transaction for BEGIN and COMMIT or ROLLBACK."""
+    """Counts the round trips to the server."""
 
     def __init__(self, url: str) -> None:
         self.round_trips = 0
@@ -253,12 +253,6 @@ class CountingStore(PriceStore):
             return connection
 
         super().__init__(Secret(url), connect=connect_counting)
-
-    @contextmanager
-    def transaction(self) -> Iterator[psycopg2.extensions.connection]:
-        self.round_trips += 2
-        with super().transaction() as connection:
-            yield connection
 
 
 @pytest.mark.parametrize("bad", [0, 1, 1000])
@@ -413,6 +407,64 @@ def test_a_connection_killed_in_the_middle_of_a_block_stores_nothing(database: D
         assert isinstance(inserting.exception(timeout=PATIENCE), DatabaseOutageError)
     assert database.count() == 0
     assert store.insert_block(PRICES, "prices", block(10)) == Stored(10, 0, 0)
+
+
+TERMINATED = "terminating connection due to administrator command"
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_an_outage_says_what_the_server_said_first(database: Database, store: PriceStore, idle: bool) -> None:
+    terminate = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'tickpipe'"
+
+    def lose_the_connection() -> None:
+        with store.transaction() as connection, connection.cursor() as cursor:
+            database.query(terminate)
+            cursor.execute("SELECT 1")
+
+    if idle:
+        assert store.works()
+        database.query(terminate)
+        with pytest.raises(DatabaseOutageError, match=TERMINATED):
+            store.insert_block(PRICES, "prices", block(1))
+    else:
+        with pytest.raises(DatabaseOutageError, match=TERMINATED):
+            lose_the_connection()
+    assert store.insert_block(PRICES, "prices", block(1)) == Stored(1, 0, 0)
+
+
+def test_an_outage_says_why_a_statement_ended_the_connection(store: PriceStore) -> None:
+    """As CREATE EXTENSION timescaledb does where the library is not preloaded."""
+
+    def end_it() -> None:
+        with store.transaction() as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    with pytest.raises(DatabaseOutageError, match=TERMINATED):
+        end_it()
+    assert store.works()
+
+
+def test_an_error_of_our_own_is_not_hidden_by_a_connection_that_is_lost(database: Database, store: PriceStore) -> None:
+    def fail() -> None:
+        with store.transaction():
+            database.query(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'tickpipe'"
+            )
+            raise StreamOutageError("Redis: unavailable")
+
+    with pytest.raises(StreamOutageError, match="Redis: unavailable"):
+        fail()
+    assert store.works()
+
+
+def test_a_setting_that_an_extension_brings_later_holds_in_the_next_transaction(store: PriceStore) -> None:
+    """The connection that creates TimescaleDB has its settings only from then on."""
+    name = "timescaledb.max_tuples_decompressed_per_dml_transaction"
+    with store.transaction() as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT set_config(%s, '100000', false)", (name,))
+    with store.transaction() as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting(%s)", (name,))
+        assert cursor.fetchone() == ("0",)
 
 
 def test_two_stores_that_write_the_same_block_at_once_store_it_once(database: Database, store: PriceStore) -> None:

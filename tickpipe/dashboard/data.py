@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import Any, NamedTuple
-
-from psycopg2.extensions import connection as Connection  # noqa: N812  psycopg2 names its class so
 
 from common.settings import Secret
 from consumer import store
 
 #: Milliseconds after which the database gives up on a question of ours.
 STATEMENT_TIMEOUT = 10_000
+#: The writers come first: no second core for us, and no compiling for answers of a few rows.
+_SETTINGS = f"""{store.SETTINGS}
+    SET LOCAL statement_timeout = {STATEMENT_TIMEOUT};
+    SET LOCAL max_parallel_workers_per_gather = 0;
+    SET LOCAL jit = off;
+"""
 
 
 class Interval(NamedTuple):
@@ -61,7 +66,8 @@ class Reader:
     """The database: one question at a time, in a read-only transaction, bounded in time, on one core."""
 
     def __init__(self, url: Secret) -> None:
-        self._store = store.PriceStore(url, connect=_connect)
+        connect = partial(store.connect, application="tickpipe dashboard")
+        self._store = store.PriceStore(url, connect=connect, settings=_SETTINGS, read_only=True)
         self._lock = threading.Lock()
 
     def rows(self, question: str, **parameters: object) -> list[tuple[Any, ...]]:
@@ -74,13 +80,3 @@ class Reader:
         """Let go of the connection."""
         with self._lock:
             self._store.close()
-
-
-def _connect(url: Secret) -> Connection:
-    connection = store.connect(url, application="tickpipe dashboard")
-    connection.set_session(readonly=True)
-    with connection, connection.cursor() as cursor:
-        cursor.execute("SET SESSION statement_timeout = %s", [STATEMENT_TIMEOUT])
-        # The writers come first: no second core for us, and no compiling for answers of a few rows.
-        cursor.execute("SET SESSION max_parallel_workers_per_gather = 0; SET SESSION jit = off")
-    return connection

@@ -1,0 +1,204 @@
+"""Behind a real pgbouncer: settings and locks hold though each transaction may run on another server connection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from common.cli import in_thread
+from common.errors import ConfigurationError
+from common.settings import Secret
+from consumer import schema
+from consumer.schema import Migration, apply, read_migrations
+from consumer.store import PRICES, PriceStore, Stored
+from tests.integration.conftest import skip_or_fail
+from tests.support.capture import make_events, ticks
+from tests.support.homes import temporary_home
+from tests.support.pgbouncer import POOL_SIZE, find_pgbouncer, pgbouncer
+from tests.support.pipeline import Database, Pipeline
+from tests.support.told import Told
+from tests.support.waiting import PATIENCE, wait_for
+from tickpipe.dashboard.data import Reader
+
+SESSION = 1_760_000_000_000_000
+PLAIN = [migration.name for migration in read_migrations() if not migration.timescaledb]
+OUTSIDE = Migration(
+    "9999_index.sql", "-- outside a transaction\nCREATE INDEX CONCURRENTLY IF NOT EXISTS more ON feed_events (at);\n"
+)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    try:
+        find_pgbouncer()
+    except ConfigurationError as error:
+        skip_or_fail(error, "pgbouncer")
+    with temporary_home() as home:
+        yield home
+
+
+@pytest.fixture
+def pooled_url(fresh_database: Database, folder: Path) -> Iterator[str]:
+    """The test's database with the schema, behind a pooler in transaction mode."""
+    with pgbouncer(fresh_database.url, folder) as url:
+        yield url
+
+
+@pytest.fixture
+def pooled_empty_url(empty_database: Database, folder: Path) -> Iterator[str]:
+    """The test's database with nothing in it, behind a pooler in transaction mode."""
+    with pgbouncer(empty_database.url, folder) as url:
+        yield url
+
+
+def configure(database: Database, **settings: str) -> None:
+    """Make these the settings of all later sessions in the database."""
+    ((name,),) = database.query("SELECT current_database()")
+    for setting, value in settings.items():
+        database.query(f"ALTER DATABASE {name} SET {setting} = '{value}'")
+
+
+def test_each_transaction_has_its_settings(fresh_database: Database, folder: Path) -> None:
+    configure(
+        fresh_database,
+        synchronous_commit="off", TimeZone="Asia/Tokyo", idle_in_transaction_session_timeout="0",
+        client_min_messages="error", default_transaction_isolation="serializable",
+    )  # fmt: skip
+    names = (
+        "synchronous_commit", "TimeZone", "idle_in_transaction_session_timeout", "client_min_messages",
+        "transaction_isolation",
+    )  # fmt: skip
+    seen = set()
+    with pgbouncer(fresh_database.url, folder) as url, closing(PriceStore(Secret(url))) as store:
+        for _ in range(2 * POOL_SIZE):
+            with store.transaction() as connection, connection.cursor() as cursor:
+                cursor.execute("SELECT name, setting FROM pg_settings WHERE name = ANY (%s)", (list(names),))
+                settings = dict(cursor.fetchall())
+                cursor.execute("SELECT pg_backend_pid()")
+                seen.add(cursor.fetchone())
+            assert [settings[name] for name in names] == ["on", "UTC", "20000", "warning", "read committed"]
+    assert len(seen) > 1, "the pooler changes the server connection"
+
+
+def test_no_setting_is_left_on_a_connection_that_others_use(fresh_database: Database, folder: Path) -> None:
+    configure(fresh_database, synchronous_commit="remote_write")
+    query = "SELECT current_setting('synchronous_commit'), current_setting('statement_timeout')"
+    with (
+        pgbouncer(fresh_database.url, folder) as url,
+        closing(PriceStore(Secret(url))) as store,
+        closing(Reader(Secret(url))) as reader,
+        closing(Database(url)) as other,
+    ):
+        for _ in range(2 * POOL_SIZE):
+            assert store.works()
+            assert reader.rows("SELECT 1") == [(1,)]
+        assert {other.query(query)[0] for _ in range(2 * POOL_SIZE)} == {("remote_write", "0")}
+
+
+def test_each_question_of_the_dashboard_is_bounded_and_read_only(pooled_url: str) -> None:
+    query = (
+        "SELECT current_setting('transaction_read_only'), current_setting('statement_timeout'), "
+        "current_setting('jit'), current_setting('max_parallel_workers_per_gather'), current_setting('TimeZone')"
+    )
+    with closing(Reader(Secret(pooled_url))) as reader:
+        assert {reader.rows(query)[0] for _ in range(2 * POOL_SIZE)} == {("on", "10s", "off", "0", "UTC")}
+
+
+def test_migrations_one_after_the_other_do_not_wait_for_a_lock_that_is_left(
+    pooled_empty_url: str, empty_database: Database
+) -> None:
+    def migrate_twelve_times() -> None:
+        for number in range(12):
+            with closing(PriceStore(Secret(pooled_empty_url))) as store:
+                assert apply(store) == ([] if number else PLAIN)
+
+    in_thread(migrate_twelve_times).result(timeout=PATIENCE)
+    assert empty_database.query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
+
+
+def test_of_many_migrations_at_once_one_applies_everything(
+    pooled_empty_url: str, empty_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than the pool has connections; one file is applied outside a transaction."""
+    migrations = [*read_migrations(), OUTSIDE]
+    monkeypatch.setattr(schema, "read_migrations", lambda: migrations)
+    stores = [PriceStore(Secret(pooled_empty_url)) for _ in range(3 * POOL_SIZE)]
+    with ThreadPoolExecutor(len(stores)) as at_once:
+        done = sorted(at_once.map(apply, stores, timeout=2 * PATIENCE), key=len)
+    assert done == [[]] * (len(stores) - 1) + [[*PLAIN, OUTSIDE.name]]
+    for store in stores:
+        store.close()
+    assert empty_database.query("SELECT indisvalid FROM pg_index WHERE indexrelid = 'more'::regclass") == [(True,)]
+    assert empty_database.query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
+
+
+def test_a_direct_and_a_pooled_migration_exclude_each_other(
+    pooled_empty_url: str, empty_database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with (
+        closing(PriceStore(Secret(pooled_empty_url))) as pooled,
+        closing(PriceStore(Secret(empty_database.url))) as one,
+    ):
+        with one.transaction() as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (schema._TURN,))
+            applying = in_thread(apply, pooled)
+            wait_for(lambda: "another process applies it" in caplog.text)
+            assert not applying.done()
+        applying.result(timeout=PATIENCE)
+        assert apply(one) == []
+
+
+def test_a_batch_is_stored_once(pooled_url: str, fresh_database: Database) -> None:
+    with closing(PriceStore(Secret(pooled_url))) as store:
+        session = Told(store, 1_760_000_000)
+        session.store(range(1, 1001))
+        session.store(range(1, 1501))
+        session.store([2000], price="dear")
+    assert fresh_database.count() == 1500
+    assert fresh_database.count("dead_letters") == 1
+
+
+def test_the_whole_pipeline(fresh_pipeline: Pipeline, folder: Path) -> None:
+    pipeline = fresh_pipeline
+    events = make_events(300)
+    good = list(ticks(events, SESSION))
+    pipeline.append([*good, good[0]._replace(seq="301", price="dear")])
+    with pgbouncer(pipeline.database.url, folder) as url:
+        assert pipeline.consumer("--drain", DATABASE_URL=url).wait() == 0
+        for command in (["verify"], ["status"], ["migrate"], ["dead-letters", "list"], ["retention"]):
+            running = pipeline.processes.start("tickpipe", *command, DATABASE_URL=url)
+            assert running.wait() == 0, running.said()
+        doctor = pipeline.processes.start("tickpipe", "doctor", DATABASE_URL=url)
+        doctor.wait()
+        assert "database: through a pooler" in doctor.said()
+    pipeline.assert_stored_exactly(events)
+    direct = pipeline.processes.start("tickpipe", "doctor")
+    direct.wait()
+    assert "database: no pooler" in direct.said()
+
+
+def test_statement_mode_is_refused_with_what_to_do(fresh_database: Database, folder: Path) -> None:
+    with (
+        pgbouncer(fresh_database.url, folder, mode="statement") as url,
+        closing(PriceStore(Secret(url))) as store,
+        pytest.raises(ConfigurationError, match="pool_mode = transaction"),
+    ):
+        store.insert_block(PRICES, "prices", [])
+
+
+@pytest.mark.parametrize("change", ["?options=-csearch_path%3Dmine", "/nosuch"])
+def test_a_url_that_the_pooler_refuses_needs_a_person(pooled_url: str, change: str) -> None:
+    url = f"{pooled_url}{change}" if change[0] == "?" else pooled_url.rpartition("/")[0] + change
+    with closing(PriceStore(Secret(url))) as store, pytest.raises(ConfigurationError, match="refuses DATABASE_URL"):
+        store.works()
+
+
+def test_session_mode_works_as_well(empty_database: Database, folder: Path) -> None:
+    with pgbouncer(empty_database.url, folder, mode="session") as url, closing(PriceStore(Secret(url))) as store:
+        assert in_thread(apply, store).exception(timeout=PATIENCE) is None
+        assert store.insert_block(PRICES, "prices", []) == Stored(0, 0, 0)
