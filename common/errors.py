@@ -25,6 +25,10 @@ class UntrustedError(ConfigurationError):
     """A server cannot prove by TLS who it is."""
 
 
+class DatabasePermissionError(ConfigurationError):
+    """The database role lacks a right."""
+
+
 class OutageError(TickpipeError):
     """Something we depend on is away; the data are fine and the same call may succeed later."""
 

@@ -96,6 +96,7 @@ def consumer(
         retry = retrying(stop, logger, worker.progress.failed)
         new = "" if retry(lanes[0].stream.check) else ", a new stream: no producer has written to it yet"
         retry(lambda: schema.apply(store))
+        retry(store.check_rights)
         logger.info("%s reads %s as one of %s%s", name, price_stream, consumer_group, new)
         worker.run()
 

@@ -22,6 +22,7 @@ from common.entry import Codec
 from common.errors import (
     ConfigurationError,
     DatabaseOutageError,
+    DatabasePermissionError,
     DecodeError,
     UntrustedError,
 )
@@ -63,6 +64,13 @@ SETTINGS = f"""
 
 Isolation = Literal["READ COMMITTED", "REPEATABLE READ"]
 Decoded = tuple[Sequence[bytes], tuple[str, ...], Entry]  # values, the record they make, and where it came from
+
+
+#: What a consumer needs; said of an error that does not name the right.
+_RIGHTS = (
+    "a consumer needs USAGE on the schema, INSERT on prices_real_time, feed_events and dead_letters, and a policy that "
+    "allows INSERT if they have row security"
+)
 
 
 class Stored(NamedTuple):
@@ -184,6 +192,22 @@ def _at_connect(error: psycopg2.Error) -> ConfigurationError | DatabaseOutageErr
     return DatabaseOutageError(f"the database: {words} (DATABASE_URL)")
 
 
+_NO_DEAD_LETTER = (
+    "INSERT INTO dead_letters (stream, entry_id, session, seq, reason, raw) "
+    "SELECT '', '', 1, 1, '', ARRAY[]::bytea[] WHERE false"
+)
+#: Our tables whose row security lets this role insert nothing.
+_ROW_SECURITY = """
+SELECT c.relname FROM pg_class AS c
+WHERE c.oid IN (to_regclass('prices_real_time'), to_regclass('feed_events'), to_regclass('dead_letters'))
+  AND row_security_active(c.oid) AND NOT EXISTS (
+    SELECT FROM pg_policy AS p
+    WHERE p.polrelid = c.oid AND p.polpermissive AND p.polcmd IN ('a', '*')
+      AND (0 = ANY (p.polroles)
+           OR EXISTS (SELECT FROM unnest(p.polroles) AS r WHERE r <> 0 AND pg_has_role(r, 'USAGE'))))
+"""
+
+
 class PriceStore:
     """The database as the consumer sees it. Connects when first needed, and again after every outage."""
 
@@ -268,12 +292,39 @@ class PriceStore:
         self._connected = True
         return connection
 
+    def check_rights(self) -> None:
+        """Run the statements that store a batch, without rows.
+
+        Raises ConfigurationError if the role or the schema does not allow them, DatabaseOutageError.
+        """
+        with self.transaction() as connection, connection.cursor() as cursor:
+            try:
+                _refuse_read_only(cursor)
+                for table in (PRICES, FEED):
+                    _insert_columns(cursor, table, [[]] * table.template.count("%s"))
+                cursor.execute(_NO_DEAD_LETTER)
+            except psycopg2.errors.InsufficientPrivilege as error:
+                raise DatabasePermissionError(
+                    f"the role in DATABASE_URL cannot store: {_line(error)} ({_RIGHTS})"
+                ) from error
+            cursor.execute(_ROW_SECURITY)
+            if tables := ", ".join(name for (name,) in cursor.fetchall()):
+                raise DatabasePermissionError(
+                    f"row security lets the role in DATABASE_URL insert no row into {tables}: add a policy"
+                )
+
     def insert_block(self, table: Table, stream: str, entries: Sequence[Entry], *, bisect: bool = False) -> Stored:
         """Store a block of entries in one transaction, each row or its dead letter; what is there already is left.
 
         `bisect`: do not trust the first statement; find the rows that fail one by one, whatever they raise. Raises
         DatabaseOutageError, and then nothing of the block is stored.
         """
+        try:
+            return self._insert_block(table, stream, entries, bisect=bisect)
+        except DatabasePermissionError as error:  # a person may give the right back; until then the entries wait
+            raise DatabaseOutageError(f"{error} ({_RIGHTS})") from error
+
+    def _insert_block(self, table: Table, stream: str, entries: Sequence[Entry], *, bisect: bool) -> Stored:
         if not bisect:
             try:
                 return self._insert_as_it_is(table, entries)
@@ -349,6 +400,16 @@ def _judged(table: Table, rows: list[Decoded]) -> tuple[list[Decoded], list[tupl
     )
 
 
+def _refuse_read_only(cursor: Cursor) -> None:
+    """Raises ConfigurationError for a setting; a standby is an outage, since it may become the primary."""
+    cursor.execute("SELECT current_setting('transaction_read_only') = 'on' AND NOT pg_is_in_recovery()")
+    if cursor.fetchone() == (True,):
+        raise ConfigurationError(
+            "transactions of this role are read-only in this database: set default_transaction_read_only = off (ALTER "
+            "ROLE, ALTER DATABASE or postgresql.conf), or use another role in DATABASE_URL"
+        )
+
+
 def _commit(connection: Connection, cursor: Cursor) -> None:
     """COMMIT. A warning with it says that the commit is not certain to be where synchronous_commit wants it."""
     connection.notices.clear()
@@ -384,6 +445,8 @@ def _as_ours(error: psycopg2.Error, reason: str) -> ConfigurationError | Databas
             f"the schema is missing ({missing}): run `tickpipe migrate`. If the tables are there, the role needs USAGE "
             "on their schema, and its search_path must name it"
         )
+    if isinstance(error, psycopg2.errors.InsufficientPrivilege):
+        return DatabasePermissionError(f"the role in DATABASE_URL lacks a right: {reason}")
     if "not allowed in statement pooling mode" in reason:
         return ConfigurationError(f"the pooler runs in statement mode: set pool_mode = transaction in it ({reason})")
     return DatabaseOutageError(f"the database: {reason}")
