@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from common.entry import Codec
+from common.number import is_bigint
 
 
 class FeedEvent(NamedTuple):
@@ -27,8 +28,16 @@ class FeedEvent(NamedTuple):
 
 
 CODEC = Codec("feed event", FeedEvent, FeedEvent._fields)
+#: The fields that are integers.
+INTEGERS = ("session", "number", "at")
 encode = CODEC.encode
 decode = CODEC.decode
+
+
+def problem(event: FeedEvent) -> str | None:
+    """Why this event is not stored, naming field and value; None if the database decides."""
+    odd = next((name for name in INTEGERS if not is_bigint(getattr(event, name))), None)
+    return odd and f"{odd} is no whole number of 64 bits: {getattr(event, odd)[:80]!r}"
 
 
 def make(session: int, number: int, at: int, event: str, detail: Mapping[str, Any]) -> FeedEvent:

@@ -6,10 +6,10 @@ An absent value is an empty string. This module is pure.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 from common.entry import Codec
+from common.number import is_bigint, is_finite
 
 #: What `time` may be, in seconds since 1970: 1970-01-01 to 2100-01-01. A time in milliseconds lies far outside.
 TIME_RANGE = (0, 4_102_444_800)
@@ -38,17 +38,20 @@ class Tick(NamedTuple):
 
 
 CODEC = Codec("tick", Tick, Tick._fields)
+#: The fields that are integers, and those that are numbers.
+INTEGERS = ("session", "seq", "received")
+NUMBERS = ("time", "price", "day_volume", "bid", "ask")
 encode = CODEC.encode
 decode = CODEC.decode
 
 
 def problem(tick: Tick) -> str | None:
-    """Why the database would refuse this tick, naming field and value; None where nothing is seen.
+    """Why this tick is not stored, naming field and value; None if the database decides.
 
-    Asked only about a block that the database has refused, to find the bad rows without asking it row by row.
+    Asked only about a batch that has failed. It must refuse nothing that the database stores if a whole batch is good.
     """
-    for name in ("session", "seq", "received"):
-        if not _is_bigint(getattr(tick, name)):
+    for name in INTEGERS:
+        if not is_bigint(getattr(tick, name)):
             return f"{name} is no whole number of 64 bits: {_quote(getattr(tick, name))}"
     if not 1 <= len(tick.symbol) <= MAX_NAME:
         return f"symbol is not of 1 to {MAX_NAME} characters: {_quote(tick.symbol)}"
@@ -57,24 +60,12 @@ def problem(tick: Tick) -> str | None:
     for name in ("time", "price"):
         if not getattr(tick, name):
             return f"{name} is missing"
-    for name in ("time", "price", "day_volume", "bid", "ask"):
-        if getattr(tick, name) and not _is_finite(getattr(tick, name)):
+    for name in NUMBERS:
+        if getattr(tick, name) and not is_finite(getattr(tick, name)):
             return f"{name} is no finite number: {_quote(getattr(tick, name))}"
-    if not TIME_RANGE[0] <= float(tick.time) < TIME_RANGE[1]:
+    if not TIME_RANGE[0] - 1 < float(tick.time) < TIME_RANGE[1]:  # it rounds first: -1e-7 is 1970
         return f"time is not between 1970 and 2100 (seconds since 1970 are meant): {_quote(tick.time)}"
     return None
-
-
-def _is_bigint(text: str) -> bool:
-    digits = text.removeprefix("-")
-    return digits.isascii() and digits.isdigit() and len(digits) <= 19 and -(2**63) <= int(text) < 2**63
-
-
-def _is_finite(text: str) -> bool:
-    try:  # Python alone takes underscores and other scripts' digits
-        return text.isascii() and "_" not in text and math.isfinite(float(text))
-    except ValueError:
-        return False
 
 
 def _quote(text: str) -> str:

@@ -7,7 +7,7 @@ data; all else is an outage, and then nothing was stored.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Literal, NamedTuple
 
@@ -26,6 +26,7 @@ from common.errors import (
     DecodeError,
     UntrustedError,
 )
+from common.number import DECIMAL_BYTES, INTEGER_BYTES, has_only
 from common.settings import Secret
 from common.stream import Entry
 
@@ -63,7 +64,7 @@ SETTINGS = f"""
 """
 
 Isolation = Literal["READ COMMITTED", "REPEATABLE READ"]
-Decoded = tuple[Sequence[bytes], tuple[str, ...], Entry]  # values, the record they make, and where it came from
+Decoded = tuple[Sequence[bytes], Entry]  # values, and where they came from
 
 
 #: What a consumer needs; said of an error that does not name the right.
@@ -88,6 +89,18 @@ class Table(NamedTuple):
     problem: Callable[..., str | None]
     insert: str
     template: str
+    allowed: Mapping[int, bytes]  # the bytes that the values of a column may have, by the column's position
+
+    def check_bytes(self, columns: Sequence[Sequence[bytes]]) -> None:
+        """Raises ValueError if a number is spelled as only PostgreSQL would read it: `problem` finds the entry."""
+        for position, allowed in self.allowed.items():
+            if not has_only(allowed, columns[position]):
+                raise ValueError(f"column {position} has bytes other than {allowed!r}")
+
+
+def _allowed(record: type[Any], integers: Sequence[str], numbers: Sequence[str] = ()) -> Mapping[int, bytes]:
+    position = record._fields.index
+    return {position(name): INTEGER_BYTES for name in integers} | {position(name): DECIMAL_BYTES for name in numbers}
 
 
 # One row of column arrays: the text that came from Redis goes to the database as it is, which converts and judges it.
@@ -109,10 +122,11 @@ PRICES = Table(
     """,
     "(%s::bigint[], %s::bigint[], %s::text[], %s::float8[], %s::float8[], %s::float8[], %s::float8[], %s::float8[], "
     "%s::text[], %s::bigint[])",
+    _allowed(tick.Tick, tick.INTEGERS, tick.NUMBERS),
 )
 FEED = Table(
     feed_event.CODEC,
-    lambda _: None,
+    feed_event.problem,
     """
     INSERT INTO feed_events (session, number, at, event, detail)
     SELECT session, number, timestamptz 'epoch' + at * interval '1 microsecond', event, detail
@@ -122,6 +136,7 @@ FEED = Table(
     ON CONFLICT DO NOTHING
     """,
     "(%s::bigint[], %s::bigint[], %s::bigint[], %s::text[], %s::jsonb[])",
+    _allowed(feed_event.FeedEvent, feed_event.INTEGERS),
 )
 
 
@@ -330,10 +345,8 @@ class PriceStore:
                 return self._insert_as_it_is(table, entries)
             except (*_BAD_DATA, DecodeError) as error:
                 logger.debug("looking at %d entries one by one: %s", len(entries), _line(error))
-        good, dead = _decoded(table, entries)
+        good, dead = _judged(table, entries)
         if not bisect:
-            good, more = _judged(table, good)
-            dead += more
             try:
                 return self._insert(stream, good, dead, table, _insert_rows)
             except _BAD_DATA as error:
@@ -345,6 +358,7 @@ class PriceStore:
         # What was deleted from the stream while pending: nothing is left to store, `verify` will miss it.
         rows = [entry.parts for entry in entries if entry.parts is not None]
         columns = table.codec.columns(rows)
+        table.check_bytes(columns)
         with self.transaction() as connection, connection.cursor() as cursor:
             inserted = _insert_columns(cursor, table, columns)
             if inserted < len(rows):
@@ -379,25 +393,24 @@ class PriceStore:
         return True
 
 
-def _decoded(table: Table, entries: Sequence[Entry]) -> tuple[list[Decoded], list[tuple[Entry, str]]]:
+def _judged(table: Table, entries: Sequence[Entry]) -> tuple[list[Decoded], list[tuple[Entry, str]]]:
+    """The rows of these entries that are valid, and the other entries with the reason."""
     good: list[Decoded] = []
     dead: list[tuple[Entry, str]] = []
     for entry in entries:
         if entry.parts is None or entry.fields is None:
             continue
         try:
-            good.append((table.codec.values(entry.parts), table.codec.decode(entry.fields), entry))
+            values, record = table.codec.values(entry.parts), table.codec.decode(entry.fields)
         except DecodeError as error:
             dead.append((entry, str(error)))
+            continue
+        reason = table.problem(record)
+        if reason is None:
+            good.append((values, entry))
+        else:
+            dead.append((entry, reason))
     return good, dead
-
-
-def _judged(table: Table, rows: list[Decoded]) -> tuple[list[Decoded], list[tuple[Entry, str]]]:
-    reasons = [table.problem(record) for _, record, _ in rows]
-    return (
-        [row for row, reason in zip(rows, reasons, strict=True) if reason is None],
-        [(entry, reason) for (_, _, entry), reason in zip(rows, reasons, strict=True) if reason is not None],
-    )
 
 
 def _refuse_read_only(cursor: Cursor) -> None:
@@ -453,7 +466,7 @@ def _as_ours(error: psycopg2.Error, reason: str) -> ConfigurationError | Databas
 
 
 def _insert_rows(cursor: Cursor, table: Table, rows: list[Decoded], _refused: list[tuple[Entry, str]]) -> int:
-    return _insert_columns(cursor, table, list(zip(*[values for values, _, _ in rows], strict=True)))
+    return _insert_columns(cursor, table, list(zip(*[values for values, _ in rows], strict=True)))
 
 
 def _insert_columns(cursor: Cursor, table: Table, columns: Sequence[Sequence[bytes]]) -> int:
@@ -476,7 +489,7 @@ def _insert_bisected(cursor: Cursor, table: Table, rows: list[Decoded], refused:
             raise
         cursor.execute("ROLLBACK TO SAVEPOINT part")
         if len(rows) == 1:
-            refused.append((rows[0][2], _line(error)))
+            refused.append((rows[0][1], _line(error)))
             return 0
         half = len(rows) // 2
         return _insert_bisected(cursor, table, rows[:half], refused) + _insert_bisected(
