@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -202,3 +203,19 @@ def test_session_mode_works_as_well(empty_database: Database, folder: Path) -> N
     with pgbouncer(empty_database.url, folder, mode="session") as url, closing(PriceStore(Secret(url))) as store:
         assert in_thread(apply, store).exception(timeout=PATIENCE) is None
         assert store.insert_block(PRICES, "prices", []) == Stored(0, 0, 0)
+
+
+@pytest.mark.skipif("TIMESCALEDB_URL" not in os.environ, reason="the TimescaleDB of npm has one backend for all")
+def test_timescaledb_behind_a_pooler(timescale: Database, folder: Path) -> None:
+    with pgbouncer(timescale.url, folder) as url:
+        stores = [PriceStore(Secret(url)) for _ in range(2 * POOL_SIZE)]
+        with ThreadPoolExecutor(len(stores)) as at_once:
+            done = sorted(at_once.map(apply, stores, timeout=2 * PATIENCE), key=len)
+        assert done == [[]] * (len(stores) - 1) + [[migration.name for migration in read_migrations()]]
+        session = Told(stores[0], 1_760_000_000)
+        session.store(range(1, 1001))
+        assert timescale.query("SELECT count(compress_chunk(c)) FROM show_chunks('prices_real_time') AS c") == [(1,)]
+        session.store(range(1, 1001))
+        for store in stores:
+            store.close()
+    assert timescale.count() == 1000

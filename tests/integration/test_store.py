@@ -409,21 +409,23 @@ def test_a_connection_killed_in_the_middle_of_a_block_stores_nothing(database: D
     assert store.insert_block(PRICES, "prices", block(10)) == Stored(10, 0, 0)
 
 
+TERMINATE = (
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
 TERMINATED = "terminating connection due to administrator command"
 
 
 @pytest.mark.parametrize("idle", [True, False])
 def test_an_outage_says_what_the_server_said_first(database: Database, store: PriceStore, idle: bool) -> None:
-    terminate = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'tickpipe'"
-
     def lose_the_connection() -> None:
         with store.transaction() as connection, connection.cursor() as cursor:
-            database.query(terminate)
+            database.query(TERMINATE)
             cursor.execute("SELECT 1")
 
     if idle:
         assert store.works()
-        database.query(terminate)
+        database.query(TERMINATE)
         with pytest.raises(DatabaseOutageError, match=TERMINATED):
             store.insert_block(PRICES, "prices", block(1))
     else:
@@ -447,9 +449,7 @@ def test_an_outage_says_why_a_statement_ended_the_connection(store: PriceStore) 
 def test_an_error_of_our_own_is_not_hidden_by_a_connection_that_is_lost(database: Database, store: PriceStore) -> None:
     def fail() -> None:
         with store.transaction():
-            database.query(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'tickpipe'"
-            )
+            database.query(TERMINATE)
             raise StreamOutageError("Redis: unavailable")
 
     with pytest.raises(StreamOutageError, match="Redis: unavailable"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import psycopg2
+from psycopg2.extensions import parse_dsn
 
 from common.errors import ConfigurationError
 from tests.support.ports import free_port
@@ -32,16 +32,13 @@ def find_pgbouncer() -> str:
 @contextmanager
 def pgbouncer(server_url: str, folder: Path, *, mode: str = "transaction") -> Iterator[str]:
     """Run pgbouncer in front of the server, in a pool mode: the URL of the same database behind it."""
-    host, database, user = (re.search(pattern, server_url) for pattern in (r"host=([^&]+)", r"///(\w+)", r"user=(\w+)"))
-    assert host
-    assert database
-    assert user
+    server = parse_dsn(server_url)
     port = free_port()
     settings = folder / "pgbouncer.ini"
     settings.write_text(
         f"""
         [databases]
-        * = host={host[1]} port=5432 user={user[1]} pool_size={POOL_SIZE}
+        * = host={server["host"]} port={server["port"]} user={server["user"]} pool_size={POOL_SIZE}
         [pgbouncer]
         listen_addr = 127.0.0.1
         listen_port = {port}
@@ -55,7 +52,7 @@ def pgbouncer(server_url: str, folder: Path, *, mode: str = "transaction") -> It
     as_user = ["-u", pwd.getpwnam("nobody").pw_name] if os.geteuid() == 0 else []
     with (folder / "pgbouncer.log").open("wb") as log:
         process = subprocess.Popen([find_pgbouncer(), *as_user, str(settings)], stdout=log, stderr=log)
-    url = f"postgresql://{user[1]}@127.0.0.1:{port}/{database[1]}"
+    url = f"postgresql://{server['user']}@127.0.0.1:{port}/{server['dbname']}"
     try:
         wait_for(lambda: process.poll() is not None or _answers(url), message="pgbouncer answers")
         assert process.poll() is None, (folder / "pgbouncer.log").read_text()
