@@ -423,7 +423,7 @@ def backfill(
     tally, pace = filling.Tally(), rest.Pace(credits_per_minute, stop)
     with (
         closing(PriceStore(database_url)) as store,
-        closing(rest.Rest(rest_url, key)) as vendor,
+        closing(rest.Rest(rest_url, key, environ)) as vendor,
         errors.status("looking for gaps …") as shown,  # silent where stderr is no terminal
     ):
         log.configure("WARNING", [key, database_url])  # here: so its lines pass above what is shown
