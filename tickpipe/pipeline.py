@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -19,10 +20,14 @@ RESTART_AFTER = 2.0
 class Child:
     """One process of the pipeline: its log goes to a file, it ends with us, and it is started again when it dies."""
 
-    def __init__(self, command: Sequence[str], environ: Mapping[str, str], log: Path) -> None:
+    def __init__(self, module: str, options: Sequence[str], environ: Mapping[str, str], log: Path) -> None:
+        """`module` is run as by `python -m`."""
         self.log = log
-        self._command = [str(Path(sys.executable).with_name(command[0])), *command[1:]]
-        self._environ = environ
+        self._module = module
+        # By this interpreter and its import path: scripts may be in a folder of their own (pip install --user), or not
+        # exist. With -P the working folder is not searched for modules.
+        self._command = [sys.executable, "-P", "-m", module, *options]
+        self._environ = {**environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._process: subprocess.Popen[bytes] | None = None
         self._file: IO[bytes] | None = None
         self._started_at = 0.0
@@ -34,7 +39,7 @@ class Child:
         self._started_at = time.monotonic()
         self._process = subprocess.Popen(
             self._command,
-            env=dict(self._environ),
+            env=self._environ,
             stdin=subprocess.DEVNULL,
             stdout=self._file,
             stderr=self._file,
@@ -71,7 +76,7 @@ class Child:
     def last_words(self) -> str:
         """The last line of its log."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"{self._command[0]} ended without a word"
+        return lines[-1] if lines else f"{self._module} ended without a message"
 
 
 def stop_all(children: Sequence[Child], timeout: float) -> None:

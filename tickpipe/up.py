@@ -131,10 +131,9 @@ def _run(
     """Start the processes, show them until the end, stop them in order: the producer, what is left, the consumers."""
     logs = home.data_dir / "logs"
     symbols = ",".join(config.symbols)
-    producer = Child(
-        ["producer", "--symbols", symbols, "--spool-dir", str(home.data_dir / "spool")], environ, logs / "producer.log"
-    )
-    consumers = [Child(["consumer"], environ, logs / f"consumer-{n}.log") for n in range(1, config.consumers + 1)]
+    options = ["--symbols", symbols, "--spool-dir", str(home.data_dir / "spool")]
+    producer = Child("producer", options, environ, logs / "producer.log")
+    consumers = [Child("consumer", [], environ, logs / f"consumer-{n}.log") for n in range(1, config.consumers + 1)]
     page = _dashboard(home, environ, logs, console) if config.dashboard else None
     title = "tickpipe  SIMULATED prices" if home.simulated else "tickpipe  live prices"
     over = _Timer(config.seconds, observer)
@@ -171,8 +170,8 @@ def _dashboard(home: Home, environ: Mapping[str, str], logs: Path, console: Cons
     port = dashboard.free_port()
     console.print(f"dashboard: http://{dashboard.HOST}:{port}", soft_wrap=True)
     simulated = ["--simulated"] if home.simulated else []
-    command = ["tickpipe", "dashboard", "--host", dashboard.HOST, "--port", str(port), *simulated]
-    return Child(command, environ, logs / "dashboard.log")
+    options = ["dashboard", "--host", dashboard.HOST, "--port", str(port), *simulated]
+    return Child("tickpipe", options, environ, logs / "dashboard.log")
 
 
 class _Timer:
