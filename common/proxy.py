@@ -1,7 +1,7 @@
 """Chooses the HTTP proxy of a connection from the usual environment variables. Pure: the environment is passed in.
 
-The libraries that we connect with disagree about these variables (`all_proxy`, ports, address ranges in `no_proxy`), and
-some of them ignore an invalid value. So tickpipe decides, and passes the decision to the library.
+The libraries that we connect with disagree about these variables (`all_proxy`, ports and address ranges in `no_proxy`),
+and some of them ignore an invalid value. So tickpipe decides, and passes the decision to the library.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _read(environ: Mapping[str, str], name: str) -> tuple[str, str]:
 
 
 def _is_excluded(host: str, port: int, no_proxy: str) -> bool:
-    """Entries are names (with their subdomains), addresses, ranges of addresses, each with or without a port; or `*`."""
+    """Entries are names (with their subdomains), addresses and ranges, each with or without a port; or `*`."""
     address = _address(host)
     for entry in no_proxy.lower().replace(",", " ").split():
         with suppress(ValueError):

@@ -294,5 +294,5 @@ def test_a_failure_through_a_proxy_names_the_proxy() -> None:
 
 
 def test_an_invalid_proxy_is_a_configuration_error() -> None:
-    with pytest.raises(ConfigurationError, match="^all_proxy: "):
+    with pytest.raises(ConfigurationError, match=r"^all_proxy: "):
         Rest("https://api.invalid", Secret(KEY), {"all_proxy": "socks5://127.0.0.1:1080"})
