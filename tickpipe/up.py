@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +23,7 @@ from consumer import schema
 from consumer.store import PriceStore
 from producer.spool import spool_folder
 from tickpipe import dashboard, view
-from tickpipe.embedded import Servers, default_data_dir, embedded_servers
+from tickpipe.embedded import Servers, StartStoppedError, default_data_dir, embedded_servers
 from tickpipe.pipeline import Child, DifferenceError, stop_all
 from tickpipe.simulator import Simulator, SimulatorConfig
 from tickpipe.sizes import Measure
@@ -79,16 +80,15 @@ def choose_home(config: UpConfig, environ: Mapping[str, str]) -> Home:
     return Home(simulated, data_dir, redis_url, database_url)
 
 
-def up(config: UpConfig, environ: Mapping[str, str], stop: threading.Event, console: Console) -> None:
+def up(config: UpConfig, home: Home, environ: Mapping[str, str], stop: threading.Event, console: Console) -> None:
     """Run the pipeline until `stop` is set or the time is over; then drain, and compare received with stored.
 
-    Raises ConfigurationError, OutageError, and DifferenceError where stored is not received.
+    Returns early if `stop` is set before the pipeline runs. Raises ConfigurationError, OutageError, DifferenceError if
+    the counts differ, and NoPriceError if no price was received.
     """
-    home = choose_home(config, environ)
-    with ExitStack() as stack:
-        servers = stack.enter_context(
-            embedded_servers(home.data_dir, redis=home.redis_url is None, database=home.database_url is None)
-        )
+    with suppress(StartStoppedError), ExitStack() as stack:
+        redis, database = home.redis_url is None, home.database_url is None
+        servers = stack.enter_context(embedded_servers(home.data_dir, redis=redis, database=database, stop=stop))
         redis_url = home.redis_url or Secret(servers.redis_url or "")
         database_url = home.database_url or Secret(servers.database_url or "")
         child_environ = {**environ, "REDIS_URL": redis_url.reveal(), "DATABASE_URL": database_url.reveal()}
@@ -102,20 +102,28 @@ def up(config: UpConfig, environ: Mapping[str, str], stop: threading.Event, cons
 
         _print_places(console, home, servers.redis_url, servers.database_url)
         store = PriceStore(database_url)
-        stack.callback(store.close)
-        schema.apply(store)
         client = connect(redis_url)
         stream = Stream(client, config.price_stream, config.consumer_group, "observer")
         feed = Stream(client, f"{config.price_stream}:feed", config.consumer_group, "observer")
         spool = spool_folder(home.data_dir / "spool", redis_url, config.price_stream)
         measure = Measure(client, [stream.key, feed.key], store, spool)
         observer = Observer(stream, store, cli.microseconds, measure=measure)
-        observer.begin()
-        feed.ensure_group()
+        for step in (partial(schema.apply, store), observer.begin, feed.ensure_group):
+            _run_until_stopped(step, stop)
+        stack.callback(store.close)  # not before: if stopped, a step still uses the connection, and closing would wait
         _run(config, home, servers, observer, feed, child_environ, stop, console)
         since = observer.began
         verdicts = verify(store, stream, feed, spool, since=since, recheck_after=1.0, silent_after=0.0)  # all are dead
         _compare(verdicts, console)
+
+
+def _run_until_stopped(step: Callable[[], object], stop: threading.Event) -> None:
+    """Run one step of the start in a thread; raise its error, or StartStoppedError if `stop` is set first."""
+    running = cli.in_thread(step)
+    while not running.done():
+        if stop.wait(0.02):
+            raise StartStoppedError
+    running.result()
 
 
 def _run(
@@ -138,9 +146,9 @@ def _run(
     title = "tickpipe  SIMULATED prices" if home.simulated else "tickpipe  live prices"
     over = _Timer(config.seconds, observer)
 
-    def keep_running(*children: Child) -> None:
+    def keep_running(stop: threading.Event, *children: Child) -> None:
         with suppress(TickpipeError):  # the view says what is away, and the next round tries again
-            servers.keep_running()
+            servers.keep_running(stop)
         for child in children:
             child.keep_running()
 
@@ -150,14 +158,14 @@ def _run(
             child.start()
         with display(observer, console, title, f"Ctrl-C ends it cleanly · logs: {logs}") as show:
             while not stop.wait(0.25) and not over():
-                keep_running(producer, *consumers)
+                keep_running(stop, producer, *consumers)
                 if page:
                     with suppress(ConfigurationError):  # prices are stored without it
                         page.keep_running()
                 show()
             console.print("stopping: the producer, then what is left to store …")
             stop_all([producer], timeout=15)
-            _drain(observer, feed, lambda: keep_running(*consumers), show)
+            _drain(observer, feed, lambda: keep_running(threading.Event(), *consumers), show)
     finally:
         stop_all([producer, *consumers, *([page] if page else [])], timeout=15)
 
