@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +16,10 @@ from tickpipe.embedded import ending_with_parent
 
 #: Seconds between two starts of a process that keeps dying.
 RESTART_AFTER = 2.0
+#: Bytes at the end of a log that hold its last line.
+LOG_TAIL = 8192
+#: The beginning of a log line: time, level, logger (common/log.py).
+_LOG_LINE = re.compile(r"\S+Z (?P<level>[A-Z]+) +\S+: ")
 
 
 class Child:
@@ -75,8 +80,17 @@ class Child:
 
     def last_words(self) -> str:
         """The last line of its log."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        lines = self.log.read_bytes()[-LOG_TAIL:].decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"{self._module} ended without a message"
+
+    def current_problem(self) -> str:
+        """The last line of its log if that is a warning or an error; empty if it has reported progress since."""
+        line = self.last_words() if self.log.exists() and self.log.stat().st_size else ""
+        line = "".join(filter(str.isprintable, line))  # a server's text may hold control characters
+        found = _LOG_LINE.match(line)
+        if found is None:  # the last line of a process that has ended
+            return line
+        return f"{self._module}: {line[found.end() :]}" if found["level"] in {"WARNING", "ERROR"} else ""
 
 
 def stop_all(children: Sequence[Child], timeout: float) -> None:
@@ -85,6 +99,10 @@ def stop_all(children: Sequence[Child], timeout: float) -> None:
         child.ask_to_stop()
     for child in children:
         child.wait(timeout)
+
+
+class NoPriceError(TickpipeError):
+    """No price was received."""
 
 
 class DifferenceError(TickpipeError):

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -24,10 +24,10 @@ from consumer.store import PriceStore
 from producer.spool import spool_folder
 from tickpipe import dashboard, view
 from tickpipe.embedded import Servers, StartStoppedError, default_data_dir, embedded_servers
-from tickpipe.pipeline import Child, DifferenceError, stop_all
+from tickpipe.pipeline import Child, DifferenceError, NoPriceError, stop_all
 from tickpipe.simulator import Simulator, SimulatorConfig
 from tickpipe.sizes import Measure
-from tickpipe.status import Observer, backlog_left
+from tickpipe.status import Observer, Status, backlog_left
 from tickpipe.verify import Verdict, verify
 
 #: Seconds between two plain lines.
@@ -111,10 +111,14 @@ def up(config: UpConfig, home: Home, environ: Mapping[str, str], stop: threading
         for step in (partial(schema.apply, store), observer.begin, feed.ensure_group):
             _run_until_stopped(step, stop)
         stack.callback(store.close)  # not before: if stopped, a step still uses the connection, and closing would wait
-        _run(config, home, servers, observer, feed, child_environ, stop, console)
+        began = time.monotonic()
+        problem = _run(config, home, servers, observer, feed, child_environ, stop, console)
         since = observer.began
         verdicts = verify(store, stream, feed, spool, since=since, recheck_after=1.0, silent_after=0.0)  # all are dead
-        _compare(verdicts, console)
+        received = _compare(verdicts, console)
+        waited = time.monotonic() - began >= FIRST_PRICE_WITHIN or not stop.is_set()
+        if received == 0 and (problem or waited):
+            raise NoPriceError(f"no price was received. {problem or 'The producer reported no error'}")
 
 
 def _run_until_stopped(step: Callable[[], object], stop: threading.Event) -> None:
@@ -135,8 +139,11 @@ def _run(
     environ: Mapping[str, str],
     stop: threading.Event,
     console: Console,
-) -> None:
-    """Start the processes, show them until the end, stop them in order: the producer, what is left, the consumers."""
+) -> str:
+    """Start the processes, show them until the end, stop them in order: the producer, what is left, the consumers.
+
+    Returns the producer's problem at the end, if it has one.
+    """
     logs = home.data_dir / "logs"
     symbols = ",".join(config.symbols)
     options = ["--symbols", symbols, "--spool-dir", str(home.data_dir / "spool")]
@@ -156,18 +163,22 @@ def _run(
         producer.start()
         for child in (*consumers, *([page] if page else [])):
             child.start()
-        with display(observer, console, title, f"Ctrl-C ends it cleanly · logs: {logs}") as show:
+        with display(
+            observer, console, title, f"Ctrl-C ends it cleanly · logs: {logs}", producer.current_problem
+        ) as show:
             while not stop.wait(0.25) and not over():
                 keep_running(stop, producer, *consumers)
                 if page:
                     with suppress(ConfigurationError):  # prices are stored without it
                         page.keep_running()
                 show()
+            problem = producer.current_problem()
             console.print("stopping: the producer, then what is left to store …")
             stop_all([producer], timeout=15)
             _drain(observer, feed, lambda: keep_running(threading.Event(), *consumers), show)
     finally:
         stop_all([producer, *consumers, *([page] if page else [])], timeout=15)
+    return problem
 
 
 def _dashboard(home: Home, environ: Mapping[str, str], logs: Path, console: Console) -> Child | None:
@@ -216,12 +227,22 @@ def _drain(observer: Observer, feed: Stream, keep_running: Callable[[], None], s
 
 
 @contextmanager
-def display(observer: Observer, console: Console, title: str, footer: str) -> Iterator[Callable[[], None]]:
-    """Gives a function that shows the pipeline as it is: in place on a terminal, else a line now and then."""
+def display(
+    observer: Observer, console: Console, title: str, footer: str, problem: Callable[[], str] = str
+) -> Iterator[Callable[[], None]]:
+    """Gives a function that shows the pipeline as it is: in place on a terminal, else a line now and then.
+
+    `problem` gives the text of a problem that the observer does not see, or an empty text.
+    """
+
+    def look() -> Status:
+        now = observer.look()
+        return replace(now, trouble="; ".join(filter(None, [now.trouble, problem()])) or None)
+
     if console.is_terminal:
         with Live(console=console, refresh_per_second=4, transient=False) as live:
             yield lambda: live.update(
-                view.render(observer.look(), title=title, footer=footer, width=console.width, height=console.height),
+                view.render(look(), title=title, footer=footer, width=console.width, height=console.height),
                 refresh=True,
             )
         return
@@ -231,7 +252,7 @@ def display(observer: Observer, console: Console, title: str, footer: str) -> It
         nonlocal last
         if time.monotonic() - last >= LINE_EVERY:
             last = time.monotonic()
-            console.print(view.line(observer.look(), title=title), soft_wrap=True)
+            console.print(view.line(look(), title=title), soft_wrap=True, markup=False)
 
     yield show
 
@@ -248,8 +269,8 @@ def _print_places(console: Console, home: Home, redis_url: str | None, database_
     console.print(f"  export SPOOL_DIR='{home.data_dir / 'spool'}'      # tickpipe verify", soft_wrap=True)
 
 
-def _compare(verdicts: Sequence[Verdict], console: Console) -> None:
-    """Print received = stored for the sessions of this run. Raises DifferenceError where it is not so."""
+def _compare(verdicts: Sequence[Verdict], console: Console) -> int:
+    """Print received = stored for the sessions of this run; return received. Raises DifferenceError if not equal."""
     received = sum(verdict.expected for verdict in verdicts)
     stored = sum(verdict.stored for verdict in verdicts)
     dead = sum(verdict.dead_letters for verdict in verdicts)
@@ -258,3 +279,4 @@ def _compare(verdicts: Sequence[Verdict], console: Console) -> None:
     console.print(words + (f" + dead letters {dead:,}" if dead else ""))
     if not sound:
         raise DifferenceError("\n".join(map(str, verdicts)))
+    return received
