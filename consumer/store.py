@@ -38,6 +38,13 @@ FROZEN_AFTER = 20
 #: A database that is gone without a word is noticed within half a minute.
 _KEEPALIVE: Any = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
 
+#: Settings that change, without an error, how values are read and written, and which notices are sent. A role, a
+#: database or PGOPTIONS may have other values. Not standard_conforming_strings: psycopg2 reads that once, at connect.
+_FIXED_SETTINGS = (
+    "SET array_nulls = on; SET client_min_messages = notice; SET DateStyle = 'ISO, MDY'; SET extra_float_digits = 1; "
+    "SET IntervalStyle = postgres; SET TimeZone = 'UTC'; SET transform_null_equals = off; "
+)
+
 Decoded = tuple[Sequence[bytes], tuple[str, ...], Entry]  # values, the record they make, and where it came from
 
 
@@ -117,11 +124,12 @@ def connect(url: Secret, *, application: str = "tickpipe") -> Connection:
             url.reveal(), application_name=application, connect_timeout=5, client_encoding="UTF8", **_KEEPALIVE
         )
         with connection, connection.cursor() as cursor:
+            cursor.execute(_FIXED_SETTINGS)
             # The ack rests on the commit; a role or a database may have it off. A block that is delivered again into
             # columns is compared with what they hold: TimescaleDBs of 2.14 to 2.17 refuse to unpack much for that.
             cursor.execute(
                 "SET synchronous_commit = on; SET idle_in_transaction_session_timeout = %s; "
-                "SET TimeZone = 'UTC'; SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED;"
+                "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED;"
                 "SELECT set_config(name, '0', false) FROM pg_settings"
                 " WHERE name = 'timescaledb.max_tuples_decompressed_per_dml_transaction'",
                 [f"{FROZEN_AFTER}s"],

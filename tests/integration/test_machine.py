@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import sys
@@ -13,6 +14,8 @@ import psutil
 import psycopg2
 import pytest
 
+from common.libpq import EMBEDDED
+from tests.support.capture import make_events, ticks
 from tests.support.homes import temporary_home
 from tests.support.http_proxy import http_proxy
 from tests.support.pipeline import Pipeline
@@ -21,6 +24,7 @@ from tests.support.waiting import PATIENCE, wait_for
 
 ROOT = Path(__file__).parents[2]
 SECRET = "s3cr3t-p4ss"
+SESSION = 1_760_000_000_000_000
 #: Every variable of libpq 18, each with a value that sends a connection elsewhere or makes it fail.
 LIBPQ = {
     "PGAPPNAME": "other", "PGCHANNELBINDING": "require", "PGCLIENTENCODING": "SQL_ASCII", "PGCONNECT_TIMEOUT": "x",
@@ -232,3 +236,38 @@ def test_signals_are_heard_while_the_main_thread_is_in_a_c_library(processes: Pr
     process.wait_until_said("stopping")
     process.signal(signal.SIGINT)
     assert process.wait() == 128 + signal.SIGINT
+
+
+# A database of the user: the variables of libpq keep their meaning, and change no result.
+
+#: Settings that change how values are read or written, without an error.
+HARMFUL = {
+    "array_nulls": "off", "extra_float_digits": "-10", "IntervalStyle": "sql_standard", "DateStyle": "SQL,DMY",
+    "TimeZone": "Asia/Kolkata", "standard_conforming_strings": "off", "bytea_output": "escape",
+    "client_min_messages": "error", "synchronous_commit": "off", "transform_null_equals": "on",
+    "default_transaction_isolation": "serializable", "search_path": "nowhere,public",
+}  # fmt: skip
+
+
+def test_variables_of_libpq_change_no_result_on_a_database_of_the_user(fresh_pipeline: Pipeline) -> None:
+    pipeline = fresh_pipeline
+    environ = {
+        "PGOPTIONS": " ".join(f"-c {name}={value}" for name, value in HARMFUL.items()),
+        "PGCLIENTENCODING": "LATIN1",
+        "PGDATESTYLE": "German",
+        "PGTZ": "America/St_Johns",
+        "DATABASE_URL": pipeline.database.url.replace(f"application_name={EMBEDDED}&", ""),
+    }
+    events = make_events(20)
+    events[0] |= {"price": 0.1 + 0.2, "symbol": "ŻÓŁĆ/'\\USD", "exchange": "Börse"}
+    events[1] = {name: value for name, value in events[1].items() if name != "day_volume"}
+    pipeline.append(list(ticks(events, SESSION)))
+    consumer = pipeline.consumer(**environ)
+    wait_for(lambda: pipeline.database.count() + pipeline.database.count("dead_letters") == len(events))
+    assert consumer.stop() == 0
+    assert pipeline.database.count("dead_letters") == 0
+    pipeline.assert_stored_exactly(events)
+    status = pipeline.processes.start("tickpipe", "status", "--json", **environ)
+    assert status.wait() == 0
+    prices = {each["symbol"]: each["price"] for each in json.loads(status.said())["symbols"]}
+    assert prices["ŻÓŁĆ/'\\USD"] == 0.1 + 0.2
