@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import gc
 import os
 import signal
@@ -17,7 +16,9 @@ from typing import Any, NoReturn, ParamSpec
 import typer
 from dotenv import load_dotenv
 
+from common import libpq, settings
 from common.errors import ConfigurationError, TickpipeError
+from common.settings import Secret
 
 P = ParamSpec("P")
 
@@ -53,18 +54,33 @@ def _load_dotenv(path: Path) -> None:
 
 
 def stop_on_signals() -> threading.Event:
-    """An event that SIGTERM, Ctrl-C or a closed terminal sets; a second signal stops the process at once."""
+    """An event that SIGTERM, Ctrl-C or a closed terminal sets; a second signal stops the process at once.
+
+    A thread does both: Python runs handlers in the main thread alone, and only after a call into a C library returns.
+    """
     stop = threading.Event()
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
     signals = [signal.SIGTERM, signal.SIGINT]
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup has it ignored, and means it
         signals.append(signal.SIGHUP)
 
     def handle(_number: int, _frame: object) -> None:
-        for each in signals:
-            signal.signal(each, lambda number, _: os._exit(128 + number))
-        # Not here: the thread that this interrupts may be in stop.wait(), with the lock that set() takes.
-        _thread.start_new_thread(stop.set, ())
+        """Python has written the number into the pipe."""
 
+    def watch() -> None:
+        first = True
+        while True:
+            number = os.read(reader, 1)[0]
+            if signal.getsignal(number) is not handle:  # another part of the program has taken this signal over
+                continue
+            if not first:
+                os._exit(128 + number)
+            first = False
+            stop.set()
+
+    threading.Thread(target=watch, name="signals", daemon=True).start()
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for each in signals:
         signal.signal(each, handle)
     return stop
@@ -94,6 +110,19 @@ def in_thread(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) 
 def environment() -> Mapping[str, str]:
     """The environment, for the command lines to hand on."""
     return os.environ
+
+
+def database_url() -> Secret:
+    """DATABASE_URL. For an embedded PostgreSQL libpq's variables are removed from the environment of this process."""
+    url = settings.database_url(os.environ)
+    if libpq.is_embedded(url):
+        remove_libpq_variables()
+    return url
+
+
+def remove_libpq_variables() -> None:
+    """Remove libpq's variables from the environment of this process. Call it before threads start."""
+    libpq.remove_variables(os.environ)
 
 
 def microseconds() -> int:

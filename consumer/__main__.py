@@ -1,5 +1,15 @@
 """Where the `consumer` command, and `python -m consumer`, begin."""
 
+import os
+import sys
+
+if (
+    __name__ == "__main__"
+    and not sys.flags.safe_path
+    and __file__ != f"{sys.path[0]}{os.sep}consumer{os.sep}__main__.py"
+):
+    del sys.path[0]  # `python -m` searches the working folder first: a redis.py or a common.py there is not ours
+
 import common.interrupt  # noqa: F401  first: what follows takes half a second
 from consumer.cli import main
 

@@ -71,7 +71,7 @@ def consumer(
     usage or configuration.
     """
     environ = cli.environment()
-    redis_url, database_url = settings.redis_url(environ), settings.database_url(environ)
+    redis_url, database_url = settings.redis_url(environ), cli.database_url()
     log.configure(log_level, [redis_url, database_url])
     name = consumer_name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
     client = connect(redis_url)

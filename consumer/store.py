@@ -53,12 +53,19 @@ _KEEPALIVE: Any = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_
 #: SQL that sets what our transactions rest on, whatever the role or the database has. Each transaction runs it, since
 #: behind a pooler the next one may be on another server connection. The acknowledgement rests on the commit; a message
 #: at COMMIT is a warning, in any language. TimescaleDB 2.14 to 2.17 compare a batch that is delivered again with
-#: compressed rows only up to a bound; a server that does not know that setting does not get it.
+#: compressed rows only up to a bound; a server that does not know that setting does not get it. From array_nulls on:
+#: settings that change, without an error, how values are read and written (not standard_conforming_strings: psycopg2
+#: reads that once, at connect).
 SETTINGS = f"""
     SET LOCAL synchronous_commit = on;
     SET LOCAL idle_in_transaction_session_timeout = '{FROZEN_AFTER}s';
-    SET LOCAL TimeZone = 'UTC';
     SET LOCAL client_min_messages = warning;
+    SET LOCAL array_nulls = on;
+    SET LOCAL DateStyle = 'ISO, MDY';
+    SET LOCAL extra_float_digits = 1;
+    SET LOCAL IntervalStyle = postgres;
+    SET LOCAL TimeZone = 'UTC';
+    SET LOCAL transform_null_equals = off;
     SELECT set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '0', true)
     WHERE current_setting('timescaledb.max_tuples_decompressed_per_dml_transaction', true) IS NOT NULL;
 """

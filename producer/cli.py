@@ -8,12 +8,13 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import wait
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from common import cli, log, metrics, settings
+from common import cli, log, metrics, proxy, settings
 from common.errors import ConfigurationError, OutageError
 from common.stream import TIMEOUT, Stream, connect
 from common.symbols import read_symbols
@@ -90,6 +91,7 @@ def producer(
     log.configure(log_level, [api_key(), redis_url])
     wanted = read_symbols(symbols or [], symbols_file)
     config = FeedConfig(name=feed_name, url=url, resubscribe_after=resubscribe_after)
+    config = replace(config, proxy=proxy.for_url(url, environ))  # after the check of the URL
 
     def streams(timeout: float = TIMEOUT) -> Streams:
         client = connect(redis_url, timeout=timeout)

@@ -26,6 +26,7 @@ from websocket import ABNF
 
 from common import tls
 from common.errors import ConfigurationError, TickpipeError, UntrustedError
+from common.proxy import Proxy, websocket_options
 from common.settings import Secret
 from producer import twelvedata
 from producer.publisher import Intake
@@ -62,6 +63,7 @@ class FeedConfig:
 
     name: str = "twelvedata"
     url: str = DEFAULT_URL
+    proxy: Proxy | None = None
     resubscribe_after: float = 600.0
     #: The vendor asks for one about every 10 s.
     heartbeat_every: float = 10.0
@@ -177,7 +179,7 @@ class _Client(TDWebSocket):  # type: ignore[misc]  # the wrapper has no types
 
     ws: Any  # _Socket while connected, else None
 
-    def connect(self, url: str, timeout: float) -> None:
+    def connect(self, url: str, timeout: float, proxy: Proxy | None) -> None:
         """Open a connection and subscribe. Raises websocket's errors and OSError."""
         self.subscribed_symbols: set[str] = set()
         # Decoding the JSON checks UTF-8; twice is half the time of a frame.
@@ -186,7 +188,7 @@ class _Client(TDWebSocket):  # type: ignore[misc]  # the wrapper has no types
         limit = threading.Timer(timeout + 0.5, self.ws.cut)  # the whole; `timeout` is for each read
         limit.start()
         try:
-            self.ws.connect(url)
+            self.ws.connect(url, **websocket_options(proxy))
             self.on_connect()
         except (OSError, websocket.WebSocketException):
             self.close(politely=False)  # never two at once
@@ -329,10 +331,11 @@ class Feed:
             raise DisconnectedError(str(error)) from None  # its file may be in the middle of a rotation
         self._client.symbols = set(self._wanted)
         try:
-            self._client.connect(f"{self.config.url}?apikey={quote(key, safe='')}", self.config.handshake_timeout)
+            url = f"{self.config.url}?apikey={quote(key, safe='')}"
+            self._client.connect(url, self.config.handshake_timeout, self.config.proxy)
         except websocket.WebSocketBadStatusException as error:
             if error.status_code in {200, 401, 403}:  # the vendor answers a bad key with a plain page, status 200
-                raise RefusedKeyError from None
+                raise RefusedKeyError(f"{RefusedKeyError.__doc__}{self._route}") from None
             raise DisconnectedError(f"the server answered the handshake with HTTP status {error.status_code}") from None
         except OSError as error:
             if self._ever_connected:
@@ -353,11 +356,16 @@ class Feed:
     def _first_failure(self, error: OSError) -> TickpipeError:
         """As it is told where no connection has ever been: then it may be how it was set up."""
         if refusal := tls.refusal(error):
-            return UntrustedError(f"{self.config.host}: {refusal}; SSL_CERT_FILE names a CA of your own")
+            return UntrustedError(f"{self.config.host}: {refusal}; SSL_CERT_FILE names a CA of your own{self._route}")
         by_tls, words = self.config.url.startswith("wss"), _cause(error)
         if tls.may_be_the_scheme(error, by_tls=by_tls):
             words += tls.hint("its address", "ws", "wss", by_tls=by_tls)
         return DisconnectedError(words)
+
+    @property
+    def _route(self) -> str:
+        """For errors: the proxy, if there is one."""
+        return f" (through {self.config.proxy})" if self.config.proxy else ""
 
     def _pause(self, stop: threading.Event, error: Exception, *, lasted: float, evicted: bool) -> None:
         delay = self._reconnect.after(lasted=lasted, evicted=evicted)
@@ -367,7 +375,8 @@ class Feed:
                 "API key? A plan has 1 connection (Basic, Grow) or 3 (Pro), and one more closes the oldest",
                 Reconnect.EVICTIONS,
             )
-        self.trouble = _cause(error)
+        route = "" if isinstance(error, RefusedKeyError) else self._route
+        self.trouble = f"{_cause(error)}{route}"
         logger.warning("%s; next try in %.1f s", self.trouble, delay)
         until = self._monotonic() + delay
         while not stop.is_set() and (now := self._monotonic()) < until:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -30,7 +30,7 @@ from tickpipe import up as whole
 from tickpipe import verify as completeness
 from tickpipe.dashboard import HOST, PORT, DashboardConfig
 from tickpipe.dashboard import serve as serve_dashboard
-from tickpipe.embedded import embedded_servers
+from tickpipe.embedded import StartStoppedError, embedded_servers
 from tickpipe.progress import progress
 from tickpipe.simulator import Simulator, SimulatorConfig
 from tickpipe.sizes import Measure, table_and_database, watch_move
@@ -108,7 +108,10 @@ def up(
         consumer_group=consumer_group,
         dashboard=dashboard,
     )
-    whole.up(config, environ, cli.stop_on_signals(), Console(highlight=False))
+    home = whole.choose_home(config, environ)
+    if home.database_url is None:
+        cli.remove_libpq_variables()
+    whole.up(config, home, environ, cli.stop_on_signals(), Console(highlight=False))
 
 
 @app.command()
@@ -117,11 +120,12 @@ def servers(
 ) -> None:
     """Run the embedded Redis and PostgreSQL alone, to look, dump or restore; prints their URLs, Ctrl-C ends them."""
     log.configure("ERROR")
+    cli.remove_libpq_variables()
     stop = cli.stop_on_signals()
-    with embedded_servers(folder) as running:
+    with suppress(StartStoppedError), embedded_servers(folder, stop=stop) as running:
         typer.echo(f"export REDIS_URL='{running.redis_url}'\nexport DATABASE_URL='{running.database_url}'")
         while not stop.wait(0.5):
-            running.keep_running()
+            running.keep_running(stop)
 
 
 @app.command()
@@ -216,7 +220,7 @@ def dashboard(
     environ = cli.environment()
     config = DashboardConfig(
         redis_url=settings.redis_url(environ),
-        database_url=settings.database_url(environ),
+        database_url=cli.database_url(),
         price_stream=price_stream,
         consumer_group=consumer_group,
         host=host,
@@ -308,7 +312,7 @@ def retry_letters(letter: LetterId = None, session: LetterSession = None, reason
 def _connections(group: str) -> tuple[PriceStore, Callable[[str], Stream]]:
     """The database and the streams by name, of this environment."""
     environ = cli.environment()
-    redis_url, database_url = settings.redis_url(environ), settings.database_url(environ)
+    redis_url, database_url = settings.redis_url(environ), cli.database_url()
     log.configure("ERROR", [redis_url, database_url])
     client = connect(redis_url)
     return PriceStore(database_url), lambda name: Stream(client, name, group, "tickpipe")
@@ -361,7 +365,7 @@ def migrate(
     ] = "",
 ) -> None:
     """Apply the schema in sql/ to DATABASE_URL. The consumer does it too, at its start; two at once are fine."""
-    database_url = settings.database_url(cli.environment())
+    database_url = cli.database_url()
     store = PriceStore(database_url)
     with progress("applying sql/", text.size) as tell:
         log.configure("INFO", [database_url])  # here: so its lines pass above what is shown
@@ -414,7 +418,7 @@ def backfill(
     refused, or the vendor away.
     """
     environ = cli.environment()
-    key, database_url = settings.api_key(environ)(), settings.database_url(environ)
+    key, database_url = settings.api_key(environ)(), cli.database_url()
     now, stop, errors = datetime.now(UTC), cli.stop_on_signals(), Console(stderr=True)
     begin = filling.read_since(since, now)
     only = (
@@ -423,7 +427,7 @@ def backfill(
     tally, pace = filling.Tally(), rest.Pace(credits_per_minute, stop)
     with (
         closing(PriceStore(database_url)) as store,
-        closing(rest.Rest(rest_url, key)) as vendor,
+        closing(rest.Rest(rest_url, key, environ)) as vendor,
         errors.status("looking for gaps …") as shown,  # silent where stderr is no terminal
     ):
         log.configure("WARNING", [key, database_url])  # here: so its lines pass above what is shown

@@ -16,6 +16,7 @@ import shutil
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -25,12 +26,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import filelock
 import platformdirs
-import psycopg2
 
+from common import libpq
 from common.errors import ConfigurationError, TickpipeError
 
 if sys.platform != "win32":
@@ -44,20 +45,27 @@ START_TIMEOUT = 120.0
 STOP_TIMEOUT = 30.0
 #: Seconds in which a start is repeated after an unclean end: children of the dead server may still hold the data.
 LINGER_TIMEOUT = 5.0
+#: Seconds between two checks of a server or a command that starts.
+POLL = 0.01
 #: Of the servers' environment nothing comes from ours: it may hold secrets, and PG… variables would change settings.
 SERVER_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
+
+
+class StartStoppedError(TickpipeError):
+    """The start of an embedded server was stopped."""
 
 
 @dataclass(frozen=True)
 class Servers:
     """Where the embedded servers listen; None for one that was not asked for.
 
-    `keep_running` starts again what has died: from the main thread; raises TickpipeError where that does not help.
+    `keep_running` starts again what has died, until the event is set: from the main thread. Raises TickpipeError where
+    that does not help, StartStoppedError if the event is set.
     """
 
     redis_url: str | None
     database_url: str | None
-    keep_running: Callable[[], None]
+    keep_running: Callable[[threading.Event], None]
 
 
 @dataclass(frozen=True)
@@ -85,17 +93,31 @@ class _Account:
         account: dict[str, Any] = {} if self.uid is None else {"user": self.uid, "group": self.gid, "extra_groups": []}
         return {"cwd": "/", "env": SERVER_ENVIRONMENT, "start_new_session": True, **account}
 
-    def run(self, *command: str | Path, text: str = "") -> tuple[int, str]:
-        """Run a short command, `text` on its stdin: its exit status and all that it said."""
-        done = subprocess.run(
+    def run(self, *command: str | Path, text: str = "", stop: threading.Event | None = None) -> tuple[int, str]:
+        """Run a short command, `text` on its stdin: its exit status and all its output.
+
+        If `stop` is set the command and its children are killed. Raises StartStoppedError.
+        """
+        pipe, text_left = subprocess.PIPE, text.encode()
+        with subprocess.Popen(
             command,
-            input=text.encode(),
-            stdout=subprocess.PIPE,
+            stdin=pipe,
+            stdout=pipe,
             stderr=subprocess.STDOUT,
-            check=False,
+            preexec_fn=ending_with_parent(signal.SIGKILL),  # noqa: PLW1509  two system calls, no lock taken
             **self.process_options,
-        )
-        return done.returncode, done.stdout.decode(errors="replace")
+        ) as process:
+            try:
+                while True:
+                    _raise_if_set(stop)
+                    with suppress(subprocess.TimeoutExpired):
+                        output, _ = process.communicate(text_left, timeout=POLL)
+                        return process.returncode, output.decode(errors="replace")
+                    text_left = b""  # `communicate` has taken it
+            except BaseException:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                raise
 
     def can(self, *command: str | Path) -> bool:
         try:
@@ -134,6 +156,8 @@ class _Server(ABC):
         self._account = _Account.choose()
         self._wheel = _package_folder(self.package)
         self._process: subprocess.Popen[bytes] | None = None
+        self._stop: threading.Event | None = None
+        self._last_reply = "no reply"
         self.settings = dict(settings or {})
         self.home = home.expanduser().resolve()
         self.log = self.home / "server.log"
@@ -151,15 +175,17 @@ class _Server(ABC):
         """The server's process id while it runs."""
         return self._process.pid if self._process and self._process.poll() is None else None
 
-    def start(self) -> None:
+    def start(self, stop: threading.Event | None = None) -> None:
         """Start unless it runs, and return once it answers. From the main thread only.
 
-        Raises ConfigurationError (folder, platform, other version), or TickpipeError with the tail of the log.
+        Raises ConfigurationError (folder, platform, other version), or TickpipeError with the tail of the log. If
+        `stop` is set, nothing is left running: StartStoppedError.
         """
         if self.pid is not None:
             return
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("Linux would stop the server when this thread ends: start it from the main thread")
+        self._stop = stop
         with _one_line_errors(self.home):
             _make_reachable(self.home.parent)
             self._account.own_folder(self.home)
@@ -217,7 +243,7 @@ class _Server(ABC):
             return self._wheel
         copy = self.home / f"{self.package}-{importlib.metadata.version(self.package)}"
         if not copy.exists():
-            _copy_readable(self._wheel, copy)
+            _copy_readable(self._wheel, copy, self._stop)
         if not self._account.can(self._program(copy / self.package), "--version"):
             raise ConfigurationError(f"user `nobody` can run {self.title} neither in {self._wheel} nor in {copy}")
         return copy / self.package
@@ -226,14 +252,17 @@ class _Server(ABC):
         began = time.monotonic()
         process = self._launch(command)
         while not self._answers():
+            _raise_if_set(self._stop)
             waited = time.monotonic() - began
             if process.poll() is not None:
                 if waited > linger:
                     raise TickpipeError(f"{self.title} ended with status {process.returncode}:{_tail(self.log)}")
                 process = self._launch(command)
             elif waited > START_TIMEOUT:
-                raise TickpipeError(f"{self.title} does not answer after {waited:.0f} s:{_tail(self.log)}")
-            time.sleep(0.01)
+                raise TickpipeError(
+                    f"{self.title} does not answer after {waited:.0f} s ({self._last_reply}):{_tail(self.log)}"
+                )
+            time.sleep(POLL)
 
     def _open_log(self) -> int:
         # As root we write into a folder of another user: follow no link out of it.
@@ -271,7 +300,8 @@ class _Server(ABC):
         while self._is_this_server(pid):
             if time.monotonic() > deadline:
                 _signal(pid, signal.SIGKILL)
-            time.sleep(0.01)
+            _raise_if_set(self._stop)
+            time.sleep(POLL)
         return True
 
     def _is_this_server(self, pid: int) -> bool:
@@ -338,7 +368,8 @@ class PostgresServer(_Server):
     @property
     def url(self) -> str:
         """A libpq URL; with the port, as $PGPORT would move the socket's name."""
-        return f"postgresql:///tickpipe?host={self._socket_folder}&port=5432&user=tickpipe"
+        address = f"host={self._socket_folder}&port=5432"
+        return f"postgresql:///tickpipe?{address}&application_name={libpq.EMBEDDED}&user=tickpipe"
 
     def _prepare(self, package: Path) -> None:
         """Build the data under another name, then rename: a start cut short leaves nothing that looks whole."""
@@ -351,10 +382,14 @@ class PostgresServer(_Server):
         options = (
             "--username=tickpipe --encoding=UTF8 --locale=C --data-checksums --auth-local=trust --auth-host=reject"
         )
-        self._run(package / "pginstall/bin/initdb", "-D", building, *options.split())
         single_user = ("--single", "-D", building, "-c", "exit_on_error=true", "postgres")
-        self._run(self._program(package), *single_user, text="CREATE DATABASE tickpipe;\n")
-        building.rename(self._data)
+        try:
+            self._run(package / "pginstall/bin/initdb", "-D", building, *options.split())
+            self._run(self._program(package), *single_user, text="CREATE DATABASE tickpipe;\n")
+            building.rename(self._data)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
         home = os.open(self.home, os.O_RDONLY)  # else a power cut could take the new name, and so the data, back
         try:
             os.fsync(home)
@@ -362,7 +397,7 @@ class PostgresServer(_Server):
             os.close(home)
 
     def _run(self, *command: str | Path, text: str = "") -> None:
-        status, said = self._account.run(*command, text=text)
+        status, said = self._account.run(*command, text=text, stop=self._stop)
         if status != 0:
             with os.fdopen(self._open_log(), "w") as log:
                 log.write(said)
@@ -398,11 +433,29 @@ class PostgresServer(_Server):
         return ["-D", str(self._data), *given]
 
     def _answers(self) -> bool:
+        """Log in by the protocol itself: libpq would follow the environment to another server."""
+        login = struct.pack("!i", 3 << 16) + b"user\0tickpipe\0database\0tickpipe\0\0"
         try:
-            psycopg2.connect(self.url, connect_timeout=2).close()
-        except psycopg2.OperationalError:
+            with closing(socket.socket(socket.AF_UNIX)) as client:
+                client.settimeout(2)
+                client.connect(f"{self._socket_folder}/.s.PGSQL.5432")
+                client.sendall(struct.pack("!i", len(login) + 4) + login)
+                with client.makefile("rb") as replies:
+                    kind, body = _message(replies)
+                    while kind not in {b"Z", b"E"}:  # ready for queries, error
+                        kind, body = _message(replies)
+                client.sendall(b"X\0\0\0\4")
+        except (OSError, struct.error) as error:  # the latter: the connection was closed in the middle
+            self._last_reply = str(error)
             return False
-        return True
+        self._last_reply = " ".join(part[1:].decode(errors="replace") for part in body.split(b"\0") if part[:1] == b"M")
+        return kind == b"Z"
+
+
+def _message(replies: IO[bytes]) -> tuple[bytes, bytes]:
+    """Read one message of PostgreSQL's protocol: its kind and its body."""
+    kind, length = struct.unpack("!ci", replies.read(5))
+    return kind, replies.read(length - 4)
 
 
 def default_data_dir(kind: Literal["demo", "live"]) -> Path:
@@ -413,10 +466,13 @@ def default_data_dir(kind: Literal["demo", "live"]) -> Path:
 
 
 @contextmanager
-def embedded_servers(data_dir: Path, *, redis: bool = True, database: bool = True) -> Iterator[Servers]:
+def embedded_servers(
+    data_dir: Path, *, redis: bool = True, database: bool = True, stop: threading.Event | None = None
+) -> Iterator[Servers]:
     """Run the servers on the data in `data_dir`, made if missing; both are stopped at the end. From the main thread.
 
-    Raises ConfigurationError when the folder is in use or unusable, TickpipeError when a server does not start.
+    Raises ConfigurationError when the folder is in use or unusable, TickpipeError when a server does not start,
+    StartStoppedError if `stop` is set before both answer.
     """
     folder = data_dir.expanduser().resolve()
     with ExitStack() as stack:
@@ -425,13 +481,13 @@ def embedded_servers(data_dir: Path, *, redis: bool = True, database: bool = Tru
         stack.enter_context(_locked(folder))
         asked_for = [server for server in (valkey, postgres) if server is not None]
 
-        def keep_running() -> None:
+        def keep_running(stop: threading.Event | None) -> None:
             for server in asked_for:
-                server.start()
+                server.start(stop)
 
         for server in asked_for:
             stack.callback(server.stop)
-        keep_running()
+        keep_running(stop)
         yield Servers(valkey.url if valkey else None, postgres.url if postgres else None, keep_running)
 
 
@@ -487,18 +543,32 @@ def _package_folder(package: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _copy_readable(wheel: Path, copy: Path) -> None:
+def _raise_if_set(stop: threading.Event | None) -> None:
+    if stop is not None and stop.is_set():
+        raise StartStoppedError
+
+
+def _copy_readable(wheel: Path, copy: Path, stop: threading.Event | None) -> None:
     """Copy a wheel's folder, and the libraries that lie beside it, into the folder `copy`, readable by everyone."""
+
+    def copy_file(source: str, target: str) -> None:
+        _raise_if_set(stop)
+        shutil.copy2(source, target)
+
     building = copy.with_name(f"{copy.name}.{secrets.token_hex(4)}")
-    for source in (wheel, wheel.with_name(f"{wheel.name}.libs")):
-        if source.exists():
-            ignored = shutil.ignore_patterns("include", "__pycache__")
-            shutil.copytree(source, building / source.name, symlinks=True, ignore=ignored)
-    for path in (building, *building.rglob("*")):
-        if not path.is_symlink():
-            executable = path.is_dir() or path.stat().st_mode & 0o100
-            path.chmod(0o755 if executable else 0o644)
-    building.rename(copy)
+    try:
+        for source in (wheel, wheel.with_name(f"{wheel.name}.libs")):
+            if source.exists():
+                ignored = shutil.ignore_patterns("include", "__pycache__")
+                shutil.copytree(source, building / source.name, symlinks=True, ignore=ignored, copy_function=copy_file)
+        for path in (building, *building.rglob("*")):
+            if not path.is_symlink():
+                executable = path.is_dir() or path.stat().st_mode & 0o100
+                path.chmod(0o755 if executable else 0o644)
+        building.rename(copy)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
 
 
 def ending_with_parent(stop_signal: signal.Signals = signal.SIGTERM) -> Callable[[], None] | None:

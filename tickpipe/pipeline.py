@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 import time
@@ -14,15 +16,23 @@ from tickpipe.embedded import ending_with_parent
 
 #: Seconds between two starts of a process that keeps dying.
 RESTART_AFTER = 2.0
+#: Bytes at the end of a log that hold its last line.
+LOG_TAIL = 8192
+#: The beginning of a log line: time, level, logger (common/log.py).
+_LOG_LINE = re.compile(r"\S+Z (?P<level>[A-Z]+) +\S+: ")
 
 
 class Child:
     """One process of the pipeline: its log goes to a file, it ends with us, and it is started again when it dies."""
 
-    def __init__(self, command: Sequence[str], environ: Mapping[str, str], log: Path) -> None:
+    def __init__(self, module: str, options: Sequence[str], environ: Mapping[str, str], log: Path) -> None:
+        """`module` is run as by `python -m`."""
         self.log = log
-        self._command = [str(Path(sys.executable).with_name(command[0])), *command[1:]]
-        self._environ = environ
+        self._module = module
+        # By this interpreter and its import path: scripts may be in a folder of their own (pip install --user), or not
+        # exist. With -P the working folder is not searched for modules.
+        self._command = [sys.executable, "-P", "-m", module, *options]
+        self._environ = {**environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._process: subprocess.Popen[bytes] | None = None
         self._file: IO[bytes] | None = None
         self._started_at = 0.0
@@ -34,7 +44,7 @@ class Child:
         self._started_at = time.monotonic()
         self._process = subprocess.Popen(
             self._command,
-            env=dict(self._environ),
+            env=self._environ,
             stdin=subprocess.DEVNULL,
             stdout=self._file,
             stderr=self._file,
@@ -70,8 +80,17 @@ class Child:
 
     def last_words(self) -> str:
         """The last line of its log."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"{self._command[0]} ended without a word"
+        lines = self.log.read_bytes()[-LOG_TAIL:].decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"{self._module} ended without a message"
+
+    def current_problem(self) -> str:
+        """The last line of its log if that is a warning or an error; empty if it has reported progress since."""
+        line = self.last_words() if self.log.exists() and self.log.stat().st_size else ""
+        line = "".join(filter(str.isprintable, line))  # a server's text may hold control characters
+        found = _LOG_LINE.match(line)
+        if found is None:  # the last line of a process that has ended
+            return line
+        return f"{self._module}: {line[found.end() :]}" if found["level"] in {"WARNING", "ERROR"} else ""
 
 
 def stop_all(children: Sequence[Child], timeout: float) -> None:
@@ -80,6 +99,10 @@ def stop_all(children: Sequence[Child], timeout: float) -> None:
         child.ask_to_stop()
     for child in children:
         child.wait(timeout)
+
+
+class NoPriceError(TickpipeError):
+    """No price was received."""
 
 
 class DifferenceError(TickpipeError):

@@ -19,6 +19,7 @@ from twelvedata.context import Context
 from twelvedata.time_series import TimeSeries
 
 from common.errors import ConfigurationError, OutageError, TickpipeError
+from common.proxy import for_url
 from common.settings import Secret
 
 T = TypeVar("T")
@@ -71,7 +72,8 @@ class Rest:
     Raises ConfigurationError for a URL that is none.
     """
 
-    def __init__(self, url: str, key: Secret) -> None:
+    def __init__(self, url: str, key: Secret, environ: Mapping[str, str] | None = None) -> None:
+        """`environ` has the proxy variables."""
         try:
             parts = urlsplit(url)
             sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0 and "@" not in url
@@ -82,6 +84,10 @@ class Rest:
                 f"--rest-url {'' if '@' in url else repr(url) + ' '}is no web address: it looks like {DEFAULT_URL}"
             )
         self._url, self._host, self._key = url.rstrip("/"), parts.netloc, key
+        proxy = for_url(url, environ or {}, schemes=("http", "https"))
+        self._route = f" through {proxy}" if proxy else ""
+        # Empty texts: requests then reads no variable of the environment itself.
+        self._proxies = dict.fromkeys(("http", "https"), proxy.url.reveal() if proxy else "")
         self._session = requests.Session()
         self._session.auth = self._sign  # not a header of the session: a .netrc would replace it
 
@@ -113,10 +119,12 @@ class Rest:
     def get(self, path: str, params: Mapping[str, str | int | None]) -> requests.Response:
         """What the wrapper asks of its HTTP client. Raises what `bars` raises, and NoBarsError."""
         try:
-            response = self._session.get(self._url + path, params=params, timeout=TIMEOUT)
+            response = self._session.get(self._url + path, params=params, timeout=TIMEOUT, proxies=self._proxies)
             answer = dict(response.json())
         except (OSError, ValueError, TypeError) as error:  # requests' own are OSErrors; their words may hold a password
-            raise OutageError(f"{self._host} gives no answer that makes sense ({type(error).__name__})") from None
+            raise OutageError(
+                f"{self._host}{self._route} gives no answer that makes sense ({type(error).__name__})"
+            ) from None
         if response.ok and answer.get("status") == "ok":
             return response
         code, words = answer.get("code", response.status_code), str(answer.get("message", response.reason))

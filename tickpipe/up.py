@@ -7,7 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -22,11 +23,11 @@ from consumer import schema
 from consumer.store import PriceStore
 from producer.spool import spool_folder
 from tickpipe import dashboard, view
-from tickpipe.embedded import Servers, default_data_dir, embedded_servers
-from tickpipe.pipeline import Child, DifferenceError, stop_all
+from tickpipe.embedded import Servers, StartStoppedError, default_data_dir, embedded_servers
+from tickpipe.pipeline import Child, DifferenceError, NoPriceError, stop_all
 from tickpipe.simulator import Simulator, SimulatorConfig
 from tickpipe.sizes import Measure
-from tickpipe.status import Observer, backlog_left
+from tickpipe.status import Observer, Status, backlog_left
 from tickpipe.verify import Verdict, verify
 
 #: Seconds between two plain lines.
@@ -79,16 +80,15 @@ def choose_home(config: UpConfig, environ: Mapping[str, str]) -> Home:
     return Home(simulated, data_dir, redis_url, database_url)
 
 
-def up(config: UpConfig, environ: Mapping[str, str], stop: threading.Event, console: Console) -> None:
+def up(config: UpConfig, home: Home, environ: Mapping[str, str], stop: threading.Event, console: Console) -> None:
     """Run the pipeline until `stop` is set or the time is over; then drain, and compare received with stored.
 
-    Raises ConfigurationError, OutageError, and DifferenceError where stored is not received.
+    Returns early if `stop` is set before the pipeline runs. Raises ConfigurationError, OutageError, DifferenceError if
+    the counts differ, and NoPriceError if no price was received.
     """
-    home = choose_home(config, environ)
-    with ExitStack() as stack:
-        servers = stack.enter_context(
-            embedded_servers(home.data_dir, redis=home.redis_url is None, database=home.database_url is None)
-        )
+    with suppress(StartStoppedError), ExitStack() as stack:
+        redis, database = home.redis_url is None, home.database_url is None
+        servers = stack.enter_context(embedded_servers(home.data_dir, redis=redis, database=database, stop=stop))
         redis_url = home.redis_url or Secret(servers.redis_url or "")
         database_url = home.database_url or Secret(servers.database_url or "")
         child_environ = {**environ, "REDIS_URL": redis_url.reveal(), "DATABASE_URL": database_url.reveal()}
@@ -102,20 +102,32 @@ def up(config: UpConfig, environ: Mapping[str, str], stop: threading.Event, cons
 
         _print_places(console, home, servers.redis_url, servers.database_url)
         store = PriceStore(database_url)
-        stack.callback(store.close)
-        schema.apply(store)
         client = connect(redis_url)
         stream = Stream(client, config.price_stream, config.consumer_group, "observer")
         feed = Stream(client, f"{config.price_stream}:feed", config.consumer_group, "observer")
         spool = spool_folder(home.data_dir / "spool", redis_url, config.price_stream)
         measure = Measure(client, [stream.key, feed.key], store, spool)
         observer = Observer(stream, store, cli.microseconds, measure=measure)
-        observer.begin()
-        feed.ensure_group()
-        _run(config, home, servers, observer, feed, child_environ, stop, console)
+        for step in (partial(schema.apply, store), observer.begin, feed.ensure_group):
+            _run_until_stopped(step, stop)
+        stack.callback(store.close)  # not before: if stopped, a step still uses the connection, and closing would wait
+        began = time.monotonic()
+        problem = _run(config, home, servers, observer, feed, child_environ, stop, console)
         since = observer.began
         verdicts = verify(store, stream, feed, spool, since=since, recheck_after=1.0, silent_after=0.0)  # all are dead
-        _compare(verdicts, console)
+        received = _compare(verdicts, console)
+        waited = time.monotonic() - began >= FIRST_PRICE_WITHIN or not stop.is_set()
+        if received == 0 and (problem or waited):
+            raise NoPriceError(f"no price was received. {problem or 'The producer reported no error'}")
+
+
+def _run_until_stopped(step: Callable[[], object], stop: threading.Event) -> None:
+    """Run one step of the start in a thread; raise its error, or StartStoppedError if `stop` is set first."""
+    running = cli.in_thread(step)
+    while not running.done():
+        if stop.wait(0.02):
+            raise StartStoppedError
+    running.result()
 
 
 def _run(
@@ -127,21 +139,23 @@ def _run(
     environ: Mapping[str, str],
     stop: threading.Event,
     console: Console,
-) -> None:
-    """Start the processes, show them until the end, stop them in order: the producer, what is left, the consumers."""
+) -> str:
+    """Start the processes, show them until the end, stop them in order: the producer, what is left, the consumers.
+
+    Returns the producer's problem at the end, if it has one.
+    """
     logs = home.data_dir / "logs"
     symbols = ",".join(config.symbols)
-    producer = Child(
-        ["producer", "--symbols", symbols, "--spool-dir", str(home.data_dir / "spool")], environ, logs / "producer.log"
-    )
-    consumers = [Child(["consumer"], environ, logs / f"consumer-{n}.log") for n in range(1, config.consumers + 1)]
+    options = ["--symbols", symbols, "--spool-dir", str(home.data_dir / "spool")]
+    producer = Child("producer", options, environ, logs / "producer.log")
+    consumers = [Child("consumer", [], environ, logs / f"consumer-{n}.log") for n in range(1, config.consumers + 1)]
     page = _dashboard(home, environ, logs, console) if config.dashboard else None
     title = "tickpipe  SIMULATED prices" if home.simulated else "tickpipe  live prices"
     over = _Timer(config.seconds, observer)
 
-    def keep_running(*children: Child) -> None:
+    def keep_running(stop: threading.Event, *children: Child) -> None:
         with suppress(TickpipeError):  # the view says what is away, and the next round tries again
-            servers.keep_running()
+            servers.keep_running(stop)
         for child in children:
             child.keep_running()
 
@@ -149,18 +163,22 @@ def _run(
         producer.start()
         for child in (*consumers, *([page] if page else [])):
             child.start()
-        with display(observer, console, title, f"Ctrl-C ends it cleanly · logs: {logs}") as show:
+        with display(
+            observer, console, title, f"Ctrl-C ends it cleanly · logs: {logs}", producer.current_problem
+        ) as show:
             while not stop.wait(0.25) and not over():
-                keep_running(producer, *consumers)
+                keep_running(stop, producer, *consumers)
                 if page:
                     with suppress(ConfigurationError):  # prices are stored without it
                         page.keep_running()
                 show()
+            problem = producer.current_problem()
             console.print("stopping: the producer, then what is left to store …")
             stop_all([producer], timeout=15)
-            _drain(observer, feed, lambda: keep_running(*consumers), show)
+            _drain(observer, feed, lambda: keep_running(threading.Event(), *consumers), show)
     finally:
         stop_all([producer, *consumers, *([page] if page else [])], timeout=15)
+    return problem
 
 
 def _dashboard(home: Home, environ: Mapping[str, str], logs: Path, console: Console) -> Child | None:
@@ -171,8 +189,8 @@ def _dashboard(home: Home, environ: Mapping[str, str], logs: Path, console: Cons
     port = dashboard.free_port()
     console.print(f"dashboard: http://{dashboard.HOST}:{port}", soft_wrap=True)
     simulated = ["--simulated"] if home.simulated else []
-    command = ["tickpipe", "dashboard", "--host", dashboard.HOST, "--port", str(port), *simulated]
-    return Child(command, environ, logs / "dashboard.log")
+    options = ["dashboard", "--host", dashboard.HOST, "--port", str(port), *simulated]
+    return Child("tickpipe", options, environ, logs / "dashboard.log")
 
 
 class _Timer:
@@ -209,12 +227,22 @@ def _drain(observer: Observer, feed: Stream, keep_running: Callable[[], None], s
 
 
 @contextmanager
-def display(observer: Observer, console: Console, title: str, footer: str) -> Iterator[Callable[[], None]]:
-    """Gives a function that shows the pipeline as it is: in place on a terminal, else a line now and then."""
+def display(
+    observer: Observer, console: Console, title: str, footer: str, problem: Callable[[], str] = str
+) -> Iterator[Callable[[], None]]:
+    """Gives a function that shows the pipeline as it is: in place on a terminal, else a line now and then.
+
+    `problem` gives the text of a problem that the observer does not see, or an empty text.
+    """
+
+    def look() -> Status:
+        now = observer.look()
+        return replace(now, trouble="; ".join(filter(None, [now.trouble, problem()])) or None)
+
     if console.is_terminal:
         with Live(console=console, refresh_per_second=4, transient=False) as live:
             yield lambda: live.update(
-                view.render(observer.look(), title=title, footer=footer, width=console.width, height=console.height),
+                view.render(look(), title=title, footer=footer, width=console.width, height=console.height),
                 refresh=True,
             )
         return
@@ -224,7 +252,7 @@ def display(observer: Observer, console: Console, title: str, footer: str) -> It
         nonlocal last
         if time.monotonic() - last >= LINE_EVERY:
             last = time.monotonic()
-            console.print(view.line(observer.look(), title=title), soft_wrap=True)
+            console.print(view.line(look(), title=title), soft_wrap=True, markup=False)
 
     yield show
 
@@ -241,8 +269,8 @@ def _print_places(console: Console, home: Home, redis_url: str | None, database_
     console.print(f"  export SPOOL_DIR='{home.data_dir / 'spool'}'      # tickpipe verify", soft_wrap=True)
 
 
-def _compare(verdicts: Sequence[Verdict], console: Console) -> None:
-    """Print received = stored for the sessions of this run. Raises DifferenceError where it is not so."""
+def _compare(verdicts: Sequence[Verdict], console: Console) -> int:
+    """Print received = stored for the sessions of this run; return received. Raises DifferenceError if not equal."""
     received = sum(verdict.expected for verdict in verdicts)
     stored = sum(verdict.stored for verdict in verdicts)
     dead = sum(verdict.dead_letters for verdict in verdicts)
@@ -251,3 +279,4 @@ def _compare(verdicts: Sequence[Verdict], console: Console) -> None:
     console.print(words + (f" + dead letters {dead:,}" if dead else ""))
     if not sound:
         raise DifferenceError("\n".join(map(str, verdicts)))
+    return received

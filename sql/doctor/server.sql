@@ -28,7 +28,7 @@ SELECT 'database: TimescaleDB is available, not installed', false, 'CREATE EXTEN
 FROM extension WHERE installed IS NULL
 UNION ALL
 SELECT 'database: TimescaleDB ' || installed,
-       regexp_replace(installed, '[^0-9.].*', '') !~ '^(0|1|2[.](\d|1[0-7]))([.]|$)',
+       regexp_replace(installed, '[^0-9.].*', '') !~ '^(0|1|2[.]([0-9]|1[0-7]))([.]|$)',
        'upgrade to 2.18: before, a tick delivered again after a week can make its block''s others be skipped (timescaledb 7672)',
        true
 FROM extension WHERE installed IS NOT NULL

@@ -130,7 +130,7 @@ def test_only_what_is_asked_for_runs(home: Path) -> None:
 @pytest.mark.parametrize("by_its_children_too", [True, False], ids=["whole server", "only its process"])
 def test_what_was_acknowledged_survives_kill_9(home: Path, by_its_children_too: bool) -> None:
     valkey, postgres = ValkeyServer(home / "valkey"), PostgresServer(home / "postgres-18")
-    servers = Servers(valkey.url, postgres.url, lambda: None)
+    servers = Servers(valkey.url, postgres.url, lambda _: None)
     try:
         for value in range(3):
             for server in (valkey, postgres):

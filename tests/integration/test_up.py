@@ -88,9 +88,9 @@ def family(up: Running) -> dict[psutil.Process, str]:
     found = {}
     for child in psutil.Process(up.pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # a connection of the database ends at any time
-            if command := child.cmdline():  # a script's program is its interpreter's first argument
-                script = Path(command[0]).name.startswith("python")
-                found[child] = Path(command[1 if script else 0]).name
+            if command := child.cmdline():
+                module = command[command.index("-m") + 1] if "-m" in command else command[0]
+                found[child] = Path(module).name
     return found
 
 

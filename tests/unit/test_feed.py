@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -25,12 +26,14 @@ from websocket import ABNF
 from common import cli
 from common.cli import in_thread
 from common.errors import ConfigurationError
+from common.proxy import Proxy
 from common.settings import Secret
 from producer.feed import DEFAULT_URL, Feed, FeedConfig, NothingSubscribedError, Reconnect, RefusedKeyError, _Socket
 from producer.publisher import Intake
 from producer.session import PriceEvent
 from producer.twelvedata import decode_frame
 from tests.support.faults import FaultySimulator
+from tests.support.http_proxy import http_proxy
 from tests.support.waiting import PATIENCE, wait_for
 from tickpipe.simulator import Event, SimulatorConfig
 
@@ -713,3 +716,43 @@ def send_in_cuts(connection: socket.socket, wire: bytes, cuts: list[int]) -> Non
             return
         connection.sendall(wire[at : at + size * 40])
         at += size * 40
+
+
+# Proxies.
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"])
+def test_the_connection_ignores_the_environment(
+    simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with http_proxy("403 Forbidden") as proxy:
+        monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+        with running(simulator.url) as one:
+            one.wait_for_prices()
+    assert proxy.requests == []
+
+
+def test_prices_come_through_a_proxy_with_a_login(simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")  # the caller has decided
+    with http_proxy() as proxy:
+        url = Secret(f"http://us%40er:{KEY}%23@127.0.0.1:{proxy.port}")
+        with running(simulator.url, proxy=Proxy("http_proxy", url)) as one:
+            one.wait_for_prices()
+    assert proxy.requests == [(urlsplit(simulator.url).netloc, f"us@er:{KEY}#")]
+
+
+@pytest.mark.parametrize("status", ["407 Proxy Authentication Required", "502 Bad Gateway", "closed"])
+def test_a_connection_that_fails_names_the_proxy(
+    simulator: FaultySimulator, caplog: pytest.LogCaptureFixture, status: str
+) -> None:
+    with http_proxy(status) as proxy:
+        port = 1 if status == "closed" else proxy.port
+        url = Secret(f"http://user:{KEY}@localhost:{port}")
+        with running(simulator.url, proxy=Proxy("HTTPS_PROXY", url)) as one:
+            wait_for(lambda: one.feed.trouble)
+            assert not one.ended.done()
+    expected = "refused" if status == "closed" else f"status: {status[:3]}"
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert lines
+    assert all(expected in line and f"(through the proxy localhost:{port} (HTTPS_PROXY))" in line for line in lines)
+    assert KEY not in caplog.text

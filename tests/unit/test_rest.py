@@ -14,6 +14,7 @@ import pytest
 from common.errors import ConfigurationError, OutageError, TickpipeError
 from common.settings import Secret
 from tests.support.faults import FaultySimulator
+from tests.support.http_proxy import http_proxy
 from tickpipe import rest
 from tickpipe.rest import Bar, OutOfCreditsError, Pace, RefusedKeyError, RefusedSymbolError, Rest, StoppedError
 from tickpipe.simulator import SimulatorConfig
@@ -261,3 +262,37 @@ def test_told_to_stop_it_does_not_wait_for_its_turn() -> None:
     with pytest.raises(StoppedError):
         paced.ask(lambda: None)
     waiting.join()
+
+
+# --- Proxies
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
+def test_a_server_on_the_loopback_is_asked_without_a_proxy(
+    simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("no_proxy", "elsewhere")
+    with http_proxy("403 Forbidden") as proxy:
+        environ = {name: f"http://127.0.0.1:{proxy.port}"}
+        monkeypatch.setenv(name, environ[name])
+        with closing(Rest(simulator.rest_url, Secret(KEY), environ)) as vendor:
+            assert len(ask(vendor)) == 5
+    assert proxy.requests == []
+
+
+def test_a_failure_through_a_proxy_names_the_proxy() -> None:
+    with http_proxy("407 Proxy Authentication Required") as proxy:
+        environ = {"https_proxy": f"http://user:pa55@127.0.0.1:{proxy.port}"}
+        with (
+            closing(Rest("https://api.invalid", Secret(KEY), environ)) as vendor,
+            pytest.raises(OutageError) as failed,
+        ):
+            ask(vendor)
+    assert f"api.invalid through the proxy 127.0.0.1:{proxy.port} (https_proxy) gives" in str(failed.value)
+    assert "pa55" not in str(failed.value)
+    assert proxy.requests == [("api.invalid:443", "user:pa55")]
+
+
+def test_an_invalid_proxy_is_a_configuration_error() -> None:
+    with pytest.raises(ConfigurationError, match=r"^all_proxy: "):
+        Rest("https://api.invalid", Secret(KEY), {"all_proxy": "socks5://127.0.0.1:1080"})

@@ -1,0 +1,273 @@
+"""The user's machine: variables of the shell, install layouts, files in the working folder, signals at any moment."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import psutil
+import psycopg2
+import pytest
+
+from common.libpq import EMBEDDED
+from tests.support.capture import make_events, ticks
+from tests.support.homes import temporary_home
+from tests.support.http_proxy import http_proxy
+from tests.support.pipeline import Pipeline
+from tests.support.processes import Processes, Running
+from tests.support.waiting import PATIENCE, wait_for
+
+ROOT = Path(__file__).parents[2]
+SECRET = "s3cr3t-p4ss"
+SESSION = 1_760_000_000_000_000
+#: Every variable of libpq 18, each with a value that sends a connection elsewhere or makes it fail.
+LIBPQ = {
+    "PGAPPNAME": "other", "PGCHANNELBINDING": "require", "PGCLIENTENCODING": "SQL_ASCII", "PGCONNECT_TIMEOUT": "x",
+    "PGDATABASE": "other", "PGDATESTYLE": "German", "PGGEQO": "x", "PGGSSDELEGATION": "1", "PGGSSENCMODE": "require",
+    "PGGSSLIB": "x", "PGHOST": "192.0.2.1", "PGHOSTADDR": "192.0.2.1", "PGKRBSRVNAME": "x", "PGLOADBALANCEHOSTS": "x",
+    "PGMAXPROTOCOLVERSION": "x", "PGMINPROTOCOLVERSION": "x", "PGOPTIONS": "-c search_path=nowhere",
+    "PGPASSFILE": "/nowhere", "PGPASSWORD": "wrong", "PGPORT": "1", "PGREQUIREAUTH": "scram-sha-256",
+    "PGREQUIREPEER": "other", "PGREQUIRESSL": "1", "PGSERVICE": "nowhere", "PGSERVICEFILE": "/nowhere",
+    "PGSSLCERT": "/nowhere", "PGSSLCERTMODE": "require", "PGSSLCOMPRESSION": "x", "PGSSLCRL": "/nowhere",
+    "PGSSLCRLDIR": "/nowhere", "PGSSLKEY": "/nowhere", "PGSSLMAXPROTOCOLVERSION": "TLSv1",
+    "PGSSLMINPROTOCOLVERSION": "TLSv1.3", "PGSSLMODE": "verify-full", "PGSSLNEGOTIATION": "x",
+    "PGSSLROOTCERT": "/nowhere", "PGSSLSNI": "x", "PGSYSCONFDIR": "/nowhere", "PGTARGETSESSIONATTRS": "standby",
+    "PGTZ": "Asia/Kolkata", "PGUSER": "other", "PGDATA": "/nowhere",
+}  # fmt: skip
+#: For the interpreter without scripts: the import path of this one.
+WITH_OUR_PATH = f"import sys; sys.path[:] = {[str(ROOT), *filter(None, sys.path)]!r}; "
+#: Blocks the main thread in a C library.
+IN_A_QUERY = """
+import sys, threading, psycopg2
+from common import cli
+stop = cli.stop_on_signals()
+threading.Thread(target=lambda: (stop.wait(), print("stopping", flush=True)), daemon=True).start()
+psycopg2.connect(sys.argv[1]).cursor().execute("SELECT pg_sleep(600)")
+"""
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    with temporary_home() as folder:
+        yield folder
+
+
+@pytest.fixture
+def processes(tmp_path: Path, home: Path) -> Iterator[Processes]:  # noqa: ARG001  they end before their home goes
+    with Processes(tmp_path, {}) as processes:
+        yield processes
+
+
+@pytest.fixture
+def up(processes: Processes, home: Path) -> Callable[..., Running]:
+    """Starts `tickpipe up` with its data in `home`."""
+
+    def start(*options: str, **environ: str) -> Running:
+        usual = ["--data-dir", str(home / "data"), "--rate", "200", "--no-dashboard"]
+        return processes.start("tickpipe", "up", *usual, *options, **environ)
+
+    return start
+
+
+def assert_stored(up: Running) -> None:
+    """It has ended with status 0, and stored what it received: not nothing."""
+    assert up.wait(2 * PATIENCE) == 0, up.said()
+    found = re.fullmatch(r"received ([\d,]+) = stored ([\d,]+)", up.said().splitlines()[-1])
+    assert found, up.said()
+    assert found[1] == found[2] != "0"
+
+
+def printed_urls(running: Running) -> dict[str, str]:
+    running.wait_until_said("export DATABASE_URL=", 2 * PATIENCE)
+    return dict(re.findall(r"export (\w+_URL)='([^']+)'", running.said()))
+
+
+# Proxies.
+
+
+def test_a_proxy_is_not_used_for_our_own_servers(up: Callable[..., Running]) -> None:
+    names = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+    with http_proxy("403 Forbidden") as proxy:
+        assert_stored(up("--for", "1", no_proxy="elsewhere", **dict.fromkeys(names, f"http://127.0.0.1:{proxy.port}")))
+    assert proxy.requests == []
+
+
+def test_up_shows_the_errors_of_the_producer_and_exits_1_without_a_price(up: Callable[..., Running]) -> None:
+    with http_proxy("407 Proxy Authentication Required") as proxy:
+        running = up(
+            TWELVE_DATA_API_KEY="any",
+            TWELVE_DATA_URL="wss://feed.invalid/prices",
+            https_proxy=f"http://user:{SECRET}@127.0.0.1:{proxy.port}",
+        )
+        shown = (
+            f"producer: failed CONNECT via proxy status: 407 (through the proxy 127.0.0.1:{proxy.port} (https_proxy))"
+        )
+        running.wait_until_said(f"TROUBLE {shown}", 2 * PATIENCE)
+        running.signal(signal.SIGINT)
+        assert running.wait() == 1
+    first, last = running.said().splitlines()[-2:]
+    assert first == "received 0 = stored 0"
+    assert last.startswith(f"tickpipe: no price was received. {shown}")
+    assert SECRET not in running.said()
+
+
+@pytest.mark.parametrize("command", ["producer", "tickpipe"])
+def test_an_invalid_proxy_is_a_wrong_configuration(
+    up: Callable[..., Running], processes: Processes, command: str
+) -> None:
+    environ = {"TWELVE_DATA_API_KEY": "any", "HTTPS_PROXY": f"http://user:{SECRET}#@proxy:3128"}
+    if command == "tickpipe":
+        refused = up(**environ)
+    else:
+        refused = processes.start("producer", "--symbols", "AAPL", REDIS_URL="unix:///nowhere", **environ)
+    assert refused.wait(2 * PATIENCE) == 2
+    last = refused.said().splitlines()[-1]
+    assert re.search(r"producer: HTTPS_PROXY: it is not a valid URL\. .*Percent-encode", last)
+    assert SECRET not in refused.said()
+
+
+# The variables of libpq.
+
+
+def test_the_embedded_database_ignores_the_variables_of_libpq(
+    up: Callable[..., Running], processes: Processes, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("PGSERVICE=elsewhere\n")  # each process reads it
+    running = up(**LIBPQ)
+    urls = printed_urls(running)
+    for command in ("migrate", "status", "verify"):
+        process = processes.start("tickpipe", command, **LIBPQ, **urls)
+        assert process.wait() == 0, process.said()
+    consumer = processes.start("consumer", **LIBPQ, **urls)
+    consumer.wait_until_said("reads prices as one of timescale")
+    assert consumer.stop() == 0
+    running.signal(signal.SIGINT)
+    assert_stored(running)
+
+
+def test_tickpipe_servers_ignores_them_too(processes: Processes, home: Path) -> None:
+    running = processes.start("tickpipe", "servers", home / "data", **LIBPQ)
+    with closing(psycopg2.connect(printed_urls(running)["DATABASE_URL"])) as connection:
+        assert connection.info.dbname == "tickpipe"
+    assert running.stop(PATIENCE) == 0
+
+
+# Install layouts and the working folder.
+
+
+def test_up_needs_no_scripts_and_imports_nothing_from_the_working_folder(
+    processes: Processes, tmp_path: Path, home: Path
+) -> None:
+    python = Path(sys.base_prefix) / f"bin/python{sys.version_info.major}.{sys.version_info.minor}"
+    assert not python.with_name("producer").exists()
+    for name in ("common", "consumer", "producer", "redis", "json", "logging", "tickpipe"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name}.py was imported')")
+    options = ["up", "--for", "1", "--rate", "200", "--data-dir", str(home / "data")]
+    program = f"{WITH_OUR_PATH} sys.argv[0] = 'tickpipe'; from tickpipe.__main__ import main; main()"
+    assert_stored(processes.start(python, "-P", "-c", program, *options))
+
+
+# Signals while it starts.
+
+
+def children(home: Path) -> list[psutil.Process]:
+    """Every process that has a folder of this home on its command line."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline", "status"])
+        if str(home) in " ".join(process.info["cmdline"] or []) and process.info["status"] != psutil.STATUS_ZOMBIE
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", ["up", "servers"])
+def test_a_signal_during_initdb_stops_at_once_and_leaves_nothing(
+    up: Callable[..., Running], processes: Processes, home: Path, command: str, number: signal.Signals
+) -> None:
+    folder = home / "data/demo"
+    running = up() if command == "up" else processes.start("tickpipe", "servers", folder)
+    wait_for(lambda: list(folder.glob("postgres-18/initdb-*")), 2 * PATIENCE, "initdb has begun")
+    running.signal(number)
+    assert running.wait() == 0
+    assert "Traceback" not in running.said()
+    assert children(home) == []
+    assert [path.name for path in folder.glob("postgres-18/*") if path.is_dir()] == []
+    if number == signal.SIGTERM:
+        again = processes.start("tickpipe", "servers", folder)
+        printed_urls(again)
+        assert again.stop(PATIENCE) == 0
+
+
+@contextmanager
+def migrations_locked(pipeline: Pipeline) -> Iterator[None]:
+    with closing(psycopg2.connect(pipeline.database.url)) as holder, holder.cursor() as cursor:
+        cursor.execute("LOCK TABLE tickpipe_migrations IN ACCESS EXCLUSIVE MODE")
+        yield
+
+
+def test_a_signal_during_the_migration_stops_at_once(up: Callable[..., Running], pipeline: Pipeline) -> None:
+    with migrations_locked(pipeline):
+        running = up("--simulate", REDIS_URL=pipeline.servers.valkey.url, DATABASE_URL=pipeline.database.url)
+        wait_for(pipeline.database.waiting, message="the migration waits for a lock")
+        running.signal(signal.SIGTERM)
+        assert running.wait() == 0
+    assert "received" not in running.said()
+
+
+def test_a_signal_before_the_first_price_is_not_a_failure(up: Callable[..., Running], home: Path) -> None:
+    running = up("--rate", "0.1")
+    wait_for((home / "data/demo/logs/producer.log").exists, 2 * PATIENCE, "the producer has been started")
+    running.signal(signal.SIGTERM)
+    assert running.wait() == 0
+    assert running.said().splitlines()[-1] == "received 0 = stored 0"
+    assert children(home) == []
+
+
+def test_signals_are_heard_while_the_main_thread_is_in_a_c_library(processes: Processes, pipeline: Pipeline) -> None:
+    process = processes.start("python", "-c", IN_A_QUERY, pipeline.database.url, PYTHONPATH=str(ROOT))
+    asleep = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active'"
+    wait_for(lambda: pipeline.database.query(asleep), message="the query runs")
+    process.signal(signal.SIGTERM)
+    process.wait_until_said("stopping")
+    process.signal(signal.SIGINT)
+    assert process.wait() == 128 + signal.SIGINT
+
+
+# A database of the user: the variables of libpq keep their meaning, and change no result.
+
+#: Settings that change how values are read or written, without an error.
+HARMFUL = {
+    "array_nulls": "off", "extra_float_digits": "-10", "IntervalStyle": "sql_standard", "DateStyle": "SQL,DMY",
+    "TimeZone": "Asia/Kolkata", "standard_conforming_strings": "off", "bytea_output": "escape",
+    "client_min_messages": "error", "synchronous_commit": "off", "transform_null_equals": "on",
+    "default_transaction_isolation": "serializable", "search_path": "nowhere,public",
+}  # fmt: skip
+
+
+def test_variables_of_libpq_change_no_result_on_a_database_of_the_user(fresh_pipeline: Pipeline) -> None:
+    pipeline = fresh_pipeline
+    environ = {
+        "PGOPTIONS": " ".join(f"-c {name}={value}" for name, value in HARMFUL.items()),
+        "PGCLIENTENCODING": "LATIN1",
+        "PGDATESTYLE": "German",
+        "PGTZ": "America/St_Johns",
+        "DATABASE_URL": pipeline.database.url.replace(f"application_name={EMBEDDED}&", ""),
+    }
+    events = make_events(20)
+    events[0] |= {"price": 0.1 + 0.2, "symbol": "ŻÓŁĆ/'\\USD", "exchange": "Börse"}
+    events[1] = {name: value for name, value in events[1].items() if name != "day_volume"}
+    pipeline.append(list(ticks(events, SESSION)))
+    consumer = pipeline.consumer(**environ)
+    wait_for(lambda: pipeline.database.count() + pipeline.database.count("dead_letters") == len(events))
+    assert consumer.stop() == 0
+    assert pipeline.database.count("dead_letters") == 0
+    pipeline.assert_stored_exactly(events)
+    status = pipeline.processes.start("tickpipe", "status", "--json", **environ)
+    assert status.wait() == 0
+    prices = {each["symbol"]: each["price"] for each in json.loads(status.said())["symbols"]}
+    assert prices["ŻÓŁĆ/'\\USD"] == 0.1 + 0.2
