@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AskError, ClusterDownError, MovedError, NoPermissionError, ReadOnlyError
 from redis.retry import Retry
 
-from common import tls
+from common import rights, tls
 from common.errors import ConfigurationError, StreamOutageError, TickpipeError, UntrustedError
 from common.settings import Secret
 
@@ -181,14 +181,45 @@ class Stream:
     def check(self) -> bool:
         """Ask Redis, which may be away or not let us in, whether the stream is there.
 
-        Raises ConfigurationError where the key is something else.
+        Raises ConfigurationError where the key is something else, or the user lacks a right.
         """
-        with self._translated():
+        return self._check(self.key, "stream", {})
+
+    def check_append(self) -> bool:
+        """The same for a producer, with every right that it needs on the stream."""
+        return self._check(self.key, "stream", rights.append(self.key))
+
+    def check_consume(self) -> bool:
+        """The same for a consumer, with every right that it needs on the stream."""
+        return self._check(self.key, "stream", rights.consume(self.key, self.group, self.consumer))
+
+    def check_reports(self) -> bool:
+        """The same for the hash of the consumers' statistics."""
+        return self._check(self._reports, "hash", rights.report(self._reports))
+
+    def _check(self, key: str, kind: str, commands: rights.Commands) -> bool:
+        """Whether the key is there. Only TYPE may fail otherwise than for a missing right: the rest is made to fail."""
+        commands = {**rights.look(key), **commands}
+        with self._translated(key), self._redis.pipeline(transaction=False) as pipe:
             expect_primary(self._redis)
-            kind = cast("bytes", self._redis.type(self.key))
-        if kind not in {b"stream", b"none"}:
-            raise ConfigurationError(f"the key {self.key!r} in this Redis is a {kind.decode()}, not a stream")
-        return kind == b"stream"
+            for command in commands.values():
+                pipe.execute_command(*command)  # type: ignore[no-untyped-call]
+            replies = dict(zip(commands, pipe.execute(raise_on_error=False), strict=True))
+            refused = {right: reply for right, reply in replies.items() if _refused(reply)}
+            if not refused and isinstance(replies["type"], redis.RedisError):
+                raise replies["type"]
+        if refused:
+            raise ConfigurationError(
+                f"Redis refuses {', '.join(refused)} on the key {key!r}: {next(iter(refused.values()))}. Grant it to "
+                f"the user in REDIS_URL: ACL SETUSER USER ~{key} {' '.join(f'+{right}' for right in refused)}"
+            )
+        found = cast("bytes", replies["type"]).decode()
+        if found not in {kind, "none"}:
+            raise ConfigurationError(
+                f"the key {key!r} in this Redis is a {found}, not a {kind}: rename or delete it, or choose another "
+                "--price-stream"
+            )
+        return found == kind
 
     def append(self, entries: Sequence[Fields]) -> None:
         """Append the entries, all or none, in one round trip. After a StreamOutageError they may stand there or not.
@@ -382,6 +413,13 @@ class Stream:
         with self._translated():
             info, _ = self._info()
         return Backlog(int(info["entries-added"]), int(info["length"]), int(info["length"]), 0, 0)
+
+
+def _refused(reply: object) -> bool:
+    """Whether the user may not send this command, or the server does not know it."""
+    return isinstance(reply, NoPermissionError) or (
+        isinstance(reply, redis.ResponseError) and str(reply).startswith("unknown command")
+    )
 
 
 def _number(entry_id: bytes) -> tuple[int, int]:
