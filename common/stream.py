@@ -1,8 +1,9 @@
 """The one file that speaks Redis Streams: append, read, claim, ack, trim, lag.
 
 A `Stream` is one key and one consumer group on it. Every error of Redis leaves here as a StreamOutageError (worth a
-retry) or a ConfigurationError (needs a person). Never one command or one transaction over two keys, so that streams
-may be spread over a Redis Cluster one day.
+retry) or a ConfigurationError (needs a person). Every error closes the client's connections, so that the next try
+looks up the address in REDIS_URL again: after a failover the old node still answers. Never one command or one
+transaction over two keys, so that streams may be spread over a Redis Cluster one day.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import Any, NamedTuple, cast
 
 import redis
 from redis.backoff import NoBackoff
+from redis.exceptions import AskError, ClusterDownError, MovedError, NoPermissionError, ReadOnlyError
 from redis.retry import Retry
 
-from common import tls
+from common import rights, tls
 from common.errors import ConfigurationError, StreamOutageError, TickpipeError, UntrustedError
 from common.settings import Secret
 
@@ -29,6 +31,8 @@ TIMEOUT = 5.0
 SILENT_AFTER = 3.0
 #: Most fields of an entry that the script takes: Lua's unpack() gives up below 8,000 values, with the others written.
 WIDEST = 3500
+#: Errors of a node that is not the primary of this key. MOVED is an AskError, MASTERDOWN a ClusterDownError.
+NOT_PRIMARY = (ReadOnlyError, AskError, ClusterDownError)
 
 
 class Entry(NamedTuple):
@@ -89,6 +93,32 @@ def connect(url: Secret, *, timeout: float = TIMEOUT) -> redis.Redis:
     return client
 
 
+def look_up_again(client: redis.Redis) -> None:
+    """Close the connections of this client that are not in use: the next command looks up the address and connects.
+
+    A connection in use gets its own error if it leads to the old node.
+    """
+    client.connection_pool.disconnect(inuse_connections=False)
+
+
+def expect_primary(client: redis.Redis) -> None:
+    """Raise StreamOutageError if the client is connected to a replica.
+
+    A node that was demoted still answers reads, so a command that only reads would never fail. HELLO needs no right.
+    A proxy without HELLO counts as a primary.
+    """
+    try:
+        reply = client.execute_command("HELLO")  # type: ignore[no-untyped-call]
+    except redis.ResponseError:
+        return
+    about = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
+    if about.get(b"role") == b"replica":
+        look_up_again(client)
+        raise StreamOutageError(
+            "Redis: the node at the address in REDIS_URL is a replica; the next try looks up the address again"
+        )
+
+
 class Stream:
     """One stream, and one consumer's place in one group on it."""
 
@@ -96,9 +126,10 @@ class Stream:
         self.key = key
         self.group = group
         self.consumer = consumer
+        self._reports = f"{key}:consumers"
         self._redis = client
         self._tls = issubclass(client.connection_pool.connection_class, redis.SSLConnection)
-        self._answered = False  # ever
+        self._answered: set[str] = set()  # keys of which Redis has answered a command, ever
         # Entries as they are: a dict for each would cost more than its insert, and of a name that comes twice lose one.
         client.set_response_callback("XREADGROUP", _entries)
         client.set_response_callback("XAUTOCLAIM", lambda reply, **_: reply)
@@ -107,18 +138,27 @@ class Stream:
         self._trim = client.register_script(_TRIM)
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """Redis's errors as ours, told apart by class."""
+    def _translated(self, key: str = "") -> Iterator[None]:
+        """Redis's errors as ours, told apart by class. `key`: the one that the commands use, if not the stream's."""
+        key = key or self.key
         try:
             yield
-            self._answered = True
-        except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
-            raise ConfigurationError(f"Redis refuses the login in REDIS_URL: {error}") from error
+            self._answered.add(key)
         except redis.RedisError as error:
-            raise self._trouble(error) from error
+            look_up_again(self._redis)
+            raise self._trouble(error, key) from error
 
-    def _trouble(self, error: redis.RedisError) -> TickpipeError:
-        """What TLS refuses at the start needs a person; later, a server may mend its certificate without us."""
+    def _trouble(self, error: redis.RedisError, key: str) -> TickpipeError:
+        """What TLS or a cluster refuses at the start needs a person; later, a server may heal without us."""
+        if isinstance(error, redis.AuthenticationError):
+            return ConfigurationError(f"Redis refuses the login in REDIS_URL: {error}")
+        if isinstance(error, NoPermissionError):
+            return ConfigurationError(f"Redis refuses a right on the key {key!r}: {error}. Grant it by ACL SETUSER")
+        if isinstance(error, MovedError) and key not in self._answered:
+            return ConfigurationError(
+                f"REDIS_URL names one node of a Redis Cluster, and the key {key!r} is on another node: MOVED {error}. "
+                "Use a Redis or Valkey that is not a cluster"
+            )
         cause, words = error.__context__, f"Redis: {str(error) or type(error).__name__}"
         refusal = tls.refusal(cause)
         if self._tls and isinstance(cause, FileNotFoundError | PermissionError | IsADirectoryError):
@@ -132,18 +172,54 @@ class Stream:
             words += tls.hint("REDIS_URL", "redis", "rediss", by_tls=self._tls)
         elif isinstance(error, redis.ConnectionError | redis.TimeoutError):
             words += " (REDIS_URL)"
+        elif isinstance(error, NOT_PRIMARY):
+            words += "; this node is not the primary: the next try looks up the address in REDIS_URL again"
+        elif "WRONGTYPE" in words:
+            words = f"Redis: the key {key!r} has another type than it should: rename or delete it"
         return UntrustedError(words) if refusal and not self._answered else StreamOutageError(words)
 
     def check(self) -> bool:
         """Ask Redis, which may be away or not let us in, whether the stream is there.
 
-        Raises ConfigurationError where the key is something else.
+        Raises ConfigurationError where the key is something else, or the user lacks a right.
         """
-        with self._translated():
-            kind = cast("bytes", self._redis.type(self.key))
-        if kind not in {b"stream", b"none"}:
-            raise ConfigurationError(f"the key {self.key!r} in this Redis is a {kind.decode()}, not a stream")
-        return kind == b"stream"
+        return self._check(self.key, "stream", {})
+
+    def check_append(self) -> bool:
+        """The same for a producer, with every right that it needs on the stream."""
+        return self._check(self.key, "stream", rights.append(self.key))
+
+    def check_consume(self) -> bool:
+        """The same for a consumer, with every right that it needs on the stream."""
+        return self._check(self.key, "stream", rights.consume(self.key, self.group, self.consumer))
+
+    def check_reports(self) -> bool:
+        """The same for the hash of the consumers' statistics."""
+        return self._check(self._reports, "hash", rights.report(self._reports))
+
+    def _check(self, key: str, kind: str, commands: rights.Commands) -> bool:
+        """Whether the key is there. Only TYPE may fail otherwise than for a missing right: the rest is made to fail."""
+        commands = {**rights.look(key), **commands}
+        with self._translated(key), self._redis.pipeline(transaction=False) as pipe:
+            expect_primary(self._redis)
+            for command in commands.values():
+                pipe.execute_command(*command)  # type: ignore[no-untyped-call]
+            replies = dict(zip(commands, pipe.execute(raise_on_error=False), strict=True))
+            refused = {right: reply for right, reply in replies.items() if _refused(reply)}
+            if not refused and isinstance(replies["type"], redis.RedisError):
+                raise replies["type"]
+        if refused:
+            raise ConfigurationError(
+                f"Redis refuses {', '.join(refused)} on the key {key!r}: {next(iter(refused.values()))}. Grant it to "
+                f"the user in REDIS_URL: ACL SETUSER USER ~{key} {' '.join(f'+{right}' for right in refused)}"
+            )
+        found = cast("bytes", replies["type"]).decode()
+        if found not in {kind, "none"}:
+            raise ConfigurationError(
+                f"the key {key!r} in this Redis is a {found}, not a {kind}: rename or delete it, or choose another "
+                "--price-stream"
+            )
+        return found == kind
 
     def append(self, entries: Sequence[Fields]) -> None:
         """Append the entries, all or none, in one round trip. After a StreamOutageError they may stand there or not.
@@ -185,6 +261,7 @@ class Stream:
 
     def _info(self) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         """What Redis says of the stream, and of each group by its name; a stream that is not there is empty."""
+        expect_primary(self._redis)
         if not self._redis.exists(self.key):
             return {"entries-added": 0, "length": 0}, {}
         info = self._redis.xinfo_stream(self.key)
@@ -231,13 +308,13 @@ class Stream:
 
     def report(self, **word: object) -> None:
         """Leave this consumer's word on its work, for whoever looks at the pipeline; `at` is when, microseconds UTC."""
-        with self._translated():
-            self._redis.hset(f"{self.key}:consumers", self.consumer, json.dumps(word))
+        with self._translated(self._reports):
+            self._redis.hset(self._reports, self.consumer, json.dumps(word))
 
     def reports(self) -> dict[str, dict[str, Any]]:
         """The last word of each consumer, gone ones too. What is no such word counts as one of 1970."""
-        with self._translated():
-            found = cast("dict[bytes, bytes]", self._redis.hgetall(f"{self.key}:consumers"))
+        with self._translated(self._reports):
+            found = cast("dict[bytes, bytes]", self._redis.hgetall(self._reports))
         return {name.decode(errors="replace"): _word(text) for name, text in found.items()}
 
     def consumers(self) -> list[Member]:
@@ -249,8 +326,8 @@ class Stream:
     def forget_reports(self, before: int) -> None:
         """Remove the words left before then, microseconds UTC."""
         if old := [name for name, word in self.reports().items() if word["at"] < before]:
-            with self._translated():
-                self._redis.hdel(f"{self.key}:consumers", *old)
+            with self._translated(self._reports):
+                self._redis.hdel(self._reports, *old)
 
     def leave(self) -> None:
         """Take this consumer's name off the group, unless entries are pending on it: those would be destroyed."""
@@ -336,6 +413,13 @@ class Stream:
         with self._translated():
             info, _ = self._info()
         return Backlog(int(info["entries-added"]), int(info["length"]), int(info["length"]), 0, 0)
+
+
+def _refused(reply: object) -> bool:
+    """Whether the user may not send this command, or the server does not know it."""
+    return isinstance(reply, NoPermissionError) or (
+        isinstance(reply, redis.ResponseError) and str(reply).startswith("unknown command")
+    )
 
 
 def _number(entry_id: bytes) -> tuple[int, int]:

@@ -94,7 +94,7 @@ def consumer(
 
     def work() -> None:
         retry = retrying(stop, logger, worker.progress.failed)
-        new = "" if retry(lanes[0].stream.check) else ", a new stream: no producer has written to it yet"
+        new = "" if retry(_check_redis, lanes) else ", a new stream: no producer has written to it yet"
         retry(lambda: schema.apply(store))
         retry(store.check_rights)
         logger.info("%s reads %s as one of %s%s", name, price_stream, consumer_group, new)
@@ -118,6 +118,13 @@ def consumer(
     if not working.done():
         raise OutageError("told to stop while the database or Redis did not answer; what is pending will be claimed")
     working.result()
+
+
+def _check_redis(lanes: Sequence[Lane]) -> bool:
+    """Whether the stream of the prices is there. Raises ConfigurationError for a key or a right that is wrong."""
+    there = [lane.stream.check_consume() for lane in lanes]
+    lanes[0].stream.check_reports()
+    return there[0]
 
 
 def _tell(worker: Worker, streams: Sequence[Stream], seconds: float) -> None:

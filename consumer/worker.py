@@ -12,11 +12,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
-from common.errors import OutageError, StreamOutageError
+from common.errors import OutageError, StreamOutageError, TickpipeError
 from common.retry import retrying
 from common.stream import Entry, Stream
 from consumer.progress import Progress
@@ -83,6 +82,7 @@ class Worker:
         self.totals = Totals()
         self.progress = Progress(monotonic)
         self._reported = Totals()
+        self._statistics_errors: dict[str, str] = {}  # by what failed; no entry since it succeeded
         self._lanes = lanes
         self._store = store
         self._config = config
@@ -183,7 +183,7 @@ class Worker:
             trimmed = lane.stream.trim()
             gone = lane.stream.remove_gone(int(max(self._config.claim_idle * 2, GONE_AFTER) * 1000))
             logger.debug("trimmed %d entries of %s, removed %d consumers", trimmed, lane.stream.key, gone)
-        self._lanes[0].stream.forget_reports(self._clock() - REPORTS_KEPT)
+        self._keep_statistics("forget", lambda: self._lanes[0].stream.forget_reports(self._clock() - REPORTS_KEPT))
 
     def _drained(self) -> bool:
         """Whether nothing is left, for anybody. What a dead consumer holds is waited for, and claimed when due."""
@@ -226,9 +226,21 @@ class Worker:
             self.totals.latency_p50 = ordered[len(ordered) // 2]
             self.totals.latency_p99 = ordered[len(ordered) * 99 // 100]
             self._latencies.clear()
-        with suppress(StreamOutageError):  # a full Redis refuses it, while the work itself goes on
-            self._lanes[0].stream.report(**asdict(self.totals), at=self._clock())
+        report = lambda: self._lanes[0].stream.report(**asdict(self.totals), at=self._clock())  # noqa: E731
+        if self._keep_statistics("report", report):
             self._reported = replace(self.totals)
+
+    def _keep_statistics(self, name: str, work: Callable[[], None]) -> bool:
+        """Whether it succeeded. An error is logged once: prices are stored all the same."""
+        try:
+            work()
+        except TickpipeError as error:
+            if str(error) != self._statistics_errors.get(name):
+                logger.warning("consumer statistics are not written: %s", error)
+            self._statistics_errors[name] = str(error)
+            return False
+        self._statistics_errors.pop(name, None)
+        return True
 
     def _insert(self, lane: Lane, entries: Sequence[Entry]) -> Stored:
         """Insert the block however long the database is away; a block that fails while it is there is bisected."""

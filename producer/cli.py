@@ -97,7 +97,8 @@ def producer(
         client = connect(redis_url, timeout=timeout)
         return Streams(Stream(client, price_stream), Stream(client, f"{price_stream}:feed"))
 
-    checked = Stream(connect(redis_url), price_stream)
+    client = connect(redis_url)
+    checked = [Stream(client, price_stream), Stream(client, f"{price_stream}:feed")]
     folder = spool_folder(spool_dir, redis_url, price_stream)
     make_folder(folder)
     server = metrics.Server(metrics_host, metrics_port) if metrics_port else None
@@ -152,10 +153,11 @@ def _reread(feed: Feed, options: Sequence[str], file: Path) -> None:
         logger.error("SIGHUP: %s; the symbols stay as they were", error)
 
 
-def _check_redis(stream: Stream) -> None:
-    """A wrong login ends the start; a Redis that is away does not: prices wait in the spool."""
+def _check_redis(streams: Sequence[Stream]) -> None:
+    """A wrong login, right or key ends the start; a Redis that is away does not: prices wait in the spool."""
     try:
-        stream.check()
+        for stream in streams:
+            stream.check_append()
     except OutageError as error:
         logger.warning("%s; prices wait in the spool until it is back", error)
 

@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common import feed_event, tick
@@ -83,21 +83,14 @@ class Streams:
     """The two streams that entries go to."""
 
     def __init__(self, prices: Stream, feed: Stream) -> None:
-        self._prices = prices
-        self._feed = feed
+        self._streams = {"prices": prices, "feed": feed}
         self.appended = 0  # prices that Redis has acknowledged
 
-    def append(self, entries: Iterable[Outgoing]) -> None:
-        """Append the entries: prices first, so that an `alive` never names a price that is not there yet."""
-        prices: list[Fields] = []
-        feed: list[Fields] = []
-        for stream, fields in entries:
-            (prices if stream == "prices" else feed).append(fields)
-        if prices:
-            self._prices.append(prices)
-            self.appended += len(prices)
-        if feed:
-            self._feed.append(feed)
+    def append(self, stream: str, entries: Sequence[Fields]) -> None:
+        """Append the entries to one of them: each takes or refuses a batch for itself."""
+        self._streams[stream].append(entries)
+        if stream == "prices":
+            self.appended += len(entries)
 
 
 class Publisher:
@@ -131,25 +124,38 @@ class Publisher:
         entries = [*self._held, *map(_outgoing, items)]
         if last or any(isinstance(item, FeedEvent) for item in items):
             entries += self._take_lost()  # no number may be vouched for before it is told that it was lost
-        if self._spool.entries == 0:
-            try:
-                self._streams.append(entries)
-            except TickpipeError as error:
-                logger.warning("%s; spooling to %s", error, self._spool.path)
-            else:
-                self._held.clear()
-                self.appended += len(entries)
-                if self._told_at > float("-inf"):
-                    logger.warning("Redis takes prices again: %d price events lost since the start", self.lost)
-                    self._told_at = float("-inf")
-                return
+        left = self._append(entries)
+        if len(left) < len(entries) and self._told_at > float("-inf"):
+            logger.warning("Redis takes prices again: %d price events lost since the start", self.lost)
+            self._told_at = float("-inf")
         try:
-            self._spool.put(entries)
+            if left:
+                self._spool.put(left)
         except SpoolFullError as error:
-            self._lose(items, entries, error)
+            self._lose(items if any(entry.stream == "prices" for entry in left) else [], left, error)
         else:
             self._held.clear()
-            self.spooled += len(entries)
+            self.spooled += len(left)
+
+    def _append(self, entries: Sequence[Outgoing]) -> list[Outgoing]:
+        """Append the entries that need not wait for the spool; returns the others.
+
+        Prices go first, so that an `alive` never names a price that is not there yet. A price waits for spooled
+        prices only, a feed event for all. So a feed stream that Redis refuses holds back no price.
+        """
+        left = list(entries)
+        try:
+            for stream, ahead in (("prices", self._spool.waiting("prices")), ("feed", self._spool.entries)):
+                batch = [entry.fields for entry in left if entry.stream == stream]
+                if ahead:
+                    break
+                if batch:
+                    self._streams.append(stream, batch)
+                    self.appended += len(batch)
+                    left = [entry for entry in left if entry.stream != stream]
+        except TickpipeError as error:
+            logger.warning("%s; spooling to %s", error, self._spool.path)
+        return left
 
     def _lose(self, items: Sequence[Item], entries: Sequence[Outgoing], error: SpoolFullError) -> None:
         """Count what no place was left for. What is told of the feed takes what was lost with it, or both wait."""
@@ -188,15 +194,28 @@ def _outgoing(item: Item) -> Outgoing:
 def replay(spool: Spool, streams: Streams, stop: threading.Event) -> None:
     """Append what is in the spool, oldest first, until it is empty; waits for Redis as long as it takes.
 
-    An entry whose append was not answered is appended again: the database knows it by its session and number.
+    An entry whose append was not answered is appended again: the database knows it by its session and number. An
+    acknowledged entry is dropped at once, even if the other stream refuses its entries for ever.
     Raises OutageError when told to stop before the end.
     """
     while spool.entries:
-        mark, entries = spool.head(MAX_APPEND)
-        retrying(stop, logger)(streams.append, entries)
-        spool.drop(mark)
+        retrying(stop, logger)(_replay_once, spool, streams, stop)
         if stop.is_set():
             return
+
+
+def _replay_once(spool: Spool, streams: Streams, stop: threading.Event) -> None:
+    """Append all prices, then the feed events that were there before: an `alive` comes after the prices it names."""
+    mark, events = spool.head("feed", MAX_APPEND)
+    while spool.waiting("prices"):
+        price_mark, prices = spool.head("prices", MAX_APPEND)
+        streams.append("prices", prices)
+        spool.drop("prices", price_mark)
+        if stop.is_set():
+            return
+    if events:
+        streams.append("feed", events)
+        spool.drop("feed", mark)
 
 
 class Replayer:

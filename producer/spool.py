@@ -47,9 +47,9 @@ class Spool:
         self._max_bytes = max_bytes
         self._db: sqlite3.Connection | None = None
         self._guard = threading.Lock()
-        self._entries = 0
+        self._waiting = {"prices": 0, "feed": 0}
         self._bytes = 0
-        self._done = 0  # entries up to this id are appended, though a full disk would not let them be deleted
+        self._done = {"prices": 0, "feed": 0}  # ids up to these are appended, though a full disk kept them
         self._file_lock = FileLock(path.with_suffix(".lock"), timeout=0)
         self._file_lock.acquire()
         if path.exists():
@@ -63,7 +63,11 @@ class Spool:
     @property
     def entries(self) -> int:
         """Entries waiting."""
-        return self._entries
+        return sum(self._waiting.values())
+
+    def waiting(self, stream: str) -> int:
+        """Entries waiting for this stream: "prices" or "feed"."""
+        return self._waiting[stream]
 
     def put(self, entries: Sequence[Outgoing]) -> None:
         """Append the entries, fsynced when this returns. Raises SpoolFullError, and then none of them is in it.
@@ -77,32 +81,34 @@ class Spool:
                 raise SpoolFullError(f"the spool {self.path} holds {self._bytes:,} bytes, its bound (--spool-max)")
             with self._connection() as db:
                 db.executemany("INSERT INTO entries (stream, fields) VALUES (?, ?)", rows)
-            self._entries += len(rows)
+            for stream, _ in rows:
+                self._waiting[stream] += 1
             self._bytes += size
 
-    def head(self, count: int) -> tuple[int, list[Outgoing]]:
-        """The oldest entries, up to `count`, and the mark to `drop` them by."""
+    def head(self, stream: str, count: int) -> tuple[int, list[Fields]]:
+        """The oldest entries for this stream, up to `count`, and the mark to `drop` them by."""
         with self._guard, _translated(self.path):
-            query = "SELECT id, stream, fields FROM entries WHERE id > ? ORDER BY id LIMIT ?"
-            rows = self._connection().execute(query, (self._done, count)).fetchall()
-        return (rows[-1][0] if rows else 0), [Outgoing(stream, json.loads(fields)) for _, stream, fields in rows]
+            query = "SELECT id, fields FROM entries WHERE stream = ? AND id > ? ORDER BY id LIMIT ?"
+            rows = self._connection().execute(query, (stream, self._done[stream], count)).fetchall()
+        return (rows[-1][0] if rows else 0), [json.loads(fields) for _, fields in rows]
 
-    def drop(self, mark: int) -> None:
-        """Drop the entries up to `mark`: they have been appended."""
+    def drop(self, stream: str, mark: int) -> None:
+        """Drop the entries for this stream up to `mark`: they have been appended."""
         with self._guard, _translated(self.path):
             db = self._connection()
-            entries, size = db.execute(f"{_COUNT} WHERE id > ? AND id <= ?", (self._done, mark)).fetchone()
-            self._entries -= entries
+            query = f"{_COUNT} WHERE stream = ? AND id > ? AND id <= ?"
+            entries, size = db.execute(query, (stream, self._done[stream], mark)).fetchone()
+            self._waiting[stream] -= entries
             self._bytes -= size
             try:
                 with db:
-                    db.execute("DELETE FROM entries WHERE id <= ?", (mark,))
-                self._done = 0  # numbers begin again in an empty table
+                    db.execute("DELETE FROM entries WHERE stream = ? AND id <= ?", (stream, mark))
+                self._done[stream] = 0  # numbers begin again in an empty table
             except sqlite3.Error:  # a full disk: deleting needs room, too, while removing the whole file gives some
-                self._done = mark
-            if self._entries == 0:  # SQLite gives no room back by itself, and what lies there is told as waiting
+                self._done[stream] = mark
+            if self.entries == 0:  # SQLite gives no room back by itself, and what lies there is told as waiting
                 db.close()
-                self._db, self._done = None, 0
+                self._db, self._done = None, dict.fromkeys(self._done, 0)
                 _remove(*(Path(f"{self.path}{end}") for end in ("", "-wal", "-shm")))
 
     def close(self) -> None:
@@ -111,10 +117,10 @@ class Spool:
             if self._db is not None:
                 self._db.close()
                 self._db = None
-            if self._entries == 0:
+            if self.entries == 0:
                 _remove(self.path)
             self._file_lock.release()
-            if self._entries == 0:
+            if self.entries == 0:
                 _remove(self.path.with_suffix(".lock"))
 
     def _connection(self) -> sqlite3.Connection:
@@ -125,7 +131,9 @@ class Spool:
                 db.execute("PRAGMA synchronous = FULL")  # in WAL mode: one fsync a commit
                 with db:
                     db.execute("CREATE TABLE IF NOT EXISTS entries (id INTEGER PRIMARY KEY, stream TEXT, fields TEXT)")
-                self._entries, self._bytes = db.execute(_COUNT).fetchone()
+                for stream in self._waiting:
+                    self._waiting[stream] = db.execute(f"{_COUNT} WHERE stream = ?", (stream,)).fetchone()[0]
+                self._bytes = db.execute(_COUNT).fetchone()[1]
             except sqlite3.Error:
                 db.close()  # else it would be taken for set up
                 raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -72,15 +72,22 @@ def retry(store: PriceStore, stream_of: Callable[[str], Stream], wanted: Filter)
     with store.transaction() as connection, connection.cursor() as cursor:
         cursor.execute("SELECT coalesce(max(id), 0) FROM dead_letters")
         newest = (cursor.fetchone() or (0,))[0]
-    while True:
-        with store.transaction() as connection, connection.cursor() as cursor:
-            cursor.execute(_TAKE, {**wanted.arguments, "newest": newest, "limit": BATCH})
-            letters = sorted((_letter(row) for row in cursor.fetchall()), key=lambda letter: letter.id)
-            for name in sorted({letter.stream for letter in letters}):
-                stream_of(name).append_parts([letter.raw for letter in letters if letter.stream == name])
-        if not letters:
-            return
-        yield len(letters)
+        cursor.execute("SELECT DISTINCT stream FROM dead_letters" + _WHERE + " ORDER BY stream", wanted.arguments)
+        names = [name for (name,) in cursor.fetchall()]
+    for name in names:
+        taken = {**wanted.arguments, "newest": newest, "limit": BATCH, "stream": name}
+        while count := _retry_batch(store, stream_of(name), taken):
+            yield count
+
+
+def _retry_batch(store: PriceStore, stream: Stream, taken: Mapping[str, object]) -> int:
+    """Of one stream only: if another one is refused, the rollback cannot bring back what this one has taken."""
+    with store.transaction() as connection, connection.cursor() as cursor:
+        cursor.execute(_TAKE, taken)
+        letters = sorted((_letter(row) for row in cursor.fetchall()), key=lambda letter: letter.id)
+        if letters:
+            stream.append_parts([letter.raw for letter in letters])
+    return len(letters)
 
 
 def _letter(row: tuple[Any, ...]) -> DeadLetter:
@@ -98,6 +105,6 @@ WHERE (%(id)s::bigint IS NULL OR id = %(id)s) AND (%(session)s::bigint IS NULL O
 _TAKE = (  # constants joined, no value
     "DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters"
     + _WHERE
-    + " AND id <= %(newest)s ORDER BY id LIMIT %(limit)s) "
+    + " AND stream = %(stream)s AND id <= %(newest)s ORDER BY id LIMIT %(limit)s) "
     "RETURNING id, at, stream, entry_id, session, seq, reason, raw"
 )

@@ -10,7 +10,7 @@ import psycopg2
 import redis
 
 from common.errors import TickpipeError
-from common.stream import Stream
+from common.stream import NOT_PRIMARY, Stream
 from consumer import schema
 from consumer.store import PriceStore, is_pooled
 from tickpipe import text, view
@@ -83,7 +83,8 @@ def examine(patient: Patient) -> Iterator[Finding]:
             try:
                 yield from look(patient)
             except (TickpipeError, redis.RedisError) as error:
-                if not isinstance(error.__cause__ or error, _REFUSALS):
+                cause = error.__cause__ or error
+                if not isinstance(cause, _REFUSALS) or isinstance(cause, NOT_PRIMARY):
                     yield Finding(name, well=False, advice=str(error))
                     break
                 advice = f"cannot be read ({error}): look yourself"

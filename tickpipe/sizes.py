@@ -12,6 +12,8 @@ from typing import Any, cast
 
 import redis
 
+from common.errors import OutageError
+from common.stream import expect_primary
 from consumer.store import PriceStore
 from tickpipe.progress import Tell
 
@@ -75,7 +77,8 @@ class Measure:
 
     def _redis(self) -> tuple[int | None, int | None, int | None]:
         """The streams' bytes, all that Redis uses, and its bound; None where it does not say."""
-        with suppress(redis.RedisError):
+        with suppress(redis.RedisError, OutageError):
+            expect_primary(self.client)
             memory = self.client.info("memory")
             streams = sum(self.client.memory_usage(key) or 0 for key in self.streams)
             return streams, memory["used_memory"], memory.get("maxmemory") or None

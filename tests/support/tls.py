@@ -34,7 +34,7 @@ class Forwarder:
     def __init__(self, target: str | tuple[str, int], shown: ssl.SSLContext | None, *, postgres: bool = False) -> None:
         """`target`: a socket's path, or host and port. `shown`: None is a server without TLS."""
         self.shown = shown
-        self._target = target
+        self.target = target  # may be changed: connections that are open stay where they are
         self._postgres = postgres
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: set[socket.socket] = set()
@@ -88,8 +88,8 @@ class Forwarder:
         return secure
 
     def _connected(self) -> socket.socket:
-        server = socket.socket(socket.AF_UNIX if isinstance(self._target, str) else socket.AF_INET)
-        server.connect(self._target)
+        server = socket.socket(socket.AF_UNIX if isinstance(self.target, str) else socket.AF_INET)
+        server.connect(self.target)
         return server
 
 

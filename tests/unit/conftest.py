@@ -32,7 +32,7 @@ def redis_server() -> fakeredis.FakeServer:
 
 @pytest.fixture
 def redis_client(redis_server: fakeredis.FakeServer) -> redis.Redis:
-    return fakeredis.FakeStrictRedis(server=redis_server)
+    return fakeredis.FakeStrictRedis(server=redis_server, protocol=2)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def make_stream(redis_server: fakeredis.FakeServer) -> StreamMaker:
     """Makes a Stream with a client of its own, as each process has."""
 
     def make(key: str = "prices", group: str = "g", consumer: str = "me") -> Stream:
-        return Stream(fakeredis.FakeStrictRedis(server=redis_server), key, group, consumer)
+        return Stream(fakeredis.FakeStrictRedis(server=redis_server, protocol=2), key, group, consumer)
 
     return make
 

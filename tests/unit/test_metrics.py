@@ -34,7 +34,7 @@ from consumer.worker import Lane, Worker, WorkerConfig
 from producer.feed import Feed, FeedConfig
 from producer.metrics import ProducerMetrics
 from producer.publisher import Intake, Publisher, Streams, replay, spool_path
-from producer.spool import Outgoing, Spool
+from producer.spool import Spool
 from tests.support.faults import FaultySimulator
 from tests.support.waiting import PATIENCE, wait_for
 from tests.unit.conftest import StreamMaker
@@ -99,7 +99,7 @@ class Producer:
         self.publish()  # `started`
 
     def _streams(self) -> Streams:
-        client = fakeredis.FakeStrictRedis(server=self.redis)
+        client = fakeredis.FakeStrictRedis(server=self.redis, protocol=2)
         return Streams(Stream(client, "prices"), Stream(client, "prices:feed"))
 
     def hear(self, event: str, **fields: str) -> None:
@@ -157,7 +157,7 @@ def test_what_the_producer_receives_appends_and_spools_is_counted(producer: Prod
     }
     producer.redis.connected = True
     producer.replay()
-    producer.ways["orphan"].append([Outgoing("prices", {"n": "1"}), Outgoing("feed", {"n": "1"})])
+    producer.ways["orphan"].append("prices", [{"n": "1"}])
     producer.feed._on_frame(ABNF.OPCODE_TEXT, b"no JSON")
     assert changed(after, samples(producer.metrics)) == {
         "tickpipe_events_appended_total{spool}": 2,

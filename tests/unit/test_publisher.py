@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +35,7 @@ class House:
 
     def __init__(self, folder: Path, *, spool_max: int = 10**6, bound: int = 10**6) -> None:
         self.server = fakeredis.FakeServer()
-        self.client = fakeredis.FakeStrictRedis(server=self.server)
+        self.client = fakeredis.FakeStrictRedis(server=self.server, protocol=2)
         self.streams = Streams(Stream(self.client, "prices"), Stream(self.client, "prices:feed"))
         self.intake = Intake(bound)
         self.session = Session(START, self.intake.put_always, lambda: START)
@@ -61,8 +61,8 @@ class House:
         """The numbers of the prices in the stream or in the spool, in order."""
         if where == "stream":
             return [int(fields[b"seq"]) for _, fields in stored(self.client)]
-        entries = self.spool.head(10**6)[1]
-        return [int(cast("dict[str, str]", fields)["seq"]) for stream, fields in entries if stream == "prices"]
+        entries = self.spool.head("prices", 10**6)[1]
+        return [int(cast("dict[str, str]", fields)["seq"]) for fields in entries]
 
     def words(self) -> list[tuple[str, dict[str, Any]]]:
         """The feed events in the stream: kind and detail."""
@@ -136,19 +136,26 @@ def test_entries_are_the_contracts(house: House) -> None:
     assert (house.publisher.appended, house.publisher.spooled, house.publisher.lost) == (2, 0, 0)
 
 
-def test_a_batch_is_appended_whole_and_its_prices_before_its_words() -> None:
-    calls: list[tuple[str, list[Fields]]] = []
+@pytest.mark.parametrize("away", [False, True], ids=["directly", "by the spool"])
+def test_a_batch_is_appended_whole_and_its_prices_before_its_words(
+    house: House, monkeypatch: pytest.MonkeyPatch, away: bool
+) -> None:
+    calls: list[tuple[str, int]] = []
+    append = house.streams.append
 
-    class Recorder(Stream):
-        def __init__(self, name: str) -> None:
-            self.name = name
+    def record(stream: str, entries: Sequence[Fields]) -> None:
+        append(stream, entries)
+        calls.append((stream, len(entries)))
 
-        def append(self, entries: Any) -> None:
-            calls.append((self.name, list(entries)))
-
-    entries = [Outgoing("feed", {"n": "1"}), Outgoing("prices", {"n": "2"}), Outgoing("prices", {"n": "3"})]
-    Streams(Recorder("prices"), Recorder("feed")).append(entries)
-    assert calls == [("prices", [{"n": "2"}, {"n": "3"}]), ("feed", [{"n": "1"}])]
+    monkeypatch.setattr(house.streams, "append", record)
+    house.server.connected = not away
+    house.session.tell("alive")
+    house.put(2)
+    house.session.tell("alive")
+    house.publish()
+    house.server.connected = True
+    house.replay()
+    assert calls == [("prices", 2), ("feed", 2)]
 
 
 @pytest.mark.parametrize("away", [False, True], ids=["straight", "by the spool"])
@@ -190,7 +197,7 @@ def test_nothing_passes_a_spool_that_is_not_empty(house: House) -> None:
 def test_whatever_redis_says_the_batch_is_spooled(
     house: House, error: TickpipeError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_: object) -> None:
+    def refuse(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(house.streams, "append", refuse)
@@ -264,8 +271,7 @@ def test_no_number_is_vouched_for_before_it_is_told_that_it_was_lost(tmp_path: P
         house.put(1)
         house.session.tell("alive", last_seq=house.session.seq)
         house.publish()
-        _, spooled = house.spool.head(100)
-        told = [cast("dict[str, str]", entry.fields) for entry in spooled]
+        told = [cast("dict[str, str]", fields) for fields in house.spool.head("feed", 100)[1]]
         assert [(fields["event"], json.loads(fields["detail"])["last_seq"]) for fields in told] == [
             ("alive", 13),
             ("overflow", 12),
@@ -289,6 +295,93 @@ def test_words_that_even_the_spool_cannot_take_are_kept_for_later(
     house.publisher.run()
     assert [kind for kind, _ in house.words()] == ["disconnected", "overflow"]
     assert house.lost() == [1, 2]
+
+
+# --- One stream is refused for good
+
+
+def test_prices_go_on_once_each_while_their_feed_events_are_refused(house: House) -> None:
+    """And nothing is lost: the events are appended, in order, as soon as that works again."""
+    house.client.set("prices:feed", "x")
+    for number in range(1, 4):
+        house.put(2)
+        house.session.tell("alive", last_seq=house.session.seq)
+        house.publish()
+        assert house.seqs() == [*range(1, 2 * number + 1)]
+    assert (house.seqs("spool"), house.spool.waiting("feed")) == ([], 3)
+    house.client.delete("prices:feed")
+    house.replay()
+    assert [told["last_seq"] for _, told in house.words()] == [2, 4, 6]
+    assert house.seqs() == [*range(1, 7)]
+
+
+def test_feed_events_wait_for_the_prices_before_them(house: House) -> None:
+    house.client.set("prices", "x")
+    house.put(2)
+    house.session.tell("alive", last_seq=2)
+    house.publish()
+    house.session.tell("alive", last_seq=2)
+    house.publish()
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(OutageError):
+        replay(house.spool, house.streams, stop)
+    assert not house.client.exists("prices:feed")
+    house.client.delete("prices")
+    house.replay()
+    assert (house.seqs(), len(house.words())) == ([1, 2], 2)
+
+
+@pytest.mark.parametrize("error", [StreamOutageError("WRONGTYPE"), ConfigurationError("NOPERM")])
+@pytest.mark.parametrize("orphan", [False, True], ids=["own spool", "orphan"])
+def test_what_a_replay_has_appended_is_not_appended_again(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: TickpipeError, orphan: bool
+) -> None:
+    """Neither at the next try, nor by the next process that opens the spool."""
+    path = spool_path(tmp_path, 1) if orphan else house.spool.path
+    spool = Spool(path, max_bytes=10**6) if orphan else house.spool
+    append = house.streams.append
+    stop = threading.Event()
+
+    def refuse_events(stream: str, entries: Sequence[Fields]) -> None:
+        if stream == "feed":
+            stop.set()
+            raise error
+        append(stream, entries)
+
+    for n in range(1, 4):
+        spool.put([Outgoing("prices", {"seq": str(n)}), Outgoing("feed", {"number": str(n)})])
+    with monkeypatch.context() as refused:
+        refused.setattr(house.streams, "append", refuse_events)
+        for _ in range(3):
+            stop.clear()
+            with pytest.raises(type(error)):
+                replay(spool, house.streams, stop)
+    assert (house.seqs(), spool.waiting("prices"), spool.waiting("feed")) == ([1, 2, 3], 0, 3)
+    if orphan:
+        spool.close()
+        spool = Spool(path, max_bytes=10**6)
+    replay(spool, house.streams, threading.Event())
+    assert house.seqs() == [1, 2, 3]
+    assert [fields[b"number"] for _, fields in stored(house.client, "prices:feed")] == [b"1", b"2", b"3"]
+
+
+def test_prices_that_were_appended_are_not_lost_with_events_that_no_disk_takes(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise SpoolFullError("the disk is full")
+
+    house.client.set("prices:feed", "x")
+    with monkeypatch.context() as full:
+        full.setattr(house.spool, "put", refuse)
+        house.put(2)
+        house.session.tell("alive", last_seq=2)
+        house.publish()
+    house.client.delete("prices:feed")
+    house.intake.close()
+    house.publisher.run()
+    assert (house.publisher.lost, house.seqs(), house.words()) == (0, [1, 2], [("alive", {"last_seq": 2})])
 
 
 @settings(max_examples=30)
@@ -363,8 +456,8 @@ def test_an_append_that_was_not_answered_is_made_again(house: House, monkeypatch
     house.server.connected = True
     append, calls = house.streams.append, iter([True])
 
-    def unanswered(entries: list[Outgoing]) -> None:
-        append(entries)
+    def unanswered(stream: str, entries: Sequence[Fields]) -> None:
+        append(stream, entries)
         if next(calls, False):
             raise StreamOutageError("Timeout reading from socket")
 
@@ -381,7 +474,7 @@ def test_orphans_are_replayed_beside_the_live_spool_and_their_files_removed(hous
     (tmp_path / "0.spool").write_bytes(b"no database" * 100)  # must not end a producer
     house.spool.put([Outgoing("prices", {"seq": "99"})])
     stop = threading.Event()
-    other: redis.Redis = fakeredis.FakeStrictRedis(server=house.server)
+    other: redis.Redis = fakeredis.FakeStrictRedis(server=house.server, protocol=2)
     orphans = Streams(Stream(other, "prices"), Stream(other, "prices:feed"))
     with working(Replayer(house.spool, house.streams, orphans, stop).run_orphans, stop):
         wait_for(lambda: not spool_path(tmp_path, 2).exists())

@@ -44,26 +44,50 @@ def open_spool(tmp_path: Path) -> Iterator[Opener]:
         yield open_one
 
 
-def test_entries_leave_in_their_order_by_the_mark(open_spool: Opener) -> None:
+def prices(spool: Spool, count: int = 9) -> list[Outgoing]:
+    """The prices at the spool's head."""
+    return [Outgoing("prices", fields) for fields in spool.head("prices", count)[1]]
+
+
+def drop(spool: Spool, count: int) -> None:
+    """Drop the oldest prices."""
+    spool.drop("prices", spool.head("prices", count)[0])
+
+
+def test_entries_leave_in_their_order_by_the_mark_each_stream_for_itself(open_spool: Opener) -> None:
     spool = open_spool()
     spool.put([price(1), word(1)])
-    spool.put([price(2), price(3)])
-    mark, entries = spool.head(3)
-    assert entries == [price(1), word(1), price(2)]
-    assert spool.entries == 4  # looking takes nothing away
-    spool.drop(mark)
-    assert (spool.entries, spool.head(3)[1]) == (1, [price(3)])
-    spool.drop(spool.head(3)[0])
-    assert (spool.entries, spool.head(3)) == (0, (0, []))
+    spool.put([price(2), word(2), price(3)])
+    mark, entries = spool.head("prices", 2)
+    assert entries == [price(1).fields, price(2).fields]
+    assert (spool.entries, spool.waiting("prices"), spool.waiting("feed")) == (5, 3, 2)  # looking takes nothing away
+    spool.drop("prices", mark)
+    assert (spool.entries, spool.waiting("prices"), prices(spool)) == (3, 1, [price(3)])
+    drop(spool, 3)
+    assert (spool.entries, spool.head("prices", 3)) == (2, (0, []))
+    mark, entries = spool.head("feed", 3)
+    assert entries == [word(1).fields, word(2).fields]
+    spool.put([price(4)])
+    spool.drop("feed", mark)
+    assert (spool.waiting("prices"), spool.waiting("feed"), prices(spool)) == (1, 0, [price(4)])
+
+
+def test_what_waits_for_one_stream_is_found_by_the_next_process(open_spool: Opener) -> None:
+    spool = open_spool()
+    spool.put([price(1), word(1), price(2)])
+    drop(spool, 2)
+    spool.close()
+    spool = open_spool()
+    assert (spool.entries, spool.waiting("prices"), spool.head("feed", 9)[1]) == (1, 0, [word(1).fields])
 
 
 def test_what_was_put_is_found_by_the_next_process(open_spool: Opener) -> None:
     spool = open_spool()
     spool.put([price(n) for n in range(5)])
-    spool.drop(spool.head(2)[0])
+    drop(spool, 2)
     spool.close()
     spool = open_spool()
-    assert (spool.entries, spool.head(9)[1]) == (3, [price(2), price(3), price(4)])
+    assert (spool.entries, prices(spool)) == (3, [price(2), price(3), price(4)])
 
 
 def test_no_file_is_made_until_needed_and_an_empty_one_is_removed(open_spool: Opener, tmp_path: Path) -> None:
@@ -71,7 +95,7 @@ def test_no_file_is_made_until_needed_and_an_empty_one_is_removed(open_spool: Op
     assert not spool.path.exists()
     spool.put([price(1)])
     assert spool.path.exists()
-    spool.drop(spool.head(1)[0])
+    drop(spool, 1)
     spool.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -83,7 +107,7 @@ def test_one_that_is_emptied_gives_its_room_back_while_its_producer_lives(open_s
         spool.put([price(n) for n in range(1000)])
         assert folder_size(tmp_path) > 1000
         while spool.entries:
-            spool.drop(spool.head(300)[0])
+            drop(spool, 300)
         assert folder_size(tmp_path) == 0
 
 
@@ -112,7 +136,7 @@ def test_the_bound_is_for_prices_and_a_refused_batch_leaves_nothing_behind(open_
     with pytest.raises(SpoolFullError, match=r"its bound \(--spool-max\)") as caught:
         spool.put([word(1), price(3), price(4)])
     assert isinstance(caught.value, OutageError)
-    assert spool.head(9)[1] == [price(1), price(2)]
+    assert prices(spool) == [price(1), price(2)]
     spool.put([price(3)])
     with pytest.raises(SpoolFullError):
         spool.put([price(4)])
@@ -123,7 +147,7 @@ def test_the_bound_is_for_prices_and_a_refused_batch_leaves_nothing_behind(open_
 def test_what_was_dropped_makes_room_at_once_and_after_a_restart(open_spool: Opener) -> None:
     spool = open_spool(max_bytes=3 * SIZE)
     spool.put([price(1), price(2), price(3)])
-    spool.drop(1)
+    spool.drop("prices", 1)
     spool.put([price(4)])
     with pytest.raises(SpoolFullError):
         spool.put([price(5)])
@@ -131,9 +155,9 @@ def test_what_was_dropped_makes_room_at_once_and_after_a_restart(open_spool: Ope
     spool = open_spool(max_bytes=3 * SIZE)
     with pytest.raises(SpoolFullError):
         spool.put([price(5)])
-    spool.drop(2)
+    spool.drop("prices", 2)
     spool.put([price(5)])
-    assert spool.head(9)[1] == [price(3), price(4), price(5)]
+    assert prices(spool) == [price(3), price(4), price(5)]
 
 
 def test_a_disk_that_fails_is_an_outage_and_then_works_again(open_spool: Opener) -> None:
@@ -176,15 +200,14 @@ def test_a_disk_too_full_to_delete_does_not_keep_the_spool_from_emptying(open_sp
     spool = open_spool()
     spool.put([price(n) for n in range(5)])
     spool._db = NoRoomToDelete(spool._connection())  # type: ignore[assignment]
-    seen = []
+    seen: list[Outgoing] = []
     while spool.entries:
-        mark, entries = spool.head(2)
-        seen += entries
-        spool.drop(mark)
+        seen += prices(spool, 2)
+        drop(spool, 2)
     assert seen == [price(n) for n in range(5)]
     assert not spool.path.exists()  # removing the file needs no room, and gives some
     spool.put([price(9)])
-    assert spool.head(9)[1] == [price(9)]
+    assert prices(spool) == [price(9)]
 
 
 def test_a_disk_that_is_read_only_by_now_neither_keeps_it_from_emptying_nor_ends_the_producer(
@@ -200,7 +223,7 @@ def test_a_disk_that_is_read_only_by_now_neither_keeps_it_from_emptying_nor_ends
     spool._db = NoRoomToDelete(spool._connection())  # type: ignore[assignment]
     with monkeypatch.context() as disk:
         disk.setattr(Path, "unlink", refuse)
-        spool.drop(spool.head(9)[0])
+        drop(spool, 9)
         assert spool.entries == 0  # Redis is asked again
         spool.close()
     assert spool.path.exists()
@@ -240,7 +263,7 @@ def test_orphans_are_adopted_oldest_first_and_live_ones_are_left_alone(open_spoo
             spool.close()
     adopted = []
     for orphan in adopt_orphans(tmp_path, own=tmp_path / "4.spool"):
-        assert orphan.head(9)[1] == [Outgoing("prices", {"from": orphan.path.name})]
+        assert prices(orphan) == [Outgoing("prices", {"from": orphan.path.name})]
         adopted.append(orphan.path.name)
         with pytest.raises(Timeout):
             open_spool(orphan.path.name)  # nobody else may have it meanwhile

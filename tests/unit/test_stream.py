@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socketserver
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import fakeredis
@@ -277,7 +278,7 @@ class Trimming(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.client = fakeredis.FakeStrictRedis()
+        self.client = fakeredis.FakeStrictRedis(protocol=2)
         self.last = (8, 0)
         self.appended: list[tuple[int, int]] = []
         self.streams = {name: Stream(self.client, "prices", name, f"consumer of {name}") for name in "ab"}
@@ -348,6 +349,9 @@ TestTrimming.settings = settings(max_examples=30, stateful_step_count=25, deadli
         (redis.OutOfMemoryError(), StreamOutageError),
         (redis.ResponseError("NOGROUP No such key"), StreamOutageError),
         (redis.ResponseError("MISCONF Redis is configured to save RDB snapshots"), StreamOutageError),
+        (redis.exceptions.MasterDownError("Link with MASTER is down"), StreamOutageError),
+        (redis.exceptions.ClusterDownError("The cluster is down"), StreamOutageError),
+        (redis.exceptions.AskError("1 127.0.0.1:6379"), StreamOutageError),
         (redis.AuthenticationError("WRONGPASS"), ConfigurationError),
         (redis.exceptions.NoPermissionError("no permissions"), ConfigurationError),
     ],
@@ -364,6 +368,9 @@ def test_errors_are_worth_a_retry_or_need_a_person(
     monkeypatch.setattr(redis.commands.core.Script, "__call__", fail)
     calls: list[Callable[[], object]] = [
         stream.check,
+        stream.check_append,
+        stream.check_consume,
+        stream.check_reports,
         stream.ensure_group,
         stream.trim,
         stream.leave,
@@ -385,6 +392,91 @@ def test_errors_are_worth_a_retry_or_need_a_person(
             call()
         assert isinstance(caught.value, OutageError) == (expected is StreamOutageError)
         assert len(str(caught.value)) > len("Redis: ")
+
+
+REFUSALS = [
+    "READONLY You can't write against a read only replica.",
+    "ERR Error running script (call to f_1): @user_script:5: -READONLY You can't write against a read only replica.",
+    "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+    "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
+    "LOADING Redis is loading the dataset in memory",
+    "NOREPLICAS Not enough good replicas to write.",
+    "CLUSTERDOWN Hash slot not served",
+    "MOVED 1 127.0.0.1:6379",
+    "ASK 1 127.0.0.1:6379",
+    "TRYAGAIN Multiple keys request during rehashing of slot",
+    "NOPERM this user has no permissions to run the 'xadd' command",
+]
+
+
+@pytest.fixture
+def refusing_redis() -> Iterator[RefusingRedis]:
+    with RefusingRedis() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+class RefusingRedis(socketserver.ThreadingTCPServer):
+    """Answers every command with the same error (CLIENT, sent at each connect, with OK) and counts its connections."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Refusing)
+        self.error = ""
+        self.connections = 0
+
+    @property
+    def url(self) -> Secret:
+        return Secret(f"redis://127.0.0.1:{self.server_address[1]}/0")
+
+
+class Refusing(socketserver.StreamRequestHandler):
+    """One connection."""
+
+    def handle(self) -> None:
+        assert isinstance(self.server, RefusingRedis)
+        self.server.connections += 1
+        while line := self.rfile.readline():
+            if line.startswith(b"*"):  # a command: an array of strings, each its length and itself
+                words = [self.rfile.read(int(self.rfile.readline()[1:]) + 2).strip() for _ in range(int(line[1:]))]
+                self.wfile.write(b"+OK\r\n" if words[0] == b"CLIENT" else b"-%s\r\n" % self.server.error.encode())
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: error.split()[0])
+def test_after_any_error_the_address_is_looked_up_again(refusing_redis: RefusingRedis, error: str) -> None:
+    """The node may have been demoted: whatever it says, another one may be at the address by now."""
+    refusing_redis.error = error
+    client = connect(refusing_redis.url)
+    stream = Stream(client, "prices", "g", "me")
+    calls: list[Callable[[], object]] = [
+        lambda: stream.append([fields(1)]),
+        lambda: stream.read(1),
+        stream.backlog,
+        lambda: stream.report(at=1),
+    ]
+    for number, call in enumerate(calls, 1):
+        with pytest.raises(TickpipeError):
+            call()
+        assert refusing_redis.connections == number
+    client.close()
+
+
+def test_a_key_on_another_node_needs_a_person_until_this_node_has_had_it(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster of one shard works, and a failover within it is an outage. Each key counts for itself."""
+
+    def moved(*_: object, **__: object) -> None:
+        raise redis.exceptions.MovedError("1 127.0.0.1:6379")
+
+    assert stream.check()
+    monkeypatch.setattr(redis.client.Pipeline, "execute", moved)
+    with pytest.raises(StreamOutageError, match="this node is not the primary"):
+        stream.check()
+    with pytest.raises(ConfigurationError, match=r"one node of a Redis Cluster, and the key 'prices:consumers'"):
+        stream.check_reports()
 
 
 def test_a_lost_group_is_an_outage_until_it_is_made_again(stream: Stream, redis_client: redis.Redis) -> None:

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from common import cli
-from common.errors import DatabaseOutageError, OutageError, StreamOutageError
+from common.errors import ConfigurationError, DatabaseOutageError, OutageError, StreamOutageError, TickpipeError
 from common.stream import Entry, Stream
 from consumer.store import FEED, PRICES, PriceStore, Stored, Table
 from consumer.worker import BISECT_AFTER, Lane, Worker, WorkerConfig
@@ -299,6 +299,30 @@ def test_a_redis_too_full_to_take_its_report_does_not_keep_it_from_its_work(
     make_worker().run()
     assert store.seqs == [*range(1, 16)]
     assert stream.backlog()[2:] == (0, 0, 0, 0)  # and it has left
+
+
+@pytest.mark.parametrize("error", [StreamOutageError("WRONGTYPE"), ConfigurationError("NOPERM")])
+def test_statistics_that_are_refused_are_logged_once_and_the_work_goes_on(
+    make_worker: MakeWorker,
+    stream: Stream,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: TickpipeError,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    for name in ("report", "forget_reports"):
+        monkeypatch.setattr(Stream, name, refuse)
+    fill(stream, 1, 15)
+    worker = make_worker()
+    worker._report()
+    worker.run()
+    worker._report()
+    assert store.seqs == [*range(1, 16)]
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == [f"consumer statistics are not written: {error}"] * 2  # to write them, and to remove old ones
 
 
 # --- What it does besides

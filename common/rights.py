@@ -1,0 +1,60 @@
+"""The Redis commands that a process uses on a key, each in a form that changes nothing. Pure.
+
+Redis checks the rights of a user before it looks at the arguments of a command. So a command with an argument that is
+always invalid shows whether the user may send it. `ACL DRYRUN` would show the same, but needs a right of its own.
+Each name is the right as `ACL SETUSER` spells it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+Command = tuple[str | int, ...]
+Commands = Mapping[str, Command]
+
+#: An id, and the SHA of a script, that Redis refuses.
+_NO_ID, _NO_SCRIPT = "none", "0" * 40
+#: A group and a consumer that do not exist: the form of XGROUP DELCONSUMER is valid.
+_NOT_THERE = "\0not there"
+
+
+def look(key: str) -> Commands:
+    """Commands that every process uses."""
+    return {"type": ("TYPE", key)}
+
+
+def _scripts(key: str) -> Commands:
+    return {"evalsha": ("EVALSHA", _NO_SCRIPT, 1, key), "script|load": ("SCRIPT", "LOAD", "return 0")}
+
+
+def append(key: str) -> Commands:
+    """Commands of a producer on a stream."""
+    return {"xadd": ("XADD", key, "0-0", "field", "value"), **_scripts(key)}
+
+
+def consume(key: str, group: str, consumer: str) -> Commands:
+    """Commands of a consumer on a stream."""
+    return {
+        "exists": ("EXISTS", key),
+        "xgroup|create": ("XGROUP", "CREATE", key, group, _NO_ID),
+        "xgroup|delconsumer": ("XGROUP", "DELCONSUMER", key, _NOT_THERE, _NOT_THERE),
+        "xreadgroup": ("XREADGROUP", "GROUP", group, consumer, "STREAMS", key, _NO_ID),
+        "xack": ("XACK", key, group, _NO_ID),
+        "xautoclaim": ("XAUTOCLAIM", key, group, consumer, 0, _NO_ID),
+        "xpending": ("XPENDING", key, group),
+        "xrange": ("XRANGE", key, _NO_ID, _NO_ID),
+        "xtrim": ("XTRIM", key, "MINID", _NO_ID),
+        "xinfo|stream": ("XINFO", "STREAM", key),
+        "xinfo|groups": ("XINFO", "GROUPS", key),
+        "xinfo|consumers": ("XINFO", "CONSUMERS", key, group),
+        **_scripts(key),
+    }
+
+
+def report(key: str) -> Commands:
+    """Commands of a consumer on the hash of the consumers' statistics."""
+    return {
+        "hset": ("HSET", key, "field", "value", "a field without a value"),
+        "hgetall": ("HGETALL", key),
+        "hdel": ("HDEL", key, _NOT_THERE),
+    }
