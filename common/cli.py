@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec
 
@@ -59,9 +60,12 @@ def stop_on_signals() -> threading.Event:
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup has it ignored, and means it
         signals.append(signal.SIGHUP)
 
-    def handle(_number: int, _frame: object) -> None:
-        for each in signals:
-            signal.signal(each, lambda number, _: os._exit(128 + number))
+    received = count(1)
+
+    # It never installs another handler: signal.signal() first handles a signal that has just come, by the old one.
+    def handle(number: int, _frame: object) -> None:
+        if next(received) > 1:
+            os._exit(128 + number)
         # Not here: the thread that this interrupts may be in stop.wait(), with the lock that set() takes.
         _thread.start_new_thread(stop.set, ())
 
