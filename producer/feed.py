@@ -37,6 +37,9 @@ _FINAL_TEXT, _LENGTH_FOLLOWS = 0x81, 126
 #: Bytes read from the connection at once.
 READ_AHEAD = 65_536
 
+#: Close codes: none, normal closure, policy violation, unauthorized, forbidden; and those without a public meaning.
+_MAY_BE_EVICTION, _PRIVATE_CODES = frozenset({None, 1000, 1008, 3000, 3003}), range(4000, 5000)
+
 DEFAULT_URL = "wss://ws.twelvedata.com/v1/quotes/price"
 
 
@@ -53,7 +56,22 @@ class DisconnectedError(TickpipeError):
 
 
 class ClosedByServerError(DisconnectedError):
-    """The server closed the connection with a close frame."""
+    """The server closed the connection with a close frame. `code` is None if the frame has none."""
+
+    def __init__(self, frame: bytes) -> None:
+        """`frame` is the payload of the close frame: a code of two bytes, then a reason; or empty."""
+        self.code = int.from_bytes(frame[:2], "big") if len(frame) >= 2 else None
+        reason = frame[2:].decode(errors="replace")
+        super().__init__(f"the server closed the connection (code {self.code}{': ' + reason if reason else ''})")
+
+    @property
+    def may_be_eviction(self) -> bool:
+        """Whether the server may have closed it for another client's sake; no code of RFC 6455 or IANA says so.
+
+        A normal closure, none given, a policy, a refusal and a vendor's own code may. The other codes name a failure,
+        a restart or overload of the server, or an error of the protocol (1001, 1002, 1011 to 1014, 3008 and so on).
+        """
+        return self.code in _MAY_BE_EVICTION or (self.code or 0) in _PRIVATE_CODES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +114,7 @@ class Reconnect:
     #: A connection that lasted this long was good: the next failure is the first again.
     GOOD_AFTER = 60.0
     FIRST, LONGEST = 0.5, 7.0
-    #: So many close frames in a row, each soon after subscribing: somebody else uses the key.
+    #: This many closes in a row that may be evictions, each soon after subscribing: another client uses the key.
     EVICTIONS = 3
     FIRST_EVICTED, LONGEST_EVICTED = 15.0, 300.0
 
@@ -108,7 +126,7 @@ class Reconnect:
     def after(self, *, lasted: float, evicted: bool) -> float:
         """Seconds to wait after a connection that lasted `lasted` seconds (0: it never came up).
 
-        `evicted`: the server closed it, with a close frame, after it had been subscribed.
+        `evicted`: the server closed it after it had been subscribed, with a code that may mean an eviction.
         """
         good = lasted >= self.GOOD_AFTER
         self.evictions = self.evictions + 1 if evicted and not good else 0
@@ -246,7 +264,7 @@ class Feed:
         self._lost: tuple[PriceEvent, PriceEvent] | None = None  # first and last that found the intake full
         self._last_frame = 0  # microseconds UTC, of the open or the last connection
         self._left_at: int | None = None  # the last frame of the connection that was open when told to stop
-        self._subscribed_at: float | None = None
+        self._was_subscribed = False  # on the open or the last connection
         self._next_tick = self._next_alive = self._next_heartbeat = 0.0
         self._heartbeat_sent: float | None = None  # and not answered yet
         self._frame_at = self._price_at = 0.0
@@ -281,7 +299,7 @@ class Feed:
                     self._pause(stop, error, lasted=0.0, evicted=False)
                 except (DisconnectedError, websocket.WebSocketException, OSError) as error:
                     refusals = 0
-                    evicted = isinstance(error, ClosedByServerError) and self._subscribed_at is not None
+                    evicted = isinstance(error, ClosedByServerError) and error.may_be_eviction and self._was_subscribed
                     self._pause(stop, error, lasted=self._monotonic() - began, evicted=evicted)
         finally:
             self._tell_lost()
@@ -320,7 +338,7 @@ class Feed:
             self._client.close(politely=stop.is_set())
 
     def _open(self) -> None:
-        self._subscribed_at = None
+        self._was_subscribed = False
         try:
             key = self._api_key().reveal()
         except ConfigurationError as error:
@@ -383,7 +401,7 @@ class Feed:
                 self.on_event(event)
                 return
         elif opcode == ABNF.OPCODE_CLOSE:
-            raise ClosedByServerError(_close_text(data))
+            raise ClosedByServerError(data)
         elif opcode in {ABNF.OPCODE_PING, ABNF.OPCODE_PONG}:
             return
         self.skipped_frames += 1
@@ -432,7 +450,7 @@ class Feed:
             logger.warning("refused by the server: %s", reasons)
             self.session.tell("refused", symbols=refused)
         if status.accepted:
-            self._subscribed_at = self._monotonic()
+            self._was_subscribed = True
             self._ever_subscribed = True
             self._accepted = tuple(sorted({*self._accepted, *status.accepted}))
             self.session.tell("subscribed", symbols=status.accepted)
@@ -512,9 +530,3 @@ def _cause(error: Exception) -> str:
     if isinstance(error, websocket.WebSocketTimeoutException | TimeoutError):
         return "the server did not answer in time"
     return str(error) or type(error).__name__
-
-
-def _close_text(data: bytes) -> str:
-    code = int.from_bytes(data[:2], "big") if len(data) >= 2 else None
-    reason = data[2:].decode(errors="replace")
-    return f"the server closed the connection (code {code}{': ' + reason if reason else ''})"

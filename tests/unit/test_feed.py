@@ -26,7 +26,16 @@ from common import cli
 from common.cli import in_thread
 from common.errors import ConfigurationError
 from common.settings import Secret
-from producer.feed import DEFAULT_URL, Feed, FeedConfig, NothingSubscribedError, Reconnect, RefusedKeyError, _Socket
+from producer.feed import (
+    DEFAULT_URL,
+    ClosedByServerError,
+    Feed,
+    FeedConfig,
+    NothingSubscribedError,
+    Reconnect,
+    RefusedKeyError,
+    _Socket,
+)
 from producer.publisher import Intake
 from producer.session import PriceEvent
 from producer.twelvedata import decode_frame
@@ -375,6 +384,36 @@ def test_another_client_on_the_same_key_is_named_once_and_given_way_to(
     errors = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(errors) == 1
     assert "is another program using this API key?" in errors[0]
+
+
+@pytest.mark.parametrize("code", [1001, 1002, 1003, 1007, 1009, 1010, 1011, 1012, 1013, 1014, 3008])
+def test_a_server_that_fails_after_each_subscribe_is_not_taken_for_another_client(
+    simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    monkeypatch.setattr(Reconnect, "FIRST_EVICTED", 3600.0)
+    monkeypatch.setattr(Reconnect, "LONGEST_EVICTED", 3600.0)
+    simulator.close_after_subscribe(0.01, code)
+    with running(simulator.url) as one:
+        wait_for(lambda: len(one.words("disconnected")) >= Reconnect.EVICTIONS + 2)
+    assert "is another program using this API key?" not in caplog.text
+    assert {f"(code {code}" in each["cause"] for each in one.words("disconnected")} == {True}
+
+
+@pytest.mark.parametrize("code", [1000, 1008, 3000, 3003, 4000, 4999])
+def test_a_close_that_can_mean_another_client_is_waited_for(
+    simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    monkeypatch.setattr(Reconnect, "FIRST_EVICTED", 0.1)
+    monkeypatch.setattr(Reconnect, "LONGEST_EVICTED", 0.2)
+    simulator.close_after_subscribe(0.01, code)
+    with running(simulator.url):
+        wait_for(lambda: "is another program using this API key?" in caplog.text)
+
+
+@pytest.mark.parametrize(("data", "code"), [(b"", None), (b"\x03\xe8", 1000), (b"\x03\xf4bye", 1012)])
+def test_a_close_frame_says_its_code(data: bytes, code: int | None) -> None:
+    assert ClosedByServerError(data).code == code
+    assert ClosedByServerError(data).may_be_eviction == (code != 1012)
 
 
 # --- Keys
