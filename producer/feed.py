@@ -259,6 +259,7 @@ class Feed:
         self._client = _Client(symbols)
         self._wanted = frozenset(self._client.symbols)
         self._accepted: tuple[str, ...] = ()  # on the open connection
+        self._session_ids: set[int] = set()
         self._ever_connected = False
         self._ever_subscribed = False
         self._lost: tuple[PriceEvent, PriceEvent] | None = None  # first and last that found the intake full
@@ -285,7 +286,7 @@ class Feed:
 
     def run(self, stop: threading.Event) -> None:
         """Receive until `stop` is set. Raises ConfigurationError where no further try can help."""
-        self._begin_session()
+        self._begin_session(self._clock())
         refusals = 0
         try:
             while not stop.is_set():
@@ -411,11 +412,11 @@ class Feed:
         """Number a price event and put it in the intake; nothing else, so that the websocket is never blocked."""
         now = self._last_frame = self._clock()
         self.heard_at = self._frame_at
+        if self.session.is_over(now):
+            self._roll_over(now)
         if event.get("event") != "price":
             self._on_word(event)
             return
-        if now >= self.session.ends:
-            self._roll_over()
         self._price_at = self._frame_at
         self._heartbeat_sent = None
         self.received += 1
@@ -494,25 +495,32 @@ class Feed:
 
     # Sessions.
 
-    def _begin_session(self, **more: object) -> None:
-        self.session = Session(self._clock(), self._intake.put_always, self._clock)
-        self.session.tell("started", feed=self.config.name, host=self.config.host, symbols=sorted(self._wanted), **more)
+    def _begin_session(self, now: int, **more: object) -> None:
+        while now in self._session_ids:  # the clock may come back to the very microsecond
+            now += 1
+        self._session_ids.add(now)
+        self.session = Session(now, self._intake.put_always, self._clock)
+        symbols = sorted(self._wanted)
+        self.session.tell("started", now, feed=self.config.name, host=self.config.host, symbols=symbols, **more)
 
-    def _keep_session(self, now: float) -> None:
-        if self._clock() >= self.session.ends:
-            self._roll_over()
-        if now >= self._next_alive:
-            self._next_alive = now + self.config.alive_every
+    def _keep_session(self, monotonic: float) -> None:
+        if self.session.is_over(now := self._clock()):
+            self._roll_over(now)
+        if monotonic >= self._next_alive:
+            self._next_alive = monotonic + self.config.alive_every
             self._tell_lost()
             self.session.vouch("alive", connected=self._client.ready)
 
-    def _roll_over(self) -> None:
-        """A new UTC day: a new session, on the same connection."""
+    def _roll_over(self, now: int) -> None:
+        """A new session on the same connection: the UTC day has ended, or the clock has gone back."""
         self._tell_lost()
-        old, now = self.session, self._clock()
+        old = self.session
+        if now < old.ends:
+            logger.warning("the clock has gone back by %.1f s: a new session begins", old.ahead(now) / 1e6)
         old.vouch("stopped", now)
-        self._begin_session(continues=old.id)
-        if self._client.ready:  # from the same moment on: midnight is no gap
+        self._last_frame = min(self._last_frame, now)  # a gap that begins now is not one of the clock of before
+        self._begin_session(now, continues=old.id)
+        if self._client.ready:  # from the same moment on: this is no gap
             self.session.tell("connected", now, host=self.config.host)
             self.session.tell("subscribed", now, symbols=self._accepted)
 

@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import random
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -37,7 +38,7 @@ from producer.feed import (
     _Socket,
 )
 from producer.publisher import Intake
-from producer.session import PriceEvent
+from producer.session import MAX_AHEAD, PriceEvent
 from producer.twelvedata import decode_frame
 from tests.support.faults import FaultySimulator
 from tests.support.waiting import PATIENCE, wait_for
@@ -332,12 +333,13 @@ def deepest_frame() -> str:
 
 
 def test_frames_that_make_no_sense_are_skipped_and_the_connection_kept(simulator: FaultySimulator) -> None:
+    deepest = deepest_frame()  # before the feed runs: it takes the interpreter for a while
     with running(simulator.url) as one:
         one.wait_for_prices(1)
         for frame in ("{no json", b"\x00\xff", "x" * 1_000_000, "[1]", b'{"event": "price"}'):
             simulator.send_raw(frame)
         wait_for(lambda: one.feed.skipped_frames == 5)
-        for frame in ('{"event": "news", "text": []}', '{"event": ["price"]}', "{}", deepest_frame()):
+        for frame in ('{"event": "news", "text": []}', '{"event": ["price"]}', "{}", deepest):
             simulator.send_raw(frame)
         one.wait_for_prices(20)
         one.end()
@@ -578,6 +580,96 @@ def test_at_midnight_a_new_session_begins_on_the_same_connection(
         told = [(told["session"], told["symbol"]) for told in one.words("instrument")]
         assert sorted(told) == [(session, symbol) for session in (first, second) for symbol in ("AAPL", "BTC/USD")]
         assert simulator.connections == 1
+
+
+@given(st.lists(st.tuples(st.sampled_from(["price", "heartbeat", "tick"]), st.integers(-3, 3), st.integers(-2, 2))))
+def test_received_follows_a_clock_that_jumps_and_no_price_is_lost_or_numbered_twice(
+    steps: list[tuple[str, int, int]],
+) -> None:
+    now = 20_000 * DAY  # a step back from here ends on the day before
+    intake = Intake(10**6)
+    feed = Feed(
+        FeedConfig(alive_every=0.0),
+        api_key=lambda: Secret(KEY),
+        symbols=["AAPL"],
+        intake=intake,
+        clock=lambda: now,
+        monotonic=lambda: 0.0,
+    )
+    feed._begin_session(now)
+    read: list[int] = []  # by the clock, when each price came
+    for kind, seconds, microseconds in steps:
+        now += seconds * 700_000 + microseconds
+        if kind == "tick":
+            feed._keep_session(0.0)
+        else:
+            feed.on_event({"event": kind, "timestamp": str(len(read))})
+            read += [now] if kind == "price" else []
+    items = intake.take(timeout=0) or []
+    prices = [item for item in items if isinstance(item, PriceEvent)]
+    told = [item for item in items if not isinstance(item, PriceEvent)]
+    assert [price.event["timestamp"] for price in prices] == [str(number) for number in range(len(read))]
+    assert all(abs(price.received - at) <= MAX_AHEAD for price, at in zip(prices, read, strict=True))
+    sessions = [int(event.session) for event in told if event.event == "started"]
+    assert len(set(sessions)) == len(sessions)
+    for session in sessions:
+        own = [price for price in prices if price.session.id == session]
+        assert not own or own[0].seq == 1
+        if own:
+            assert_numbered(own)
+        events = [event for event in told if int(event.session) == session]
+        assert [event.number for event in events] == [str(number) for number in range(1, len(events) + 1)]
+        if session != sessions[-1]:
+            assert events[-1].event == "stopped"
+            assert json.loads(events[-1].detail)["last_seq"] == len(own)
+    for session, event in zip(sessions, [event for event in told if event.event == "started"][1:], strict=False):
+        assert json.loads(event.detail)["continues"] == session
+
+
+@pytest.mark.parametrize("quiet", [False, True], ids=["prices flow", "quiet market"])
+def test_after_a_clock_that_goes_back_a_new_session_begins_on_the_same_connection(
+    simulator: FaultySimulator, caplog: pytest.LogCaptureFixture, quiet: bool
+) -> None:
+    hour = 3600 * 1_000_000
+    clock = Clock(20_000 * DAY + 12 * hour)
+    with running(simulator.url, clock=clock) as one:
+        one.wait_for_prices(3)
+        clock.ahead += hour
+        one.wait_for_prices(3)
+        simulator.quiet(on=quiet)
+        back = clock() - hour
+        clock.ahead -= hour
+        wait_for(lambda: len(one.words("subscribed")) == 2)
+        simulator.quiet(on=False)
+        one.wait_for_prices(3)
+        one.end()
+        first, second = (told["session"] for told in one.words("started"))
+        assert one.words("started")[1]["continues"] == first
+        assert one.kinds == ["started", "connected", "subscribed", "stopped"] * 2
+        for session, stopped in zip((first, second), one.words("stopped"), strict=True):
+            prices = [price for price in one.prices if price.session.id == session]
+            assert_numbered(prices)
+            assert (stopped["session"], stopped["last_seq"]) == (session, len(prices))
+        assert one.prices[-1].received <= clock()
+        assert back <= second == one.words("stopped")[0]["at"] <= clock()  # of the first session: not ahead
+        assert simulator.connections == 1
+    assert re.search(r"the clock has gone back by 3[56]\d\d\.\d s: a new session begins", caplog.text)
+
+
+def test_a_connection_lost_after_the_clock_went_back_is_a_gap_from_then_on(simulator: FaultySimulator) -> None:
+    """The last frame came by the clock of before: as the start of the gap it would hide the gap."""
+    hour = 3600 * 1_000_000
+    clock = Clock(20_000 * DAY + 12 * hour)
+    with running(simulator.url, clock=clock) as one:
+        clock.ahead += hour
+        one.wait_for_prices(3)
+        simulator.quiet(on=True)
+        clock.ahead -= hour
+        wait_for(lambda: len(one.words("started")) == 2)
+        simulator.half_open_all()
+        wait_for(lambda: one.words("disconnected"))
+        (lost,) = one.words("disconnected")
+        assert one.words("started")[1]["session"] <= lost["last_frame"] <= lost["at"] <= clock()
 
 
 def test_a_full_intake_is_told_with_its_exact_range(simulator: FaultySimulator) -> None:
