@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from psycopg2.extensions import cursor as Cursor  # noqa: N812  psycopg2 names its class so
 
 from common.stream import Stream
+from common.terminal import printable
 from common.tick import TIME_RANGE
 from consumer.store import PriceStore
 from tickpipe.progress import Tell
@@ -97,6 +98,11 @@ class Verdict:
         return {**asdict(self), "state": self.state, "sound": self.sound}
 
     def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+    @property
+    def lines(self) -> list[str]:
+        """For a person: what was found, then a line for each range of numbers that is missing or doubled."""
         start = datetime.fromtimestamp(self.session / 1e6, UTC)
         words = [f"session {self.session} ({start:%Y-%m-%d %H:%M:%S} UTC, {self.feed}): {self.state},"]
         if self.stored <= self.expected:
@@ -114,7 +120,7 @@ class Verdict:
             lines.append(f"  MISSING {len(self.missing) - len(self.spans):,} more ranges (--json lists them)")
         lines += [f"  DOUBLED {doubled}" for doubled in self.doubled]
         lines += [f"  FEED EVENT {untold} is missing: a gap may not be on record" for untold in self.untold]
-        return "\n".join(lines)
+        return [printable(line) for line in lines]
 
 
 COMPLETE, SO_FAR, NO_WORD, INCOMPLETE = "complete", "complete so far", "ended without word", "incomplete"

@@ -721,7 +721,7 @@ def test_threads_do_not_grow_with_connections(simulator: FaultySimulator) -> Non
         for n in range(2, 5):
             simulator.reset_all()
             wait_for(lambda n=n: len(one.words("subscribed")) == n)  # type: ignore[misc]
-        assert threading.active_count() == before
+        assert threading.active_count() <= before
 
 
 # --- How long to wait
