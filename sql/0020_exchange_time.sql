@@ -13,11 +13,11 @@ BEGIN ATOMIC
     FROM (
         (SELECT p.time, p.price, p.bid, p.ask, p.exchange, p.received_at, p.session, p.seq FROM prices_real_time AS p
          WHERE p.symbol = latest_ticks.symbol AND p.time >= latest_ticks.since AND p.time <= now() + interval '1 minute'
-         ORDER BY p.time DESC, p.session DESC, p.seq DESC LIMIT latest_ticks.most + 20)
+         ORDER BY p.time DESC, p.session DESC, p.seq DESC LIMIT latest_ticks.most + 10)
         UNION ALL
         (SELECT p.time, p.price, p.bid, p.ask, p.exchange, p.received_at, p.session, p.seq FROM prices_real_time AS p
          WHERE p.symbol = latest_ticks.symbol AND p.time >= latest_ticks.since AND p.time > now() + interval '1 minute'
-         ORDER BY p.time DESC, p.session DESC, p.seq DESC LIMIT latest_ticks.most + 20)
+         ORDER BY p.time DESC, p.session DESC, p.seq DESC LIMIT latest_ticks.most + 10)
     ) AS t
     ORDER BY t.time > t.received_at + interval '1 minute', t.time DESC, t.session DESC, t.seq DESC
     LIMIT latest_ticks.most;
