@@ -19,6 +19,7 @@ from dotenv import load_dotenv
 from common import libpq, settings
 from common.errors import ConfigurationError, TickpipeError
 from common.settings import Secret
+from common.terminal import echo
 
 P = ParamSpec("P")
 
@@ -35,13 +36,13 @@ def run(app: typer.Typer, name: str) -> NoReturn:
             signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # KeyboardInterrupt: Typer lets some of them through
         app(prog_name=name)
     except TickpipeError as error:
-        print(f"{name}: {error}", file=sys.stderr)  # noqa: T201
+        echo(*f"{name}: {error}".split("\n"), err=True)
         sys.exit(error.exit_status)
     except SystemExit as ended:
         # Typer has told what is wrong in a frame, without the value: pydantic's error, which made Typer's, knows it.
         refused: Any = ended.__context__
         if errors := getattr(getattr(refused, "__cause__", None), "errors", None):
-            print(f"{name}: {errors()[0]['input']!r} was given for {refused.param.get_error_hint()}", file=sys.stderr)  # noqa: T201
+            echo(f"{name}: {errors()[0]['input']!r} was given for {refused.param.get_error_hint()}", err=True)
         raise
     sys.exit(0)
 

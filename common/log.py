@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 from common.errors import ConfigurationError
 from common.settings import Secret
+from common.terminal import printable, printable_lines
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -42,4 +43,5 @@ class _Formatter(logging.Formatter):
         line = super().format(record)
         for secret in self._secrets:
             line = line.replace(secret, "…")
-        return line
+        # After the secrets: they are known as they are. A traceback has lines of its own.
+        return printable_lines(line) if record.exc_text or record.stack_info else printable(line)

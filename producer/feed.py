@@ -38,6 +38,9 @@ _FINAL_TEXT, _LENGTH_FOLLOWS = 0x81, 126
 #: Bytes read from the connection at once.
 READ_AHEAD = 65_536
 
+#: Close codes: none, normal closure, policy violation, unauthorized, forbidden; and those without a public meaning.
+_MAY_BE_EVICTION, _PRIVATE_CODES = frozenset({None, 1000, 1008, 3000, 3003}), range(4000, 5000)
+
 DEFAULT_URL = "wss://ws.twelvedata.com/v1/quotes/price"
 
 
@@ -54,7 +57,22 @@ class DisconnectedError(TickpipeError):
 
 
 class ClosedByServerError(DisconnectedError):
-    """The server closed the connection with a close frame."""
+    """The server closed the connection with a close frame. `code` is None if the frame has none."""
+
+    def __init__(self, frame: bytes) -> None:
+        """`frame` is the payload of the close frame: a code of two bytes, then a reason; or empty."""
+        self.code = int.from_bytes(frame[:2], "big") if len(frame) >= 2 else None
+        reason = frame[2:].decode(errors="replace")
+        super().__init__(f"the server closed the connection (code {self.code}{': ' + reason if reason else ''})")
+
+    @property
+    def may_be_eviction(self) -> bool:
+        """Whether the server may have closed it for another client's sake; no code of RFC 6455 or IANA says so.
+
+        A normal closure, none given, a policy, a refusal and a vendor's own code may. The other codes name a failure,
+        a restart or overload of the server, or an error of the protocol (1001, 1002, 1011 to 1014, 3008 and so on).
+        """
+        return self.code in _MAY_BE_EVICTION or (self.code or 0) in _PRIVATE_CODES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +116,7 @@ class Reconnect:
     #: A connection that lasted this long was good: the next failure is the first again.
     GOOD_AFTER = 60.0
     FIRST, LONGEST = 0.5, 7.0
-    #: So many close frames in a row, each soon after subscribing: somebody else uses the key.
+    #: This many closes in a row that may be evictions, each soon after subscribing: another client uses the key.
     EVICTIONS = 3
     FIRST_EVICTED, LONGEST_EVICTED = 15.0, 300.0
 
@@ -110,7 +128,7 @@ class Reconnect:
     def after(self, *, lasted: float, evicted: bool) -> float:
         """Seconds to wait after a connection that lasted `lasted` seconds (0: it never came up).
 
-        `evicted`: the server closed it, with a close frame, after it had been subscribed.
+        `evicted`: the server closed it after it had been subscribed, with a code that may mean an eviction.
         """
         good = lasted >= self.GOOD_AFTER
         self.evictions = self.evictions + 1 if evicted and not good else 0
@@ -243,12 +261,13 @@ class Feed:
         self._client = _Client(symbols)
         self._wanted = frozenset(self._client.symbols)
         self._accepted: tuple[str, ...] = ()  # on the open connection
+        self._session_ids: set[int] = set()
         self._ever_connected = False
         self._ever_subscribed = False
         self._lost: tuple[PriceEvent, PriceEvent] | None = None  # first and last that found the intake full
         self._last_frame = 0  # microseconds UTC, of the open or the last connection
         self._left_at: int | None = None  # the last frame of the connection that was open when told to stop
-        self._subscribed_at: float | None = None
+        self._was_subscribed = False  # on the open or the last connection
         self._next_tick = self._next_alive = self._next_heartbeat = 0.0
         self._heartbeat_sent: float | None = None  # and not answered yet
         self._frame_at = self._price_at = 0.0
@@ -269,7 +288,7 @@ class Feed:
 
     def run(self, stop: threading.Event) -> None:
         """Receive until `stop` is set. Raises ConfigurationError where no further try can help."""
-        self._begin_session()
+        self._begin_session(self._clock())
         refusals = 0
         try:
             while not stop.is_set():
@@ -283,7 +302,7 @@ class Feed:
                     self._pause(stop, error, lasted=0.0, evicted=False)
                 except (DisconnectedError, websocket.WebSocketException, OSError) as error:
                     refusals = 0
-                    evicted = isinstance(error, ClosedByServerError) and self._subscribed_at is not None
+                    evicted = isinstance(error, ClosedByServerError) and error.may_be_eviction and self._was_subscribed
                     self._pause(stop, error, lasted=self._monotonic() - began, evicted=evicted)
         finally:
             self._tell_lost()
@@ -322,7 +341,7 @@ class Feed:
             self._client.close(politely=stop.is_set())
 
     def _open(self) -> None:
-        self._subscribed_at = None
+        self._was_subscribed = False
         try:
             key = self._api_key().reveal()
         except ConfigurationError as error:
@@ -392,7 +411,7 @@ class Feed:
                 self.on_event(event)
                 return
         elif opcode == ABNF.OPCODE_CLOSE:
-            raise ClosedByServerError(_close_text(data))
+            raise ClosedByServerError(data)
         elif opcode in {ABNF.OPCODE_PING, ABNF.OPCODE_PONG}:
             return
         self.skipped_frames += 1
@@ -402,11 +421,11 @@ class Feed:
         """Number a price event and put it in the intake; nothing else, so that the websocket is never blocked."""
         now = self._last_frame = self._clock()
         self.heard_at = self._frame_at
+        if self.session.is_over(now):
+            self._roll_over(now)
         if event.get("event") != "price":
             self._on_word(event)
             return
-        if now >= self.session.ends:
-            self._roll_over()
         self._price_at = self._frame_at
         self._heartbeat_sent = None
         self.received += 1
@@ -441,7 +460,7 @@ class Feed:
             logger.warning("refused by the server: %s", reasons)
             self.session.tell("refused", symbols=refused)
         if status.accepted:
-            self._subscribed_at = self._monotonic()
+            self._was_subscribed = True
             self._ever_subscribed = True
             self._accepted = tuple(sorted({*self._accepted, *status.accepted}))
             self.session.tell("subscribed", symbols=status.accepted)
@@ -485,25 +504,32 @@ class Feed:
 
     # Sessions.
 
-    def _begin_session(self, **more: object) -> None:
-        self.session = Session(self._clock(), self._intake.put_always, self._clock)
-        self.session.tell("started", feed=self.config.name, host=self.config.host, symbols=sorted(self._wanted), **more)
+    def _begin_session(self, now: int, **more: object) -> None:
+        while now in self._session_ids:  # the clock may come back to the very microsecond
+            now += 1
+        self._session_ids.add(now)
+        self.session = Session(now, self._intake.put_always, self._clock)
+        symbols = sorted(self._wanted)
+        self.session.tell("started", now, feed=self.config.name, host=self.config.host, symbols=symbols, **more)
 
-    def _keep_session(self, now: float) -> None:
-        if self._clock() >= self.session.ends:
-            self._roll_over()
-        if now >= self._next_alive:
-            self._next_alive = now + self.config.alive_every
+    def _keep_session(self, monotonic: float) -> None:
+        if self.session.is_over(now := self._clock()):
+            self._roll_over(now)
+        if monotonic >= self._next_alive:
+            self._next_alive = monotonic + self.config.alive_every
             self._tell_lost()
             self.session.vouch("alive", connected=self._client.ready)
 
-    def _roll_over(self) -> None:
-        """A new UTC day: a new session, on the same connection."""
+    def _roll_over(self, now: int) -> None:
+        """A new session on the same connection: the UTC day has ended, or the clock has gone back."""
         self._tell_lost()
-        old, now = self.session, self._clock()
+        old = self.session
+        if now < old.ends:
+            logger.warning("the clock has gone back by %.1f s: a new session begins", old.ahead(now) / 1e6)
         old.vouch("stopped", now)
-        self._begin_session(continues=old.id)
-        if self._client.ready:  # from the same moment on: midnight is no gap
+        self._last_frame = min(self._last_frame, now)  # a gap that begins now is not one of the clock of before
+        self._begin_session(now, continues=old.id)
+        if self._client.ready:  # from the same moment on: this is no gap
             self.session.tell("connected", now, host=self.config.host)
             self.session.tell("subscribed", now, symbols=self._accepted)
 
@@ -521,9 +547,3 @@ def _cause(error: Exception) -> str:
     if isinstance(error, websocket.WebSocketTimeoutException | TimeoutError):
         return "the server did not answer in time"
     return str(error) or type(error).__name__
-
-
-def _close_text(data: bytes) -> str:
-    code = int.from_bytes(data[:2], "big") if len(data) >= 2 else None
-    reason = data[2:].decode(errors="replace")
-    return f"the server closed the connection (code {code}{': ' + reason if reason else ''})"

@@ -16,9 +16,12 @@ from common.tick import TIME_RANGE
 
 _DAY = 86_400_000_000  # microseconds
 
+#: A session ends if the clock goes back by this many microseconds: no time of it is further ahead of the clock.
+MAX_AHEAD = 1_000_000
+
 
 class Session:
-    """One run of a producer on one UTC day. Its id is its start in microseconds since 1970.
+    """One run of a producer on one UTC day, or a part of it. Its id is its start in microseconds since 1970.
 
     Price events and feed events are numbered 1, 2, 3 … each. Price events are numbered by the feed's thread alone;
     feed events by any thread.
@@ -30,11 +33,19 @@ class Session:
         self.seq = 0
         self.instruments: set[str] = set()  # told in this session
         self.time_min, self.time_max = math.inf, -math.inf  # of the exchange's times, seconds
-        self._received = start
+        self._received = self._reported = start  # the latest times given to a price and to a feed event
         self._number = 0
         self._emit = emit
         self._clock = clock
         self._lock = threading.RLock()
+
+    def is_over(self, now: int) -> bool:
+        """Whether a new session must begin: its UTC day has ended, or the clock has gone back by MAX_AHEAD or more."""
+        return now >= self.ends or self.ahead(now) >= MAX_AHEAD
+
+    def ahead(self, now: int) -> int:
+        """Microseconds by which the latest time of this session is ahead of the clock; negative if it is behind."""
+        return max(self._received, self._reported) - now
 
     def number(self, event: Mapping[str, Any], now: int) -> PriceEvent:
         """Number a price event. `received` is strictly increasing: a tie, or a clock that steps back, adds 1 µs."""
@@ -53,7 +64,9 @@ class Session:
         """The next feed event of this session, of now or of `at` (microseconds UTC)."""
         with self._lock:
             self._number += 1
-            return feed_event.make(self.id, self._number, at or self._clock(), kind, detail)
+            at = at or self._clock()
+            self._reported = max(self._reported, at)
+            return feed_event.make(self.id, self._number, at, kind, detail)
 
     def tell(self, kind: str, at: int | None = None, /, **detail: object) -> None:
         """Make a feed event and emit it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -13,12 +12,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from common import cli, log, settings
 from common.errors import ConfigurationError, OutageError, TickpipeError
 from common.stream import Stream, connect
 from common.symbols import read_symbols
+from common.terminal import PlainConsole, echo, echo_json
 from consumer import schema
 from consumer.store import PriceStore
 from producer.spool import spool_folder
@@ -111,7 +110,7 @@ def up(
     home = whole.choose_home(config, environ)
     if home.database_url is None:
         cli.remove_libpq_variables()
-    whole.up(config, home, environ, cli.stop_on_signals(), Console(highlight=False))
+    whole.up(config, home, environ, cli.stop_on_signals(), PlainConsole())
 
 
 @app.command()
@@ -123,7 +122,7 @@ def servers(
     cli.remove_libpq_variables()
     stop = cli.stop_on_signals()
     with suppress(StartStoppedError), embedded_servers(folder, stop=stop) as running:
-        typer.echo(f"export REDIS_URL='{running.redis_url}'\nexport DATABASE_URL='{running.database_url}'")
+        echo(f"export REDIS_URL='{running.redis_url}'", f"export DATABASE_URL='{running.database_url}'")
         while not stop.wait(0.5):
             running.keep_running(stop)
 
@@ -148,10 +147,10 @@ def simulate(
     stop = cli.stop_on_signals()
     simulator = Simulator(SimulatorConfig(host=host, port=port, rate=rate, capture=capture, speed=speed, seed=seed))
     simulator.start()
-    typer.echo(f"serving {simulator.url}, bars at {simulator.rest_url}; any API key will do. Ctrl-C ends it")
+    echo(f"serving {simulator.url}, bars at {simulator.rest_url}; any API key will do. Ctrl-C ends it")
     while not stop.is_set() and not simulator.wait(0.2):
         pass
-    typer.echo(str(simulator.stop()))
+    echo(str(simulator.stop()))
 
 
 @app.command()
@@ -167,12 +166,12 @@ def status(
     store, streams = _connections(consumer_group)
     measure = _measure(store, price_stream, spool_dir, disk)
     observer = Observer(streams(price_stream), store, cli.microseconds, began=0, measure=measure)
-    console = Console(highlight=False)
+    console = PlainConsole()
     if as_json:
         now = observer.look()
         # A group's figures go by their names; and one look tells no rate: 0.0 would be a false one.
         groups = {name: group._asdict() for name, group in now.groups.items()}
-        typer.echo(json.dumps({**asdict(now), "groups": groups, "rows_per_second": None}, indent=1))
+        echo_json({**asdict(now), "groups": groups, "rows_per_second": None})
         if now.trouble:
             raise OutageError(now.trouble)
     elif watch:
@@ -189,19 +188,19 @@ def _print_status(now: Status) -> None:
     if now.trouble:
         raise OutageError(now.trouble)
     if now.note:
-        typer.echo(now.note)
-    typer.echo(view.standing(now))
+        echo(now.note)
+    echo(view.standing(now))
     if now.sizes:
-        typer.echo(view.sizes(now.sizes))
+        echo(view.sizes(now.sizes))
         rows, over = now.sizes.table_rows_per_day_estimated, text.span(now.sizes.estimated_over_seconds)
         words = f"{rows:,.0f} rows a day, by the feed's last {over}" if rows is not None else "growth not known yet"
-        typer.echo(f"about {now.sizes.table_rows_estimated:,} rows; {words}")
+        echo(f"about {now.sizes.table_rows_estimated:,} rows; {words}")
     for name, group in now.groups.items():
         holds = "  holds back trimming" if name == laggard(now.groups) else ""
         members = view.members(group.consumers, group.silent)
-        typer.echo(f"group {name}: {group.lag:,} unread, {group.pending:,} pending, {members}{holds}")
+        echo(f"group {name}: {group.lag:,} unread, {group.pending:,} pending, {members}{holds}")
     for symbol in now.symbols:
-        typer.echo(f"{symbol.symbol}: {symbol.price}, {view.age(symbol.age)} ago")
+        echo(f"{symbol.symbol}: {symbol.price}, {view.age(symbol.age)} ago")
 
 
 @app.command()
@@ -228,7 +227,7 @@ def dashboard(
         simulated=simulated,
     )
     log.configure("WARNING", [config.redis_url, config.database_url])
-    serve_dashboard(config, cli.stop_on_signals(), lambda url: typer.echo(f"dashboard: {url}  Ctrl-C ends it"))
+    serve_dashboard(config, cli.stop_on_signals(), lambda url: echo(f"dashboard: {url}  Ctrl-C ends it"))
 
 
 @app.command()
@@ -259,14 +258,14 @@ def verify(
     store.close()
     bad = [verdict for verdict in verdicts if not verdict.sound]
     if not streams(price_stream).check():
-        typer.echo(f"{no_stream(streams(price_stream))} What waits in another was not looked for", err=True)
+        echo(f"{no_stream(streams(price_stream))} What waits in another was not looked for", err=True)
     if as_json:
-        typer.echo(json.dumps([verdict.as_dict() for verdict in verdicts], default=str, indent=1))
+        echo_json([verdict.as_dict() for verdict in verdicts], default=str)
     else:
         for verdict in verdicts:
-            typer.echo(str(verdict))
+            echo(*verdict.lines)
         nothing = "nothing new to verify: all sessions were found complete before (--all looks at them again)"
-        typer.echo(f"{len(verdicts)} sessions verified, {len(bad)} incomplete" if verdicts else nothing)
+        echo(f"{len(verdicts)} sessions verified, {len(bad)} incomplete" if verdicts else nothing)
     if bad:
         raise typer.Exit(1)
 
@@ -291,8 +290,8 @@ def list_letters(
     found = dead_letters.find(store, dead_letters.Filter(id=letter, session=session, reason=reason), limit=limit)
     store.close()
     for one in found:
-        typer.echo(f"{one.id}  {one.at:%Y-%m-%d %H:%M:%S}  {one.stream} {one.entry_id}  {one.reason}\n    {one.text}")
-    typer.echo(f"{len(found)} dead letters" + (" or more" if len(found) == limit else ""))
+        echo(f"{one.id}  {one.at:%Y-%m-%d %H:%M:%S}  {one.stream} {one.entry_id}  {one.reason}", f"    {one.text}")
+    echo(f"{len(found)} dead letters" + (" or more" if len(found) == limit else ""))
 
 
 @letters.command("retry")
@@ -305,7 +304,7 @@ def retry_letters(letter: LetterId = None, session: LetterSession = None, reason
         for count in dead_letters.retry(store, streams, wanted):
             done += count
             tell(done, total)
-    typer.echo(f"{done} dead letters put back")
+    echo(f"{done} dead letters put back")
     store.close()
 
 
@@ -340,9 +339,9 @@ def doctor(
     ):
         findings.append(finding)
         if not as_json:
-            typer.echo(str(finding))
+            echo(str(finding))
     if as_json:
-        typer.echo(json.dumps([{"state": each.state, **each._asdict()} for each in findings], indent=1))
+        echo_json([{"state": each.state, **each._asdict()} for each in findings])
     store.close()
     if any(finding.state == "BAD" for finding in findings):
         raise typer.Exit(1)
@@ -373,7 +372,7 @@ def migrate(
             cli.in_thread(watch_move, PriceStore(database_url), *table_and_database(store), tell)
         done = schema.apply(store, to_timescaledb=to_timescaledb, chunk_interval=chunk_interval)
     store.close()
-    typer.echo(f"applied: {', '.join(done)}" if done else "nothing to do: the schema is up to date")
+    echo(f"applied: {', '.join(done)}" if done else "nothing to do: the schema is up to date")
 
 
 @app.command()
@@ -395,7 +394,7 @@ def retention(
     elif ticks:
         with progress("recording and dropping old ticks"):  # one statement: how far it is, the database does not tell
             keeping.keep(store, keeping.read_age(ticks))
-    typer.echo(keeping.look(store))
+    echo(keeping.look(store))
     store.close()
 
 
@@ -419,7 +418,7 @@ def backfill(
     """
     environ = cli.environment()
     key, database_url = settings.api_key(environ)(), cli.database_url()
-    now, stop, errors = datetime.now(UTC), cli.stop_on_signals(), Console(stderr=True)
+    now, stop, errors = datetime.now(UTC), cli.stop_on_signals(), PlainConsole(stderr=True)
     begin = filling.read_since(since, now)
     only = (
         [part for each in read_symbols(symbols, None) for part in (each, each.partition(":")[0])] if symbols else None
@@ -451,7 +450,7 @@ def backfill(
             )
         finally:
             shown.stop()
-            typer.echo(str(tally))
+            echo(str(tally))
     if tally.refused:
         raise TickpipeError(f"Twelve Data gives no bars of {', '.join(tally.refused)}: name the others with --symbols")
 

@@ -10,6 +10,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from common.terminal import PlainConsole
 from tickpipe import text
 
 
@@ -28,7 +29,7 @@ def progress(
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Iterator[Tell]:
     """Gives a function that shows on stderr how far the work is, with rate and time left; `shown` writes an amount."""
-    console = console or Console(stderr=True)
+    console = console or PlainConsole(stderr=True)
     columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as bar:
         task, began = bar.add_task(f"{what} …"), monotonic()

@@ -178,7 +178,8 @@ def worst(reports: Sequence[Mapping[str, Any]], name: str) -> float | None:
     return max((report[name] for report in reports if report.get(name) is not None), default=None)
 
 
-# The symbols by a loose scan of the primary key (one step a symbol, not one a row), then two short looks at each.
+# The symbols by a loose scan of the primary key (one step a symbol, not one a row), then two short looks at each. The
+# newest tick is the one of latest_ticks(): a tick whose time is ahead of when it was received does not hide later ones.
 _SYMBOLS = """
 WITH RECURSIVE names AS (
     (SELECT symbol FROM prices_real_time ORDER BY symbol LIMIT 1)
@@ -188,10 +189,7 @@ WITH RECURSIVE names AS (
 )
 SELECT names.symbol, newest.price, extract(epoch FROM clock_timestamp() - newest.received_at)::float8, drawn.candles
 FROM names
-CROSS JOIN LATERAL (
-    SELECT price, time, received_at FROM prices_real_time p
-    WHERE p.symbol = names.symbol ORDER BY p.time DESC, p.session DESC, p.seq DESC LIMIT 1
-) AS newest
+CROSS JOIN LATERAL latest_ticks(names.symbol, 1) AS newest
 CROSS JOIN LATERAL (
     SELECT json_agg(json_build_array(open, high, low, close, ticks) ORDER BY bucket) AS candles
     FROM candles('1 minute', date_trunc('minute', newest.time) - %(minutes)s::interval,

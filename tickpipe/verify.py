@@ -12,7 +12,7 @@ import logging
 import sqlite3
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 from psycopg2.extensions import cursor as Cursor  # noqa: N812  psycopg2 names its class so
 
 from common.stream import Stream
+from common.terminal import printable
+from common.tick import TIME_RANGE
 from consumer.store import PriceStore
 from tickpipe.progress import Tell
 
@@ -96,6 +98,11 @@ class Verdict:
         return {**asdict(self), "state": self.state, "sound": self.sound}
 
     def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+    @property
+    def lines(self) -> list[str]:
+        """For a person: what was found, then a line for each range of numbers that is missing or doubled."""
         start = datetime.fromtimestamp(self.session / 1e6, UTC)
         words = [f"session {self.session} ({start:%Y-%m-%d %H:%M:%S} UTC, {self.feed}): {self.state},"]
         if self.stored <= self.expected:
@@ -113,7 +120,7 @@ class Verdict:
             lines.append(f"  MISSING {len(self.missing) - len(self.spans):,} more ranges (--json lists them)")
         lines += [f"  DOUBLED {doubled}" for doubled in self.doubled]
         lines += [f"  FEED EVENT {untold} is missing: a gap may not be on record" for untold in self.untold]
-        return "\n".join(lines)
+        return [printable(line) for line in lines]
 
 
 COMPLETE, SO_FAR, NO_WORD, INCOMPLETE = "complete", "complete so far", "ended without word", "incomplete"
@@ -200,13 +207,25 @@ def _sessions(cursor: Cursor, since: int, *, everything: bool) -> list[_Session]
 
 
 def _scan(cursor: Cursor, session: _Session, silent_after: float) -> Verdict:
+    """The verdict on a session. Of one that never said goodbye, holes are looked for at any time of the exchange.
+
+    It never reported the span of its last prices, and the exchange's time may be wrong by years.
+    """
+    verdict = _scan_span(cursor, session, silent_after, session.bounds)
+    if verdict.missing and not session.stopped:
+        always = {"session": session.id, "since": TIME_RANGE[0], "until": TIME_RANGE[1]}
+        return _scan_span(cursor, session, silent_after, always)
+    return verdict
+
+
+def _scan_span(cursor: Cursor, session: _Session, silent_after: float, bounds: Mapping[str, object]) -> Verdict:
     """One ordered pass over the session's numbers: a step that is not 1 is a hole, or a number found twice."""
-    cursor.execute(_ROWS, session.bounds)
+    cursor.execute(_ROWS, bounds)
     rows, highest = cursor.fetchone() or (0, 0)
     # What a dead producer appended after its last word counts too: a hole below it is a loss.
     alive = not session.stopped and session.silent < silent_after
     expected = session.last_seq if alive or session.stopped else max(session.last_seq, highest)
-    cursor.execute(_STEPS, {**session.bounds, "last": expected})
+    cursor.execute(_STEPS, {**bounds, "last": expected})
     steps = cursor.fetchall()
     verdict = Verdict(session.id, session.feed, alive, session.stopped, session.silent, expected, rows)
     verdict.missing = [Range(seq + 1, following - 1) for seq, following in steps if following > seq + 1]
@@ -214,13 +233,13 @@ def _scan(cursor: Cursor, session: _Session, silent_after: float) -> Verdict:
     cursor.execute(_UNTOLD, {"session": session.id, "last": session.last_number})
     verdict.untold = [Range(number + 1, following - 1) for number, following in cursor.fetchall()]
     if verdict.missing:
-        cursor.execute(_DEAD, session.bounds)
+        cursor.execute(_DEAD, bounds)
         verdict.missing, verdict.dead_letters = without(
             verdict.missing, [Range(seq, seq) for (seq,) in cursor.fetchall()]
         )
-        cursor.execute(_LOST, session.bounds)
+        cursor.execute(_LOST, bounds)
         verdict.missing, verdict.lost = without(verdict.missing, [Range(*row) for row in cursor.fetchall()])
-        cursor.execute(_EXPIRED, session.bounds)
+        cursor.execute(_EXPIRED, bounds)
         verdict.missing, verdict.expired = without(verdict.missing, [Range(*row) for row in cursor.fetchall()])
     return verdict
 

@@ -10,6 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from common.terminal import printable
 from tickpipe import text as written
 from tickpipe.sizes import Sizes
 from tickpipe.status import MINUTES, Candle, Status, SymbolStatus
@@ -43,9 +44,13 @@ def render(status: Status, *, title: str, footer: str, width: int, height: int) 
         _figures(status),
     ]
     parts += [Text(sizes(status.sizes), style="dim")] if status.sizes else []
-    parts.append(Text(status.trouble, style="bold red") if status.trouble else Text(status.note or footer, style="dim"))
+    words, style = (status.trouble, "bold red") if status.trouble else (status.note or footer, "dim")
+    parts.append(Text(printable(words), style=style))
     return Panel(
-        Group(*parts), title=title, title_align="left", border_style="yellow" if "SIMULATED" in title else "green"
+        Group(*parts),
+        title=Text(printable(title)),
+        title_align="left",
+        border_style="yellow" if "SIMULATED" in title else "green",
     )
 
 
@@ -54,7 +59,7 @@ def line(status: Status, *, title: str) -> str:
     prices = "  ".join(f"{symbol.symbol} {_price(symbol.price)}" for symbol in status.symbols[:8])
     prices += f"  … and {len(status.symbols) - 8} more" if len(status.symbols) > 8 else ""
     word = f"  TROUBLE {status.trouble}" if status.trouble else f"  {status.note}" if status.note else ""
-    return f"{title}  {figures(status)}  {prices}{word}"
+    return printable(f"{title}  {figures(status)}  {prices}{word}")
 
 
 def figures(status: Status) -> str:
@@ -104,7 +109,7 @@ def _row(symbol: SymbolStatus, candles: int) -> list[Text | str]:
     style = "green" if now is None or now.close >= now.open else "red"
     parts = [_price(value) for value in (now.open, now.high, now.low)] if now else ["", "", ""]
     return [
-        symbol.symbol,
+        Text(printable(symbol.symbol)),
         Text(_price(symbol.price), style=f"bold {style}"),
         age(symbol.age),
         *parts,

@@ -1,7 +1,8 @@
 -- What our tables tell of the feed.
 WITH sessions AS (
     SELECT s.*, clock_timestamp() - last_word_at AS silent, coalesce(v.last_seq >= s.last_seq, false) AS verified,
-           row_number() OVER (PARTITION BY feed ORDER BY session DESC) AS place
+           -- a session that began by a clock that was ahead does not hide a later one
+           row_number() OVER (PARTITION BY feed ORDER BY started_at > clock_timestamp() + interval '1 minute', session DESC) AS place
     FROM feed_sessions AS s LEFT JOIN verified_sessions AS v USING (session)
 )
 SELECT 'feed ' || coalesce(feed, '?') || ': ' || CASE WHEN stopped_at IS NOT NULL THEN 'stopped' ELSE 'last word' END,

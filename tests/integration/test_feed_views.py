@@ -123,6 +123,20 @@ def test_sessions_tell_when_they_ran_and_how_far_they_came(pipeline: Pipeline, s
     assert row[5:] == (123, 1)
 
 
+def test_a_span_that_began_by_a_clock_that_was_ahead_hides_and_makes_no_gap(
+    pipeline: Pipeline, store: PriceStore
+) -> None:
+    start = float(int(time.time()) - 5000)
+    ahead = begun(store, start, "A")
+    ahead.tell("subscribed", 4000, symbols=["B"])  # by a clock that is ahead by 3,990 s, and goes back after 20 s
+    ahead.tell("stopped", 30, last_seq=0)
+    later = begun(store, start + 30, "A", "B")
+    later.tell("stopped", 70, last_seq=0)
+    begun(store, start + 200, "A", "B").tell("stopped", 100, last_seq=0)
+    expected = [("A", 100, 200), ("B", 100, 200), ("A", 300, None), ("B", 300, None)]
+    assert gaps(pipeline, start) == [(*gap, "stopped") for gap in expected]
+
+
 @pytest.mark.parametrize(
     ("event", "detail"),
     [

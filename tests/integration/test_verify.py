@@ -274,3 +274,20 @@ def test_the_command_exits_1_and_names_what_is_missing(store: PriceStore, pipeli
     assert listed.wait() == 1
     (verdict,) = json.loads(listed.said())
     assert (verdict["session"], verdict["missing"], verdict["sound"]) == (session.id, [[33, 33]], False)
+
+
+def test_a_killed_producers_price_whose_time_is_wrong_by_years_is_not_missing(
+    store: PriceStore, run: Callable[..., list[Verdict]]
+) -> None:
+    killed = Told(store, time.time() - 1000)
+    killed.tell("started", 0, feed="twelvedata")
+    killed.vouch("alive", 1, N)
+    killed.store(range(1, N + 1))
+    for seq, wrong in ((N + 1, "4102444700"), (N + 2, "0")):  # after its last report
+        killed.store([seq], time=wrong)
+    killed.store([N + 3])
+    (verdict,) = run()
+    assert (verdict.state, verdict.stored, verdict.missing) == ("ended without word", N + 3, [])
+    killed.store([N + 5])
+    (verdict,) = run(everything=True)
+    assert (verdict.state, verdict.missing) == ("incomplete", [Range(N + 4, N + 4)])

@@ -44,6 +44,7 @@ class FaultySimulator(Simulator):
         self._hanging = self._muted = self._quiet = False
         self._refusal: int | None = None
         self._close_after: float | None = None
+        self._close_code = 1000
         self._max_client_events: int | None = None
         self._max_connections: int | None = None
         self._answers: deque[tuple[int, object]] = deque()
@@ -137,9 +138,9 @@ class FaultySimulator(Simulator):
         """Refuse every key at the handshake."""
         self._set(_refusal=status if on else None)
 
-    def close_after_subscribe(self, seconds: float | None) -> None:
+    def close_after_subscribe(self, seconds: float | None, code: int = 1000) -> None:
         """Close so many seconds after each subscription, as if another client on the same key pushed this one out."""
-        self._set(_close_after=seconds)
+        self._set(_close_after=seconds, _close_code=code)
 
     def max_client_events(self, n: int | None) -> None:
         """Close a connection (1008) at the n-th message from its client, unanswered."""
@@ -196,7 +197,7 @@ class FaultySimulator(Simulator):
 
     async def _close_later(self, connection: Connection, seconds: float) -> None:
         await asyncio.sleep(seconds)
-        await self._close([connection], 1000, "", CLOSE_TIMEOUT)
+        await self._close([connection], self._close_code, "", CLOSE_TIMEOUT)
 
     # Helpers.
 

@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import random
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -28,9 +29,18 @@ from common.cli import in_thread
 from common.errors import ConfigurationError
 from common.proxy import Proxy
 from common.settings import Secret
-from producer.feed import DEFAULT_URL, Feed, FeedConfig, NothingSubscribedError, Reconnect, RefusedKeyError, _Socket
+from producer.feed import (
+    DEFAULT_URL,
+    ClosedByServerError,
+    Feed,
+    FeedConfig,
+    NothingSubscribedError,
+    Reconnect,
+    RefusedKeyError,
+    _Socket,
+)
 from producer.publisher import Intake
-from producer.session import PriceEvent
+from producer.session import MAX_AHEAD, PriceEvent
 from producer.twelvedata import decode_frame
 from tests.support.faults import FaultySimulator
 from tests.support.http_proxy import http_proxy
@@ -326,12 +336,13 @@ def deepest_frame() -> str:
 
 
 def test_frames_that_make_no_sense_are_skipped_and_the_connection_kept(simulator: FaultySimulator) -> None:
+    deepest = deepest_frame()  # before the feed runs: it takes the interpreter for a while
     with running(simulator.url) as one:
         one.wait_for_prices(1)
         for frame in ("{no json", b"\x00\xff", "x" * 1_000_000, "[1]", b'{"event": "price"}'):
             simulator.send_raw(frame)
         wait_for(lambda: one.feed.skipped_frames == 5)
-        for frame in ('{"event": "news", "text": []}', '{"event": ["price"]}', "{}", deepest_frame()):
+        for frame in ('{"event": "news", "text": []}', '{"event": ["price"]}', "{}", deepest):
             simulator.send_raw(frame)
         one.wait_for_prices(20)
         one.end()
@@ -378,6 +389,36 @@ def test_another_client_on_the_same_key_is_named_once_and_given_way_to(
     errors = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(errors) == 1
     assert "is another program using this API key?" in errors[0]
+
+
+@pytest.mark.parametrize("code", [1001, 1002, 1003, 1007, 1009, 1010, 1011, 1012, 1013, 1014, 3008])
+def test_a_server_that_fails_after_each_subscribe_is_not_taken_for_another_client(
+    simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    monkeypatch.setattr(Reconnect, "FIRST_EVICTED", 3600.0)
+    monkeypatch.setattr(Reconnect, "LONGEST_EVICTED", 3600.0)
+    simulator.close_after_subscribe(0.01, code)
+    with running(simulator.url) as one:
+        wait_for(lambda: len(one.words("disconnected")) >= Reconnect.EVICTIONS + 2)
+    assert "is another program using this API key?" not in caplog.text
+    assert {f"(code {code}" in each["cause"] for each in one.words("disconnected")} == {True}
+
+
+@pytest.mark.parametrize("code", [1000, 1008, 3000, 3003, 4000, 4999])
+def test_a_close_that_can_mean_another_client_is_waited_for(
+    simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    monkeypatch.setattr(Reconnect, "FIRST_EVICTED", 0.1)
+    monkeypatch.setattr(Reconnect, "LONGEST_EVICTED", 0.2)
+    simulator.close_after_subscribe(0.01, code)
+    with running(simulator.url):
+        wait_for(lambda: "is another program using this API key?" in caplog.text)
+
+
+@pytest.mark.parametrize(("data", "code"), [(b"", None), (b"\x03\xe8", 1000), (b"\x03\xf4bye", 1012)])
+def test_a_close_frame_says_its_code(data: bytes, code: int | None) -> None:
+    assert ClosedByServerError(data).code == code
+    assert ClosedByServerError(data).may_be_eviction == (code != 1012)
 
 
 # --- Keys
@@ -544,6 +585,96 @@ def test_at_midnight_a_new_session_begins_on_the_same_connection(
         assert simulator.connections == 1
 
 
+@given(st.lists(st.tuples(st.sampled_from(["price", "heartbeat", "tick"]), st.integers(-3, 3), st.integers(-2, 2))))
+def test_received_follows_a_clock_that_jumps_and_no_price_is_lost_or_numbered_twice(
+    steps: list[tuple[str, int, int]],
+) -> None:
+    now = 20_000 * DAY  # a step back from here ends on the day before
+    intake = Intake(10**6)
+    feed = Feed(
+        FeedConfig(alive_every=0.0),
+        api_key=lambda: Secret(KEY),
+        symbols=["AAPL"],
+        intake=intake,
+        clock=lambda: now,
+        monotonic=lambda: 0.0,
+    )
+    feed._begin_session(now)
+    read: list[int] = []  # by the clock, when each price came
+    for kind, seconds, microseconds in steps:
+        now += seconds * 700_000 + microseconds
+        if kind == "tick":
+            feed._keep_session(0.0)
+        else:
+            feed.on_event({"event": kind, "timestamp": str(len(read))})
+            read += [now] if kind == "price" else []
+    items = intake.take(timeout=0) or []
+    prices = [item for item in items if isinstance(item, PriceEvent)]
+    told = [item for item in items if not isinstance(item, PriceEvent)]
+    assert [price.event["timestamp"] for price in prices] == [str(number) for number in range(len(read))]
+    assert all(abs(price.received - at) <= MAX_AHEAD for price, at in zip(prices, read, strict=True))
+    sessions = [int(event.session) for event in told if event.event == "started"]
+    assert len(set(sessions)) == len(sessions)
+    for session in sessions:
+        own = [price for price in prices if price.session.id == session]
+        assert not own or own[0].seq == 1
+        if own:
+            assert_numbered(own)
+        events = [event for event in told if int(event.session) == session]
+        assert [event.number for event in events] == [str(number) for number in range(1, len(events) + 1)]
+        if session != sessions[-1]:
+            assert events[-1].event == "stopped"
+            assert json.loads(events[-1].detail)["last_seq"] == len(own)
+    for session, event in zip(sessions, [event for event in told if event.event == "started"][1:], strict=False):
+        assert json.loads(event.detail)["continues"] == session
+
+
+@pytest.mark.parametrize("quiet", [False, True], ids=["prices flow", "quiet market"])
+def test_after_a_clock_that_goes_back_a_new_session_begins_on_the_same_connection(
+    simulator: FaultySimulator, caplog: pytest.LogCaptureFixture, quiet: bool
+) -> None:
+    hour = 3600 * 1_000_000
+    clock = Clock(20_000 * DAY + 12 * hour)
+    with running(simulator.url, clock=clock) as one:
+        one.wait_for_prices(3)
+        clock.ahead += hour
+        one.wait_for_prices(3)
+        simulator.quiet(on=quiet)
+        back = clock() - hour
+        clock.ahead -= hour
+        wait_for(lambda: len(one.words("subscribed")) == 2)
+        simulator.quiet(on=False)
+        one.wait_for_prices(3)
+        one.end()
+        first, second = (told["session"] for told in one.words("started"))
+        assert one.words("started")[1]["continues"] == first
+        assert one.kinds == ["started", "connected", "subscribed", "stopped"] * 2
+        for session, stopped in zip((first, second), one.words("stopped"), strict=True):
+            prices = [price for price in one.prices if price.session.id == session]
+            assert_numbered(prices)
+            assert (stopped["session"], stopped["last_seq"]) == (session, len(prices))
+        assert one.prices[-1].received <= clock()
+        assert back <= second == one.words("stopped")[0]["at"] <= clock()  # of the first session: not ahead
+        assert simulator.connections == 1
+    assert re.search(r"the clock has gone back by 3[56]\d\d\.\d s: a new session begins", caplog.text)
+
+
+def test_a_connection_lost_after_the_clock_went_back_is_a_gap_from_then_on(simulator: FaultySimulator) -> None:
+    """The last frame came by the clock of before: as the start of the gap it would hide the gap."""
+    hour = 3600 * 1_000_000
+    clock = Clock(20_000 * DAY + 12 * hour)
+    with running(simulator.url, clock=clock) as one:
+        clock.ahead += hour
+        one.wait_for_prices(3)
+        simulator.quiet(on=True)
+        clock.ahead -= hour
+        wait_for(lambda: len(one.words("started")) == 2)
+        simulator.half_open_all()
+        wait_for(lambda: one.words("disconnected"))
+        (lost,) = one.words("disconnected")
+        assert one.words("started")[1]["session"] <= lost["last_frame"] <= lost["at"] <= clock()
+
+
 def test_a_full_intake_is_told_with_its_exact_range(simulator: FaultySimulator) -> None:
     with running(simulator.url, bound=50) as one:
         wait_for(lambda: one.feed.lost >= 20)  # nobody takes
@@ -593,7 +724,7 @@ def test_threads_do_not_grow_with_connections(simulator: FaultySimulator) -> Non
         for n in range(2, 5):
             simulator.reset_all()
             wait_for(lambda n=n: len(one.words("subscribed")) == n)  # type: ignore[misc]
-        assert threading.active_count() == before
+        assert threading.active_count() <= before
 
 
 # --- How long to wait

@@ -84,7 +84,7 @@ class Producer:
             clock=lambda: START,
             monotonic=lambda: self.now,
         )
-        self.feed._begin_session()
+        self.feed._begin_session(START)
         self.ways = {way: self._streams() for way in ("straight", "spool", "orphan")}
         self.spool = Spool(spool_path(folder, START), max_bytes=spool_max)
         self.publisher = Publisher(self.intake, self.ways["straight"], self.spool, monotonic=lambda: self.now)

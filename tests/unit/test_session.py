@@ -61,6 +61,14 @@ def test_a_session_ends_with_its_utc_day(start: int) -> None:
     assert make_session(start)[0].ends == 20_001 * DAY
 
 
+def test_a_session_ends_if_the_clock_goes_back_by_a_second() -> None:
+    session, _ = make_session()
+    session.number({}, START + 5_000_000)
+    assert [session.is_over(START + 5_000_000 - back) for back in (-1, 0, 999_999, 1_000_000)] == [False] * 3 + [True]
+    session.tell("alive", START + 7_000_000)  # a feed event counts as well as a price
+    assert [session.is_over(START + 7_000_000 - back) for back in (999_999, 1_000_000)] == [False, True]
+
+
 def test_a_feed_event_is_of_now_or_of_the_moment_named() -> None:
     told: list[FeedEvent] = []
     clock: Iterator[int] = count(START + 100)

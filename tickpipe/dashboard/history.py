@@ -20,6 +20,8 @@ TICKS = 30
 REMEMBERED = 24
 #: How often the past is searched for candles where a symbol was silent for longer than a chart shows.
 STEPS = 4
+#: Seconds that a tick's time may be ahead of when it was received; as in latest_ticks() of sql/0020.
+AHEAD = 60.0
 #: Seconds after which a chart's whole past is read anew: what came late shows.
 REREAD = 60.0
 
@@ -34,9 +36,12 @@ class Look:
 
 
 def with_ticks(candles: Sequence[Candle], ticks: Sequence[Tick], seconds: int) -> list[Candle]:
-    """The candles, moved on by the latest ticks (newest first): those that are in them already change nothing."""
+    """The candles, moved on by the latest ticks (newest first): those that are in them already change nothing.
+
+    A tick whose time is ahead of when it was received is left out: its candle would come after all later ones.
+    """
     moved = list(candles)
-    for tick in reversed(ticks):
+    for tick in reversed([tick for tick in ticks if tick.time <= tick.received + AHEAD]):
         start = tick.time // seconds * seconds
         last = moved[-1] if moved else None
         if last is None or start > last.start:
@@ -142,18 +147,19 @@ def _moment(seconds: float) -> datetime:
 # By way of JSON, since the column may be missing in a schema that has not been migrated yet.
 _CANDLES = """
 SELECT extract(epoch FROM bucket)::float8, open, high, low, close, ticks, (to_jsonb(c) ->> 'volume')::float8
-FROM candles(%(width)s::interval, %(since)s, %(until)s) AS c
+FROM candles(%(width)s::interval, %(since)s, least(%(until)s, now() + interval '1 minute')) AS c
 WHERE symbol = %(symbol)s ORDER BY bucket
 """
 
 _TICKS = """
 SELECT extract(epoch FROM time)::float8, extract(epoch FROM received_at)::float8, price, bid, ask, session, seq
-FROM prices_real_time WHERE symbol = %(symbol)s ORDER BY time DESC, session DESC, seq DESC LIMIT %(count)s
+FROM latest_ticks(%(symbol)s, %(count)s)
 """
 
 _BEFORE = """
 SELECT extract(epoch FROM time)::float8
-FROM prices_real_time WHERE symbol = %(symbol)s AND time < %(before)s ORDER BY time DESC LIMIT 1
+FROM prices_real_time WHERE symbol = %(symbol)s AND time < least(%(before)s, now() + interval '1 minute')
+ORDER BY time DESC LIMIT 1
 """
 
 _GAPS = """

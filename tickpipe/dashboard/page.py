@@ -15,6 +15,7 @@ from nicegui.element import Element
 from nicegui.elements.html import Html
 
 from common.errors import TickpipeError
+from common.terminal import printable
 from tickpipe import text
 from tickpipe.dashboard import chart, parts
 from tickpipe.dashboard.data import INTERVALS, Interval
@@ -56,10 +57,11 @@ class Label(Element):
     def __init__(self, tag: str, words: str, classes: str = "") -> None:
         super().__init__(tag)
         self.classes(classes)
-        self._text = words
+        self._text = printable(words)
 
     def say(self, words: str) -> None:
         """Other words, sent where they differ."""
+        words = printable(words)
         if words != self._text:
             self._text = words
             self.update()

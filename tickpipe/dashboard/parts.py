@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from common.terminal import printable
 from tickpipe import text
 from tickpipe.dashboard.data import Gap, Tick
 from tickpipe.dashboard.health import Box, Consumer, Health, Session, completeness
@@ -26,6 +27,11 @@ ARROW = (
 )
 
 
+def escaped(words: str) -> str:
+    """Text as HTML; control characters, and what turns the direction of text, as on a terminal."""
+    return escape(printable(words))
+
+
 def direction(change: float | None) -> str:
     """The class that colours a change."""
     return "up" if (change or 0) > 0 else "down" if (change or 0) < 0 else "muted"
@@ -40,7 +46,7 @@ def facts(quote: Quote, look: Look, now: float) -> str:
         for name, value in (("open", candle.open), ("high", candle.high), ("low", candle.low)):
             found.append((name, text.price(value, quote.places)))
         found.append(("ticks", text.count(candle.ticks)))
-    return "".join(f"<span>{name} <b>{escape(value)}</b></span>" for name, value in found)
+    return "".join(f"<span>{name} <b>{escaped(value)}</b></span>" for name, value in found)
 
 
 def ticks(found: Sequence[Tick], places: int) -> str:
@@ -77,19 +83,19 @@ def gap(one: Gap) -> str:
 
 def figure(box: Box) -> str:
     """What a box says in large."""
-    return f"{escape(box.figure)} <small>{escape(box.unit)}</small>"
+    return f"{escaped(box.figure)} <small>{escaped(box.unit)}</small>"
 
 
 def lines(box: Box) -> str:
     """What a box says in small."""
-    return "".join(f'<div class="box-line" title="{escape(line)}">{escape(line)}</div>' for line in box.lines)
+    return "".join(f'<div class="box-line" title="{escaped(line)}">{escaped(line)}</div>' for line in box.lines)
 
 
 def members(consumers: Sequence[Consumer]) -> str:
     """Each consumer: its name, what it holds, the rows a second that it stores."""
     return "".join(
-        f'<div class="member {one.state}" title="{escape(one.name)}"><i class="dot {one.state}"></i>'
-        f"<span>{escape(_short(one.name))}</span><span>{_holds(one)}</span><span>{_pace(one)}</span></div>"
+        f'<div class="member {one.state}" title="{escaped(one.name)}"><i class="dot {one.state}"></i>'
+        f"<span>{escaped(_short(one.name))}</span><span>{_holds(one)}</span><span>{_pace(one)}</span></div>"
         for one in consumers
     )
 
@@ -127,7 +133,7 @@ def _session(one: Session, now: float) -> str:
     state, words = completeness(one, now)
     word = "stopped " if one.stopped else ""
     return (
-        f"<tr><td>{text.moment(one.id / 1e6, '%d %b %H:%M:%S')}</td><td>{escape(one.feed)}</td>"
+        f"<tr><td>{text.moment(one.id / 1e6, '%d %b %H:%M:%S')}</td><td>{escaped(one.feed)}</td>"
         f'<td class="spare muted">{word}{text.span(now - one.last_word)} ago</td>'
         f'<td class="number">{text.count(one.last_seq)}</td>'
         f'<td><i class="dot {state}"></i>{words}</td></tr>'

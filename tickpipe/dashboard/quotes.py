@@ -43,7 +43,7 @@ class Quote:
         return int(self.time // 60) - next(iter(self.closes), int(self.time // 60)) + 1
 
     def then(self, price: float, at: float, received: float) -> Quote:
-        """After a newer tick."""
+        """After a newer tick. Minutes after it are of a tick that was ahead of its time: they go."""
         closes = _last_minutes({**self.closes, int(at // 60): price}, at)
         return replace(self, price=price, time=at, received=received, places=_places(self, [price]), closes=closes)
 
@@ -54,7 +54,7 @@ class Quote:
 
 
 def _last_minutes(closes: Mapping[int, float], newest: float) -> Mapping[int, float]:
-    return {minute: close for minute, close in closes.items() if minute > newest // 60 - MINUTES}
+    return {minute: close for minute, close in closes.items() if newest // 60 - MINUTES < minute <= newest // 60}
 
 
 def _places(quote: Quote, prices: Sequence[float]) -> int:
@@ -75,7 +75,8 @@ class Quotes:
         """Every symbol's quote by its name, in the order of names; the same object while nothing has changed."""
         names = self._names()
         known = [name for name in names if name in self._quotes]
-        newest = max((quote.time for quote in self._quotes.values()), default=0.0)
+        # A time that is ahead of when its tick was received is wrong: no bound may come from it.
+        newest = max((min(quote.time, quote.received) for quote in self._quotes.values()), default=0.0)
         self._take(known, newest - LATE)
         self._take([name for name in names if name not in self._quotes], 0.0)
         self._quotes = {name: self._quotes[name] for name in names if name in self._quotes}
@@ -128,11 +129,7 @@ _NEWEST = """
 SELECT names.symbol, newest.price, extract(epoch FROM newest.time)::float8,
        extract(epoch FROM newest.received_at)::float8
 FROM unnest(%(names)s::text[]) AS names (symbol)
-CROSS JOIN LATERAL (
-    SELECT price, time, received_at FROM prices_real_time p
-    WHERE p.symbol = names.symbol AND p.time >= %(since)s
-    ORDER BY p.time DESC, p.session DESC, p.seq DESC LIMIT 1
-) AS newest
+CROSS JOIN LATERAL latest_ticks(names.symbol, 1, %(since)s) AS newest
 """
 
 # The last price of each minute, by an index look-up each: the rows in between are not read.

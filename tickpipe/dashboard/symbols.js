@@ -86,7 +86,8 @@ export default {
     },
     drawn(symbol, index) {
       const { text, words, change, closes, minute } = this.quotes.get(symbol);
-      for (const old of closes.keys()) if (old <= minute - 30) closes.delete(old);
+      // A minute after the newest one is of a tick that was ahead of its time.
+      for (const other of closes.keys()) if (other <= minute - 30 || other > minute) closes.delete(other);
       const prices = [...closes.values()];
       const low = Math.min(...prices);
       const span = Math.max(...prices) - low || 1;

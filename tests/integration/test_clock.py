@@ -1,0 +1,77 @@
+"""A producer's clock that jumps ahead and back: what is stored, what `verify` finds, which gaps are on record."""
+
+from __future__ import annotations
+
+import random
+from contextlib import closing
+from pathlib import Path
+from threading import Event
+
+from common import cli
+from common.settings import Secret
+from consumer.store import PriceStore
+from producer.feed import Feed, FeedConfig
+from producer.publisher import Intake, Publisher, Streams
+from producer.spool import Spool
+from tests.support.faults import FaultySimulator
+from tests.support.pipeline import Pipeline
+from tests.support.waiting import PATIENCE, wait_for
+from tickpipe.simulator import SimulatorConfig
+from tickpipe.verify import verify
+
+
+class Clock:
+    """The time now in microseconds, plus an offset that a test may change."""
+
+    offset = 0
+
+    def __call__(self) -> int:
+        return cli.microseconds() + self.offset
+
+
+def test_a_clock_that_jumps_ahead_and_back_loses_no_price_and_hides_no_gap(pipeline: Pipeline, tmp_path: Path) -> None:
+    clock, stop, intake = Clock(), Event(), Intake(10**6)
+    with FaultySimulator(SimulatorConfig(rate=100, seed=1)) as simulator:
+        feed = Feed(
+            FeedConfig(url=simulator.url),
+            api_key=lambda: Secret("key-of-the-test"),
+            symbols=["AAPL"],
+            intake=intake,
+            clock=clock,
+            rng=random.Random(1),
+        )
+        spool = Spool(tmp_path / "1.spool", max_bytes=1 << 20)
+        publishing = cli.in_thread(Publisher(intake, Streams(pipeline.prices, pipeline.feed), spool).run)
+        receiving = cli.in_thread(feed.run, stop)
+
+        def wait_for_more() -> None:
+            received = feed.received
+            wait_for(lambda: feed.received > received + 10)
+
+        wait_for_more()
+        clock.offset = 3600 * 1_000_000
+        wait_for_more()
+        clock.offset = 0
+        wait_for_more()
+        simulator.close_all(1012)  # within the hour that the clock was ahead by: this gap must show
+        wait_for(lambda: feed.connections == 2)
+        wait_for_more()
+        stop.set()
+        receiving.result(PATIENCE)
+        intake.close()
+        publishing.result(PATIENCE)
+        spool.close()
+    pipeline.drain()
+
+    rows = pipeline.database.query("SELECT session, seq, received_at FROM prices_real_time ORDER BY received_at")
+    assert len(rows) == feed.received
+    assert len({session for session, *_ in rows}) == 2
+    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+        verdicts = verify(store, pipeline.prices, pipeline.feed, tmp_path, recheck_after=0.01)
+    assert [(verdict.state, verdict.missing, verdict.untold) for verdict in verdicts] == [("complete", [], [])] * 2
+    assert sum(verdict.expected for verdict in verdicts) == feed.received
+    gaps = pipeline.database.query("SELECT cause, until - since < interval '1 minute' FROM feed_gaps ORDER BY since")
+    assert gaps == [
+        ("disconnected: the server closed the connection (code 1012)", True),
+        ("stopped", None),
+    ]

@@ -1,0 +1,119 @@
+"""The exchange's time may be wrong: a tick that is ahead of its time hides no later price, and nothing is dropped."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from common.settings import Secret
+from consumer.schema import apply
+from consumer.store import PriceStore
+from tests.support.pipeline import Database, Pipeline
+from tests.support.told import Told
+from tickpipe.dashboard.data import INTERVALS, Reader
+from tickpipe.dashboard.history import Charts
+from tickpipe.dashboard.quotes import Quotes
+
+FAR_AHEAD = 4_102_444_700  # in the year 2099
+
+
+@pytest.fixture(params=["plain", "timescale"])
+def backend(request: pytest.FixtureRequest) -> Database:
+    database: Database = request.getfixturevalue("database" if request.param == "plain" else "timescale")
+    return database
+
+
+@pytest.fixture
+def store(backend: Database) -> Iterator[PriceStore]:
+    with closing(PriceStore(Secret(backend.url))) as store:
+        apply(store)
+        yield store
+
+
+def store_ticks(store: PriceStore, symbol: str, *ticks: tuple[float, float]) -> None:
+    """Store ticks, each of (time of the exchange in seconds after now, price), received now in this order."""
+    now = time.time()
+    session = Told(store, now)
+    for seq, (ahead, price) in enumerate(ticks, 1):
+        session.store([seq], symbol=symbol, time=str(int(now + ahead)), price=str(price))
+
+
+def last_price(store: PriceStore, symbol: str) -> object:
+    with store.transaction() as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT price FROM latest_ticks(%s, 1)", [symbol])
+        return (cursor.fetchone() or [None])[0]
+
+
+@pytest.mark.parametrize("ahead", [100.0, 3600.0, 86_400.0, 2e9])
+def test_a_tick_ahead_of_its_time_is_not_the_last_price(store: PriceStore, ahead: float) -> None:
+    store_ticks(store, "A", (-2, 1.0), (ahead, 999.0), (-1, 2.0), (-time.time(), 0.5), (0, 3.0))
+    store_ticks(store, "ONLY", (ahead, 7.0))
+    assert (last_price(store, "A"), last_price(store, "ONLY"), last_price(store, "NONE")) == (3.0, 7.0, None)
+
+
+def test_many_ticks_ahead_of_their_time_come_after_all_others(store: PriceStore) -> None:
+    rng = random.Random(1)
+    wrong = [(rng.choice([90, 4000, 10**6, 10**9]) + rng.random() * 1000, 999.0) for _ in range(60)]
+    right = [(-100.0 + n, float(n)) for n in range(60)]
+    ticks = [*wrong, *right]
+    rng.shuffle(ticks)
+    store_ticks(store, "A", *ticks)
+    with store.transaction() as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT price FROM latest_ticks('A', 10)")
+        assert [price for (price,) in cursor.fetchall()] == [float(n) for n in range(59, 49, -1)]
+        cursor.execute("SELECT count(*) FROM prices_real_time")
+        assert cursor.fetchone() == (120,)  # none is dropped
+
+
+def test_if_this_servers_clock_is_slow_the_newest_tick_is_still_the_last_price(store: PriceStore) -> None:
+    session = Told(store, time.time() + 600)
+    for seq in range(1, 100):
+        session.store([seq], symbol="A", price=str(seq))
+    assert last_price(store, "A") == 99
+
+
+def test_an_instrument_was_last_seen_when_its_newest_tick_was_received(store: PriceStore) -> None:
+    session = Told(store, time.time() - 500)
+    session.tell("instrument", 0, symbol="A")
+    session.store([1], symbol="A", time=str(FAR_AHEAD))
+    session.store([2000], symbol="A")  # 2 s later
+    with store.transaction() as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT extract(epoch FROM last_seen)::float8 FROM instruments")
+        ((seen,),) = cursor.fetchall()
+    assert seen == pytest.approx(session.start + 2, abs=0.001)
+
+
+def test_the_dashboard_goes_on_after_a_tick_ahead_of_its_time(backend: Database, store: PriceStore) -> None:
+    with closing(Reader(Secret(backend.url))) as reader:
+        quotes, charts = Quotes(reader, every=0.0), Charts(reader, every=0.0)
+        look = quotes.look
+        store_ticks(store, "A", (-120, 1.0), (FAR_AHEAD - time.time(), 999.0))
+        store_ticks(store, "B", (-120, 5.0))
+        store_ticks(store, "ONLY", (FAR_AHEAD - time.time(), 7.0))
+        assert {name: quote.price for name, quote in look().items()} == {"A": 1.0, "B": 5.0, "ONLY": 7.0}
+        store_ticks(store, "A", (-60, 2.0))
+        store_ticks(store, "B", (-60, 6.0))
+        store_ticks(store, "ONLY", (-60, 8.0))
+        found = look()
+        assert {name: quote.price for name, quote in found.items()} == {"A": 2.0, "B": 6.0, "ONLY": 8.0}
+        assert list(found["ONLY"].closes.values()) == [8.0]
+        chart = charts.look("A", INTERVALS["1m"])
+        assert [candle.close for candle in chart.candles] == [1.0, 2.0]
+        assert [tick.price for tick in chart.ticks] == [2.0, 1.0, 999.0]
+        store_ticks(store, "A", (0, 3.0))
+        assert [candle.close for candle in charts.look("A", INTERVALS["1m"]).candles][-1] == 3.0
+
+
+def test_status_shows_the_last_price_received(pipeline: Pipeline) -> None:
+    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+        store_ticks(store, "A", (-2, 1.0), (FAR_AHEAD - time.time(), 999.0), (-1, 2.0))
+    pipeline.prices.ensure_group()
+    status = pipeline.processes.start("tickpipe", "status", "--json")
+    assert status.wait() == 0
+    (symbol,) = json.loads(status.said())["symbols"]
+    assert (symbol["symbol"], symbol["price"], symbol["candles"][-1][3]) == ("A", 2.0, 2.0)

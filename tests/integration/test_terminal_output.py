@@ -1,0 +1,52 @@
+"""Names and messages from outside on the terminal: the real commands print them, and no terminal obeys them."""
+
+from __future__ import annotations
+
+import json
+import time
+import unicodedata
+from contextlib import closing
+
+from common.settings import Secret
+from common.stream import Stream
+from consumer.schema import apply
+from consumer.store import PRICES, PriceStore
+from tests.support.pipeline import Pipeline
+from tests.support.told import Told, entry
+
+NASTY = "\x1b]0;owned\x07\x1b[2J\n\x7f\x9b31m\u202eABC"
+SHOWN = r"\x1b]0;owned\x07\x1b[2J\n\x7f\x9b31m\u202eABC"
+
+IN_JSON = r"\u001b]0;owned\u0007\u001b[2J\n\u007f\u009b31m\u202eABC"
+
+
+def test_no_command_prints_a_control_character_from_outside(pipeline: Pipeline) -> None:
+    session_start = time.time() - 100
+    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+        apply(store)
+        session = Told(store, session_start)
+        session.tell("started", 0, feed=NASTY)
+        session.tell("instrument", 0, symbol=NASTY)
+        session.store([1], symbol=NASTY, exchange=NASTY)
+        session.vouch("alive", 1, 2)  # number 2 is missing
+        store.insert_block(PRICES, "prices", [entry({"symbol": NASTY, NASTY: NASTY})])
+    Stream(pipeline.redis, "prices", NASTY, NASTY).ensure_group()
+    pipeline.prices.ensure_group()
+    commands = [
+        ("status",),
+        ("status", "--json"),
+        ("verify", "--claim-idle", "0"),
+        ("verify", "--claim-idle", "0", "--json"),
+        ("doctor",),
+        ("doctor", "--json"),
+        ("dead-letters", "list"),
+    ]
+    for command in commands:
+        process = pipeline.processes.start("tickpipe", *command)
+        process.wait()
+        said = process.said()
+        found = [each for each in said if unicodedata.category(each) == "Cc" or each == "\u202e"]
+        assert set(found) <= {"\n"}, (command, said)
+        if "--json" in command:
+            json.loads(said)
+        assert (IN_JSON if "--json" in command else SHOWN) in said, command

@@ -1,0 +1,140 @@
+"""Text from outside on a terminal and in a log: control characters are shown, never obeyed."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import sys
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from common import log
+from common.terminal import PlainConsole, echo, echo_json, printable, printable_lines
+from tickpipe import view
+from tickpipe.dashboard import parts
+from tickpipe.status import Candle, Status, SymbolStatus
+from tickpipe.verify import Verdict
+
+ROOT = Path(__file__).parents[2]
+BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+NASTY = "\x1b]0;owned\x07\x1b[2J\r\n\x7f\x9b31m\u202eABC[red]x[/bold] :smile:<b>"
+
+
+def is_harmless(text: str) -> bool:
+    return not any(unicodedata.category(each) in {"Cc", "Cs", "Zl", "Zp"} or each in BIDI for each in text)
+
+
+@given(st.text(st.characters()))
+def test_no_control_character_is_left_and_all_else_stays(text: str) -> None:
+    assert is_harmless(printable(text))
+    assert is_harmless(printable_lines(text).replace("\n", ""))
+    if is_harmless(text):
+        assert printable(text) == printable_lines(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31m", r"\x1b[31m"),
+        ("a\tb\r\n", r"a\tb\r\n"),
+        ("\x7f\x80\x9f", r"\x7f\x80\x9f"),
+        ("\u202eABC\u2066", r"\u202eABC\u2066"),
+        ("\ud800", r"\ud800"),
+        ("日経225 🚀 e\u0301 ﬃ", "日経225 🚀 e\u0301 ﬃ"),
+    ],
+)
+def test_a_control_character_is_shown_as_python_writes_it(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_a_line_end_in_a_value_makes_no_second_line(capsys: pytest.CaptureFixture[str]) -> None:
+    echo(f"one {NASTY}", "two")
+    echo("three\x1b", err=True)
+    printed = capsys.readouterr()
+    assert [is_harmless(line) for line in printed.out.split("\n")] == [True] * 3
+    assert printed.out.endswith("\ntwo\n")
+    assert printed.err == "three\\x1b\n"
+
+
+@given(st.text(st.characters()))
+def test_json_stays_valid_and_is_plain_ascii(text: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", stdout := io.StringIO())
+        echo_json([text])
+    assert stdout.getvalue().isascii()
+    assert is_harmless(stdout.getvalue().replace("\n", ""))
+    assert json.loads(stdout.getvalue()) == [text]
+
+
+def test_a_log_line_is_one_line_without_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        log.configure("INFO")
+        logging.getLogger("test").warning("refused by the server: %s", NASTY)
+    finally:
+        logging.getLogger().handlers.clear()
+    line, end = capsys.readouterr().err.split("\n")
+    assert (is_harmless(line), end) == (True, "")
+    assert r"refused by the server: \x1b]0;owned\x07" in line
+
+
+def test_a_traceback_in_the_log_keeps_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        log.configure("INFO")
+        try:
+            raise ValueError(NASTY)
+        except ValueError:
+            logging.getLogger("test").exception("failed")
+    finally:
+        logging.getLogger().handlers.clear()
+    lines = capsys.readouterr().err.split("\n")
+    assert len(lines) > 3
+    assert all(map(is_harmless, lines))
+
+
+def status() -> Status:
+    symbol = SymbolStatus(NASTY, 1.0, 1.0, [Candle(1.0, 1.0, 1.0, 1.0, 1)])
+    return Status(1, 1, 0, 0, 1, 0.0, None, None, [symbol], trouble=f"refused: {NASTY}")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_live_view_obeys_no_symbol_and_no_message(terminal: bool) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, color_system=None, width=200, height=40)
+    console.print(view.render(status(), title=f"tickpipe {NASTY}", footer=NASTY, width=200, height=40))
+    assert all(map(is_harmless, out.getvalue().split("\n")))
+    assert out.getvalue().count(r"\x1b]0;owned\x07") == 3
+    assert "[red]x[/bold] :smile:" in out.getvalue()
+    assert is_harmless(view.line(status(), title=NASTY))
+
+
+def test_a_consoles_strings_are_text_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    PlainConsole().print(f"dashboard: {NASTY}", soft_wrap=True)
+    printed = capsys.readouterr().out
+    assert all(map(is_harmless, printed.split("\n")))
+    assert "[red]x[/bold] :smile:" in printed
+
+
+def test_a_verdict_is_harmless_line_by_line() -> None:
+    verdict = Verdict(1, NASTY, alive=False, stopped=True, silent=0.0, expected=1, stored=1)
+    assert is_harmless(str(verdict))
+
+
+def test_the_dashboards_html_is_escaped_twice_over() -> None:
+    html = parts.escaped(NASTY)
+    assert is_harmless(html)
+    assert "<b>" not in html
+
+
+def test_only_one_module_writes_to_the_terminal() -> None:
+    """So no command can forget it."""
+    writes = re.compile(r"typer\.echo|click\.echo|(?<![.\w])print\(|std(out|err)\.write|(?<!\w)Console\(")
+    for package in ("common", "producer", "consumer", "tickpipe"):
+        for path in (ROOT / package).rglob("*.py"):
+            assert path.name == "terminal.py" or not writes.search(path.read_text(encoding="utf-8")), path
