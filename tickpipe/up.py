@@ -64,7 +64,7 @@ class Home:
 
 def choose_home(config: UpConfig, environ: Mapping[str, str]) -> Home:
     """Decide between simulated and real, embedded and given. Raises ConfigurationError before anything is written."""
-    key = settings.read_secret(environ, "TWELVE_DATA_API_KEY")
+    key = settings.read_api_key(environ)
     redis_url = settings.read_secret(environ, "REDIS_URL")
     database_url = settings.read_secret(environ, "DATABASE_URL")
     if key is None and not config.simulate and (redis_url or database_url):

@@ -41,7 +41,7 @@ def test_or_from_the_file_that_a_variable_names(tmp_path: Path) -> None:
     [
         ({"NAME": KEY}, b"other", "NAME and NAME_FILE are both set"),
         ({}, None, "NAME_FILE names .*secret, which cannot be read"),
-        ({}, b"\xff\xfe", "NAME_FILE names .*secret, which cannot be read"),
+        ({}, b"\xff", "NAME_FILE names .*secret, which cannot be read"),
         ({}, b" \n", "NAME_FILE names .*secret, which is empty"),
     ],
     ids=["both", "missing", "binary", "empty"],
