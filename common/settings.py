@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from common import urls
 from common.errors import ConfigurationError
 from common.plain_text import read_text, refuse_invisible, shown, unquoted
 
@@ -95,14 +96,24 @@ def _shown(path: str) -> str:
     return "no file, but perhaps the secret itself" if secret else shown(path)
 
 
+def read_redis_url(environ: Mapping[str, str]) -> Secret | None:
+    """REDIS_URL; None if it is not set. Raises ConfigurationError for a text that cannot be one."""
+    return read_secret(environ, "REDIS_URL", urls.refuse_redis)
+
+
+def read_database_url(environ: Mapping[str, str]) -> Secret | None:
+    """DATABASE_URL; None if it is not set. Raises ConfigurationError for a text that cannot be one."""
+    return read_secret(environ, "DATABASE_URL", urls.refuse_database)
+
+
 def redis_url(environ: Mapping[str, str]) -> Secret:
     """REDIS_URL, or its default."""
-    return read_secret(environ, "REDIS_URL") or Secret(DEFAULT_REDIS_URL)
+    return read_redis_url(environ) or Secret(DEFAULT_REDIS_URL)
 
 
 def database_url(environ: Mapping[str, str]) -> Secret:
     """DATABASE_URL, or its default."""
-    return read_secret(environ, "DATABASE_URL") or Secret(DEFAULT_DATABASE_URL)
+    return read_database_url(environ) or Secret(DEFAULT_DATABASE_URL)
 
 
 def read_api_key(environ: Mapping[str, str]) -> Secret | None:

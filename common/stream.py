@@ -17,7 +17,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from common import tls
+from common import tls, urls
 from common.errors import ConfigurationError, StreamOutageError, TickpipeError, UntrustedError
 from common.settings import Secret
 
@@ -70,6 +70,7 @@ def connect(url: Secret, *, timeout: float = TIMEOUT) -> redis.Redis:
 
     Replies stay bytes: with `decode_responses` a single 0xff byte in an entry makes every read raise, for ever.
     """
+    urls.refuse_redis(url.reveal())
     try:
         client = redis.Redis.from_url(
             url.reveal(),
@@ -80,12 +81,8 @@ def connect(url: Secret, *, timeout: float = TIMEOUT) -> redis.Redis:
         )
         pool = client.connection_pool
         pool.connection_class(**pool.connection_kwargs)  # connects to nothing, but refuses a `?parameter` it lacks
-        str(pool.connection_kwargs.get("host", "")).encode("idna")  # as connecting would, with a traceback
     except (ValueError, TypeError, redis.RedisError):
-        raise ConfigurationError(
-            "REDIS_URL is no Redis URL: it looks like redis://[[user]:password@]host:6379/0, "
-            "rediss://… for TLS, or unix:///path/to/socket"
-        ) from None
+        raise urls.redis_error("REDIS_URL", "redis-py does not know a parameter after '?', or its value") from None
     return client
 
 
