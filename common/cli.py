@@ -16,6 +16,7 @@ from typing import Any, NoReturn, ParamSpec
 
 import typer
 
+from common import output
 from common.dotenv_file import load_dotenv_file
 from common.errors import TickpipeError
 
@@ -29,6 +30,7 @@ def run(app: typer.Typer, name: str) -> NoReturn:
     stderr and no traceback; 130, and nothing said, after Ctrl-C.
     """
     try:
+        output.prepare()
         load_dotenv_file(Path(".env"))
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see common/interrupt.py
             signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # KeyboardInterrupt: Typer lets some of them through

@@ -50,6 +50,20 @@ UnhealthyAfter = Annotated[
 LogLevel = Annotated[str, typer.Option("--log-level", envvar="LOG_LEVEL", help="DEBUG, INFO, WARNING or ERROR.")]
 
 
+def absolute_folder(find: Callable[[], Path], option: str) -> Path:
+    """The absolute path of the folder that `find` gives, with `~` and links resolved.
+
+    Raises ConfigurationError if the user has no home folder, or if the working folder has been deleted.
+    """
+    try:
+        return find().expanduser().resolve()
+    except (RuntimeError, OSError) as error:
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise ConfigurationError(
+            f"{option} has no absolute path: {shown(reason)}. Set HOME, or give an absolute path"
+        ) from None
+
+
 class Secret:
     """A text that shows itself to `reveal()` only: not in a log, a traceback or a repr."""
 

@@ -32,6 +32,7 @@ import platformdirs
 import psycopg2
 
 from common.errors import ConfigurationError, TickpipeError
+from common.settings import absolute_folder
 
 if sys.platform != "win32":
     import pwd
@@ -409,7 +410,7 @@ def default_data_dir(kind: Literal["demo", "live"]) -> Path:
     """Where the embedded servers' data lie: simulated (`demo`) and real (`live`) prices never share a home."""
     if sys.platform != "win32" and os.geteuid() == 0:
         return Path("/var/lib/tickpipe") / kind  # not under /root, where `nobody` cannot follow
-    return platformdirs.user_data_path("tickpipe", appauthor=False) / kind
+    return absolute_folder(lambda: platformdirs.user_data_path("tickpipe", appauthor=False), "--data-dir") / kind
 
 
 @contextmanager
@@ -418,7 +419,7 @@ def embedded_servers(data_dir: Path, *, redis: bool = True, database: bool = Tru
 
     Raises ConfigurationError when the folder is in use or unusable, TickpipeError when a server does not start.
     """
-    folder = data_dir.expanduser().resolve()
+    folder = absolute_folder(lambda: data_dir, "--data-dir")
     with ExitStack() as stack:
         valkey = ValkeyServer(folder / "valkey") if redis else None
         postgres = PostgresServer(folder / f"postgres-{POSTGRES_MAJOR}") if database else None

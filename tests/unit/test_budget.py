@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 #: Most lines of code in a package. Over it: delete, or say why in an ADR.
-BUDGET = {"common": 1000, "producer": 1015, "consumer": 850, "tickpipe": 1860}
+BUDGET = {"common": 1000, "producer": 1030, "consumer": 850, "tickpipe": 1860}
 #: Files and folders that the budget of their package leaves out.
 LEFT_OUT = {"tickpipe/simulator.py", "tickpipe/embedded.py", "tickpipe/dashboard.py", "tickpipe/dashboard"}
 
