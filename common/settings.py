@@ -53,7 +53,7 @@ LogLevel = Annotated[str, typer.Option("--log-level", envvar="LOG_LEVEL", help="
 def absolute_folder(find: Callable[[], Path], option: str) -> Path:
     """The absolute path of the folder that `find` gives, with `~` and links resolved.
 
-    Raises ConfigurationError if the user has no home folder, or if the working folder has been deleted.
+    Raises ConfigurationError without a HOME, or if the working folder has been deleted.
     """
     try:
         return find().expanduser().resolve()

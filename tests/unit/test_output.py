@@ -112,7 +112,7 @@ def test_a_reader_that_has_gone_ends_the_command_silently(shell: Shell) -> None:
         assert (ended.out, ended.err) == ("141\n", "")
 
 
-def test_a_deleted_working_folder_is_no_reason_to_fail(shell: Shell, tmp_path: Path) -> None:
+def test_commands_run_in_a_deleted_working_folder(shell: Shell, tmp_path: Path) -> None:
     deleted = "mkdir gone-{0}; cd gone-{0}; rmdir ../gone-{0}; "
     lines = ["tickpipe --help", "consumer --nonsense", "producer", "tickpipe status", "tickpipe servers relative"]
     ended = shell(*(deleted.format(n) + line for n, line in enumerate(lines)))
@@ -124,7 +124,7 @@ def test_a_deleted_working_folder_is_no_reason_to_fail(shell: Shell, tmp_path: P
     assert not list(tmp_path.glob("gone*"))
 
 
-# --- No home folder
+# --- Without HOME
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def homeless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("homeless")
-def test_without_a_home_folder_an_option_is_needed(tmp_path: Path) -> None:
+def test_a_user_without_a_folder_has_to_name_one(tmp_path: Path) -> None:
     """Otherwise a folder named '~' would hold the data."""
     calls: dict[str, Callable[[], object]] = {
         "--spool-dir": lambda: spool_folder(None, Secret("redis://host"), "prices"),
