@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, NoReturn, ParamSpec
 
 import typer
-from dotenv import load_dotenv
 
-from common import libpq, settings
-from common.errors import ConfigurationError, TickpipeError
+from common import libpq, output, settings
+from common.dotenv_file import load_dotenv_file
+from common.errors import TickpipeError
 from common.settings import Secret
 from common.terminal import echo
 
@@ -31,7 +31,8 @@ def run(app: typer.Typer, name: str) -> NoReturn:
     stderr and no traceback; 130, and nothing said, after Ctrl-C.
     """
     try:
-        _load_dotenv(Path.cwd() / ".env")
+        output.prepare()
+        load_dotenv_file(Path(".env"))
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see common/interrupt.py
             signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # KeyboardInterrupt: Typer lets some of them through
         app(prog_name=name)
@@ -45,13 +46,6 @@ def run(app: typer.Typer, name: str) -> NoReturn:
             echo(f"{name}: {errors()[0]['input']!r} was given for {refused.param.get_error_hint()}", err=True)
         raise
     sys.exit(0)
-
-
-def _load_dotenv(path: Path) -> None:
-    try:
-        load_dotenv(path, override=False)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}") from None
 
 
 def stop_on_signals() -> threading.Event:

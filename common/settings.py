@@ -6,13 +6,16 @@ What holds no secret is an option with a variable (typer reads both). What may h
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from common import urls
 from common.errors import ConfigurationError
+from common.plain_text import read_text, refuse_invisible, shown, unquoted
 
 DEFAULT_REDIS_URL = "redis://localhost:6379/0"
 DEFAULT_DATABASE_URL = "postgresql://localhost:5432/tickpipe"
@@ -47,6 +50,20 @@ UnhealthyAfter = Annotated[
 LogLevel = Annotated[str, typer.Option("--log-level", envvar="LOG_LEVEL", help="DEBUG, INFO, WARNING or ERROR.")]
 
 
+def absolute_folder(find: Callable[[], Path], option: str) -> Path:
+    """The absolute path of the folder that `find` gives, with `~` and links resolved.
+
+    Raises ConfigurationError without a HOME, or if the working folder has been deleted.
+    """
+    try:
+        return find().expanduser().resolve()
+    except (RuntimeError, OSError) as error:
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise ConfigurationError(
+            f"{option} has no absolute path: {shown(reason)}. Set HOME, or give an absolute path"
+        ) from None
+
+
 class Secret:
     """A text that shows itself to `reveal()` only: not in a log, a traceback or a repr."""
 
@@ -61,43 +78,79 @@ class Secret:
         return "Secret(…)"
 
 
-def read_secret(environ: Mapping[str, str], name: str) -> Secret | None:
-    """The secret in the variable `name`, or in the file that `name`_FILE names; None where none is.
+def read_secret(
+    environ: Mapping[str, str], name: str, refuse: Callable[[str, str], None] = lambda _text, _title: None
+) -> Secret | None:
+    """The secret in the variable `name`, or in the file that `name`_FILE names; None if neither is set.
 
-    Raises ConfigurationError where both variables are set or the file cannot be read.
+    Blanks and one pair of quotes around it are removed. Raises ConfigurationError if both variables are set, if the
+    file cannot be read, and if the secret holds a character that no screen shows. `refuse` raises one, beginning with
+    its second argument, for a text that cannot be this secret.
     """
     value, path = environ.get(name, ""), environ.get(f"{name}_FILE", "")
+    if not value and not path:
+        return None
     if value and path:
         raise ConfigurationError(f"{name} and {name}_FILE are both set: unset one of them")
+    title = name
     if path:
-        try:
-            value = Path(path).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeError) as error:
-            path = "no file, but an address" if "://" in path else path  # which may hold a password
-            raise ConfigurationError(f"{name}_FILE names {path}, which cannot be read: {error}") from None
-        if not value:
-            raise ConfigurationError(f"{name}_FILE names {path}, which is empty")
-    return Secret(value) if value else None
+        title = f"{name}_FILE names {_shown(path)}, which"
+        value = read_text(Path(path), title)
+    text = unquoted(value)
+    if not text:
+        raise ConfigurationError(f"{title} is empty" if path else f"{name} is set to blanks: set a value or unset it")
+    refuse_invisible(text, title)
+    refuse(text, title)
+    return Secret(text)
+
+
+def _shown(path: str) -> str:
+    """The path, unless it looks like the secret itself, written into the wrong variable."""
+    secret = "://" in path or "password" in path or re.fullmatch(r"[^/.]{16,}", path)
+    return "no file, but perhaps the secret itself" if secret else shown(path)
+
+
+def read_redis_url(environ: Mapping[str, str]) -> Secret | None:
+    """REDIS_URL; None if it is not set. Raises ConfigurationError for a text that cannot be one."""
+    return read_secret(environ, "REDIS_URL", urls.refuse_redis)
+
+
+def read_database_url(environ: Mapping[str, str]) -> Secret | None:
+    """DATABASE_URL; None if it is not set. Raises ConfigurationError for a text that cannot be one."""
+    return read_secret(environ, "DATABASE_URL", urls.refuse_database)
 
 
 def redis_url(environ: Mapping[str, str]) -> Secret:
     """REDIS_URL, or its default."""
-    return read_secret(environ, "REDIS_URL") or Secret(DEFAULT_REDIS_URL)
+    return read_redis_url(environ) or Secret(DEFAULT_REDIS_URL)
 
 
 def database_url(environ: Mapping[str, str]) -> Secret:
     """DATABASE_URL, or its default."""
-    return read_secret(environ, "DATABASE_URL") or Secret(DEFAULT_DATABASE_URL)
+    return read_database_url(environ) or Secret(DEFAULT_DATABASE_URL)
+
+
+def read_api_key(environ: Mapping[str, str]) -> Secret | None:
+    """TWELVE_DATA_API_KEY; None if there is none. Raises ConfigurationError for a text that cannot be a key."""
+    return read_secret(environ, "TWELVE_DATA_API_KEY", _refuse_key)
+
+
+def _refuse_key(text: str, title: str) -> None:
+    if other := re.search(r"[^!-~]|['\"]", text):
+        raise ConfigurationError(
+            f"{title} holds the character {other[0]!a} at position {other.start() + 1}: "
+            "a key has ASCII letters, digits and marks only"
+        )
 
 
 def api_key(environ: Mapping[str, str]) -> Callable[[], Secret]:
     """A reader of TWELVE_DATA_API_KEY, asked at every connect, so that a key's file can be replaced while we run.
 
-    Raises ConfigurationError, at once and at each reading, where there is none.
+    Raises ConfigurationError, at once and at each reading, if there is no key.
     """
 
     def read() -> Secret:
-        key = read_secret(environ, "TWELVE_DATA_API_KEY")
+        key = read_api_key(environ)
         if key is None:
             raise ConfigurationError(
                 "no API key: set TWELVE_DATA_API_KEY (or TWELVE_DATA_API_KEY_FILE); "

@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AskError, ClusterDownError, MovedError, NoPermissionError, ReadOnlyError
 from redis.retry import Retry
 
-from common import rights, tls
+from common import rights, tls, urls
 from common.errors import ConfigurationError, StreamOutageError, TickpipeError, UntrustedError
 from common.settings import Secret
 
@@ -74,6 +74,7 @@ def connect(url: Secret, *, timeout: float = TIMEOUT) -> redis.Redis:
 
     Replies stay bytes: with `decode_responses` a single 0xff byte in an entry makes every read raise, for ever.
     """
+    urls.refuse_redis(url.reveal())
     try:
         client = redis.Redis.from_url(
             url.reveal(),
@@ -84,12 +85,8 @@ def connect(url: Secret, *, timeout: float = TIMEOUT) -> redis.Redis:
         )
         pool = client.connection_pool
         pool.connection_class(**pool.connection_kwargs)  # connects to nothing, but refuses a `?parameter` it lacks
-        str(pool.connection_kwargs.get("host", "")).encode("idna")  # as connecting would, with a traceback
     except (ValueError, TypeError, redis.RedisError):
-        raise ConfigurationError(
-            "REDIS_URL is no Redis URL: it looks like redis://[[user]:password@]host:6379/0, "
-            "rediss://… for TLS, or unix:///path/to/socket"
-        ) from None
+        raise urls.redis_error("REDIS_URL", "redis-py does not know a parameter after '?', or its value") from None
     return client
 
 

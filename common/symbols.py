@@ -7,20 +7,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import ConfigurationError
+from common.plain_text import read_text, refuse_invisible, shown, unquoted
 
 
 def read_symbols(options: Sequence[str], file: Path | None) -> list[str]:
     """The symbols in the options and the file (`#` begins a comment), in order, upper case, each once.
 
-    Commas, blanks and line ends part them. Raises ConfigurationError where there are none, or one that cannot be.
+    Commas, blanks and line ends separate them; a symbol may be in quotes. Raises ConfigurationError if there are no
+    symbols, if the file cannot be read, and if a symbol holds a character that no screen shows.
     """
-    texts = list(options)
+    texts = [("--symbols (or SYMBOLS)", option) for option in options]
     if file:
-        try:
-            texts += [line.partition("#")[0] for line in file.read_text(encoding="utf-8").splitlines()]
-        except (OSError, UnicodeError) as error:
-            raise ConfigurationError(f"--symbols-file {file} cannot be read: {error}") from None
-    found = list(dict.fromkeys(symbol.upper() for text in texts for symbol in re.split(r"[,\s]+", text) if symbol))
+        title = f"--symbols-file {shown(str(file))}"
+        lines = re.split(r"\r\n|\r|\n", read_text(file, title))
+        texts += [(f"{title}, line {n}", line.partition("#")[0]) for n, line in enumerate(lines, 1)]
+    found = []
+    for place, text in texts:
+        for part in filter(None, map(unquoted, re.split(r"[, \t\r\n]+", text))):
+            refuse_invisible(part, f"{place}: the symbol {part!a}")
+            found.append(part.upper())
     if not found:
         raise ConfigurationError("no symbols: name some, as in --symbols BTC/USD,AAPL (or set SYMBOLS)")
-    return found
+    return list(dict.fromkeys(found))

@@ -7,6 +7,7 @@ data; all else is an outage, and then nothing was stored.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Literal, NamedTuple
@@ -17,7 +18,7 @@ from psycopg2.extensions import cursor as Cursor  # noqa: N812
 from psycopg2.extensions import parse_dsn
 from psycopg2.extras import execute_values
 
-from common import feed_event, tick
+from common import feed_event, tick, urls
 from common.entry import Codec
 from common.errors import (
     ConfigurationError,
@@ -149,14 +150,17 @@ FEED = Table(
 
 def check_url(url: Secret) -> None:
     """Raises ConfigurationError for a URL that is none, before libpq quotes a part of it that may be the password."""
+    urls.refuse_database(url.reveal())
     try:
-        ports = parse_dsn(url.reveal()).get("port", "").split(",")
-    except psycopg2.ProgrammingError:
-        ports = ["none"]
-    if not all(port == "" or (port.isdecimal() and 0 < int(port) < 65_536) for port in ports):
-        raise ConfigurationError(
-            "DATABASE_URL is no PostgreSQL URL: it looks like postgresql://user:password@host:5432/database"
-        )
+        parsed = parse_dsn(url.reveal())
+    except (psycopg2.ProgrammingError, UnicodeError):  # its text has a part of the URL
+        raise urls.database_error("DATABASE_URL", "libpq cannot read it, or does not know a parameter") from None
+    ports = parsed.get("port", "").split(",")
+    hosts = (parsed.get("hostaddr") or parsed.get("host", "")).split(",")
+    if not all(port == "" or (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65_536) for port in ports):
+        raise urls.database_error("DATABASE_URL", "a port is not between 1 and 65535")
+    if len(ports) not in {1, len(hosts)}:
+        raise urls.database_error("DATABASE_URL", "it has as many ports as hosts, or one port")
 
 
 def connect(url: Secret, *, application: str = "tickpipe") -> Connection:

@@ -21,7 +21,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from common.errors import ConfigurationError, OutageError
-from common.settings import Secret
+from common.settings import Secret, absolute_folder
 from common.stream import Fields
 
 logger = logging.getLogger("producer.spool")
@@ -170,7 +170,8 @@ def spool_folder(spool_dir: Path | None, redis_url: Secret, price_stream: str) -
     place = f"{parts.hostname or ''}:{parts.port or ''}{parts.path}?{db}-{price_stream}"
     name = re.sub(r"[^A-Za-z0-9.]+", "-", place).strip("-")
     digest = hashlib.sha256(place.encode()).hexdigest()[:8]  # two places whose names read the same are still two
-    return (spool_dir or platformdirs.user_state_path("tickpipe") / "spool") / f"{name}-{digest}"
+    spools = spool_dir or absolute_folder(lambda: platformdirs.user_state_path("tickpipe") / "spool", "--spool-dir")
+    return spools / f"{name}-{digest}"
 
 
 def make_folder(folder: Path) -> None:

@@ -332,7 +332,7 @@ def doctor(
     store, streams = _connections(consumer_group)
     measure = _measure(store, price_stream, spool_dir, disk)
     both = streams(price_stream), streams(f"{price_stream}:feed")
-    key = partial(settings.read_secret, cli.environment(), "TWELVE_DATA_API_KEY")
+    key = partial(settings.read_api_key, cli.environment())
     findings = []
     for finding in examination.examine(
         examination.Patient(measure.client, both, store, measure, key, cli.microseconds)

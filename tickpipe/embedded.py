@@ -33,6 +33,7 @@ import platformdirs
 
 from common import libpq
 from common.errors import ConfigurationError, TickpipeError
+from common.settings import absolute_folder
 
 if sys.platform != "win32":
     import pwd
@@ -462,7 +463,7 @@ def default_data_dir(kind: Literal["demo", "live"]) -> Path:
     """Where the embedded servers' data lie: simulated (`demo`) and real (`live`) prices never share a home."""
     if sys.platform != "win32" and os.geteuid() == 0:
         return Path("/var/lib/tickpipe") / kind  # not under /root, where `nobody` cannot follow
-    return platformdirs.user_data_path("tickpipe", appauthor=False) / kind
+    return absolute_folder(lambda: platformdirs.user_data_path("tickpipe", appauthor=False), "--data-dir") / kind
 
 
 @contextmanager
@@ -474,7 +475,7 @@ def embedded_servers(
     Raises ConfigurationError when the folder is in use or unusable, TickpipeError when a server does not start,
     StartStoppedError if `stop` is set before both answer.
     """
-    folder = data_dir.expanduser().resolve()
+    folder = absolute_folder(lambda: data_dir, "--data-dir")
     with ExitStack() as stack:
         valkey = ValkeyServer(folder / "valkey") if redis else None
         postgres = PostgresServer(folder / f"postgres-{POSTGRES_MAJOR}") if database else None

@@ -65,9 +65,9 @@ class Home:
 
 def choose_home(config: UpConfig, environ: Mapping[str, str]) -> Home:
     """Decide between simulated and real, embedded and given. Raises ConfigurationError before anything is written."""
-    key = settings.read_secret(environ, "TWELVE_DATA_API_KEY")
-    redis_url = settings.read_secret(environ, "REDIS_URL")
-    database_url = settings.read_secret(environ, "DATABASE_URL")
+    key = settings.read_api_key(environ)
+    redis_url = settings.read_redis_url(environ)
+    database_url = settings.read_database_url(environ)
     if key is None and not config.simulate and (redis_url or database_url):
         given = " and ".join(name for name, url in (("REDIS_URL", redis_url), ("DATABASE_URL", database_url)) if url)
         raise ConfigurationError(

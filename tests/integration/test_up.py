@@ -371,12 +371,20 @@ REFUSED: list[tuple[list[str], Mapping[str, str], str]] = [
         {},
         "producer: --url 'http://example.com' is no",
     ),
-    (["producer", "--symbols", "AAPL"], {"REDIS_URL": f"http://:{SECRET}@host"}, "producer: REDIS_URL is no Redis URL"),
+    (
+        ["producer", "--symbols", "AAPL"],
+        {"REDIS_URL": f"http://:{SECRET}@host"},
+        "producer: REDIS_URL is not a Redis URL",
+    ),
     (["producer", "--symbols", "AAPL", "--log-level", "loud"], {}, "producer: LOG_LEVEL 'loud' is none of"),
-    (["consumer"], {"REDIS_URL": f"localhost:{SECRET}"}, "consumer: REDIS_URL is no Redis URL"),
-    (["consumer"], {"DATABASE_URL": f"mysql://u:{SECRET}@h/d"}, "consumer: DATABASE_URL is no PostgreSQL URL"),
+    (["consumer"], {"REDIS_URL": f"localhost:{SECRET}"}, "consumer: REDIS_URL is not a Redis URL"),
+    (["consumer"], {"DATABASE_URL": f"mysql://u:{SECRET}@h/d"}, "consumer: DATABASE_URL is not a PostgreSQL URL"),
     (["consumer"], {"DATABASE_URL_FILE": "/nowhere"}, "consumer: DATABASE_URL_FILE names /nowhere, which cannot be"),
-    (["tickpipe", "migrate"], {"DATABASE_URL": f"p://u:{SECRET}@h/d"}, "tickpipe: DATABASE_URL is no PostgreSQL URL"),
+    (
+        ["tickpipe", "migrate"],
+        {"DATABASE_URL": f"p://u:{SECRET}@h/d"},
+        "tickpipe: DATABASE_URL is not a PostgreSQL URL",
+    ),
 ]
 
 

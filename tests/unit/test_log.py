@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterator
+from urllib.parse import quote, quote_plus
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from common import log
 from common.errors import ConfigurationError
@@ -65,3 +69,90 @@ def test_the_level_holds(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_level_that_is_none_is_refused(level: str) -> None:
     with pytest.raises(ConfigurationError, match=f"LOG_LEVEL '{level}' is none of DEBUG, INFO, WARNING, ERROR"):
         log.configure(level)
+
+
+# --- Short secrets, and secrets in other forms
+
+#: Each place of a secret in a setting.
+PLACES = {
+    "key": "{}",
+    "password of Redis": "redis://user:{}@host:6379/0",
+    "password of PostgreSQL": "postgresql://user:{}@host/db",
+    "parameter": "redis://host/0?password={}",
+    "name=value": "host=h password={} user=u",
+    "quoted": "host=h password='{}' user=u",
+}
+TEXT = "a reader at aa said: a1=a 'a' :a, /a@a a"
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize("secret", ["a", "1", ":", "WARN", "said"])
+def test_a_short_secret_leaves_the_log_as_it_is(capsys: pytest.CaptureFixture[str], place: str, secret: str) -> None:
+    log.configure("INFO", [Secret(place.format(secret))])
+    warned = capsys.readouterr().err
+    assert "WARNING common.log: short secret: " in warned
+    assert "has fewer than 6 characters" in warned
+    logging.getLogger("producer").warning(TEXT)
+    assert re.fullmatch(rf"[-0-9T:.]+Z WARNING producer: {re.escape(TEXT)}\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("secret", ["zj", "j", "z j", "z%20j", "z'j", "j@"])
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+def test_a_short_secret_is_hidden_in_a_url_and_after_its_name(
+    capsys: pytest.CaptureFixture[str], place: str, secret: str
+) -> None:
+    log.configure("ERROR", [Secret(place.format(secret if place == "{}" else quote(secret, safe="")))])
+    said = [
+        f"redis://user:{secret}@host",
+        f"postgresql://:{quote(secret, safe='')}@host",
+        f"GET /price?apikey={quote(secret)}&a",
+        repr({"user": "u", "password": secret}), json.dumps({"api_key": secret}), f"password='{quote(secret)}' host=h",
+    ]  # fmt: skip
+    for text in said:
+        logging.getLogger("x").error(text)
+        line = capsys.readouterr().err.partition(" x: ")[2]
+        assert "…" in line
+        assert not re.search("j", line), line
+        assert line.startswith(text[:5])
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+def test_a_secret_of_some_length_is_known_to_be_long_enough(capsys: pytest.CaptureFixture[str], place: str) -> None:
+    log.configure("INFO", [Secret(place.format("zq1234"))])
+    assert capsys.readouterr().err == ""
+
+
+def test_an_unknown_key_or_password_is_hidden_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """A key's file can be replaced while we run."""
+    log.configure("INFO")
+    logging.getLogger("x").info("wss://host/price?apikey=%s&a=b and redis://u:%s@host", "zq12345", "zq12345")
+    assert capsys.readouterr().err.endswith(" x: wss://host/price?apikey=…&a=b and redis://u:…@host\n")
+
+
+@pytest.mark.parametrize("place", [PLACES["key"], PLACES["password of Redis"], PLACES["parameter"]])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(secret=st.text(st.sampled_from("zq \t\n'\"\\\x1b%@:/#?ä😀") | st.characters(codec="utf-8"), max_size=8).map(
+    lambda text: f"zq{text}qz"
+))  # fmt: skip
+def test_a_long_secret_is_hidden_in_any_form(capsys: pytest.CaptureFixture[str], place: str, secret: str) -> None:
+    if len(secret) < log.SHORT:
+        return
+    log.configure("INFO", [Secret(place.format(quote(secret, safe="") if place != "{}" else secret))])
+    capsys.readouterr()
+    logger = logging.getLogger("x")
+    quoted = quote(secret, safe="")
+    lower = re.sub("%..", lambda escape: escape[0].lower(), quoted)
+    forms = [
+        secret, quoted, lower, quote(secret), quote_plus(secret), repr(secret), ascii(secret), repr(secret.encode()),
+        json.dumps(secret), json.dumps(secret, ensure_ascii=False),
+    ]  # fmt: skip
+    for form in forms:
+        logger.info("first line\nand %s\nlast line", form, extra={"action": form, "url": secret})
+        try:
+            raise ValueError(f"one\n{form}\nthree")
+        except ValueError:
+            logger.exception("failed")
+    said = capsys.readouterr().err
+    assert said.count("…") >= 2 * len(forms)
+    assert "zq" not in said
+    assert "qz" not in said

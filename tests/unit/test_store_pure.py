@@ -59,7 +59,7 @@ def test_an_array_literal_is_read_as_what_was_written_and_empty_as_null(values: 
     ],
 )
 def test_a_url_that_is_none_is_refused_at_once_without_quoting_it(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="DATABASE_URL is no PostgreSQL URL") as caught:
+    with pytest.raises(ConfigurationError, match="DATABASE_URL is not a PostgreSQL URL") as caught:
         PriceStore(Secret(url))
     assert "p4" not in str(caught.value)
 

@@ -502,7 +502,7 @@ def test_a_lost_group_is_an_outage_until_it_is_made_again(stream: Stream, redis_
     ],
 )
 def test_a_url_that_is_none_is_refused_at_once_without_quoting_it(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="REDIS_URL is no Redis URL") as caught:
+    with pytest.raises(ConfigurationError, match="REDIS_URL is not a Redis URL") as caught:
         connect(Secret(url))
     assert "p4ss" not in str(caught.value)
 
