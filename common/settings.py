@@ -6,6 +6,7 @@ What holds no secret is an option with a variable (typer reads both). What may h
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
@@ -41,10 +42,31 @@ MetricsPort = Annotated[
     int, typer.Option(envvar="METRICS_PORT", min=0, max=65_535, help="Port of /metrics and /healthz; 0: none.")
 ]
 MetricsHost = Annotated[str, typer.Option(envvar="METRICS_HOST", help="Address they listen on; there is no password.")]
+AllowedHosts = Annotated[
+    str,
+    typer.Option(
+        "--allowed-hosts",
+        envvar="ALLOWED_HOSTS",
+        help="Names, with commas between, that a request to our HTTP port may give as Host besides IP addresses and "
+        "local names. A reverse proxy needs it.",
+    ),
+]
 UnhealthyAfter = Annotated[
     float, typer.Option(envvar="UNHEALTHY_AFTER", min=1, help="Seconds without a sign of life until /healthz is 503.")
 ]
 LogLevel = Annotated[str, typer.Option("--log-level", envvar="LOG_LEVEL", help="DEBUG, INFO, WARNING or ERROR.")]
+
+
+def read_hosts(text: str) -> list[str]:
+    """The names in ALLOWED_HOSTS. Raises ConfigurationError if one is not a plain host name."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+            raise ConfigurationError(
+                f"--allowed-hosts {name!r} is not a host name: write it without scheme, port and path, "
+                "as ticks.example.com"
+            )
+    return names
 
 
 class Secret:
