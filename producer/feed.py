@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import quote, urlsplit
 
@@ -36,6 +37,10 @@ logger = logging.getLogger("producer.feed")
 _FINAL_TEXT, _LENGTH_FOLLOWS = 0x81, 126
 #: Bytes read from the connection at once.
 READ_AHEAD = 65_536
+#: Most bytes of one message. The vendor documents 1 MB.
+MAX_MESSAGE = 4 * 1024 * 1024
+#: A shorter key is not a secret of the vendor's, and hiding it would garble the text around it.
+SHORTEST_KEY = 8
 
 DEFAULT_URL = "wss://ws.twelvedata.com/v1/quotes/price"
 
@@ -129,6 +134,7 @@ class _Socket(websocket.WebSocket):
 
     deadline = math.inf
     _read, _taken = b"", 0  # what was read from the connection, and how much of it was taken
+    _unfinished = 0  # bytes of the message that is being read
 
     def _recv(self, bufsize: int) -> Any:
         """Up to so many bytes. A frame is asked for in three parts: one look at the connection brings many frames."""
@@ -138,7 +144,17 @@ class _Socket(websocket.WebSocket):
             self._read, self._taken = super()._recv(READ_AHEAD), 0  # type: ignore[no-untyped-call]
         part = self._read[self._taken : self._taken + bufsize]
         self._taken += len(part)
+        self._unfinished += len(part)
+        if self._unfinished > MAX_MESSAGE:
+            raise websocket.WebSocketPayloadException(f"a message is larger than {MAX_MESSAGE:,} bytes")
         return part
+
+    def recv_data_frame(self, control_frame: bool = False) -> tuple[int, Any]:
+        """The library's, with a bound for the message that the frame belongs to."""
+        received = super().recv_data_frame(control_frame)
+        if self.cont_frame.cont_data is None:
+            self._unfinished = 0
+        return received
 
     def next_text(self) -> bytes | None:
         """The next frame's payload, where it is an ordinary text frame, all of it read; None: ask the library for it.
@@ -186,10 +202,16 @@ class _Client(TDWebSocket):  # type: ignore[misc]  # the wrapper has no types
         limit = threading.Timer(timeout + 0.5, self.ws.cut)  # the whole; `timeout` is for each read
         limit.start()
         try:
-            self.ws.connect(url)
+            self.ws.connect(url, redirect_limit=0)  # the URL holds the key: no other server gets it
             self.on_connect()
         except (OSError, websocket.WebSocketException):
+            answer = self.ws.handshake_response
             self.close(politely=False)  # never two at once
+            if answer is not None and answer.status != HTTPStatus.SWITCHING_PROTOCOLS:
+                raise DisconnectedError(
+                    f"the server answered the handshake with HTTP status {answer.status}, a redirect; redirects are "
+                    "not followed: check --url"
+                ) from None
             raise
         finally:
             limit.cancel()
@@ -234,6 +256,7 @@ class Feed:
         self.lost_at = -math.inf
         self.trouble = ""  # how the last connection ended
         self._api_key = api_key
+        self._key = Secret("")  # the one that was sent last
         self._intake = intake
         self._clock = clock
         self._monotonic = monotonic
@@ -313,7 +336,7 @@ class Feed:
             self._left_at = self._last_frame
         except (DisconnectedError, websocket.WebSocketException, OSError) as error:
             self._tell_lost()
-            self.session.tell("disconnected", cause=_cause(error), last_frame=self._last_frame)
+            self.session.tell("disconnected", cause=self._without_key(_cause(error)), last_frame=self._last_frame)
             raise
         finally:
             self._accepted = ()
@@ -322,14 +345,15 @@ class Feed:
     def _open(self) -> None:
         self._subscribed_at = None
         try:
-            key = self._api_key().reveal()
+            self._key = self._api_key()
         except ConfigurationError as error:
             if not self._ever_connected:
                 raise
             raise DisconnectedError(str(error)) from None  # its file may be in the middle of a rotation
         self._client.symbols = set(self._wanted)
+        key = quote(self._key.reveal(), safe="")
         try:
-            self._client.connect(f"{self.config.url}?apikey={quote(key, safe='')}", self.config.handshake_timeout)
+            self._client.connect(f"{self.config.url}?apikey={key}", self.config.handshake_timeout)
         except websocket.WebSocketBadStatusException as error:
             if error.status_code in {200, 401, 403}:  # the vendor answers a bad key with a plain page, status 200
                 raise RefusedKeyError from None
@@ -350,6 +374,13 @@ class Feed:
         self.session.tell("connected", host=self.config.host)
         logger.info("connected to %s, asking for %d symbols", self.config.host, len(self._wanted))
 
+    def _without_key(self, text: str) -> str:
+        """Text of the server without our key: a server may echo what it was asked."""
+        key = self._key.reveal()
+        for form in (key, quote(key, safe="")) if len(key) >= SHORTEST_KEY else ():
+            text = text.replace(form, "…")
+        return text
+
     def _first_failure(self, error: OSError) -> TickpipeError:
         """As it is told where no connection has ever been: then it may be how it was set up."""
         if refusal := tls.refusal(error):
@@ -367,7 +398,7 @@ class Feed:
                 "API key? A plan has 1 connection (Basic, Grow) or 3 (Pro), and one more closes the oldest",
                 Reconnect.EVICTIONS,
             )
-        self.trouble = _cause(error)
+        self.trouble = self._without_key(_cause(error))
         logger.warning("%s; next try in %.1f s", self.trouble, delay)
         until = self._monotonic() + delay
         while not stop.is_set() and (now := self._monotonic()) < until:
@@ -427,6 +458,7 @@ class Feed:
         refused = status.refused
         if status.error and not refused and not status.accepted:
             refused = dict.fromkeys(sorted(self._wanted), status.error)
+        refused = {symbol: self._without_key(reason) for symbol, reason in refused.items()}
         if refused:
             reasons = "; ".join(f"{symbol} ({reason})" for symbol, reason in sorted(refused.items()))
             logger.warning("refused by the server: %s", reasons)
