@@ -5,16 +5,20 @@ Nothing is counted here: a collector reads what the process counts anyway, at th
 
 from __future__ import annotations
 
+import io
 import logging
 import math
+import re
 import socket
 import sys
 import threading
+import time
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import accumulate
 from socketserver import ThreadingTCPServer
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import HistogramMetricFamily
@@ -23,8 +27,17 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from common.errors import ConfigurationError
+from common.http_guard import RequestGuard
 
 logger = logging.getLogger("common.metrics")
+
+#: Connections that are open at the same time, at most.
+MAX_CLIENTS = 32
+#: Seconds from a connection's start to the end of its answer, at most.
+ANSWER_WITHIN = 5.0
+#: Bytes of a request line and its headers, at most.
+MAX_HEAD = 16_384
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
 
 
 class Health(NamedTuple):
@@ -65,14 +78,21 @@ class Distribution:
 
 
 class Server(ThreadingTCPServer):
-    """One port for both paths. It takes the port when made, and answers from `serve` on."""
+    """One port for both paths. It takes the port when made, and answers from `serve` on.
+
+    Clients are bounded in number and in time: a new one closes the oldest that has not sent its request yet.
+    """
 
     allow_reuse_address = True  # else a restart would wait for the last scrape's connection to be forgotten
     daemon_threads = True
+    request_queue_size = 128
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, allowed_hosts: Iterable[str] = ()) -> None:
         """Raises ConfigurationError where the port cannot be had."""
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.guard = RequestGuard(host, allowed_hosts)
+        self._clients: dict[socket.socket, _Client] = {}
+        self._lock = threading.Lock()
         try:
             super().__init__((host, port), _Handler)
         except OSError as error:
@@ -86,14 +106,83 @@ class Server(ThreadingTCPServer):
         threading.Thread(target=self.serve_forever, name="metrics", daemon=True).start()
         logger.info("/metrics and /healthz are at %s, port %d", *self.server_address[:2])
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Make room for the client, then serve it in a thread."""
+        with self._lock:
+            if len(self._clients) >= MAX_CLIENTS:
+                self._disconnect(min(self._clients, key=lambda each: self._clients[each]))
+            self._clients[request] = _Client(has_asked=False, since=time.monotonic())
+        super().process_request(request, client_address)
+
+    def service_actions(self) -> None:
+        """Disconnect clients that take too long. The base class calls this twice a second."""
+        overdue = time.monotonic() - ANSWER_WITHIN
+        with self._lock:
+            for client in [client for client, state in self._clients.items() if state.since < overdue]:
+                self._disconnect(client)
+
+    def has_asked(self, request: socket.socket) -> None:
+        """Record that this client has sent its request."""
+        with self._lock:
+            if request in self._clients:
+                self._clients[request] = self._clients[request]._replace(has_asked=True)
+
+    def close_request(self, request: Any) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._clients.pop(request, None)
+        super().close_request(request)
+
+    def _disconnect(self, client: socket.socket) -> None:
+        """End what the client's thread waits for; the thread then closes the connection."""
+        self._clients.pop(client)
+        with suppress(OSError):  # the client has left
+            client.shutdown(socket.SHUT_RDWR)
+
     def handle_error(self, _request: object, client_address: object) -> None:
-        """One line instead of a traceback: mostly it is a client that has gone."""
-        logger.warning("no answer to %s: %r", client_address, sys.exc_info()[1])
+        """One line instead of a traceback. A client that has left is not worth one: it could fill the log."""
+        error = sys.exc_info()[1]
+        level = logging.DEBUG if isinstance(error, OSError) else logging.WARNING
+        logger.log(level, "no answer to %s: %r", client_address, error)
+
+
+class _Client(NamedTuple):
+    """A connection's state. The smallest is the first to be closed: no request yet, then the oldest."""
+
+    has_asked: bool
+    since: float
 
 
 class _Handler(MetricsHandler):
     server: Server
-    timeout = 5.0  # seconds: a client that says nothing does not hold a thread
+    timeout = ANSWER_WITHIN
+    server_version, sys_version = "tickpipe", ""
+
+    def setup(self) -> None:
+        """Read the request's head, bounded as a whole."""
+        super().setup()
+        head = b""
+        while not _HEAD_END.search(head) and len(head) <= MAX_HEAD:
+            if not (part := self.request.recv(4096)):
+                head = b""
+                break
+            head += part
+        self._too_large = len(head) > MAX_HEAD
+        self.rfile = io.BytesIO(head)
+        self.server.has_asked(self.request)
+
+    def parse_request(self) -> bool:
+        """Whether to answer the request."""
+        if not super().parse_request():
+            return False
+        if self._too_large:
+            self._answer(431, [f"the request's head is longer than {MAX_HEAD} bytes"])
+            return False
+        refused = self.server.guard.refusal(self.headers.get_all("Host", []), self.headers.get_all("Origin", []))
+        if refused:
+            status, reason = refused
+            self._answer(status, [reason])
+        return not refused
 
     def do_GET(self) -> None:  # noqa: N802
         path = self.path.partition("?")[0]
@@ -109,5 +198,6 @@ class _Handler(MetricsHandler):
     def _answer(self, status: int, lines: Sequence[str]) -> None:
         self.send_response(status)
         self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.send_header("X-Content-Type-Options", "nosniff")
         self.end_headers()
         self.wfile.write("".join(f"{' '.join(line.split())}\n" for line in lines).encode())

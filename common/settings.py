@@ -44,6 +44,15 @@ MetricsPort = Annotated[
     int, typer.Option(envvar="METRICS_PORT", min=0, max=65_535, help="Port of /metrics and /healthz; 0: none.")
 ]
 MetricsHost = Annotated[str, typer.Option(envvar="METRICS_HOST", help="Address they listen on; there is no password.")]
+AllowedHosts = Annotated[
+    str,
+    typer.Option(
+        "--allowed-hosts",
+        envvar="ALLOWED_HOSTS",
+        help="Names, with commas between, that a request to our HTTP port may give as Host besides IP addresses and "
+        "local names. A reverse proxy needs it.",
+    ),
+]
 UnhealthyAfter = Annotated[
     float, typer.Option(envvar="UNHEALTHY_AFTER", min=1, help="Seconds without a sign of life until /healthz is 503.")
 ]
@@ -62,6 +71,18 @@ def absolute_folder(find: Callable[[], Path], option: str) -> Path:
         raise ConfigurationError(
             f"{option} has no absolute path: {shown(reason)}. Set HOME, or give an absolute path"
         ) from None
+
+
+def read_hosts(text: str) -> list[str]:
+    """The names in ALLOWED_HOSTS. Raises ConfigurationError if one is not a plain host name."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+            raise ConfigurationError(
+                f"--allowed-hosts {name!r} is not a host name: write it without scheme, port and path, "
+                "as ticks.example.com"
+            )
+    return names
 
 
 class Secret:

@@ -58,6 +58,7 @@ def consumer(
     ] = False,
     metrics_port: settings.MetricsPort = 0,
     metrics_host: settings.MetricsHost = "127.0.0.1",
+    allowed_hosts: settings.AllowedHosts = "",
     unhealthy_after: settings.UnhealthyAfter = 60.0,
     log_level: settings.LogLevel = "INFO",
 ) -> None:
@@ -76,7 +77,8 @@ def consumer(
     name = consumer_name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
     client = connect(redis_url)
     store = MeasuredStore(database_url, clock=cli.microseconds)
-    server = metrics.Server(metrics_host, metrics_port) if metrics_port else None
+    hosts = settings.read_hosts(allowed_hosts)
+    server = metrics.Server(metrics_host, metrics_port, hosts) if metrics_port else None
     stop = cli.stop_on_signals()
     keys = {"prices": price_stream, "feed": f"{price_stream}:feed"}
     lanes = [

@@ -74,6 +74,7 @@ def producer(
     ] = 600.0,
     metrics_port: settings.MetricsPort = 0,
     metrics_host: settings.MetricsHost = "127.0.0.1",
+    allowed_hosts: settings.AllowedHosts = "",
     unhealthy_after: settings.UnhealthyAfter = 60.0,
     log_level: settings.LogLevel = "INFO",
 ) -> None:
@@ -101,7 +102,8 @@ def producer(
     checked = [Stream(client, price_stream), Stream(client, f"{price_stream}:feed")]
     folder = spool_folder(spool_dir, redis_url, price_stream)
     make_folder(folder)
-    server = metrics.Server(metrics_host, metrics_port) if metrics_port else None
+    hosts = settings.read_hosts(allowed_hosts)
+    server = metrics.Server(metrics_host, metrics_port, hosts) if metrics_port else None
     _check_redis(checked)
 
     stop, stop_replay = cli.stop_on_signals(), threading.Event()

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import quote, urlsplit
 
@@ -37,6 +38,10 @@ logger = logging.getLogger("producer.feed")
 _FINAL_TEXT, _LENGTH_FOLLOWS = 0x81, 126
 #: Bytes read from the connection at once.
 READ_AHEAD = 65_536
+#: Most bytes of one message. The vendor documents 1 MB.
+MAX_MESSAGE = 4 * 1024 * 1024
+#: A shorter key is not a secret of the vendor's, and hiding it would garble the text around it.
+SHORTEST_KEY = 8
 
 #: Close codes: none, normal closure, policy violation, unauthorized, forbidden; and those without a public meaning.
 _MAY_BE_EVICTION, _PRIVATE_CODES = frozenset({None, 1000, 1008, 3000, 3003}), range(4000, 5000)
@@ -149,6 +154,7 @@ class _Socket(websocket.WebSocket):
 
     deadline = math.inf
     _read, _taken = b"", 0  # what was read from the connection, and how much of it was taken
+    _unfinished = 0  # bytes of the message that is being read
 
     def _recv(self, bufsize: int) -> Any:
         """Up to so many bytes. A frame is asked for in three parts: one look at the connection brings many frames."""
@@ -158,7 +164,17 @@ class _Socket(websocket.WebSocket):
             self._read, self._taken = super()._recv(READ_AHEAD), 0  # type: ignore[no-untyped-call]
         part = self._read[self._taken : self._taken + bufsize]
         self._taken += len(part)
+        self._unfinished += len(part)
+        if self._unfinished > MAX_MESSAGE:
+            raise websocket.WebSocketPayloadException(f"a message is larger than {MAX_MESSAGE:,} bytes")
         return part
+
+    def recv_data_frame(self, control_frame: bool = False) -> tuple[int, Any]:
+        """The library's, with a bound for the message that the frame belongs to."""
+        received = super().recv_data_frame(control_frame)
+        if self.cont_frame.cont_data is None:
+            self._unfinished = 0
+        return received
 
     def next_text(self) -> bytes | None:
         """The next frame's payload, where it is an ordinary text frame, all of it read; None: ask the library for it.
@@ -206,10 +222,17 @@ class _Client(TDWebSocket):  # type: ignore[misc]  # the wrapper has no types
         limit = threading.Timer(timeout + 0.5, self.ws.cut)  # the whole; `timeout` is for each read
         limit.start()
         try:
-            self.ws.connect(url, **websocket_options(proxy))
+            # The URL holds the key: no other server gets it.
+            self.ws.connect(url, redirect_limit=0, **websocket_options(proxy))
             self.on_connect()
         except (OSError, websocket.WebSocketException):
+            answer = self.ws.handshake_response
             self.close(politely=False)  # never two at once
+            if answer is not None and answer.status != HTTPStatus.SWITCHING_PROTOCOLS:
+                raise DisconnectedError(
+                    f"the server answered the handshake with HTTP status {answer.status}, a redirect; redirects are "
+                    "not followed: check --url"
+                ) from None
             raise
         finally:
             limit.cancel()
@@ -254,6 +277,7 @@ class Feed:
         self.lost_at = -math.inf
         self.trouble = ""  # how the last connection ended
         self._api_key = api_key
+        self._key = Secret("")  # the one that was sent last
         self._intake = intake
         self._clock = clock
         self._monotonic = monotonic
@@ -334,7 +358,7 @@ class Feed:
             self._left_at = self._last_frame
         except (DisconnectedError, websocket.WebSocketException, OSError) as error:
             self._tell_lost()
-            self.session.tell("disconnected", cause=_cause(error), last_frame=self._last_frame)
+            self.session.tell("disconnected", cause=self._without_key(_cause(error)), last_frame=self._last_frame)
             raise
         finally:
             self._accepted = ()
@@ -343,14 +367,15 @@ class Feed:
     def _open(self) -> None:
         self._was_subscribed = False
         try:
-            key = self._api_key().reveal()
+            self._key = self._api_key()
         except ConfigurationError as error:
             if not self._ever_connected:
                 raise
             raise DisconnectedError(str(error)) from None  # its file may be in the middle of a rotation
         self._client.symbols = set(self._wanted)
+        key = quote(self._key.reveal(), safe="")
         try:
-            url = f"{self.config.url}?apikey={quote(key, safe='')}"
+            url = f"{self.config.url}?apikey={key}"
             self._client.connect(url, self.config.handshake_timeout, self.config.proxy)
         except websocket.WebSocketBadStatusException as error:
             if error.status_code in {200, 401, 403}:  # the vendor answers a bad key with a plain page, status 200
@@ -371,6 +396,13 @@ class Feed:
         self._last_frame = self._clock()
         self.session.tell("connected", host=self.config.host)
         logger.info("connected to %s, asking for %d symbols", self.config.host, len(self._wanted))
+
+    def _without_key(self, text: str) -> str:
+        """Text of the server without our key: a server may echo what it was asked."""
+        key = self._key.reveal()
+        for form in (key, quote(key, safe="")) if len(key) >= SHORTEST_KEY else ():
+            text = text.replace(form, "…")
+        return text
 
     def _first_failure(self, error: OSError) -> TickpipeError:
         """As it is told where no connection has ever been: then it may be how it was set up."""
@@ -395,7 +427,7 @@ class Feed:
                 Reconnect.EVICTIONS,
             )
         route = "" if isinstance(error, RefusedKeyError) else self._route
-        self.trouble = f"{_cause(error)}{route}"
+        self.trouble = f"{self._without_key(_cause(error))}{route}"
         logger.warning("%s; next try in %.1f s", self.trouble, delay)
         until = self._monotonic() + delay
         while not stop.is_set() and (now := self._monotonic()) < until:
@@ -455,6 +487,7 @@ class Feed:
         refused = status.refused
         if status.error and not refused and not status.accepted:
             refused = dict.fromkeys(sorted(self._wanted), status.error)
+        refused = {symbol: self._without_key(reason) for symbol, reason in refused.items()}
         if refused:
             reasons = "; ".join(f"{symbol} ({reason})" for symbol, reason in sorted(refused.items()))
             logger.warning("refused by the server: %s", reasons)

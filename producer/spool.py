@@ -8,13 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 import sqlite3
+import stat
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import platformdirs
@@ -38,6 +41,10 @@ class SpoolFullError(OutageError):
     """The spool takes no more: it has reached its bound, or the disk is full."""
 
 
+class SpoolDamagedError(OutageError):
+    """The file is not a spool of tickpipe, or a row in it is not an entry. Its prices stay there."""
+
+
 class Spool:
     """A queue of entries on disk. Safe to use from several threads of the process that holds it."""
 
@@ -52,13 +59,13 @@ class Spool:
         self._done = {"prices": 0, "feed": 0}  # ids up to these are appended, though a full disk kept them
         self._file_lock = FileLock(path.with_suffix(".lock"), timeout=0)
         self._file_lock.acquire()
-        if path.exists():
-            try:
+        try:
+            if _exists(path):
                 with _translated(path):
                     self._connection()
-            except SpoolFullError:
-                self._file_lock.release()
-                raise
+        except OutageError:
+            self._file_lock.release()
+            raise
 
     @property
     def entries(self) -> int:
@@ -88,9 +95,11 @@ class Spool:
     def head(self, stream: str, count: int) -> tuple[int, list[Fields]]:
         """The oldest entries for this stream, up to `count`, and the mark to `drop` them by."""
         with self._guard, _translated(self.path):
-            query = "SELECT id, fields FROM entries WHERE stream = ? AND id > ? ORDER BY id LIMIT ?"
+            query = "SELECT id, stream, fields FROM entries WHERE stream = ? AND id > ? ORDER BY id LIMIT ?"
             rows = self._connection().execute(query, (stream, self._done[stream], count)).fetchall()
-        return (rows[-1][0] if rows else 0), [json.loads(fields) for _, fields in rows]
+        if self._waiting[stream] and not rows:  # else a replay would never end
+            raise SpoolDamagedError(f"the spool {self.path} is damaged: it has rows that cannot be read in their order")
+        return (rows[-1][0] if rows else 0), [_entry(self.path, *row)[1] for row in rows]
 
     def drop(self, stream: str, mark: int) -> None:
         """Drop the entries for this stream up to `mark`: they have been appended."""
@@ -125,20 +134,84 @@ class Spool:
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:
+            _create(self.path)
             db = sqlite3.connect(self.path, check_same_thread=False)
             try:
+                _harden(db)
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute("PRAGMA synchronous = FULL")  # in WAL mode: one fsync a commit
                 with db:
-                    db.execute("CREATE TABLE IF NOT EXISTS entries (id INTEGER PRIMARY KEY, stream TEXT, fields TEXT)")
+                    db.execute(_TABLE.replace("TABLE", "TABLE IF NOT EXISTS", 1))
+                _check_schema(db, self.path)
                 for stream in self._waiting:
                     self._waiting[stream] = db.execute(f"{_COUNT} WHERE stream = ?", (stream,)).fetchone()[0]
-                self._bytes = db.execute(_COUNT).fetchone()[1]
-            except sqlite3.Error:
+                rows, self._bytes = db.execute(_COUNT).fetchone()
+                if rows != self.entries:
+                    raise SpoolDamagedError(f"the spool {self.path} is damaged: it has rows of no stream of ours")
+            except (sqlite3.Error, SpoolDamagedError):
                 db.close()  # else it would be taken for set up
                 raise
             self._db = db
         return self._db
+
+
+def read_spool(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Stream and fields of each entry in a spool, which is not changed. Raises SpoolFullError, SpoolDamagedError."""
+    with _translated(path):
+        if not _exists(path):
+            return
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            _harden(db)
+            if not _check_schema(db, path):
+                return
+            for row in db.execute("SELECT id, stream, fields FROM entries ORDER BY id"):
+                yield _entry(path, *row)
+
+
+def _exists(path: Path) -> bool:
+    """Whether the file exists. Raises SpoolDamagedError for a link, pipe, device or folder in its place."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(mode):
+        raise SpoolDamagedError(f"the spool {path} is not a regular file: remove it")
+    return True
+
+
+def _create(path: Path) -> None:
+    """Make the file for this user alone, whatever the umask; SQLite gives its other files the same mode."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600))
+    except OSError as error:
+        raise SpoolFullError(f"the spool {path} cannot be written: {error.strerror}") from error
+
+
+def _harden(db: sqlite3.Connection) -> None:
+    """Bound what a planted or damaged file can do."""
+    db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_ROW)
+    db.execute("PRAGMA trusted_schema = OFF")
+    db.execute("PRAGMA cell_size_check = ON")
+
+
+def _check_schema(db: sqlite3.Connection, path: Path) -> bool:
+    """Whether the file holds our table yet. Raises SpoolDamagedError if it holds more: a view, trigger or index."""
+    found = db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT 2").fetchall()
+    if found and found != [("table", "entries", "entries", _TABLE)]:
+        raise SpoolDamagedError(f"{path} is not a spool of tickpipe: move it out of the folder")
+    return bool(found)
+
+
+def _entry(path: Path, number: object, stream: object, fields: object) -> tuple[str, dict[str, str]]:
+    """Stream and fields of a row. Raises SpoolDamagedError."""
+    try:
+        decoded: Any = json.loads(fields) if isinstance(fields, str) else None
+    except (ValueError, RecursionError):
+        decoded = None
+    sound = isinstance(decoded, dict) and bool(decoded) and all(isinstance(value, str) for value in decoded.values())
+    if sound and stream in ("prices", "feed"):
+        return str(stream), decoded
+    raise SpoolDamagedError(f"the spool {path} is damaged: row {number} is not an entry")
 
 
 def _remove(*paths: Path) -> None:
@@ -148,6 +221,9 @@ def _remove(*paths: Path) -> None:
             path.unlink()
 
 
+#: Most bytes of a row.
+MAX_ROW = 16 * 1024 * 1024
+_TABLE = "CREATE TABLE entries (id INTEGER PRIMARY KEY, stream TEXT, fields TEXT)"
 _COUNT = "SELECT count(*), coalesce(sum(length(fields)), 0) FROM entries"
 
 
@@ -168,28 +244,50 @@ def spool_folder(spool_dir: Path | None, redis_url: Secret, price_stream: str) -
     parts = urlsplit(redis_url.reveal())
     db = parse_qs(parts.query).get("db", [""])[0]
     place = f"{parts.hostname or ''}:{parts.port or ''}{parts.path}?{db}-{price_stream}"
-    name = re.sub(r"[^A-Za-z0-9.]+", "-", place).strip("-")
-    digest = hashlib.sha256(place.encode()).hexdigest()[:8]  # two places whose names read the same are still two
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", place).strip("-")[:100]
+    # Two places whose names read the same are still two.
+    digest = hashlib.sha256(place.encode(errors="surrogateescape")).hexdigest()[:8]
     spools = spool_dir or absolute_folder(lambda: platformdirs.user_state_path("tickpipe") / "spool", "--spool-dir")
     return spools / f"{name}-{digest}"
 
 
 def make_folder(folder: Path) -> None:
-    """Make the spool's folder, for this user alone. Raises ConfigurationError where that cannot be."""
+    """Make the spool's folder, for this user alone. Raises ConfigurationError if that fails.
+
+    Whoever can write to the folder can put prices into our streams: one that others can write to is refused.
+    """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        for parent in reversed(folder.parents):
+            parent.mkdir(mode=0o755, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if problem := _unsafe(folder.lstat()):
+            raise ConfigurationError(f"the spool's folder {folder} {problem}, or name another one by --spool-dir")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise ConfigurationError(
             f"the spool's folder {folder} cannot be written ({error}): name one by --spool-dir"
         ) from None
 
 
+def _unsafe(found: os.stat_result) -> str | None:
+    if stat.S_ISLNK(found.st_mode):
+        return "is a symbolic link: name the folder itself by --spool-dir"
+    if found.st_uid != os.geteuid():
+        return f"belongs to user id {found.st_uid}, and this is user id {os.geteuid()}: run as that user"
+    if found.st_mode & 0o022:
+        return "is open: other users can write to it: chmod 700 it after a look at its files"
+    return None
+
+
+def spool_files(folder: Path) -> list[Path]:
+    """The spools in the folder, the oldest first."""
+    return sorted(folder.glob("*.spool"))
+
+
 def adopt_orphans(folder: Path, own: Path) -> Iterator[Spool]:
     """The spools that dead producers left in the folder, one by one, each held under its lock."""
-    for path in sorted(folder.glob("*.spool")):
+    for path in spool_files(folder):
         if path == own:
             continue
         try:
@@ -198,5 +296,5 @@ def adopt_orphans(folder: Path, own: Path) -> Iterator[Spool]:
             continue  # its producer lives, or has just finished
         except OSError as error:
             logger.error("the spool %s cannot be adopted (%s): its prices stay there", path, error)
-        except SpoolFullError as error:
+        except OutageError as error:
             logger.error("%s: its prices stay there", error)

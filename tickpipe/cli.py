@@ -206,12 +206,13 @@ def _print_status(now: Status) -> None:
 @app.command()
 def dashboard(
     host: Annotated[
-        str, typer.Option(envvar="DASHBOARD_HOST", help="Where to listen; it asks nobody who he is.")
+        str, typer.Option(envvar="DASHBOARD_HOST", help="Address to listen on. The dashboard has no authentication.")
     ] = HOST,
     port: Annotated[
         int, typer.Option(envvar="DASHBOARD_PORT", min=0, max=65535, help="Where to listen; 0: any free port.")
     ] = PORT,
     simulated: Annotated[bool, typer.Option("--simulated", help="Say on the page that the prices are.")] = False,
+    allowed_hosts: settings.AllowedHosts = "",
     price_stream: settings.PriceStream = "prices",
     consumer_group: settings.ConsumerGroup = "timescale",
 ) -> None:
@@ -225,6 +226,7 @@ def dashboard(
         host=host,
         port=port,
         simulated=simulated,
+        allowed_hosts=settings.read_hosts(allowed_hosts),
     )
     log.configure("WARNING", [config.redis_url, config.database_url])
     serve_dashboard(config, cli.stop_on_signals(), lambda url: echo(f"dashboard: {url}  Ctrl-C ends it"))

@@ -6,6 +6,7 @@ One owner per folder: `embedded_servers` holds a lock on it; who uses a server c
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -15,7 +16,6 @@ import secrets
 import shutil
 import signal
 import socket
-import stat
 import struct
 import subprocess
 import sys
@@ -133,13 +133,23 @@ class _Account:
             raise ConfigurationError(f"the servers run as `nobody`, who cannot reach {folder.parent}: {way_out}")
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-        found, ours = folder.lstat(), os.geteuid()
+        ours = os.geteuid()
         owner = ours if self.uid is None else self.uid
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (owner, ours):
-            raise ConfigurationError(f"{folder} is not a folder of user id {owner}: use another place, or remove it")
-        if self.uid is not None and self.gid is not None:
-            os.chown(folder, self.uid, self.gid)
-        folder.chmod(0o700)
+        refused = ConfigurationError(f"{folder} is not a folder of user id {owner}: use another place, or remove it")
+        try:
+            opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError as error:
+            if error.errno in {errno.ENOTDIR, errno.ELOOP}:
+                raise refused from None
+            raise
+        try:  # by the descriptor: `nobody` could put a link in the folder's place after a look at its name
+            if os.fstat(opened).st_uid not in (owner, ours):
+                raise refused
+            if self.uid is not None and self.gid is not None:
+                os.fchown(opened, self.uid, self.gid)
+            os.fchmod(opened, 0o700)
+        finally:
+            os.close(opened)
 
 
 class _Server(ABC):

@@ -39,8 +39,10 @@ class Child:
 
     def start(self) -> None:
         """Start the process, in a session of its own: Ctrl-C is for us, who stop the pipeline in its order."""
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._file or self.log.open("wb")
+        self.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # For this user alone, and no link followed out of the folder: `up` may run as root.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        self._file = self._file or os.fdopen(os.open(self.log, flags, 0o600), "wb")
         self._started_at = time.monotonic()
         self._process = subprocess.Popen(
             self._command,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import threading
@@ -28,6 +29,8 @@ logger = logging.getLogger("tickpipe.rest")
 DEFAULT_URL = "https://api.twelvedata.com"
 #: The most bars in one answer.
 MOST_BARS = 5000
+#: Bytes of an answer, unpacked, at most: MOST_BARS bars are under one million.
+MAX_ANSWER = 16 * 1024 * 1024
 #: Seconds: until the connection stands, and between two pieces of an answer.
 TIMEOUT = (5.0, 30.0)
 #: How often a call is tried. After outages the waits are up to 1, 2, 4 … seconds, no longer than LONGEST.
@@ -63,6 +66,16 @@ class Bar(NamedTuple):
     low: float
     close: float
     volume: float | None
+
+
+class Answer(NamedTuple):
+    """An answer as the wrapper reads it."""
+
+    content: dict[str, Any]
+
+    def json(self) -> dict[str, Any]:
+        """Its JSON."""
+        return self.content
 
 
 class Rest:
@@ -116,19 +129,39 @@ class Rest:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise OutageError(f"{self._host} gives bars that make no sense ({type(error).__name__})") from None
 
-    def get(self, path: str, params: Mapping[str, str | int | None]) -> requests.Response:
+    def get(self, path: str, params: Mapping[str, str | int | None]) -> Answer:
         """What the wrapper asks of its HTTP client. Raises what `bars` raises, and NoBarsError."""
         try:
-            response = self._session.get(self._url + path, params=params, timeout=TIMEOUT, proxies=self._proxies)
-            answer = dict(response.json())
-        except (OSError, ValueError, TypeError) as error:  # requests' own are OSErrors; their words may hold a password
+            with self._session.get(
+                self._url + path,
+                params=params,
+                timeout=TIMEOUT,
+                proxies=self._proxies,
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                if response.is_redirect:
+                    raise OutageError(
+                        f"{self._host} answers with HTTP status {response.status_code}, a redirect; redirects are not "
+                        "followed, since the request holds the key: check --rest-url"
+                    )
+                answer = dict(json.loads(self._body(response)))
+        except (OSError, ValueError, TypeError, RecursionError) as error:  # requests' texts may hold a password
             raise OutageError(
                 f"{self._host}{self._route} gives no answer that makes sense ({type(error).__name__})"
             ) from None
         if response.ok and answer.get("status") == "ok":
-            return response
+            return Answer(answer)
         code, words = answer.get("code", response.status_code), str(answer.get("message", response.reason))
         raise _error(code, f"{self._host} says {code}: {words.replace(self._key.reveal(), '…')}")
+
+    def _body(self, response: requests.Response) -> bytes:
+        body = bytearray()
+        for part in response.iter_content(65_536):
+            body += part
+            if len(body) > MAX_ANSWER:
+                raise OutageError(f"{self._host} gives an answer that is larger than {MAX_ANSWER:,} bytes")
+        return bytes(body)
 
     def _sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         request.headers["Authorization"] = f"apikey {self._key.reveal()}"

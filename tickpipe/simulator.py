@@ -34,6 +34,7 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 
 from common.errors import ConfigurationError
+from common.http_guard import RequestGuard
 
 Event = dict[str, Any]
 Journal = Callable[[int, Event], None]
@@ -52,6 +53,10 @@ BURST = 64
 FLUSH_TIMEOUT = 60.0
 #: … and when the simulator is stopped.
 STOP_TIMEOUT = 1.0
+#: Connections in the handshake, and open websockets, at most.
+MAX_HANDSHAKES, MAX_CONNECTIONS = 100, 200
+#: Seconds for a client to send its request.
+HANDSHAKE_TIMEOUT = 60.0
 
 DAY = 86_400
 #: Minutes after which a price has come about a third of the way back to where it began, so that it stays plausible.
@@ -407,6 +412,7 @@ class Simulator:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
+        self._guard = RequestGuard(config.host)
         self._source: EventSource = source or RandomWalk(random.Random(config.seed))  # noqa: S311 - prices, no secrets
         self._journal = journal
         self._clock = clock
@@ -422,6 +428,7 @@ class Simulator:
         self._stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._sockets: weakref.WeakSet[ServerConnection] = weakref.WeakSet()  # also those still in the handshake
+        self._handshakes: list[ServerConnection] = []  # the oldest first
         self._open: dict[int, Connection] = {}
         self._connections = 0
         self._events_sent = 0
@@ -609,10 +616,10 @@ class Simulator:
                 self._handle,
                 self._config.host,
                 self._config.port,
-                process_request=self._admit,
+                process_request=self._check,
                 create_connection=self._accept,  # type: ignore[arg-type] # documented: any factory
                 compression=None,
-                open_timeout=None,
+                open_timeout=HANDSHAKE_TIMEOUT,
                 ping_interval=None,  # clients ping; a slow one is to be waited for, not thrown out
                 close_timeout=FLUSH_TIMEOUT,
                 logger=silent,
@@ -626,10 +633,34 @@ class Simulator:
         await self._stopping.wait()
         await self._shut_down(server)
 
+    async def _check(self, socket: ServerConnection, request: Request) -> Response | None:
+        """Refuse a request of another site's page, or one too many; else let `_admit` answer it."""
+        headers = request.headers
+        refused = self._guard.refusal(headers.get_all("Host"), headers.get_all("Origin"))
+        if refused is None and len(self._open) >= MAX_CONNECTIONS:
+            refused = HTTPStatus.SERVICE_UNAVAILABLE, "too many connections"
+        if refused:
+            status, reason = refused
+            return socket.respond(status, f"{reason}\n")
+        return await self._admit(socket, request)
+
     def _accept(self, *args: Any, **kwargs: Any) -> ServerConnection:
         socket = ServerConnection(*args, **kwargs)
         self._sockets.add(socket)
+        self._handshakes.append(socket)
+        self._loop.call_soon(self._bound_handshakes)
         return socket
+
+    def _bound_handshakes(self) -> None:
+        """Close the oldest connections that have not sent their request yet, if there are too many.
+
+        A connection that was just accepted has no transport yet; the next call closes it.
+        """
+        self._handshakes = [each for each in self._handshakes if each.state is State.CONNECTING]
+        excess = max(0, len(self._handshakes) - MAX_HANDSHAKES)
+        for socket in [each for each in self._handshakes if hasattr(each, "transport")][:excess]:
+            self._handshakes.remove(socket)
+            socket.transport.abort()
 
     async def _shut_down(self, server: Server) -> None:
         server.close(close_connections=False)

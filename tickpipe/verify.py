@@ -7,13 +7,11 @@ further down. What is missing then is looked for once more after a claim interva
 
 from __future__ import annotations
 
-import json
 import logging
-import sqlite3
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
@@ -22,10 +20,12 @@ from typing import Any, NamedTuple
 
 from psycopg2.extensions import cursor as Cursor  # noqa: N812  psycopg2 names its class so
 
+from common.errors import OutageError
 from common.stream import Stream
 from common.terminal import printable
 from common.tick import TIME_RANGE
 from consumer.store import PriceStore
+from producer.spool import read_spool, spool_files
 from tickpipe.progress import Tell
 
 logger = logging.getLogger("tickpipe.verify")
@@ -263,14 +263,12 @@ def _on_their_way(spool_folder: Path, prices: Stream, feed: Stream) -> tuple[Wai
 
 def _spooled(folder: Path) -> Iterator[tuple[str, int, int]]:
     """(stream, session, number) of everything in the spools of this machine."""
-    for path in sorted(folder.glob("*.spool")):
+    for path in spool_files(folder):
         try:
-            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
-                for stream, text in db.execute("SELECT stream, fields FROM entries ORDER BY id"):
-                    entry = json.loads(text)
-                    yield stream, int(entry["session"]), int(entry["seq" if stream == "prices" else "number"])
-        except sqlite3.Error as error:
-            if path.exists():  # else it was replayed to its end and removed meanwhile
+            for stream, entry in read_spool(path):
+                yield stream, int(entry["session"]), int(entry["seq" if stream == "prices" else "number"])
+        except (OutageError, ValueError, KeyError) as error:
+            if path.is_symlink() or path.exists():  # else it was replayed to its end and removed meanwhile
                 logger.error("the spool %s cannot be read (%s): what is in it may look missing", path, error)
 
 

@@ -6,7 +6,7 @@ import os
 import random
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
@@ -219,15 +219,23 @@ def remove_role(database: Database) -> None:
     database.query(f"DROP ROLE {ROLE}")
 
 
+def run_readonly_sql(
+    database: Database, disk_alert_gb: str = "50", *, check: bool = True
+) -> subprocess.CompletedProcess[bytes]:
+    """Run readonly.sql by psql, as documented."""
+    return subprocess.run(
+        [str(PSQL), "--no-psqlrc", "--quiet", "--file", str(FOLDER / "readonly.sql"), database.url],
+        env={**os.environ, "GRAFANA_PASSWORD": "it's a $ecret", "DISK_ALERT_GB": disk_alert_gb},
+        capture_output=True,
+        check=check,
+    )
+
+
 @pytest.fixture
 def reader(servers: ServerPair, fresh_database: Database) -> Iterator[Database]:
     """The database as the role of readonly.sql sees it, made by psql as documented, before and after the rows."""
     for disk_alert_gb in ("50", "0.000001"):
-        subprocess.run(
-            [str(PSQL), "--no-psqlrc", "--quiet", "--file", str(FOLDER / "readonly.sql"), fresh_database.url],
-            env={**os.environ, "GRAFANA_PASSWORD": "it's a $ecret", "DISK_ALERT_GB": disk_alert_gb},
-            check=True,
-        )
+        run_readonly_sql(fresh_database, disk_alert_gb)
     fill(fresh_database)
     name = fresh_database.query("SELECT current_database()")[0][0]
     try:
@@ -255,6 +263,45 @@ def test_the_role_changes_nothing(reader: Database) -> None:
     for statement in ("DELETE FROM prices_real_time", "UPDATE dead_letters SET reason = ''", "TRUNCATE feed_events"):
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
             reader.query(statement)
+
+
+def test_the_role_has_no_right_that_it_does_not_need(
+    reader: Database, fresh_database: Database, new_role: Callable[[], str]
+) -> None:
+    other = new_role()
+    fresh_database.query(f"GRANT CREATE ON SCHEMA public TO {other}")
+    fresh_database.query(f"SET ROLE {other}")
+    fresh_database.query("CREATE TABLE private AS SELECT 1 AS one")
+    fresh_database.query("RESET ROLE")
+    try:
+        run_readonly_sql(fresh_database)
+        reader.query("SET default_transaction_read_only = off")
+        for statement in (
+            "SELECT * FROM private",
+            "CREATE TEMP TABLE mine ()",
+            "CREATE TABLE mine ()",
+            "CREATE SCHEMA mine",
+            "CALL expire_ticks(now() - interval '1 day')",
+            "CALL drop_ticks(now())",
+            "COPY prices_real_time TO '/tmp/x'",
+            "SELECT pg_read_file('/etc/passwd')",
+            "SELECT rolpassword FROM pg_authid",
+        ):
+            with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+                reader.query(statement)
+    finally:
+        fresh_database.query(f"DROP OWNED BY {other}")
+
+
+def test_a_role_of_that_name_with_more_rights_is_refused(fresh_database: Database) -> None:
+    fresh_database.query(f"CREATE ROLE {ROLE} CREATEROLE")
+    try:
+        done = run_readonly_sql(fresh_database, check=False)
+        assert done.returncode != 0
+        assert b"has more rights than to read" in done.stderr
+        assert fresh_database.query("SELECT rolcanlogin FROM pg_roles WHERE rolname = %s", ROLE) == [(False,)]
+    finally:
+        fresh_database.query(f"DROP ROLE {ROLE}")
 
 
 def test_no_role_is_made_without_a_password(fresh_database: Database) -> None:

@@ -378,7 +378,7 @@ def test_a_second_signal_right_after_the_first_stops_the_process_at_once(
 def test_metrics_are_off_unless_asked_for_and_then_on_loopback(
     command: Command, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    def listen(host: str, port: int) -> NoReturn:
+    def listen(host: str, port: int, _hosts: list[str]) -> NoReturn:
         raise ConfigurationError(f"listens on {host}, port {port}")
 
     def go_on() -> NoReturn:
@@ -400,6 +400,13 @@ def test_a_metrics_port_that_is_taken_is_named(command: Command, name: str) -> N
         port = taken.getsockname()[1]
         ended = command(name, "--metrics-port", str(port), **KEY, **SYMBOLS)
     assert_refused(ended, rf"^{name}: --metrics-port {port} on 127\.0\.0\.1 cannot be opened: Address already in use")
+
+
+@pytest.mark.parametrize("name", ["producer", "consumer", "dashboard"])
+def test_an_allowed_host_that_is_a_url_is_refused(command: Command, name: str) -> None:
+    words = ("tickpipe", name) if name == "dashboard" else (name, "--metrics-port", "9464")
+    ended = command(*words, ALLOWED_HOSTS="ticks.example.com,https://ticks.example.com/", **KEY, **SYMBOLS)
+    assert_refused(ended, "--allowed-hosts 'https://ticks.example.com/' is not a host name")
 
 
 # --- .env

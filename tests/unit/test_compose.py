@@ -116,6 +116,16 @@ def test_image_runs_as_a_user_of_its_own(dockerfile: list[str]) -> None:
     assert any("chown" in line and users[-1] in line for line in last_stage)
 
 
+def test_containers_have_no_more_rights_than_they_need(services: dict[str, dict[str, Any]]) -> None:
+    for name, service in services.items():
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert not service.keys() & {"privileged", "cap_add", "network_mode", "pid", "ipc", "devices"}
+        assert not any("docker.sock" in volume for volume in service.get("volumes", ()))
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+    for name in ("producer", "consumer"):
+        assert (services[name]["read_only"], services[name]["cap_drop"]) == (True, ["ALL"])
+
+
 def test_image_takes_packages_by_their_hashes_alone(dockerfile: list[str]) -> None:
     installs = [line for line in dockerfile if re.search(r"\bpip (install|wheel)\b", line)]
     assert len(installs) == 4

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import pytest
 
@@ -296,3 +299,65 @@ def test_a_failure_through_a_proxy_names_the_proxy() -> None:
 def test_an_invalid_proxy_is_a_configuration_error() -> None:
     with pytest.raises(ConfigurationError, match=r"^all_proxy: "):
         Rest("https://api.invalid", Secret(KEY), {"all_proxy": "socks5://127.0.0.1:1080"})
+
+
+# --- A hostile server
+
+
+class Hostile(BaseHTTPRequestHandler):
+    """Redirects with a status that the path names, or answers with a body without end."""
+
+    heard: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.heard.append(self.path)
+        _, kind, *_ = self.path.split("/")
+        with suppress(OSError):
+            if kind.isdecimal():
+                self.send_response(int(kind))
+                self.send_header("Location", "/elsewhere")
+                self.end_headers()
+                return
+            self.send_response(200)
+            self.send_header("Content-Encoding", "gzip" if kind == "bomb" else "identity")
+            self.end_headers()
+            if kind == "nested":
+                self.wfile.write(b"[" * 200_000)
+                return
+            part = gzip.compress(b" " * 2**26) if kind == "bomb" else b" " * 2**20
+            for _ in range(64):
+                self.wfile.write(part)
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
+
+
+@pytest.fixture
+def hostile() -> Iterator[str]:
+    """The URL of a hostile server."""
+    Hostile.heard.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hostile) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed(hostile: str, status: int) -> None:
+    with (
+        closing(Rest(f"{hostile}/{status}", Secret(KEY))) as vendor,
+        pytest.raises(OutageError, match=f"HTTP status {status}, a redirect"),
+    ):
+        ask(vendor)
+    assert len(Hostile.heard) == 1
+
+
+@pytest.mark.parametrize("kind", ["endless", "bomb"])
+def test_an_answer_without_end_is_given_up(hostile: str, kind: str) -> None:
+    with closing(Rest(f"{hostile}/{kind}", Secret(KEY))) as vendor, pytest.raises(OutageError, match="larger than"):
+        ask(vendor)
+
+
+def test_an_answer_nested_without_end_is_an_outage(hostile: str) -> None:
+    with closing(Rest(f"{hostile}/nested", Secret(KEY))) as vendor, pytest.raises(OutageError, match="Recursion"):
+        ask(vendor)

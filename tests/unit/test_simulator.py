@@ -7,9 +7,10 @@ import random
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import websocket
@@ -570,3 +571,50 @@ def test_faults_may_be_called_from_the_journal() -> None:
 
     with FaultySimulator(FAST, Counted(), journal) as faulty, connected(faulty, "A") as client:
         assert client.close_status() == 1000
+
+
+# --- Who may connect
+
+
+def answer_to(simulator: Simulator, target: str, *headers: str) -> int:
+    """The status that answers a request with these headers."""
+    place = urlsplit(simulator.rest_url)
+    with socket.create_connection((place.hostname, place.port), timeout=PATIENCE) as client:
+        client.sendall("\r\n".join([f"GET {target} HTTP/1.1", *headers, "", ""]).encode())
+        return int(client.recv(65_536).split(b" ", 2)[1])
+
+
+UPGRADE = (
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+)
+
+
+def test_a_page_of_another_site_reaches_neither_prices_nor_bars() -> None:
+    with Simulator(FAST) as simulator:
+        host = urlsplit(simulator.rest_url).netloc
+        prices, bars = "/v1/quotes/price?apikey=k", "/time_series?apikey=k"
+        assert answer_to(simulator, prices, f"Host: {host}", *UPGRADE, f"Origin: http://{host}") == 101
+        assert answer_to(simulator, bars, f"Host: {host}", "Connection: Upgrade") == 404  # no symbol
+        for origin in ("http://evil.example", "null", "http://127.0.0.1:1"):
+            assert answer_to(simulator, prices, f"Host: {host}", *UPGRADE, f"Origin: {origin}") == 403
+            assert answer_to(simulator, bars, f"Host: {host}", f"Origin: {origin}") == 403
+        for name in ("evil.example", "127.0.0.1.evil.example"):
+            assert answer_to(simulator, prices, f"Host: {name}", *UPGRADE, f"Origin: http://{name}") == 400
+            assert answer_to(simulator, bars, f"Host: {name}") == 400
+
+
+def test_idle_connections_are_bounded_and_a_client_is_served_beside_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tickpipe.simulator.MAX_HANDSHAKES", 10)
+    with Simulator(FAST) as simulator, ExitStack() as stack:
+        place = urlsplit(simulator.rest_url)
+        idle = [
+            stack.enter_context(socket.create_connection((place.hostname, place.port), timeout=PATIENCE))
+            for _ in range(20)
+        ]
+        with connected(simulator, "AAPL") as client:
+            assert client.prices(1)
+        with suppress(ConnectionResetError):
+            assert idle[0].recv(1) == b""  # the oldest made room

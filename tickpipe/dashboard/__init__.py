@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -25,7 +25,10 @@ _ADVICE = {errno.EADDRINUSE: "another --port may be free", errno.EACCES: "take a
 
 @dataclass(frozen=True, kw_only=True)
 class DashboardConfig:
-    """What to show and where to listen. `port` 0: any free one. `simulated`: say so on the page."""
+    """What to show and where to listen. `port` 0: any free one. `simulated`: say so on the page.
+
+    `allowed_hosts`: names of this server besides addresses and local names.
+    """
 
     redis_url: Secret
     database_url: Secret
@@ -34,6 +37,7 @@ class DashboardConfig:
     host: str
     port: int
     simulated: bool
+    allowed_hosts: Sequence[str] = ()
 
 
 def installed() -> bool:
