@@ -24,7 +24,14 @@ import redis
 from common.errors import ConfigurationError, TickpipeError
 from tests.support.homes import temporary_home
 from tests.support.waiting import wait_for
-from tickpipe.embedded import PostgresServer, Servers, ValkeyServer, default_data_dir, embedded_servers
+from tickpipe.embedded import (
+    PostgresServer,
+    Servers,
+    StartStoppedError,
+    ValkeyServer,
+    default_data_dir,
+    embedded_servers,
+)
 
 ROOT = Path(__file__).parents[2]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="what root does differently")
@@ -317,6 +324,39 @@ def test_a_database_that_cannot_be_made_says_why_in_lines_and_where_all_of_it_is
     assert 0 < len(lines) <= 6 < len(server.log.read_text().splitlines())
     assert lines == [f"  {line.rstrip()}" for line in server.log.read_text().splitlines() if line.strip()][-6:]
     assert where == f"All that it said: {server.log}"
+
+
+@pytest.mark.parametrize("kind", [ValkeyServer, PostgresServer])
+def test_a_start_that_is_stopped_leaves_nothing_running_and_the_next_works(
+    home: Path, monkeypatch: pytest.MonkeyPatch, kind: AnyServer
+) -> None:
+    server, stop, pids = kind(home / "server"), threading.Event(), []
+
+    def no_answer(self: ValkeyServer | PostgresServer) -> bool:
+        pids.append(self.pid)
+        stop.set()
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "_answers", no_answer)
+        with pytest.raises(StartStoppedError):
+            server.start(stop)
+    assert server.pid is None
+    assert pids[0]
+    assert not psutil.pid_exists(pids[0])
+    server.start()
+    server.stop()
+
+
+def test_a_server_that_never_answers_reports_its_last_reply(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = PostgresServer(home / "postgres-18")
+    server.start()
+    server.stop()
+    (server.home / "data/pg_hba.conf").write_text("local all all reject\n")
+    monkeypatch.setattr("tickpipe.embedded.START_TIMEOUT", 0.5)
+    with pytest.raises(TickpipeError, match=r"does not answer after .* \(pg_hba.conf rejects connection .*\):\n  "):
+        server.start()
+    assert server.pid is None
 
 
 def test_settings_are_added(home: Path) -> None:

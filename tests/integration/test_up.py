@@ -57,13 +57,13 @@ def url(up: Running, name: str) -> str:
         assert up.status is None, up.said()
         return re.search(rf"export {name}='([^']+)'", up.said())
 
-    return wait_for(find, 20, f"`up` prints {name}")[1]
+    return wait_for(find, 2 * PATIENCE, f"`up` prints {name}")[1]
 
 
 def database(up: Running) -> Database:
     """The database of a pipeline that runs, once it has rows."""
     found = Database(url(up, "DATABASE_URL"))
-    wait_for(lambda: _has_rows(found), 20, "the first row")
+    wait_for(lambda: _has_rows(found), 2 * PATIENCE, "the first row")
     return found
 
 

@@ -319,6 +319,18 @@ def test_ctrl_c_while_python_imports_leaves_no_traceback(
     assert process.returncode == -signal.SIGINT  # which a shell calls 130
 
 
+@pytest.mark.parametrize("command", ["producer", "consumer", "tickpipe"])
+def test_python_m_imports_nothing_from_the_working_folder(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, command: str
+) -> None:
+    for name in ("common", "redis", "typer", "json", "logging", "pathlib"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name}.py was imported')")
+    process = start("python", "-m", command, "--help")
+    output, error = process.communicate(timeout=30)
+    assert (process.returncode, error) == (0, "")
+    assert "Usage:" in output
+
+
 def test_ctrl_c_in_a_command_that_waits_is_status_130_and_silent(start: Callable[..., subprocess.Popen[str]]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         process = start("tickpipe", "status", REDIS_URL=f"redis://127.0.0.1:{mute.getsockname()[1]}")
