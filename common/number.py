@@ -1,8 +1,8 @@
 """How a number is written in a stream entry, for every path to the database. Pure.
 
 PostgreSQL takes more spellings, and newer versions more than older ones: `0x1A`, `1_000`, ` 12 `, `Infinity`. An entry
-with one of those is a dead letter, whatever its neighbours are. What is accepted here the database still may refuse, as
-out of range.
+with one of those is a dead letter, whatever its neighbours are. The database may still refuse a value that is accepted
+here, as out of range.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def url_of(role: str, database: Database, servers: ServerPair) -> str:
     return servers.database_url(name, user=role)
 
 
-#: What is taken from the role or changed, and what the line says.
+#: A statement that takes a right or changes a table, and a part of the error.
 MISSING = [
     ("REVOKE INSERT ON prices_real_time FROM {role}", "permission denied for table prices_real_time"),
     ("REVOKE INSERT ON feed_events FROM {role}", "permission denied for table feed_events"),

@@ -22,7 +22,7 @@ def test_integers(text: str) -> None:
     ["", "-", "+5", "--5", "5-", "1_000", " 12", "12\n", "0x1A", "0b1", "0o7", "1.0", "1e3", "٣", "１２", str(2**63),
      str(-(2**63) - 1), "9" * 5000],
 )  # fmt: skip
-def test_what_is_not_an_integer(text: str) -> None:
+def test_texts_that_are_not_integers(text: str) -> None:
     assert not is_bigint(text)
 
 
@@ -37,7 +37,7 @@ def test_decimal_numbers(text: str) -> None:
     ["", ".", "-", "1e", "e3", "1e400", "-1e400", "infinity", "inf", "nan", "1_000", " 12 ", "12\n", "0x1A", "0x1p3",
      "1,5", "٣", "１２", "1.5.5", "1e1.5", "+-5"],
 )  # fmt: skip
-def test_what_is_not_a_decimal_number(text: str) -> None:
+def test_texts_that_are_not_decimal_numbers(text: str) -> None:
     assert not is_finite(text)
 
 
