@@ -50,5 +50,5 @@ class PlainConsole(Console):
         super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print; what is not a string is rendered as rich does."""
+        """Print. rich renders the objects that are not strings."""
         super().print(*(printable_lines(each) if isinstance(each, str) else each for each in objects), **options)

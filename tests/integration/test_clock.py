@@ -1,4 +1,4 @@
-"""A producer's clock that jumps ahead and back: what is stored, what `verify` finds, which gaps are on record."""
+"""A producer's clock that jumps ahead and back: the rows, the verdict of `verify` and the gaps on record."""
 
 from __future__ import annotations
 
