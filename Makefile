@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DEFAULT_GOAL := help
-.PHONY: help setup dev demo picture bench test unit lint format lock clean chaos soak
+.PHONY: help setup dev demo picture bench test unit lint docs format lock clean chaos soak
 
 help: ## List what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -40,17 +40,22 @@ demo: setup ## Live prices, simulated, from websocket to database, on the screen
 picture: setup ## Make docs/demo.svg anew, from a real run of the demo (about 16 minutes)
 	@$(BIN)/python docs/make_picture.py
 
-lint: dev ## Style, types and import contracts
+lint: docs ## Style, types, import contracts, spelling, prose and the docs site
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/lint-imports --no-cache
+	@$(BIN)/codespell
+	@$(BIN)/python tools/prose.py
 
 bench: $(VENV)/.bench ## Measure against others at the same work (14 minutes; OPTIONS=--quick: 2)
 	@$(BIN)/python -m benchmarks.run $(OPTIONS)
 	@$(BIN)/python -m benchmarks.pages
 
-test: lint ## Lint, types, import contracts and every test, on real servers that the tests start
+docs: dev ## Build the docs site into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+test: lint ## Lint, and every test on real servers that the tests start
 	@$(BIN)/python -m pytest -n 2 --dist worksteal
 
 unit: dev ## The unit tests alone: no servers, seconds
@@ -71,7 +76,7 @@ lock: ## Update the lock files for pyproject.toml (UPGRADE=--upgrade: to the new
 	@$(COMPILE) --quiet pyproject.toml --extra dashboard --group bench -c requirements.lock -c requirements-dev.lock -o requirements-bench.lock
 
 clean: ## Remove .venv, what npm installed, and caches (not your data)
-	rm -rf $(VENV) tests/timescaledb/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	rm -rf $(VENV) tests/timescaledb/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis dist site
 
 chaos: dev ## Break everything for MINUTES (default 1) by the schedule of SEED, and compare with the simulator's journal
 	@$(BIN)/python -m tests.chaos.run --minutes $(or $(MINUTES),1) $(if $(SEED),--seed $(SEED))
