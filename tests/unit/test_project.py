@@ -110,3 +110,10 @@ def test_pre_commit_runs_tools_of_make_lint() -> None:
     assert entries.keys() == {"ruff", "ruff-format", "mypy", "codespell", "prose"}
     lint = dry_run("lint")
     assert [entry for entry in entries.values() if entry not in lint] == []
+
+
+def test_readme_shows_the_floor_of_coverage() -> None:
+    floor = PYPROJECT["tool"]["coverage"]["report"]["fail_under"]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"**Branch coverage: at least {floor} %**" in text
+    assert "coverage report" in dry_run("test")
