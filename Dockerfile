@@ -3,8 +3,8 @@
 
 FROM python:3.12-slim AS build
 WORKDIR /src
-COPY requirements-dev.lock ./
-RUN pip install --no-cache-dir --require-hashes -r requirements-dev.lock
+COPY requirements-build.lock ./
+RUN pip install --no-cache-dir --require-hashes -r requirements-build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY common common
 COPY producer producer

@@ -4,21 +4,35 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DEFAULT_GOAL := help
-.PHONY: help setup demo picture bench test unit lint format lock clean
+.PHONY: help setup dev demo picture bench test unit lint docs format lock clean chaos soak
 
 help: ## List what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-$(VENV)/.installed: requirements.lock requirements-dev.lock pyproject.toml
+# One stamp for each lock file: what runs; what the tests need; what `make bench` measures against.
+# tickpipe is built by the packages in .venv/build, which the environment itself does not get.
+$(VENV)/.runtime: requirements.lock requirements-build.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tickpipe needs Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@echo "Setting up $(VENV), once (under a minute; versions and hashes from the lock files) …"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install --require-hashes -r requirements.lock
-	@$(PIP) install --require-hashes -r requirements-dev.lock
-	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@$(PIP) install --require-hashes --upgrade --target $(VENV)/build -r requirements-build.lock
+	@PYTHONPATH=$(CURDIR)/$(VENV)/build $(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-setup: $(VENV)/.installed ## Make the environment: .venv, with the versions and hashes of the lock files
+$(VENV)/.dev: $(VENV)/.runtime requirements-dev.lock
+	@echo "Adding what the tests need …"
+	@$(PIP) install --require-hashes -r requirements-dev.lock
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev requirements-bench.lock
+	@echo "Adding what tickpipe is measured against …"
+	@$(PIP) install --require-hashes -r requirements-bench.lock
+	@touch $@
+
+setup: $(VENV)/.runtime ## Make the environment: .venv with what runs, by the versions and hashes of the lock files
+
+dev: $(VENV)/.dev ## Add what lint and tests need
 
 demo: setup ## Live prices, simulated, from websocket to database, on the screen (Ctrl-C ends it)
 	@$(BIN)/tickpipe up
@@ -26,41 +40,51 @@ demo: setup ## Live prices, simulated, from websocket to database, on the screen
 picture: setup ## Make docs/demo.svg anew, from a real run of the demo (about 16 minutes)
 	@$(BIN)/python docs/make_picture.py
 
-lint: setup ## Style, types and import contracts
+lint: docs ## Style, types, import contracts, spelling, prose and the docs site
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/lint-imports --no-cache
-
-$(VENV)/.bench: $(VENV)/.installed requirements-bench.lock
-	@echo "Adding what tickpipe is measured against …"
-	@$(PIP) install --require-hashes -r requirements-bench.lock
-	@touch $@
+	@$(BIN)/codespell
+	@$(BIN)/python tools/prose.py
 
 bench: $(VENV)/.bench ## Measure against others at the same work (14 minutes; OPTIONS=--quick: 2)
 	@$(BIN)/python -m benchmarks.run $(OPTIONS)
 	@$(BIN)/python -m benchmarks.pages
 
-test: lint ## Lint, types, import contracts and every test, on real servers that the tests start
-	@$(BIN)/python -m pytest -n 2 --dist worksteal
+# Without --quiet, which hides the warnings that `strict` counts.
+docs: dev ## Build the docs site into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
-unit: setup ## The unit tests alone: no servers, seconds
+# A test without its server is skipped unless CI is set. So is the floor of coverage in pyproject.toml.
+test: lint ## Lint, every test on real servers that the tests start, and branch coverage
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest -n 2 --dist worksteal
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report $(if $(CI),,--fail-under=0)
+
+unit: dev ## The unit tests alone: no servers, seconds
 	@$(BIN)/python -m pytest tests/unit
 
-format: setup ## Put the code in shape
+format: dev ## Put the code in shape
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-lock: ## Renew the lock files (needs uv)
-	uv pip compile pyproject.toml --upgrade --universal --generate-hashes --python-version 3.11 --extra dashboard -o requirements.lock
-	uv pip compile pyproject.toml --upgrade --universal --generate-hashes --python-version 3.11 --extra dashboard --group dev -c requirements.lock -o requirements-dev.lock
-	uv pip compile pyproject.toml --upgrade --universal --generate-hashes --python-version 3.11 --extra dashboard --group bench -c requirements.lock -c requirements-dev.lock -o requirements-bench.lock
+# Versions stay as they are, unless pyproject.toml needs others: UPGRADE=--upgrade takes the newest.
+COMPILE = $(VENV)/uv/bin/uv pip compile $(UPGRADE) --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock"
+lock: ## Update the lock files for pyproject.toml (UPGRADE=--upgrade: to the newest versions)
+	@$(PYTHON) -m venv $(VENV)/uv
+	@$(VENV)/uv/bin/python -m pip --disable-pip-version-check --quiet install --upgrade uv
+	@$(COMPILE) --quiet pyproject.toml --extra dashboard -o requirements.lock
+	@$(COMPILE) --quiet --group build -o requirements-build.lock
+	@$(COMPILE) --quiet pyproject.toml --extra dashboard --group dev -c requirements.lock -c requirements-build.lock -o requirements-dev.lock
+	@$(COMPILE) --quiet pyproject.toml --extra dashboard --group bench -c requirements.lock -c requirements-dev.lock -o requirements-bench.lock
 
 clean: ## Remove .venv, what npm installed, and caches (not your data)
-	rm -rf $(VENV) tests/timescaledb/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	rm -rf $(VENV) tests/timescaledb/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* dist site
 
-chaos: setup ## Break everything for MINUTES (default 1) by the schedule of SEED, and compare with the simulator's journal
+chaos: dev ## Break everything for MINUTES (default 1) by the schedule of SEED, and compare with the simulator's journal
 	@$(BIN)/python -m tests.chaos.run --minutes $(or $(MINUTES),1) $(if $(SEED),--seed $(SEED))
 
-soak: setup ## Break a producer's websocket every 20 s for MINUTES (default 4): does it come back each time?
+soak: dev ## Break a producer's websocket every 20 s for MINUTES (default 4): does it come back each time?
 	@$(BIN)/python -m tests.chaos.soak --minutes $(or $(MINUTES),4)

@@ -30,6 +30,7 @@ from typing import IO, Any, Literal
 
 import filelock
 import platformdirs
+import psutil
 
 from common import libpq
 from common.errors import ConfigurationError, TickpipeError
@@ -158,7 +159,7 @@ class _Server(ABC):
     title: str
     package: str  # the wheel that holds it
     program: str  # a pattern, below the package's folder
-    data: str  # below the home. The command line names it: so a process is known to be this server
+    data: str  # below the home. An argument of the command line: it identifies this server's process
     pid_file: str  # below the home
     stop_signal: signal.Signals
 
@@ -228,9 +229,11 @@ class _Server(ABC):
             return
         if process.poll() is None:
             process.send_signal(signal.SIGSTOP)  # while we look for its children it makes no new ones
-            children = [pid for pid, parent, _ in _processes() if parent == process.pid]
-            for pid in (process.pid, *children):  # PostgreSQL's children lead sessions of their own: no killpg
-                _signal(pid, signal.SIGKILL)
+            children = psutil.Process(process.pid).children()
+            process.kill()
+            for child in children:  # PostgreSQL's children lead sessions of their own: no killpg
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
         process.wait()
 
     @abstractmethod
@@ -302,10 +305,12 @@ class _Server(ABC):
             pid = abs(int(self._pid_file.read_text().split()[0]))
         except (ValueError, IndexError):  # written on a full disk
             pid = 0
+        if pid.bit_length() > 31:  # not a process id
+            pid = 0
         deadline = time.monotonic() + STOP_TIMEOUT
         if self._is_this_server(pid):
             _signal(pid, self.stop_signal)
-        elif not pid or _signal(pid, 0):  # another program has the number now; PostgreSQL would take it for itself
+        elif not pid or psutil.pid_exists(pid):  # another program now, which PostgreSQL would take for itself
             for stale in (self._pid_file, *self._socket_folder.glob(".*.lock")):
                 stale.unlink(missing_ok=True)  # the server itself may be at it, in its last moment
         while self._is_this_server(pid):
@@ -316,7 +321,11 @@ class _Server(ABC):
         return True
 
     def _is_this_server(self, pid: int) -> bool:
-        return any(found == pid and f" {self._data} " in command for found, _, command in _processes())
+        try:
+            program, *arguments = psutil.Process(pid).cmdline() or [""]
+        except psutil.Error:
+            return False
+        return Path(program).name == Path(self.program).name and str(self._data) in arguments
 
 
 class ValkeyServer(_Server):
@@ -599,27 +608,7 @@ def ending_with_parent(stop_signal: signal.Signals = signal.SIGTERM) -> Callable
     return ask
 
 
-def _processes() -> Iterator[tuple[int, int, str]]:
-    """Process id, parent's id and command line (with a space at its end) of every process that we may see."""
-    if not Path("/proc/self/stat").exists():  # macOS
-        listing = subprocess.check_output(["ps", "-axww", "-o", "pid=,ppid=,command="], text=True)
-        for line in listing.splitlines():
-            pid, parent, command = f"{line} ".split(maxsplit=2)
-            yield int(pid), int(parent), f"{command} "
-        return
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended since
-            parent = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[1]
-            command = (folder / "cmdline").read_text(errors="replace").replace("\0", " ")
-            yield int(folder.name), int(parent), command
-
-
-def _signal(pid: int, number: int) -> bool:
-    """Send a signal (0: none, just look); False if there is no such process."""
-    try:
+def _signal(pid: int, number: int) -> None:
+    """Send a signal, if there still is such a process."""
+    with suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

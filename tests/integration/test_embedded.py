@@ -214,7 +214,7 @@ def test_a_server_left_by_a_dead_owner_is_stopped_first(home: Path, kind: AnySer
 
 
 @pytest.mark.parametrize("kind", [ValkeyServer, PostgresServer])
-@pytest.mark.parametrize("content", ["", "nonsense", "{ours}\n", "-{ours}\n", "99999999\n"])
+@pytest.mark.parametrize("content", ["", "nonsense", "{ours}\n", "-{ours}\n", "99999999\n", "9" * 30])
 def test_a_stale_pid_file_harms_nobody(home: Path, kind: AnyServer, content: str) -> None:
     server = kind(home / "server")
     server.start()
@@ -222,6 +222,24 @@ def test_a_stale_pid_file_harms_nobody(home: Path, kind: AnyServer, content: str
     pid_file = server.home / server.pid_file
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, start_new_session=True) as bystander:
         pid_file.write_text(content.format(ours=bystander.pid))
+        try:
+            server.start()
+            assert bystander.poll() is None
+        finally:
+            server.stop()
+
+
+@pytest.mark.parametrize("kind", [ValkeyServer, PostgresServer])
+@pytest.mark.parametrize("arguments", [["read line # {data} "], ["read line", "{data}"]], ids=["part", "argument"])
+def test_a_process_that_only_mentions_the_data_folder_survives(
+    home: Path, kind: AnyServer, arguments: list[str]
+) -> None:
+    server = kind(home / "server")
+    server.start()
+    server.kill()
+    command = ["sh", "-c", *(each.format(data=server.home / server.data) for each in arguments)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as bystander:
+        (server.home / server.pid_file).write_text(f"{bystander.pid}\n")
         try:
             server.start()
             assert bystander.poll() is None

@@ -502,7 +502,7 @@ def test_drain_waits_for_what_a_killed_consumer_holds_and_claims_it(pipeline: Pi
     pipeline.prices.ensure_group()
     assert len(pipeline.prices.read(300)) == 300  # what a consumer does before it is killed
     consumer = pipeline.consumer("--drain", "--claim-idle", "2")
-    consumer.wait_until_said("drain: 300 entries are pending on other consumers")
+    pipeline.hold_until_said(pipeline.prices, consumer, "drain: 300 entries are pending on other consumers")
     assert pipeline.database.count() == 1200
     assert consumer.status is None
     assert consumer.wait() == 0
@@ -519,7 +519,7 @@ def test_drain_waits_for_the_feed_too(pipeline: Pipeline, tmp_path: Path) -> Non
     held = len(pipeline.feed.read(1000))
     assert held > 3
     consumer = pipeline.consumer("--drain", "--claim-idle", "2")
-    consumer.wait_until_said(f"drain: {held} entries are pending on other consumers")
+    pipeline.hold_until_said(pipeline.feed, consumer, f"drain: {held} entries are pending on other consumers")
     assert consumer.wait() == 0
     assert pipeline.last_seqs() == [10]
 

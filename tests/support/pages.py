@@ -20,6 +20,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.support.processes import inherited_environ
+
 ROOT = Path(__file__).resolve().parents[2]
 
 #: Seconds that the commands of a block may take.
@@ -85,7 +87,7 @@ class Shell:
     """A reader's shell: a folder like a clone's, our commands in .venv/bin, PostgreSQL's and a `redis-cli` in PATH."""
 
     def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
-        """`folder` becomes the working folder and home. Of our own environment the commands get the PATH alone."""
+        """`folder` becomes the working folder and home. The commands also get `inherited_environ`."""
         self.folder = folder
         self.errors = ""  # what the last commands said on stderr
         (folder / ".venv").symlink_to(Path(sys.executable).parents[1])
@@ -95,7 +97,7 @@ class Shell:
         client.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m tests.support.redis_cli "$@"\n')
         client.chmod(0o755)
         path = f"{tools}:{postgres_programs()}:{os.environ['PATH']}"
-        self.environ = {"PATH": path, "HOME": str(folder), "LC_ALL": "C.UTF-8", **environ}
+        self.environ = {**inherited_environ(), "PATH": path, "HOME": str(folder), "LC_ALL": "C.UTF-8", **environ}
 
     def run(self, block: Block, *before: Block, **environ: str) -> str:
         """Run the block's commands, those of the blocks `before` first in the same shell. What they said."""

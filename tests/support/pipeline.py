@@ -156,6 +156,16 @@ class Pipeline:
         """Start a consumer."""
         return self.processes.start("consumer", *options, **environ)
 
+    def hold_until_said(self, stream: Stream, consumer: Running, text: str) -> None:
+        """Keep the entries that the test has read from becoming idle until the consumer says this text."""
+        held: Any = [entry.id for entry in stream.read_own_pending(10_000)]
+
+        def said() -> bool:
+            self.redis.xclaim(stream.key, GROUP, stream.consumer, 0, held, idle=0, justid=True)
+            return text in consumer.said()
+
+        wait_for(said, message=f"{consumer.name} says {text!r}")
+
     def drain(self, timeout: float = PATIENCE) -> None:
         """Run a consumer until nothing is left for anybody."""
         status = self.consumer("--drain", "--claim-idle", "0.5").wait(timeout)

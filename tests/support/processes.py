@@ -23,6 +23,11 @@ LOG_LINE = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z ")
 GRACE = 15.0
 
 
+def inherited_environ() -> dict[str, str]:
+    """The variables that each command inherits: the path of programs, and the settings of coverage if it measures."""
+    return {name: value for name, value in os.environ.items() if name == "PATH" or name.startswith("COVERAGE_")}
+
+
 class Running:
     """A command that was started. All that it says goes to one file."""
 
@@ -77,9 +82,9 @@ class Processes:
     """Starts commands. At the end all are ended, by pid, and what they said is printed: pytest shows it on failure."""
 
     def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
-        """`folder` becomes their working folder and home; of our own environment they get the PATH alone."""
+        """`folder` becomes their working folder and home; of our own environment they get `inherited_environ`."""
         self._folder = folder
-        self._environ = {"PATH": os.environ["PATH"], "HOME": str(folder), "LC_ALL": "C.UTF-8", **environ}
+        self._environ = {**inherited_environ(), "HOME": str(folder), "LC_ALL": "C.UTF-8", **environ}
         self._started: list[Running] = []
 
     def __enter__(self) -> Self:

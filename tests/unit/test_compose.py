@@ -1,4 +1,4 @@
-"""The container files and the workflow: valid by their schemas, and as careful as README says. Nothing is started."""
+"""The files for containers and GitHub: valid by their schemas, and as careful as README says. Nothing is started."""
 
 from __future__ import annotations
 
@@ -31,9 +31,22 @@ def dockerfile() -> list[str]:
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
+SCHEMAS = {
+    "docker-compose.yml": "vendor.compose-spec",
+    ".github/workflows/*.yml": "vendor.github-workflows",
+    ".github/dependabot.yml": "vendor.dependabot",
+    ".github/ISSUE_TEMPLATE/[!c]*.yml": "vendor.github-issue-forms",
+    ".github/ISSUE_TEMPLATE/config.yml": "vendor.github-issue-config",
+}
+
+
 @pytest.mark.parametrize(
     ("schema", "name"),
-    [("vendor.compose-spec", "docker-compose.yml"), ("vendor.github-workflows", ".github/workflows/test.yml")],
+    [
+        (schema, str(path.relative_to(ROOT)))
+        for pattern, schema in SCHEMAS.items()
+        for path in sorted(ROOT.glob(pattern))
+    ],
 )
 def test_file_is_valid_by_its_schema(schema: str, name: str) -> None:
     done = subprocess.run(

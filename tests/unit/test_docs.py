@@ -205,6 +205,7 @@ def test_the_defaults_are_shown() -> None:
 OTHERS = {"PATH", "PYTHON", "CI", "MINUTES", "SEED", "OPTIONS", "LIVE", "REDIS_DATA", "BACKUP", "POSTGRES_PASSWORD"}
 OTHERS |= {"GRAFANA_PASSWORD", "DISK_ALERT_GB", "DASHBOARD_SHOT", "DASHBOARD_SHOTS", "TIMESCALEDB_URL"}  # of the tests
 OTHERS |= {"SSL_CERT_FILE", "COMPOSE_FILE", "COMPOSE_PROFILES", "PGPASSWORD"}  # OpenSSL's, Compose's, libpq's
+OTHERS |= {"UPGRADE", "IMAGE_REGISTRY"}  # of make, of the release workflow
 
 
 def unknown_variables(text: str) -> set[str]:
