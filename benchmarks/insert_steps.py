@@ -17,7 +17,8 @@ from psycopg2.extras import execute_values
 from benchmarks import ticks
 from benchmarks.peers.copy_rows import COPY, line
 from benchmarks.servers import DATABASE, bench
-from consumer.store import PRICES, array_literal
+from consumer.store import array_literal
+from consumer.tables import PRICES
 from tests.support.homes import temporary_home
 
 BLOCK, BLOCKS, ROUNDS = 5_000, 40, 5

@@ -47,7 +47,7 @@ def run(
     quick: Annotated[bool, typer.Option("--quick", help="Under two minutes, on less: the figures swing.")] = False,
     only: Annotated[str, typer.Option(help=f"Some of {','.join(PARTS)}.")] = ",".join(PARTS),
 ) -> None:
-    """Measure, print tables of medians, spreads and ratios, and write them as JSON.
+    """SizeProbe, print tables of medians, spreads and ratios, and write them as JSON.
 
     On embedded servers, or on those of REDIS_URL and DATABASE_URL: there it makes databases and streams of its own,
     named tickpipe_bench… and tickpipe-bench…, and removes them.

@@ -17,11 +17,12 @@ from benchmarks import ticks
 from benchmarks.clients import Client
 from benchmarks.report import Commit
 from common import settings
+from common.database import migrations
 from common.errors import ConfigurationError
 from common.settings import Secret
-from consumer import schema
 from consumer.store import PriceStore
-from tickpipe.embedded import PostgresServer, ValkeyServer
+from tickpipe.local.servers.postgres import PostgresServer
+from tickpipe.local.servers.valkey import ValkeyServer
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUP = "bench"
@@ -78,7 +79,7 @@ class Bench:
         finally:
             connection.close()
         store = PriceStore(Secret(self.database_url(database)))
-        schema.apply(store)
+        migrations.apply(store)
         store.close()
         self.query(database, TUTORIAL_TABLE)
 

@@ -75,7 +75,7 @@ def part(bench: Bench, scale: Scale) -> Part:
     ways += [
         Way(TUTORIAL, 5 + count / 40_000, from_memory("tutorial", peer("tutorial", count))),
         Way(COPY, 5 + count / 70_000, from_memory(prices, peer("copy_rows", 1000, count))),
-        Way(INSERT_5000, 5 + count / 60_000, from_memory(prices, peer("insert_block", 5000, count))),
+        Way(INSERT_5000, 5 + count / 60_000, from_memory(prices, peer("insert_batch", 5000, count))),
         Way(COPY_5000, 5 + count / 80_000, from_memory(prices, peer("copy_rows", 5000, count))),
     ]
     preparations = [

@@ -13,8 +13,9 @@ import psycopg2
 import redis
 
 from common import tick
-from producer import twelvedata
-from tickpipe.simulator import LISTINGS, RandomWalk
+from producer.feeds import twelvedata
+from tickpipe.simulator.listings import LISTINGS
+from tickpipe.simulator.random_walk import RandomWalk
 
 #: The exchange's first time, seconds UTC; the table is filled up to it, and the stream's entries begin there.
 BEGIN = 1_780_000_000

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import psycopg2
 
+from common.database import migrations
 from common.settings import Secret
-from common.stream import Stream, connect
-from consumer import schema
+from common.streams.client import connect
+from common.streams.stream import Stream
 from consumer.store import PriceStore
 from tests.support.homes import temporary_home
-from tickpipe.embedded import embedded_servers
-from tickpipe.verify import verify
+from tickpipe.inspect.verify import verify
+from tickpipe.local.servers.embedded import embedded_servers
 
 FILL = """
 INSERT INTO prices_real_time (time, symbol, price, received_at, session, seq)
@@ -39,7 +40,7 @@ def main() -> None:
         stream = Stream(connect(Secret(servers.redis_url or "")), "prices", "timescale", "bench")
         stream.ensure_group()
         with closing(PriceStore(url)) as store, closing(psycopg2.connect(url.reveal())) as connection:
-            schema.apply(store)
+            migrations.apply(store)
             for first in range(1, rows + 1, 1_000_000):
                 with connection, connection.cursor() as cursor:
                     cursor.execute(FILL, {"first": first, "last": min(rows, first + 999_999)})

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
-import threading
-import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn, ParamSpec
+from typing import Any, NoReturn
 
 import typer
 
@@ -20,8 +16,6 @@ from common.dotenv_file import load_dotenv_file
 from common.errors import TickpipeError
 from common.settings import Secret
 from common.terminal import echo
-
-P = ParamSpec("P")
 
 
 def run(app: typer.Typer, name: str) -> NoReturn:
@@ -48,60 +42,6 @@ def run(app: typer.Typer, name: str) -> NoReturn:
     sys.exit(0)
 
 
-def stop_on_signals() -> threading.Event:
-    """An event that SIGTERM, Ctrl-C or a closed terminal sets; a second signal stops the process at once.
-
-    A thread does both: Python runs handlers in the main thread alone, and only after a call into a C library returns.
-    """
-    stop = threading.Event()
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signals = [signal.SIGTERM, signal.SIGINT]
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup has it ignored, and means it
-        signals.append(signal.SIGHUP)
-
-    def handle(_number: int, _frame: object) -> None:
-        """Python has written the number into the pipe."""
-
-    def watch() -> None:
-        first = True
-        while True:
-            number = os.read(reader, 1)[0]
-            if signal.getsignal(number) is not handle:  # another part of the program has taken this signal over
-                continue
-            if not first:
-                os._exit(128 + number)
-            first = False
-            stop.set()
-
-    threading.Thread(target=watch, name="signals", daemon=True).start()
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    for each in signals:
-        signal.signal(each, handle)
-    return stop
-
-
-def spare_the_collector() -> None:
-    """Let Python's cycle collector look more rarely: prices are many small objects and no cycle; it took a tenth."""
-    gc.freeze()
-    gc.set_threshold(10_000)  # 100,000 objects would be a pause of 0.1 s
-
-
-def in_thread(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> Future[None]:
-    """Run `function` in a thread that does not keep the process alive; the Future tells its end, or its error."""
-    future: Future[None] = Future()
-
-    def work() -> None:
-        try:
-            function(*args, **kwargs)
-            future.set_result(None)
-        except BaseException as error:  # noqa: BLE001  handed to whoever asks the Future
-            future.set_exception(error)
-
-    threading.Thread(target=work, name=getattr(function, "__qualname__", None), daemon=True).start()
-    return future
-
-
 def environment() -> Mapping[str, str]:
     """The environment, for the command lines to hand on."""
     return os.environ
@@ -118,8 +58,3 @@ def database_url() -> Secret:
 def remove_libpq_variables() -> None:
     """Remove libpq's variables from the environment of this process. Call it before threads start."""
     libpq.remove_variables(os.environ)
-
-
-def microseconds() -> int:
-    """The time now, microseconds since 1970."""
-    return time.time_ns() // 1000

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from common.entry import Codec
+from common.codec import Codec
 from common.number import is_bigint
 
 

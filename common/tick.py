@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from common.entry import Codec
+from common.codec import Codec
 from common.number import is_bigint, is_finite
 
 #: What `time` may be, in seconds since 1970: 1970-01-01 to 2100-01-01. A time in milliseconds lies far outside.

@@ -15,14 +15,15 @@ from typing import Annotated
 
 import typer
 
-from common import cli, log, metrics, settings
+from common import cli, clock, log, metrics, process, settings, threads
+from common.database import migrations
 from common.errors import OutageError, TickpipeError
 from common.retry import retrying
-from common.stream import Stream, connect
-from consumer import schema
+from common.streams.client import connect
+from common.streams.stream import Stream
 from consumer.metrics import BacklogWatch, ConsumerMetrics, MeasuredStore
-from consumer.store import FEED, PRICES
-from consumer.worker import Lane, Worker, WorkerConfig
+from consumer.tables import FEED, PRICES
+from consumer.worker import Route, Worker, WorkerConfig
 
 logger = logging.getLogger("consumer")
 
@@ -76,35 +77,35 @@ def consumer(
     log.configure(log_level, [redis_url, database_url])
     name = consumer_name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
     client = connect(redis_url)
-    store = MeasuredStore(database_url, clock=cli.microseconds)
+    store = MeasuredStore(database_url, clock=clock.microseconds)
     hosts = settings.read_hosts(allowed_hosts)
     server = metrics.Server(metrics_host, metrics_port, hosts) if metrics_port else None
-    stop = cli.stop_on_signals()
+    stop = process.stop_on_signals()
     keys = {"prices": price_stream, "feed": f"{price_stream}:feed"}
     lanes = [
-        Lane(Stream(client, keys["prices"], consumer_group, name), PRICES),
-        Lane(Stream(client, keys["feed"], consumer_group, name), FEED),
+        Route(Stream(client, keys["prices"], consumer_group, name), PRICES),
+        Route(Stream(client, keys["feed"], consumer_group, name), FEED),
     ]
     config = WorkerConfig(max_batch_size=max_batch_size, claim_idle=claim_idle, drain=drain)
-    worker = Worker(lanes, store, config, stop=stop, clock=cli.microseconds)
+    worker = Worker(lanes, store, config, stop=stop, clock=clock.microseconds)
     if server:
         looking = connect(redis_url)  # of its own: the worker's may hang
         watch = BacklogWatch({role: Stream(looking, key, consumer_group) for role, key in keys.items()})
         told = ConsumerMetrics(worker, store, watch, unhealthy_after=unhealthy_after)
         server.serve(told, told.health)
-        cli.in_thread(watch.run, stop)
+        threads.in_thread(watch.run, stop)
 
     def work() -> None:
         retry = retrying(stop, logger, worker.progress.failed)
         new = "" if retry(_check_redis, lanes) else ", a new stream: no producer has written to it yet"
-        retry(lambda: schema.apply(store))
+        retry(lambda: migrations.apply(store))
         retry(store.check_rights)
         logger.info("%s reads %s as one of %s%s", name, price_stream, consumer_group, new)
         worker.run()
 
-    cli.spare_the_collector()
+    threads.spare_the_collector()
     # In a thread, since a call that hangs in the database's library would keep the main thread from hearing signals.
-    working = cli.in_thread(work)
+    working = threads.in_thread(work)
     looking_at = [Stream(connect(redis_url), key, consumer_group) for key in keys.values()]
     began = last = time.monotonic()
     while not stop.wait(0.2) and not working.done():
@@ -122,7 +123,7 @@ def consumer(
     working.result()
 
 
-def _check_redis(lanes: Sequence[Lane]) -> bool:
+def _check_redis(lanes: Sequence[Route]) -> bool:
     """Whether the stream of the prices is there. Raises ConfigurationError for a key or a right that is wrong."""
     there = [lane.stream.check_consume() for lane in lanes]
     lanes[0].stream.check_reports()

@@ -12,8 +12,9 @@ from prometheus_client.registry import Collector
 from common.errors import DatabaseOutageError, TickpipeError
 from common.metrics import Distribution, Health, metric
 from common.settings import Secret
-from common.stream import Backlog, Entry, Stream
-from consumer.store import PRICES, PriceStore, Stored, Table, received_at
+from common.streams.stream import Backlog, Entry, Stream
+from consumer.store import PriceStore, Stored, received_at
+from consumer.tables import PRICES, Table
 from consumer.worker import Worker
 
 #: Seconds between two looks at the backlog.
@@ -41,10 +42,10 @@ class MeasuredStore(PriceStore):
         self._seconds = Distribution("tickpipe_insert_seconds", "Seconds to store and commit such a block.", _SECONDS)
         self._latency = Distribution("tickpipe_latency_seconds", _LATENCY, _SECONDS)
 
-    def insert_block(self, table: Table, stream: str, entries: Sequence[Entry], *, bisect: bool = False) -> Stored:
+    def insert_batch(self, table: Table, stream: str, entries: Sequence[Entry], *, bisect: bool = False) -> Stored:
         """As PriceStore's."""
         began = self._monotonic()
-        stored = super().insert_block(table, stream, entries, bisect=bisect)
+        stored = super().insert_batch(table, stream, entries, bisect=bisect)
         if table is PRICES:
             self._seconds.observe(self._monotonic() - began)
             self._entries.observe(len(entries))

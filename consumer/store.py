@@ -7,19 +7,16 @@ data; all else is an outage, and then nothing was stored.
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import psycopg2
 from psycopg2.extensions import connection as Connection  # noqa: N812  psycopg2 names its class so
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
-from psycopg2.extensions import parse_dsn
 from psycopg2.extras import execute_values
 
-from common import feed_event, tick, urls
-from common.entry import Codec
+from common.database.connections import SETTINGS, check_url, connect
 from common.errors import (
     ConfigurationError,
     DatabaseOutageError,
@@ -27,9 +24,9 @@ from common.errors import (
     DecodeError,
     UntrustedError,
 )
-from common.number import DECIMAL_BYTES, INTEGER_BYTES, has_only
 from common.settings import Secret
-from common.stream import Entry
+from common.streams.stream import Entry
+from consumer.tables import FEED, PRICES, Table
 
 logger = logging.getLogger("consumer.store")
 
@@ -44,32 +41,6 @@ _LOST = 2
 #: Classes of SQLSTATE that say nothing of a row: connection, transaction state, rollback (deadlock), wrong SQL,
 #: resources (a full disk), locks, an operator's word, the system. Source: PostgreSQL's manual, appendix A.
 _NOT_THE_ROWS_FAULT = {"08", "25", "40", "42", "53", "55", "57", "58"}
-
-#: Seconds after which the database ends a transaction whose client has come to a stop in it: a machine that lost its
-#: power, a frozen container. Until then its rows keep everybody waiting who claims the block and stores the same.
-FROZEN_AFTER = 20
-#: A database that is gone without a word is noticed within half a minute.
-_KEEPALIVE: Any = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
-
-#: SQL that sets what our transactions rest on, whatever the role or the database has. Each transaction runs it, since
-#: behind a pooler the next one may be on another server connection. The acknowledgement rests on the commit; a message
-#: at COMMIT is a warning, in any language. TimescaleDB 2.14 to 2.17 compare a batch that is delivered again with
-#: compressed rows only up to a bound; a server that does not know that setting does not get it. From array_nulls on:
-#: settings that change, without an error, how values are read and written (not standard_conforming_strings: psycopg2
-#: reads that once, at connect).
-SETTINGS = f"""
-    SET LOCAL synchronous_commit = on;
-    SET LOCAL idle_in_transaction_session_timeout = '{FROZEN_AFTER}s';
-    SET LOCAL client_min_messages = warning;
-    SET LOCAL array_nulls = on;
-    SET LOCAL DateStyle = 'ISO, MDY';
-    SET LOCAL extra_float_digits = 1;
-    SET LOCAL IntervalStyle = postgres;
-    SET LOCAL TimeZone = 'UTC';
-    SET LOCAL transform_null_equals = off;
-    SELECT set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '0', true)
-    WHERE current_setting('timescaledb.max_tuples_decompressed_per_dml_transaction', true) IS NOT NULL;
-"""
 
 Isolation = Literal["READ COMMITTED", "REPEATABLE READ"]
 Decoded = tuple[Sequence[bytes], Entry]  # values, and where they came from
@@ -88,134 +59,6 @@ class Stored(NamedTuple):
     inserted: int
     duplicates: int
     dead: int
-
-
-class Table(NamedTuple):
-    """How one stream's entries are stored: decoded, judged where the database has refused, inserted."""
-
-    codec: Codec[Any]
-    problem: Callable[..., str | None]
-    insert: str
-    template: str
-    allowed: Mapping[int, bytes]  # the bytes that the values of a column may have, by the column's position
-
-    def check_bytes(self, columns: Sequence[Sequence[bytes]]) -> None:
-        """Raises ValueError if a number is spelled as only PostgreSQL would read it: `problem` finds the entry."""
-        for position, allowed in self.allowed.items():
-            if not has_only(allowed, columns[position]):
-                raise ValueError(f"column {position} has bytes other than {allowed!r}")
-
-
-def _allowed(record: type[Any], integers: Sequence[str], numbers: Sequence[str] = ()) -> Mapping[int, bytes]:
-    position = record._fields.index
-    return {position(name): INTEGER_BYTES for name in integers} | {position(name): DECIMAL_BYTES for name in numbers}
-
-
-# One row of column arrays: the text that came from Redis goes to the database as it is, which converts and judges it.
-# Interval times bigint is exact to the microsecond; to_timestamp of a float is not. Each unnest() in the select list is
-# a step of the same row; in FROM, all rows would be set aside first.
-PRICES = Table(
-    tick.CODEC,
-    tick.problem,
-    """
-    INSERT INTO prices_real_time
-        (session, seq, symbol, time, price, day_volume, bid, ask, exchange, received_at)
-    SELECT session, seq, symbol, to_timestamp(time), price, day_volume, bid, ask, exchange,
-           timestamptz 'epoch' + received * interval '1 microsecond'
-    FROM (SELECT unnest(v.session) AS session, unnest(v.seq) AS seq, unnest(v.symbol) AS symbol, unnest(v.time) AS time,
-                 unnest(v.price) AS price, unnest(v.day_volume) AS day_volume, unnest(v.bid) AS bid,
-                 unnest(v.ask) AS ask, unnest(v.exchange) AS exchange, unnest(v.received) AS received
-          FROM (VALUES %s) AS v (session, seq, symbol, time, price, day_volume, bid, ask, exchange, received)) AS t
-    ON CONFLICT DO NOTHING
-    """,
-    "(%s::bigint[], %s::bigint[], %s::text[], %s::float8[], %s::float8[], %s::float8[], %s::float8[], %s::float8[], "
-    "%s::text[], %s::bigint[])",
-    _allowed(tick.Tick, tick.INTEGERS, tick.NUMBERS),
-)
-FEED = Table(
-    feed_event.CODEC,
-    feed_event.problem,
-    """
-    INSERT INTO feed_events (session, number, at, event, detail)
-    SELECT session, number, timestamptz 'epoch' + at * interval '1 microsecond', event, detail
-    FROM (SELECT unnest(v.session) AS session, unnest(v.number) AS number, unnest(v.at) AS at, unnest(v.event) AS event,
-                 unnest(v.detail) AS detail
-          FROM (VALUES %s) AS v (session, number, at, event, detail)) AS t
-    ON CONFLICT DO NOTHING
-    """,
-    "(%s::bigint[], %s::bigint[], %s::bigint[], %s::text[], %s::jsonb[])",
-    _allowed(feed_event.FeedEvent, feed_event.INTEGERS),
-)
-
-
-def check_url(url: Secret) -> None:
-    """Raises ConfigurationError for a URL that is none, before libpq quotes a part of it that may be the password."""
-    urls.refuse_database(url.reveal())
-    try:
-        parsed = parse_dsn(url.reveal())
-    except (psycopg2.ProgrammingError, UnicodeError):  # its text has a part of the URL
-        raise urls.database_error("DATABASE_URL", "libpq cannot read it, or does not know a parameter") from None
-    ports = parsed.get("port", "").split(",")
-    hosts = (parsed.get("hostaddr") or parsed.get("host", "")).split(",")
-    if not all(port == "" or (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65_536) for port in ports):
-        raise urls.database_error("DATABASE_URL", "a port is not between 1 and 65535")
-    if len(ports) not in {1, len(hosts)}:
-        raise urls.database_error("DATABASE_URL", "it has as many ports as hosts, or one port")
-
-
-def connect(url: Secret, *, application: str = "tickpipe") -> Connection:
-    """A connection in autocommit mode: PriceStore begins and ends the transactions.
-
-    Raises ConfigurationError for a URL that is none, a login that is refused or an encoding that lacks characters,
-    UntrustedError where TLS cannot come about, DatabaseOutageError otherwise.
-    """
-    check_url(url)
-    try:
-        connection: Connection = psycopg2.connect(
-            url.reveal(), application_name=application, connect_timeout=5, client_encoding="UTF8", **_KEEPALIVE
-        )
-    except psycopg2.Error as error:
-        raise _at_connect(error) from None
-    connection.autocommit = True
-    encoding = connection.info.parameter_status("server_encoding")
-    if encoding not in {"UTF8", "SQL_ASCII", None}:  # SQL_ASCII keeps bytes as they are; a pooler may not tell
-        raise ConfigurationError(
-            f"the encoding of the database is {encoding}, which cannot hold every text: make one by "
-            "`createdb --encoding UTF8 --template template0 NAME`"
-        )
-    return connection
-
-
-def is_pooled(connection: Connection) -> bool:
-    """Whether a pooler is in between: another process answers than the one that the connection's start named."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_backend_pid()")
-        return bool(cursor.fetchone() != (connection.info.backend_pid,))
-
-
-def _at_connect(error: psycopg2.Error) -> ConfigurationError | DatabaseOutageError:
-    """libpq gives no SQLSTATE for a refused connection, only its words: the one place where words are read.
-
-    A server that speaks another language is tried again as if it were away, with its words in each line of the log.
-    """
-    words = " ".join(str(error).split())
-    of_tls = (
-        "certificate verify failed", "server certificate for", "root certificate file", "certificate required",
-        "valid client certificate", "SSL was required", "sslmode",
-    )  # fmt: skip
-    if any(each in words for each in of_tls):
-        return UntrustedError(
-            f"the database: {words}; DATABASE_URL ends in ?sslmode=verify-full&sslrootcert=FILE, with the file of the "
-            "CA that signed the certificate, and names the host that it was made for"
-        )
-    refusals = (
-        "authentication failed", "does not exist", "no password supplied", "no pg_hba.conf entry",
-        "pg_hba.conf rejects", "not permitted to log in", "permission denied for database",
-        "no such database", "no such user", "unsupported startup parameter",  # pgbouncer's
-    )  # fmt: skip
-    if "starting up" not in words and any(refusal in words for refusal in refusals):
-        return ConfigurationError(f"the database refuses DATABASE_URL: {words}")
-    return DatabaseOutageError(f"the database: {words} (DATABASE_URL)")
 
 
 _NO_DEAD_LETTER = (
@@ -339,7 +182,7 @@ class PriceStore:
                     f"row security lets the role in DATABASE_URL insert no row into {tables}: add a policy"
                 )
 
-    def insert_block(self, table: Table, stream: str, entries: Sequence[Entry], *, bisect: bool = False) -> Stored:
+    def insert_batch(self, table: Table, stream: str, entries: Sequence[Entry], *, bisect: bool = False) -> Stored:
         """Store a block of entries in one transaction, each row or its dead letter; what is there already is left.
 
         `bisect`: do not trust the first statement; find the rows that fail one by one, whatever they raise. Raises
@@ -353,10 +196,10 @@ class PriceStore:
     def _insert_block(self, table: Table, stream: str, entries: Sequence[Entry], *, bisect: bool) -> Stored:
         if not bisect:
             try:
-                return self._insert_as_it_is(table, entries)
+                return self._insert_fast(table, entries)
             except (*_BAD_DATA, DecodeError) as error:
                 logger.debug("looking at %d entries one by one: %s", len(entries), _line(error))
-        good, dead = _judged(table, entries)
+        good, dead = _validate(table, entries)
         if not bisect:
             try:
                 return self._insert(stream, good, dead, table, _insert_rows)
@@ -364,7 +207,7 @@ class PriceStore:
                 logger.debug("bisecting %d rows: %s", len(good), _line(error))
         return self._insert(stream, good, dead, table, _insert_bisected)
 
-    def _insert_as_it_is(self, table: Table, entries: Sequence[Entry]) -> Stored:
+    def _insert_fast(self, table: Table, entries: Sequence[Entry]) -> Stored:
         """The way of nearly every block: no entry is looked at, the database judges all. Raises DecodeError, too."""
         # What was deleted from the stream while pending: nothing is left to store, `verify` will miss it.
         rows = [entry.parts for entry in entries if entry.parts is not None]
@@ -404,7 +247,7 @@ class PriceStore:
         return True
 
 
-def _judged(table: Table, entries: Sequence[Entry]) -> tuple[list[Decoded], list[tuple[Entry, str]]]:
+def _validate(table: Table, entries: Sequence[Entry]) -> tuple[list[Decoded], list[tuple[Entry, str]]]:
     """The rows of these entries that are valid, and the other entries with the reason."""
     good: list[Decoded] = []
     dead: list[tuple[Entry, str]] = []

@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 from common.errors import OutageError, StreamOutageError, TickpipeError
 from common.retry import retrying
-from common.stream import Entry, Stream
-from consumer.progress import Progress
-from consumer.store import PriceStore, Stored, Table, received_at
+from common.streams.stream import Entry, Stream
+from consumer.liveness import Progress
+from consumer.store import PriceStore, Stored, received_at
+from consumer.tables import Table
 
 logger = logging.getLogger("consumer.worker")
 
@@ -35,7 +36,7 @@ FEED_EVERY = 0.2
 GONE_AFTER = 60.0
 
 
-class Lane(NamedTuple):
+class Route(NamedTuple):
     """A stream and the table its entries go to."""
 
     stream: Stream
@@ -70,7 +71,7 @@ class Worker:
 
     def __init__(
         self,
-        lanes: Sequence[Lane],
+        lanes: Sequence[Route],
         store: PriceStore,
         config: WorkerConfig,
         *,
@@ -117,7 +118,7 @@ class Worker:
             after = b"0"
             while entries := lane.stream.read_own_pending(self._config.max_batch_size, after):
                 logger.info("recovered %d pending entries of %s", len(entries), lane.stream.key)
-                lane.stream.ack(self._store_block(lane, entries))
+                lane.stream.ack(self._store_batch(lane, entries))
                 after = entries[-1].id
 
     def _work(self) -> bool:
@@ -132,27 +133,27 @@ class Worker:
             entries: list[Entry] = []
             done: list[bytes] = []
             while not self._stop.is_set():
-                self._do_what_is_due()
+                self._run_periodic_tasks()
                 if len(entries) == most:
                     ahead = reader.submit(prices.read, most, None, done)
-                    done = self._store_block(self._lanes[0], entries)
+                    done = self._store_batch(self._lanes[0], entries)
                     entries = ahead.result()
                 else:
-                    done += self._store_block(self._lanes[0], entries)
+                    done += self._store_batch(self._lanes[0], entries)
                     entries = prices.read(most, block_ms, done)
                     done = []
                 if self._config.drain and not entries and not done and self._drained():
                     return True
-            prices.ack(done + self._store_block(self._lanes[0], entries))
+            prices.ack(done + self._store_batch(self._lanes[0], entries))
         return False
 
-    def _do_what_is_due(self) -> None:
+    def _run_periodic_tasks(self) -> None:
         self.progress.made()
         now = self._monotonic()
         if now >= self._next_claim:
             self._claim()
         if now >= self._next_housekeeping:
-            self._keep_house()
+            self._housekeeping()
         if now >= self._next_report:
             self._report()
         if now >= self._next_feed:
@@ -164,7 +165,7 @@ class Worker:
         busy = False
         for lane in self._lanes[1:]:
             while entries := lane.stream.read(self._config.max_batch_size):
-                lane.stream.ack(self._store_block(lane, entries))
+                lane.stream.ack(self._store_batch(lane, entries))
                 busy = True
         return busy
 
@@ -174,14 +175,14 @@ class Worker:
         for lane in self._lanes:
             for entries in lane.stream.claim(int(self._config.claim_idle * 1000), self._config.max_batch_size):
                 logger.info("claimed %d entries of %s", len(entries), lane.stream.key)
-                lane.stream.ack(self._store_block(lane, entries))
+                lane.stream.ack(self._store_batch(lane, entries))
 
-    def _keep_house(self) -> None:
+    def _housekeeping(self) -> None:
         """Trim what every group is done with, and take dead consumers' names off: harmless if all do it at once."""
         self._next_housekeeping = self._monotonic() + HOUSEKEEPING_EVERY
         for lane in self._lanes:
             trimmed = lane.stream.trim()
-            gone = lane.stream.remove_gone(int(max(self._config.claim_idle * 2, GONE_AFTER) * 1000))
+            gone = lane.stream.remove_idle_consumers(int(max(self._config.claim_idle * 2, GONE_AFTER) * 1000))
             logger.debug("trimmed %d entries of %s, removed %d consumers", trimmed, lane.stream.key, gone)
         self._keep_statistics("forget", lambda: self._lanes[0].stream.forget_reports(self._clock() - REPORTS_KEPT))
 
@@ -196,7 +197,7 @@ class Worker:
             self._next_claim = 0.0
         return pending == 0
 
-    def _store_block(self, lane: Lane, entries: Sequence[Entry]) -> list[bytes]:
+    def _store_batch(self, lane: Route, entries: Sequence[Entry]) -> list[bytes]:
         """Store a block; returns the ids to ack."""
         if not entries:
             return []
@@ -242,10 +243,10 @@ class Worker:
         self._statistics_errors.pop(name, None)
         return True
 
-    def _insert(self, lane: Lane, entries: Sequence[Entry]) -> Stored:
+    def _insert(self, lane: Route, entries: Sequence[Entry]) -> Stored:
         """Insert the block however long the database is away; a block that fails while it is there is bisected."""
         self._failures, self._bisect = 0, False
-        return self._retry(lambda: self._store.insert_block(lane.table, lane.stream.key, entries, bisect=self._bisect))
+        return self._retry(lambda: self._store.insert_batch(lane.table, lane.stream.key, entries, bisect=self._bisect))
 
     def _failed(self, error: OutageError) -> None:
         self.progress.failed(error)

@@ -14,13 +14,17 @@ from typing import Annotated
 
 import typer
 
-from common import cli, log, metrics, proxy, settings
+from common import cli, clock, log, metrics, process, proxy, settings, threads
 from common.errors import ConfigurationError, OutageError
-from common.stream import TIMEOUT, Stream, connect
+from common.streams.client import TIMEOUT, connect
+from common.streams.stream import Stream
 from common.symbols import read_symbols
-from producer.feed import DEFAULT_URL, Feed, FeedConfig
+from producer.config import DEFAULT_URL, FeedConfig
+from producer.feed import Feed
 from producer.metrics import ProducerMetrics
-from producer.publisher import Intake, Publisher, Replayer, Streams, spool_path
+from producer.publisher import Publisher, Streams
+from producer.queue import EventQueue
+from producer.replay import Replayer, spool_path
 from producer.spool import Spool, make_folder, spool_folder
 
 logger = logging.getLogger("producer")
@@ -106,10 +110,10 @@ def producer(
     server = metrics.Server(metrics_host, metrics_port, hosts) if metrics_port else None
     _check_redis(checked)
 
-    stop, stop_replay = cli.stop_on_signals(), threading.Event()
-    spool = Spool(spool_path(folder, cli.microseconds()), max_bytes=spool_max)
-    intake = Intake(intake_max)
-    feed = Feed(config, api_key=api_key, symbols=wanted, intake=intake, clock=cli.microseconds)
+    stop, stop_replay = process.stop_on_signals(), threading.Event()
+    spool = Spool(spool_path(folder, clock.microseconds()), max_bytes=spool_max)
+    intake = EventQueue(intake_max)
+    feed = Feed(config, api_key=api_key, symbols=wanted, intake=intake, clock=clock.microseconds)
     ways = {"straight": streams(append_timeout), "spool": streams(), "orphan": streams()}
     publisher = Publisher(intake, ways["straight"], spool)
     replayer = Replayer(spool, ways["spool"], ways["orphan"], stop_replay)
@@ -119,10 +123,10 @@ def producer(
     if symbols_file:
         signal.signal(signal.SIGHUP, lambda *_: _reread(feed, symbols or [], symbols_file))
 
-    cli.spare_the_collector()
-    receiving = cli.in_thread(feed.run, stop)
-    publishing = cli.in_thread(publisher.run)
-    replaying = [cli.in_thread(replayer.run), cli.in_thread(replayer.run_orphans)]
+    threads.spare_the_collector()
+    receiving = threads.in_thread(feed.run, stop)
+    publishing = threads.in_thread(publisher.run)
+    replaying = [threads.in_thread(replayer.run), threads.in_thread(replayer.run_orphans)]
     everyone = [receiving, publishing, *replaying]
     while not stop.wait(0.2) and not any(thread.done() for thread in everyone):
         pass

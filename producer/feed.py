@@ -10,43 +10,28 @@ from __future__ import annotations
 import logging
 import math
 import random
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Any, cast
-from urllib.parse import quote, urlsplit
+from typing import cast
+from urllib.parse import quote
 
 import websocket
-from twelvedata.context import Context
-from twelvedata.websocket import TDWebSocket
 from websocket import ABNF
 
 from common import tls
 from common.errors import ConfigurationError, TickpipeError, UntrustedError
-from common.proxy import Proxy, websocket_options
 from common.settings import Secret
-from producer import twelvedata
-from producer.publisher import Intake
+from producer.config import FeedConfig
+from producer.connection import ClosedByServerError, DisconnectedError, _Client
+from producer.feeds import twelvedata
+from producer.queue import EventQueue
+from producer.reconnect import Reconnect
 from producer.session import PriceEvent, Session, overflow
 
 logger = logging.getLogger("producer.feed")
-
-_FINAL_TEXT, _LENGTH_FOLLOWS = 0x81, 126
-#: Bytes read from the connection at once.
-READ_AHEAD = 65_536
-#: Most bytes of one message. The vendor documents 1 MB.
-MAX_MESSAGE = 4 * 1024 * 1024
 #: A shorter key is not a secret of the vendor's, and hiding it would garble the text around it.
 SHORTEST_KEY = 8
-
-#: Close codes: none, normal closure, policy violation, unauthorized, forbidden; and those without a public meaning.
-_MAY_BE_EVICTION, _PRIVATE_CODES = frozenset({None, 1000, 1008, 3000, 3003}), range(4000, 5000)
-
-DEFAULT_URL = "wss://ws.twelvedata.com/v1/quotes/price"
 
 
 class RefusedKeyError(ConfigurationError):
@@ -55,202 +40,6 @@ class RefusedKeyError(ConfigurationError):
 
 class NothingSubscribedError(ConfigurationError):
     """None of the symbols can be subscribed."""
-
-
-class DisconnectedError(TickpipeError):
-    """The connection ended; the message says how."""
-
-
-class ClosedByServerError(DisconnectedError):
-    """The server closed the connection with a close frame. `code` is None if the frame has none."""
-
-    def __init__(self, frame: bytes) -> None:
-        """`frame` is the payload of the close frame: a code of two bytes, then a reason; or empty."""
-        self.code = int.from_bytes(frame[:2], "big") if len(frame) >= 2 else None
-        reason = frame[2:].decode(errors="replace")
-        super().__init__(f"the server closed the connection (code {self.code}{': ' + reason if reason else ''})")
-
-    @property
-    def may_be_eviction(self) -> bool:
-        """Whether the server may have closed it for another client's sake; no code of RFC 6455 or IANA says so.
-
-        A normal closure, none given, a policy, a refusal and a vendor's own code may. The other codes name a failure,
-        a restart or overload of the server, or an error of the protocol (1001, 1002, 1011 to 1014, 3008 and so on).
-        """
-        return self.code in _MAY_BE_EVICTION or (self.code or 0) in _PRIVATE_CODES
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeedConfig:
-    """How the feed behaves; all times in seconds."""
-
-    name: str = "twelvedata"
-    url: str = DEFAULT_URL
-    proxy: Proxy | None = None
-    resubscribe_after: float = 600.0
-    #: The vendor asks for one about every 10 s.
-    heartbeat_every: float = 10.0
-    #: A heartbeat unanswered for so long, and no other event either: the feed is dead though the socket lives.
-    heartbeat_timeout: float = 7.0
-    #: After so long without any frame a ping is sent; after twice that the peer is taken for gone.
-    ping_after: float = 3.5
-    handshake_timeout: float = 4.0
-    alive_every: float = 5.0
-    #: Tries with a key that has never been accepted.
-    key_tries: int = 4
-
-    def __post_init__(self) -> None:
-        try:
-            parts = urlsplit(self.url)
-            sound = parts.scheme in {"ws", "wss"} and bool(parts.hostname) and parts.port != 0
-            self.host.encode("idna")
-        except ValueError:  # brackets that do not close, a port that is none
-            sound = False
-        if not sound:
-            raise ConfigurationError(f"--url {self.url!r} is no websocket address: it looks like {DEFAULT_URL}")
-
-    @property
-    def host(self) -> str:
-        """The server's name, for words and logs: the whole URL holds the key."""
-        return str(urlsplit(self.url).hostname)
-
-
-class Reconnect:
-    """How long to wait before the next connection. Pure but for the jitter's `rng`."""
-
-    #: A connection that lasted this long was good: the next failure is the first again.
-    GOOD_AFTER = 60.0
-    FIRST, LONGEST = 0.5, 7.0
-    #: This many closes in a row that may be evictions, each soon after subscribing: another client uses the key.
-    EVICTIONS = 3
-    FIRST_EVICTED, LONGEST_EVICTED = 15.0, 300.0
-
-    def __init__(self, rng: random.Random) -> None:
-        self.failures = 0
-        self.evictions = 0
-        self._rng = rng
-
-    def after(self, *, lasted: float, evicted: bool) -> float:
-        """Seconds to wait after a connection that lasted `lasted` seconds (0: it never came up).
-
-        `evicted`: the server closed it after it had been subscribed, with a code that may mean an eviction.
-        """
-        good = lasted >= self.GOOD_AFTER
-        self.evictions = self.evictions + 1 if evicted and not good else 0
-        self.failures = 1 if good else self.failures + 1
-        if self.evictions >= self.EVICTIONS:
-            delay = self._grown(self.FIRST_EVICTED, self.evictions - self.EVICTIONS, self.LONGEST_EVICTED)
-        else:
-            delay = self._grown(self.FIRST, self.failures - 1, self.LONGEST)
-        return delay * self._rng.uniform(0.5, 1.0)
-
-    @staticmethod
-    def _grown(first: float, times: int, longest: float) -> float:
-        return min(longest, first * 2.0 ** min(times, 30))
-
-
-class _Socket(websocket.WebSocket):
-    """A websocket on which a peer that trickles cannot hold us: its timeouts are for the whole, not for each byte."""
-
-    deadline = math.inf
-    _read, _taken = b"", 0  # what was read from the connection, and how much of it was taken
-    _unfinished = 0  # bytes of the message that is being read
-
-    def _recv(self, bufsize: int) -> Any:
-        """Up to so many bytes. A frame is asked for in three parts: one look at the connection brings many frames."""
-        if self._taken == len(self._read):
-            if time.monotonic() > self.deadline:  # what has come of the frame is kept for the next call
-                raise websocket.WebSocketTimeoutException("a frame is not complete yet")
-            self._read, self._taken = super()._recv(READ_AHEAD), 0  # type: ignore[no-untyped-call]
-        part = self._read[self._taken : self._taken + bufsize]
-        self._taken += len(part)
-        self._unfinished += len(part)
-        if self._unfinished > MAX_MESSAGE:
-            raise websocket.WebSocketPayloadException(f"a message is larger than {MAX_MESSAGE:,} bytes")
-        return part
-
-    def recv_data_frame(self, control_frame: bool = False) -> tuple[int, Any]:
-        """The library's, with a bound for the message that the frame belongs to."""
-        received = super().recv_data_frame(control_frame)
-        if self.cont_frame.cont_data is None:
-            self._unfinished = 0
-        return received
-
-    def next_text(self) -> bytes | None:
-        """The next frame's payload, where it is an ordinary text frame, all of it read; None: ask the library for it.
-
-        The library takes a third of a price's time for the cases that a price never is (RFC 6455, section 5.2).
-        """
-        data, at, length = self._read, self._taken, 0
-        pieces = self.frame_buffer.header or self.frame_buffer.recv_buffer or self.cont_frame.cont_data
-        if pieces or len(data) - at < 4 or data[at] != _FINAL_TEXT:
-            return None
-        at, length = at + 2, data[at + 1]
-        if length == _LENGTH_FOLLOWS:
-            at, length = at + 2, int.from_bytes(data[at : at + 2], "big")
-        elif length > _LENGTH_FOLLOWS:  # longer still, or masked
-            return None
-        if at + length > len(data):
-            return None
-        self._taken = at + length
-        return data[at : self._taken]
-
-    def cut(self) -> None:
-        """End whatever waits on the connection, in any thread."""
-        if self.sock:
-            with suppress(OSError):
-                self.sock.shutdown(socket.SHUT_RDWR)
-
-
-class _Client(TDWebSocket):  # type: ignore[misc]  # the wrapper has no types
-    """The wrapper's client on one plain connection at a time: no receiver thread, no self-healing."""
-
-    def __init__(self, symbols: Iterable[str]) -> None:
-        context = Context()  # a TDClient would make a blocking REST call here, with the key in its errors
-        context.apikey = ""
-        context.defaults = {"symbols": sorted(symbols), "logger": logging.getLogger("producer.wrapper")}
-        super().__init__(context)
-
-    ws: Any  # _Socket while connected, else None
-
-    def connect(self, url: str, timeout: float, proxy: Proxy | None) -> None:
-        """Open a connection and subscribe. Raises websocket's errors and OSError."""
-        self.subscribed_symbols: set[str] = set()
-        # Decoding the JSON checks UTF-8; twice is half the time of a frame.
-        self.ws = _Socket(enable_multithread=False, skip_utf8_validation=True)
-        self.ws.settimeout(timeout)
-        limit = threading.Timer(timeout + 0.5, self.ws.cut)  # the whole; `timeout` is for each read
-        limit.start()
-        try:
-            # The URL holds the key: no other server gets it.
-            self.ws.connect(url, redirect_limit=0, **websocket_options(proxy))
-            self.on_connect()
-        except (OSError, websocket.WebSocketException):
-            answer = self.ws.handshake_response
-            self.close(politely=False)  # never two at once
-            if answer is not None and answer.status != HTTPStatus.SWITCHING_PROTOCOLS:
-                raise DisconnectedError(
-                    f"the server answered the handshake with HTTP status {answer.status}, a redirect; redirects are "
-                    "not followed: check --url"
-                ) from None
-            raise
-        finally:
-            limit.cancel()
-
-    def close(self, *, politely: bool) -> None:
-        """Close the connection, if any: with a close frame and a short wait for its answer, or at once."""
-        self.ready = False
-        connection: _Socket | None = self.ws
-        self.ws = None
-        if connection is None:
-            return
-        try:
-            if politely:
-                connection.deadline = time.monotonic() + 1
-                connection.close(timeout=1)
-            connection.shutdown()  # type: ignore[no-untyped-call]
-        except (OSError, websocket.WebSocketException) as error:
-            logger.debug("closing: %s", error)
 
 
 class Feed:
@@ -262,7 +51,7 @@ class Feed:
         *,
         api_key: Callable[[], Secret],
         symbols: Iterable[str],
-        intake: Intake,
+        intake: EventQueue,
         clock: Callable[[], int],
         monotonic: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
@@ -329,7 +118,7 @@ class Feed:
                     evicted = isinstance(error, ClosedByServerError) and error.may_be_eviction and self._was_subscribed
                     self._pause(stop, error, lasted=self._monotonic() - began, evicted=evicted)
         finally:
-            self._tell_lost()
+            self._report_lost()
             # What was connected until now is blind from its last frame on: closing takes a round trip.
             self.session.vouch("stopped", self._left_at and max(self._left_at, self.session.id))
 
@@ -345,7 +134,7 @@ class Feed:
                 if (text := connection.next_text()) is not None:
                     self._on_frame(ABNF.OPCODE_TEXT, text)
                     continue
-                if self._intake.crowded:
+                if self._intake.above_watermark:
                     # What was read is cut faster than it is published, and both share one interpreter. The rest waits
                     # in the kernel's buffers: a pause for each READ_AHEAD slows down to some 50,000 prices a second.
                     time.sleep(0.005)
@@ -357,7 +146,7 @@ class Feed:
                 self._on_frame(opcode, cast("bytes", frame.data))  # recv gives text frames as bytes, too
             self._left_at = self._last_frame
         except (DisconnectedError, websocket.WebSocketException, OSError) as error:
-            self._tell_lost()
+            self._report_lost()
             self.session.tell("disconnected", cause=self._without_key(_cause(error)), last_frame=self._last_frame)
             raise
         finally:
@@ -467,7 +256,7 @@ class Feed:
             self.session.tell("instrument", **twelvedata.instrument(event))
         if self._intake.put(price):
             if self._lost:
-                self._tell_lost()
+                self._report_lost()
         else:
             self.lost += 1
             self.lost_at = self._frame_at
@@ -506,7 +295,7 @@ class Feed:
     def _tick(self, now: float) -> None:
         self._next_tick = now + 0.25
         self._keep_session(now)
-        self._follow_wanted()
+        self._sync_subscriptions()
         if now - self._frame_at > 2 * self.config.ping_after:
             raise DisconnectedError(f"nothing from the server for {now - self._frame_at:.0f} s, not even a pong")
         if now - self._frame_at > self.config.ping_after and not self._pinged:
@@ -525,7 +314,7 @@ class Feed:
             self._client.subscribed_symbols = set()
             self._client.update_subscription_symbols()
 
-    def _follow_wanted(self) -> None:
+    def _sync_subscriptions(self) -> None:
         if self._wanted != self._client.symbols:
             self._client.symbols = set(self._wanted)
             names = {symbol.partition(":")[0] for symbol in self._wanted}  # AAPL:NASDAQ is accepted as AAPL
@@ -550,12 +339,12 @@ class Feed:
             self._roll_over(now)
         if monotonic >= self._next_alive:
             self._next_alive = monotonic + self.config.alive_every
-            self._tell_lost()
+            self._report_lost()
             self.session.vouch("alive", connected=self._client.ready)
 
     def _roll_over(self, now: int) -> None:
         """A new session on the same connection: the UTC day has ended, or the clock has gone back."""
-        self._tell_lost()
+        self._report_lost()
         old = self.session
         if now < old.ends:
             logger.warning("the clock has gone back by %.1f s: a new session begins", old.ahead(now) / 1e6)
@@ -566,7 +355,7 @@ class Feed:
             self.session.tell("connected", now, host=self.config.host)
             self.session.tell("subscribed", now, symbols=self._accepted)
 
-    def _tell_lost(self) -> None:
+    def _report_lost(self) -> None:
         if self._lost:
             first, last = self._lost
             self._lost = None

@@ -6,77 +6,20 @@ While Redis is away everything goes to the spool, and nothing of a session passe
 from __future__ import annotations
 
 import logging
-import queue
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from common import feed_event, tick
 from common.errors import TickpipeError
 from common.feed_event import FeedEvent
-from common.retry import retrying
-from common.stream import Fields, Stream
-from producer import twelvedata
+from common.streams.stream import Fields, Stream
+from producer.feeds import twelvedata
+from producer.queue import EventQueue, Item
 from producer.session import PriceEvent, overflow
-from producer.spool import Outgoing, Spool, SpoolFullError, adopt_orphans
+from producer.spool import Outgoing, Spool, SpoolFullError
 
 logger = logging.getLogger("producer.publisher")
-
-Item = PriceEvent | FeedEvent
-
-#: Most items in one append: beyond a thousand, pipelining gains nothing more.
-MAX_APPEND = 1000
-#: Seconds between looks for spools that dead producers left.
-ADOPT_EVERY = 15.0
-
-
-class Intake:
-    """Where the feed puts what it received and the publisher takes it. Bounded, and the bound is never silent."""
-
-    def __init__(self, bound: int) -> None:
-        """`bound`: most price events waiting; feed events, few, always pass."""
-        self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
-        self._bound = bound
-        self._ended = False
-
-    def put(self, item: PriceEvent) -> bool:
-        """Put a price event in; False where there is no room, and the caller counts the loss."""
-        if self._queue.qsize() >= self._bound:
-            return False
-        self._queue.put(item)
-        return True
-
-    @property
-    def crowded(self) -> bool:
-        """Whether the publisher needs a moment: a tenth of the bound waits."""
-        return self._queue.qsize() > self._bound // 10
-
-    def put_always(self, item: FeedEvent) -> None:
-        """Put a feed event in."""
-        self._queue.put(item)
-
-    def close(self) -> None:
-        """Nothing more will be put in by the feed."""
-        self._queue.put(None)
-
-    def take(self, timeout: float) -> list[Item] | None:
-        """All that has arrived, up to MAX_APPEND, waiting up to `timeout` seconds for the first; None at the end."""
-        batch: list[Item] = []
-        if self._ended:
-            return None
-        try:
-            item = self._queue.get(timeout=timeout)
-            while item is not None:
-                batch.append(item)
-                if len(batch) == MAX_APPEND:
-                    return batch
-                item = self._queue.get_nowait()
-        except queue.Empty:
-            return batch
-        self._ended = True
-        return batch
 
 
 class Streams:
@@ -97,7 +40,7 @@ class Publisher:
     """Takes from the intake, appends to Redis, spools while Redis is away. `run` is one thread's work."""
 
     def __init__(
-        self, intake: Intake, streams: Streams, spool: Spool, *, monotonic: Callable[[], float] = time.monotonic
+        self, intake: EventQueue, streams: Streams, spool: Spool, *, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self.appended = 0
         self.spooled = 0
@@ -109,7 +52,7 @@ class Publisher:
         self._monotonic = monotonic
         self._held: deque[Outgoing] = deque(maxlen=10_000)  # feed events that even the spool could not take
         self._lost: list[tuple[PriceEvent, PriceEvent]] = []  # first and last of what was lost and not told yet
-        self._told_at = float("-inf")  # monotonic seconds; since Redis took prices last, nothing was lost
+        self._last_reported_at = float("-inf")  # monotonic seconds; since Redis took prices last, nothing was lost
 
     def run(self) -> None:
         """Publish until the intake has ended."""
@@ -125,9 +68,9 @@ class Publisher:
         if last or any(isinstance(item, FeedEvent) for item in items):
             entries += self._take_lost()  # no number may be vouched for before it is told that it was lost
         left = self._append(entries)
-        if len(left) < len(entries) and self._told_at > float("-inf"):
+        if len(left) < len(entries) and self._last_reported_at > float("-inf"):
             logger.warning("Redis takes prices again: %d price events lost since the start", self.lost)
-            self._told_at = float("-inf")
+            self._last_reported_at = float("-inf")
         try:
             if left:
                 self._spool.put(left)
@@ -174,9 +117,9 @@ class Publisher:
                 self._spool.put(feed)
             except SpoolFullError:
                 self._held.extend(feed)
-        if self._monotonic() - self._told_at >= 60.0:
+        if self._monotonic() - self._last_reported_at >= 60.0:
             logger.error("%s: %d price events lost so far", error, self.lost)
-            self._told_at = self._monotonic()
+            self._last_reported_at = self._monotonic()
 
     def _take_lost(self) -> list[Outgoing]:
         told = [Outgoing("feed", feed_event.encode(overflow(first, last, "spool full"))) for first, last in self._lost]
@@ -189,73 +132,3 @@ def _outgoing(item: Item) -> Outgoing:
         return Outgoing("feed", feed_event.encode(item))
     session, seq, received, event = item
     return Outgoing("prices", tick.encode(twelvedata.parse(event, session.id, seq, received)))
-
-
-def replay(spool: Spool, streams: Streams, stop: threading.Event) -> None:
-    """Append what is in the spool, oldest first, until it is empty; waits for Redis as long as it takes.
-
-    An entry whose append was not answered is appended again: the database knows it by its session and number. An
-    acknowledged entry is dropped at once, even if the other stream refuses its entries for ever.
-    Raises OutageError when told to stop before the end.
-    """
-    while spool.entries:
-        retrying(stop, logger)(_replay_once, spool, streams, stop)
-        if stop.is_set():
-            return
-
-
-def _replay_once(spool: Spool, streams: Streams, stop: threading.Event) -> None:
-    """Append all prices, then the feed events that were there before: an `alive` comes after the prices it names."""
-    mark, events = spool.head("feed", MAX_APPEND)
-    while spool.waiting("prices"):
-        price_mark, prices = spool.head("prices", MAX_APPEND)
-        streams.append("prices", prices)
-        spool.drop("prices", price_mark)
-        if stop.is_set():
-            return
-    if events:
-        streams.append("feed", events)
-        spool.drop("feed", mark)
-
-
-class Replayer:
-    """Empties this producer's spool whenever it is not empty, and those that dead producers left, beside it."""
-
-    def __init__(self, spool: Spool, streams: Streams, orphans: Streams, stop: threading.Event) -> None:
-        """`orphans` are streams of their own client: each thread waits for Redis by itself."""
-        self._spool = spool
-        self._streams = streams
-        self._orphans = orphans
-        self._stop = stop
-
-    def run(self) -> None:
-        """Replay the live session's spool, until told to stop. One thread's work."""
-        while not self._stop.wait(0.05):
-            if self._spool.entries:
-                count = self._spool.entries
-                try:
-                    replay(self._spool, self._streams, self._stop)
-                except TickpipeError as error:  # an outage, or a login that is refused by now
-                    logger.warning("%s", error)
-                    self._stop.wait(5.0)  # the spool itself fails: without a pause its head would be appended in a loop
-                else:
-                    logger.info("Redis is back: the spool is replayed (%d entries or more)", count)
-
-    def run_orphans(self) -> None:
-        """Replay what dead producers left, now and every ADOPT_EVERY seconds. One thread's work."""
-        while True:
-            for spool in adopt_orphans(self._spool.path.parent, self._spool.path):
-                try:
-                    logger.info("adopted the spool %s: %d entries", spool.path, spool.entries)
-                    replay(spool, self._orphans, self._stop)
-                except TickpipeError as error:  # an outage, or a login that is refused by now
-                    logger.warning("%s", error)
-                finally:
-                    spool.close()
-            if self._stop.wait(ADOPT_EVERY):
-                return
-
-
-def spool_path(folder: Path, session: int) -> Path:
-    """The spool file of the producer's run that began with this session."""
-    return folder / f"{session}.spool"

@@ -74,7 +74,7 @@ class Session:
             self._emit(self.make(kind, at, **detail))
 
     def vouch(self, kind: str, at: int | None = None, /, **detail: object) -> None:
-        """Tell with it how far the numbers have come, and the span of the exchange's times of these prices."""
+        """Emit it with how far the numbers have come, and the span of the exchange's times of these prices."""
         span = {"time_min": self.time_min, "time_max": self.time_max} if self.time_min <= self.time_max else {}
         self.tell(kind, at, last_seq=self.seq, **span, **detail)
 

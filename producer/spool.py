@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 
 from common.errors import ConfigurationError, OutageError
 from common.settings import Secret, absolute_folder
-from common.stream import Fields
+from common.streams.stream import Fields
 
 logger = logging.getLogger("producer.spool")
 

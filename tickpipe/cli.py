@@ -13,27 +13,32 @@ from typing import Annotated
 
 import typer
 
-from common import cli, log, settings
+from common import cli, clock, log, process, settings, threads
+from common.database import migrations
 from common.errors import ConfigurationError, OutageError, TickpipeError
-from common.stream import Stream, connect
+from common.streams.client import connect
+from common.streams.stream import Stream
 from common.symbols import read_symbols
 from common.terminal import PlainConsole, echo, echo_json
-from consumer import schema
 from consumer.store import PriceStore
 from producer.spool import spool_folder
-from tickpipe import backfill as filling
-from tickpipe import dead_letters, rest, text, view
-from tickpipe import doctor as examination
-from tickpipe import retention as keeping
-from tickpipe import up as whole
-from tickpipe import verify as completeness
+from tickpipe import formatting
+from tickpipe.backfill import plan, rate_limit, rest, run
+from tickpipe.backfill import store as backfill_store
 from tickpipe.dashboard import HOST, PORT, DashboardConfig
 from tickpipe.dashboard import serve as serve_dashboard
-from tickpipe.embedded import StartStoppedError, embedded_servers
-from tickpipe.progress import progress
-from tickpipe.simulator import Simulator, SimulatorConfig
-from tickpipe.sizes import Measure, table_and_database, watch_move
-from tickpipe.status import Observer, Status, laggard, no_stream
+from tickpipe.inspect import doctor as examination
+from tickpipe.inspect import verify as completeness
+from tickpipe.inspect.sizes import SizeProbe, table_and_database, watch_move
+from tickpipe.inspect.status import Status, StatusReader, laggard, no_stream
+from tickpipe.local import up as whole
+from tickpipe.local.servers.embedded import embedded_servers
+from tickpipe.local.servers.stopping import StartStoppedError
+from tickpipe.maintenance import dead_letters
+from tickpipe.maintenance import retention as keeping
+from tickpipe.simulator.websocket import Simulator, SimulatorConfig
+from tickpipe.terminal import live_view
+from tickpipe.terminal.progress import progress
 
 #: What `up` shows where nobody names symbols: of each kind of market some, all among Twelve Data's trial symbols.
 SHOWN = "BTC/USD,ETH/USD,EUR/USD,USD/JPY,XAU/USD,AAPL,MSFT,NVDA"
@@ -110,7 +115,7 @@ def up(
     home = whole.choose_home(config, environ)
     if home.database_url is None:
         cli.remove_libpq_variables()
-    whole.up(config, home, environ, cli.stop_on_signals(), PlainConsole())
+    whole.up(config, home, environ, process.stop_on_signals(), PlainConsole())
 
 
 @app.command()
@@ -120,7 +125,7 @@ def servers(
     """Run the embedded Redis and PostgreSQL alone, to look, dump or restore; prints their URLs, Ctrl-C ends them."""
     log.configure("ERROR")
     cli.remove_libpq_variables()
-    stop = cli.stop_on_signals()
+    stop = process.stop_on_signals()
     with suppress(StartStoppedError), embedded_servers(folder, stop=stop) as running:
         echo(f"export REDIS_URL='{running.redis_url}'", f"export DATABASE_URL='{running.database_url}'")
         while not stop.wait(0.5):
@@ -144,7 +149,7 @@ def simulate(
     On the same port, its REST call `time_series` is answered with one-minute bars, of another random walk.
     """
     log.configure("ERROR")
-    stop = cli.stop_on_signals()
+    stop = process.stop_on_signals()
     simulator = Simulator(SimulatorConfig(host=host, port=port, rate=rate, capture=capture, speed=speed, seed=seed))
     simulator.start()
     echo(f"serving {simulator.url}, bars at {simulator.rest_url}; any API key will do. Ctrl-C ends it")
@@ -165,7 +170,7 @@ def status(
     """Show backlog, groups, consumers, the newest tick of each symbol; sizes, their growth, when the disk is full."""
     store, streams = _connections(consumer_group)
     measure = _measure(store, price_stream, spool_dir, disk)
-    observer = Observer(streams(price_stream), store, cli.microseconds, began=0, measure=measure)
+    observer = StatusReader(streams(price_stream), store, clock.microseconds, began=0, measure=measure)
     console = PlainConsole()
     if as_json:
         now = observer.look()
@@ -175,7 +180,7 @@ def status(
         if now.trouble:
             raise OutageError(now.trouble)
     elif watch:
-        stop = cli.stop_on_signals()
+        stop = process.stop_on_signals()
         with whole.display(observer, console, f"tickpipe  {price_stream}", "Ctrl-C ends the view") as show:
             while not stop.wait(0.5):
                 show()
@@ -189,18 +194,18 @@ def _print_status(now: Status) -> None:
         raise OutageError(now.trouble)
     if now.note:
         echo(now.note)
-    echo(view.standing(now))
+    echo(live_view.standing(now))
     if now.sizes:
-        echo(view.sizes(now.sizes))
-        rows, over = now.sizes.table_rows_per_day_estimated, text.span(now.sizes.estimated_over_seconds)
+        echo(live_view.sizes(now.sizes))
+        rows, over = now.sizes.table_rows_per_day_estimated, formatting.span(now.sizes.estimated_over_seconds)
         words = f"{rows:,.0f} rows a day, by the feed's last {over}" if rows is not None else "growth not known yet"
         echo(f"about {now.sizes.table_rows_estimated:,} rows; {words}")
     for name, group in now.groups.items():
         holds = "  holds back trimming" if name == laggard(now.groups) else ""
-        members = view.members(group.consumers, group.silent)
+        members = live_view.members(group.consumers, group.silent)
         echo(f"group {name}: {group.lag:,} unread, {group.pending:,} pending, {members}{holds}")
     for symbol in now.symbols:
-        echo(f"{symbol.symbol}: {symbol.price}, {view.age(symbol.age)} ago")
+        echo(f"{symbol.symbol}: {symbol.price}, {live_view.age(symbol.age)} ago")
 
 
 @app.command()
@@ -229,7 +234,7 @@ def dashboard(
         allowed_hosts=settings.read_hosts(allowed_hosts),
     )
     log.configure("WARNING", [config.redis_url, config.database_url])
-    serve_dashboard(config, cli.stop_on_signals(), lambda url: echo(f"dashboard: {url}  Ctrl-C ends it"))
+    serve_dashboard(config, process.stop_on_signals(), lambda url: echo(f"dashboard: {url}  Ctrl-C ends it"))
 
 
 @app.command()
@@ -337,7 +342,7 @@ def doctor(
     key = partial(settings.read_api_key, cli.environment())
     findings = []
     for finding in examination.examine(
-        examination.Patient(measure.client, both, store, measure, key, cli.microseconds)
+        examination.CheckContext(measure.client, both, store, measure, key, clock.microseconds)
     ):
         findings.append(finding)
         if not as_json:
@@ -349,10 +354,10 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _measure(store: PriceStore, price_stream: str, spool_dir: Path | None, disk: Path | None) -> Measure:
+def _measure(store: PriceStore, price_stream: str, spool_dir: Path | None, disk: Path | None) -> SizeProbe:
     url = settings.redis_url(cli.environment())
     spool = spool_folder(spool_dir, url, price_stream)
-    return Measure(connect(url), [price_stream, f"{price_stream}:feed"], store, spool, disk)
+    return SizeProbe(connect(url), [price_stream, f"{price_stream}:feed"], store, spool, disk)
 
 
 @app.command()
@@ -368,11 +373,11 @@ def migrate(
     """Apply the schema in sql/ to DATABASE_URL. The consumer does it too, at its start; two at once are fine."""
     database_url = cli.database_url()
     store = PriceStore(database_url)
-    with progress("applying sql/", text.size) as tell:
+    with progress("applying sql/", formatting.size) as tell:
         log.configure("INFO", [database_url])  # here: so its lines pass above what is shown
         if to_timescaledb and sys.stderr.isatty():
-            cli.in_thread(watch_move, PriceStore(database_url), *table_and_database(store), tell)
-        done = schema.apply(store, to_timescaledb=to_timescaledb, chunk_interval=chunk_interval)
+            threads.in_thread(watch_move, PriceStore(database_url), *table_and_database(store), tell)
+        done = migrations.apply(store, to_timescaledb=to_timescaledb, chunk_interval=chunk_interval)
     store.close()
     echo(f"applied: {', '.join(done)}" if done else "nothing to do: the schema is up to date")
 
@@ -420,20 +425,20 @@ def backfill(
     """
     environ = cli.environment()
     key, database_url = settings.api_key(environ)(), cli.database_url()
-    now, stop, errors = datetime.now(UTC), cli.stop_on_signals(), PlainConsole(stderr=True)
-    begin = filling.read_since(since, now)
+    now, stop, errors = datetime.now(UTC), process.stop_on_signals(), PlainConsole(stderr=True)
+    begin = plan.read_since(since, now)
     only = (
         [part for each in read_symbols(symbols, None) for part in (each, each.partition(":")[0])] if symbols else None
     )
-    tally, pace = filling.Tally(), rest.Pace(credits_per_minute, stop)
+    tally, pace = run.BackfillResult(), rate_limit.RateLimiter(credits_per_minute, stop)
     with (
         closing(PriceStore(database_url)) as store,
-        closing(rest.Rest(rest_url, key, environ)) as vendor,
+        closing(rest.TwelveDataRest(rest_url, key, environ)) as vendor,
         errors.status("looking for gaps …") as shown,  # silent where stderr is no terminal
     ):
         log.configure("WARNING", [key, database_url])  # here: so its lines pass above what is shown
-        gaps, done = filling.read(store)
-        calls = list(filling.plan([gap for gap in gaps if not only or gap.symbol in only], done, begin, now))
+        gaps, done = backfill_store.read(store)
+        calls = list(plan.plan([gap for gap in gaps if not only or gap.symbol in only], done, begin, now))
         total = len({call.symbol for call in calls})
 
         def progress(symbols_left: int, calls_left: int) -> None:
@@ -443,10 +448,10 @@ def backfill(
             )
 
         try:
-            filling.run(
+            run.run(
                 calls,
                 lambda call: pace.ask(partial(vendor.bars, call.symbol, call.exchange, call.since, call.until)),
-                partial(filling.keep, store, now=now),
+                partial(backfill_store.keep, store, now=now),
                 tally,
                 progress,
             )

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 from benchmarks.peers.rows import blocks, read, told
 from common.settings import Secret
-from common.stream import Entry
-from consumer.store import PRICES, PriceStore
+from common.streams.stream import Entry
+from consumer.store import PriceStore
+from consumer.tables import PRICES
 
 
 def _entries(stream: str, count: int) -> Iterator[Entry]:
@@ -18,14 +19,14 @@ def _entries(stream: str, count: int) -> Iterator[Entry]:
 
 
 def main() -> None:
-    """PriceStore.insert_block, block by block."""
+    """PriceStore.insert_batch, block by block."""
     stream, size, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     pieces = list(blocks(_entries(stream, count), size))
     store = PriceStore(Secret(os.environ["DATABASE_URL"]))
 
     def work() -> None:
         for piece in pieces:
-            store.insert_block(PRICES, "prices", piece)
+            store.insert_batch(PRICES, "prices", piece)
 
     told(work)
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import psycopg2
 
-from tickpipe.simulator import Event
+from tickpipe.simulator.random_walk import Event
 
 #: Symbols of the run.
 SYMBOLS = ("BTC/USD", "ETH/USD", "EUR/USD", "AAPL")

@@ -28,9 +28,10 @@ from tests.chaos.faults import FAULTS, Step, schedule
 from tests.chaos.oracle import SYMBOLS, Journal, Judgement, Numbered, compare_with_verify, judge
 from tests.support.faults import FaultySimulator
 from tests.support.homes import temporary_home
-from tickpipe.embedded import PostgresServer, ValkeyServer
-from tickpipe.simulator import SimulatorConfig
-from tickpipe.verify import SILENT_AFTER
+from tickpipe.inspect.verify import SILENT_AFTER
+from tickpipe.local.servers.postgres import PostgresServer
+from tickpipe.local.servers.valkey import ValkeyServer
+from tickpipe.simulator.websocket import SimulatorConfig
 
 CONSUMERS = 3
 CLAIM_IDLE = 3.0

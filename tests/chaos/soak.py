@@ -22,8 +22,9 @@ import psutil
 from tests.chaos.oracle import SYMBOLS, Numbered
 from tests.support.faults import FaultySimulator
 from tests.support.homes import temporary_home
-from tickpipe.embedded import ValkeyServer
-from tickpipe.simulator import Event, SimulatorConfig
+from tickpipe.local.servers.valkey import ValkeyServer
+from tickpipe.simulator.random_walk import Event
+from tickpipe.simulator.websocket import SimulatorConfig
 
 EVERY = 20.0
 

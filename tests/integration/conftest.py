@@ -12,12 +12,13 @@ from typing import NoReturn
 import psycopg2
 import pytest
 
+from common.database.migrations import migrate, read_migrations
 from common.errors import ConfigurationError
-from consumer.schema import migrate, read_migrations
 from tests.support.homes import temporary_home
 from tests.support.pipeline import Database, Pipeline, ServerPair
 from tests.support.timescaledb import GivenServer, NpmServer
-from tickpipe.embedded import PostgresServer, ValkeyServer
+from tickpipe.local.servers.postgres import PostgresServer
+from tickpipe.local.servers.valkey import ValkeyServer
 
 _NUMBERS = itertools.count(1)
 

@@ -17,7 +17,7 @@ from tests.support.pipeline import Pipeline
 from tests.support.processes import Running
 from tests.support.told import Told
 from tests.support.waiting import wait_for
-from tickpipe.simulator import SimulatorConfig
+from tickpipe.simulator.websocket import SimulatorConfig
 
 MINUTE, HOUR = 60, 3600
 KEY = "key-of-the-test"
@@ -74,7 +74,7 @@ def said(running: Running, status: int = 0) -> list[str]:
     assert running.wait(40) == status, running.said()
     assert KEY not in running.said()
     assert "Traceback" not in running.said()
-    return running.last_words()
+    return running.last_log_line()
 
 
 def minutes(pipeline: Pipeline, source: str, start: float, symbol: str = "BTC/USD") -> list[int]:

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from common.stream import Stream
+from common.streams.stream import Stream
 from tests.support.capture import make_events, write_capture
 from tests.support.homes import temporary_home
 from tests.support.pages import ROOT, Shell, blocks
 from tests.support.pipeline import GROUP, Database, Pipeline
 from tests.support.waiting import wait_for
-from tickpipe.simulator import Simulator, SimulatorConfig
+from tickpipe.simulator.websocket import Simulator, SimulatorConfig
 
 BLOCKS = {block.rest: block for block in blocks(ROOT / "docs/operations.md") if block.verb == "backup"}
 TABLES = ("prices_real_time", "feed_events", "dead_letters", "verified_sessions", "tickpipe_migrations")

@@ -15,15 +15,16 @@ import psycopg2
 import pytest
 
 from common import tick
+from common.database.migrations import apply, migrate, read_migrations
 from common.errors import ConfigurationError
 from common.settings import Secret
-from consumer.schema import apply, migrate, read_migrations
-from consumer.store import PRICES, PriceStore, Stored
+from consumer.store import PriceStore, Stored
+from consumer.tables import PRICES
 from tests.support.candles import DAY, EPOCH, HOUR, MINUTE, Candle, Traded, candles, insert_ticks, make_ticks
 from tests.support.capture import make_events, read_capture, row, ticks
 from tests.support.pipeline import Database
 from tests.support.told import entry
-from tickpipe import retention
+from tickpipe.maintenance import retention
 
 REAL_CAPTURE = Path(__file__).parents[3] / "shared/data/fx-ticks.ndjson"
 COLUMNS = "symbol, bucket, open, high, low, close, ticks, volume"
@@ -105,7 +106,7 @@ def test_candles_of_recorded_prices_given_a_volume(home: Database) -> None:
     session = 1_357_000_000_000_000
     entries = [entry(tick.encode(each)) for each in ticks(events, session)]
     with closing(store_of(home)) as store:
-        assert store.insert_block(PRICES, "prices", entries) == Stored(10_500, 0, 0)
+        assert store.insert_batch(PRICES, "prices", entries) == Stored(10_500, 0, 0)
     expected = [
         Traded(symbol, exchange, time, EPOCH + timedelta(microseconds=session + 3 * seq), price, day_volume)
         for seq, (symbol, time, price, day_volume, _, _, exchange) in enumerate(map(row, events), 1)
@@ -413,12 +414,12 @@ def test_a_block_delivered_again_into_compressed_chunks_stores_nothing_twice(hyp
     session = 1_760_000_000_000_000
     entries = [entry(tick.encode(each)) for each in ticks(make_events(5000), session)]
     with closing(store_of(hypertable)) as store:
-        assert store.insert_block(PRICES, "prices", entries[:4000]) == Stored(4000, 0, 0)
+        assert store.insert_batch(PRICES, "prices", entries[:4000]) == Stored(4000, 0, 0)
         compress(hypertable)
         assert hypertable.query("SELECT bool_and(is_compressed) FROM timescaledb_information.chunks "
                                 "WHERE hypertable_name = 'prices_real_time'") == [(True,)]  # fmt: skip
-        assert store.insert_block(PRICES, "prices", entries[:2000]) == Stored(0, 2000, 0)
-        assert store.insert_block(PRICES, "prices", entries) == Stored(1000, 4000, 0)
+        assert store.insert_batch(PRICES, "prices", entries[:2000]) == Stored(0, 2000, 0)
+        assert store.insert_batch(PRICES, "prices", entries) == Stored(1000, 4000, 0)
     assert hypertable.query("SELECT count(*), count(DISTINCT seq) FROM prices_real_time") == [(5000, 5000)]
 
 

@@ -7,17 +7,19 @@ from contextlib import closing
 from pathlib import Path
 from threading import Event
 
-from common import cli
+from common import clock, threads
 from common.settings import Secret
 from consumer.store import PriceStore
-from producer.feed import Feed, FeedConfig
-from producer.publisher import Intake, Publisher, Streams
+from producer.config import FeedConfig
+from producer.feed import Feed
+from producer.publisher import Publisher, Streams
+from producer.queue import EventQueue
 from producer.spool import Spool
 from tests.support.faults import FaultySimulator
 from tests.support.pipeline import Pipeline
 from tests.support.waiting import PATIENCE, wait_for
-from tickpipe.simulator import SimulatorConfig
-from tickpipe.verify import verify
+from tickpipe.inspect.verify import verify
+from tickpipe.simulator.websocket import SimulatorConfig
 
 
 class Clock:
@@ -26,11 +28,11 @@ class Clock:
     offset = 0
 
     def __call__(self) -> int:
-        return cli.microseconds() + self.offset
+        return clock.microseconds() + self.offset
 
 
 def test_a_clock_that_jumps_ahead_and_back_loses_no_price_and_hides_no_gap(pipeline: Pipeline, tmp_path: Path) -> None:
-    clock, stop, intake = Clock(), Event(), Intake(10**6)
+    clock, stop, intake = Clock(), Event(), EventQueue(10**6)
     with FaultySimulator(SimulatorConfig(rate=100, seed=1)) as simulator:
         feed = Feed(
             FeedConfig(url=simulator.url),
@@ -41,8 +43,8 @@ def test_a_clock_that_jumps_ahead_and_back_loses_no_price_and_hides_no_gap(pipel
             rng=random.Random(1),
         )
         spool = Spool(tmp_path / "1.spool", max_bytes=1 << 20)
-        publishing = cli.in_thread(Publisher(intake, Streams(pipeline.prices, pipeline.feed), spool).run)
-        receiving = cli.in_thread(feed.run, stop)
+        publishing = threads.in_thread(Publisher(intake, Streams(pipeline.prices, pipeline.feed), spool).run)
+        receiving = threads.in_thread(feed.run, stop)
 
         def wait_for_more() -> None:
             received = feed.received

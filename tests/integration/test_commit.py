@@ -9,10 +9,11 @@ from contextlib import closing, contextmanager, suppress
 import psycopg2
 import pytest
 
-from common.cli import in_thread
 from common.errors import DatabaseOutageError
 from common.settings import Secret
-from consumer.store import PRICES, PriceStore, Stored
+from common.threads import in_thread
+from consumer.store import PriceStore, Stored
+from consumer.tables import PRICES
 from tests.support.capture import make_events, ticks
 from tests.support.pipeline import Database, Pipeline
 from tests.support.told import Told, entry
@@ -52,7 +53,7 @@ def insert(store: PriceStore, *, bad: bool = False) -> Future[None]:
     entries = [entry(Told(store, SESSION / 1e6).tick(seq)._asdict()) for seq in range(1, 11)]
     if bad:
         entries.append(entry(Told(store, SESSION / 1e6).tick(11, price="dear")._asdict()))
-    return in_thread(store.insert_block, PRICES, "prices", entries)
+    return in_thread(store.insert_batch, PRICES, "prices", entries)
 
 
 def cancel(database: Database, inserting: Future[None]) -> BaseException | None:
@@ -126,5 +127,5 @@ def test_an_aborted_transaction_that_ends_with_commit_is_an_outage(database: Dat
 
 def test_a_transaction_that_only_reads_does_not_wait_for_the_standby(fresh_database: Database) -> None:
     with closing(PriceStore(Secret(fresh_database.url))) as store, absent_standby(fresh_database):
-        assert in_thread(store.insert_block, PRICES, "prices", []).exception(timeout=PATIENCE) is None
-        assert store.insert_block(PRICES, "prices", []) == Stored(0, 0, 0)
+        assert in_thread(store.insert_batch, PRICES, "prices", []).exception(timeout=PATIENCE) is None
+        assert store.insert_batch(PRICES, "prices", []) == Stored(0, 0, 0)

@@ -10,11 +10,12 @@ import pytest
 
 from common import tick
 from common.settings import Secret
-from common.stream import WIDEST, Stream
-from consumer.store import PRICES, PriceStore
+from common.streams.stream import MAX_FIELDS, Stream
+from consumer.store import PriceStore
+from consumer.tables import PRICES
 from tests.support.pipeline import Pipeline
 from tests.support.told import Told, entry
-from tickpipe.dead_letters import Filter, find, retry
+from tickpipe.maintenance.dead_letters import Filter, find, retry
 
 
 @pytest.fixture
@@ -37,13 +38,13 @@ def session(store: PriceStore) -> Told:
 
 def test_a_dead_letter_keeps_the_entry_byte_for_byte(store: PriceStore, session: Told) -> None:
     raw = [b"session", b"%d" % session.id, b"seq", b"9", b"odd\xff", b"\x00\xfe \xf0\x9f"]
-    store.insert_block(PRICES, "prices", [entry({})._replace(parts=raw)])
+    store.insert_batch(PRICES, "prices", [entry({})._replace(parts=raw)])
     letter = find(store, Filter(reason="FIELDS are not"), limit=10)[0]
     assert letter.raw == raw
     assert (letter.session, letter.seq, letter.stream) == (session.id, 9, "prices")
 
 
-@pytest.mark.parametrize("width", [1, WIDEST])
+@pytest.mark.parametrize("width", [1, MAX_FIELDS])
 def test_an_entry_with_a_name_twice_is_put_back_as_it_came(store: PriceStore, pipeline: Pipeline, width: int) -> None:
     raw = [b"price", b"1"] * width + [b"price", b"", b"odd\xff", b"\x00"]
     pipeline.prices.append_parts([raw])

@@ -11,29 +11,30 @@ from pathlib import Path
 import pytest
 import redis
 
+from common.database import migrations
 from common.settings import Secret
-from common.stream import Stream
-from consumer import schema
+from common.streams.stream import Stream
 from consumer.store import PriceStore
 from tests.support.homes import temporary_home
 from tests.support.pipeline import GROUP, Database, Pipeline
 from tests.support.told import Told
 from tests.support.waiting import wait_for
-from tickpipe.doctor import Finding, Patient, examine
-from tickpipe.embedded import PostgresServer, ValkeyServer
-from tickpipe.sizes import Measure
+from tickpipe.inspect.doctor import CheckContext, Finding, examine
+from tickpipe.inspect.sizes import SizeProbe
+from tickpipe.local.servers.postgres import PostgresServer
+from tickpipe.local.servers.valkey import ValkeyServer
 
 Findings = dict[str, Finding]
 
 
 @contextmanager
-def patient(redis_url: str, database_url: str, spool: Path, *, ahead: float = 0.0) -> Iterator[Patient]:
+def patient(redis_url: str, database_url: str, spool: Path, *, ahead: float = 0.0) -> Iterator[CheckContext]:
     """`ahead`: seconds that this machine's clock is."""
     client = redis.Redis.from_url(redis_url)
     with closing(PriceStore(Secret(database_url))) as store, closing(client):
         streams = [Stream(client, key, GROUP, "doctor") for key in ("prices", "prices:feed")]
-        measure = Measure(client, ["prices", "prices:feed"], store, spool)
-        yield Patient(client, streams, store, measure, lambda: "key", lambda: int((time.time() + ahead) * 1e6))
+        measure = SizeProbe(client, ["prices", "prices:feed"], store, spool)
+        yield CheckContext(client, streams, store, measure, lambda: "key", lambda: int((time.time() + ahead) * 1e6))
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_a_database_that_is_set_wrong(look: Callable[..., Findings]) -> None:
         server.start()
         try:
             with closing(PriceStore(Secret(server.url))) as store:
-                schema.apply(store)
+                migrations.apply(store)
             found = look(database_url=server.url)
         finally:
             server.stop()
@@ -148,7 +149,7 @@ def test_a_schema_that_is_missing_or_not_the_one_applied(
     url = empty_pipeline.database.url
     assert look(database_url=url)["schema"].advice == "run `tickpipe migrate`"
     with closing(PriceStore(Secret(url))) as store:
-        schema.apply(store)
+        migrations.apply(store)
     assert states(look(database_url=url), "BAD") == []
     empty_pipeline.database.query("UPDATE tickpipe_migrations SET checksum = 'x' WHERE name = '0003_feed.sql'")
     assert states(look(database_url=url), "BAD") == ["files of sql/ that changed since: 0003_feed.sql"]
@@ -218,7 +219,7 @@ def test_a_silent_feed_an_unproven_session_and_dead_letters(pipeline: Pipeline, 
 
 def test_on_timescaledb_all_is_well_and_no_job_has_failed(timescale: Database, look: Callable[..., Findings]) -> None:
     with closing(PriceStore(Secret(timescale.url))) as store:
-        schema.apply(store)
+        migrations.apply(store)
     found = look(database_url=timescale.url)
     assert states(found, "BAD") == []
     assert told(found, "TimescaleDB 2.").state == "ok"
@@ -228,7 +229,7 @@ def test_on_timescaledb_all_is_well_and_no_job_has_failed(timescale: Database, l
 
 def test_an_ordinary_table_though_timescaledb_is_there(timescale: Database, look: Callable[..., Findings]) -> None:
     with closing(PriceStore(Secret(timescale.url))) as store, store.transaction() as connection:
-        schema.migrate(connection, [each for each in schema.read_migrations() if not each.timescaledb])
+        migrations.migrate(connection, [each for each in migrations.read_migrations() if not each.timescaledb])
     timescale.query("CREATE EXTENSION IF NOT EXISTS timescaledb")
     found = look(database_url=timescale.url)
     assert states(found, "BAD") == []
@@ -294,7 +295,7 @@ def test_only_the_last_day_counts(pipeline: Pipeline, tmp_path: Path) -> None:
 
 def test_sizes_on_timescaledb(timescale: Database, pipeline: Pipeline, tmp_path: Path) -> None:
     with patient(pipeline.servers.valkey.url, timescale.url, tmp_path) as found:
-        schema.apply(found.store)
+        migrations.apply(found.store)
         grown(found.store, 2000)
         sizes = found.measure()
         ((size,),) = timescale.query("SELECT hypertable_size('prices_real_time')")

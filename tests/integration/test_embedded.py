@@ -24,14 +24,10 @@ import redis
 from common.errors import ConfigurationError, TickpipeError
 from tests.support.homes import temporary_home
 from tests.support.waiting import wait_for
-from tickpipe.embedded import (
-    PostgresServer,
-    Servers,
-    StartStoppedError,
-    ValkeyServer,
-    default_data_dir,
-    embedded_servers,
-)
+from tickpipe.local.servers.embedded import Servers, default_data_dir, embedded_servers
+from tickpipe.local.servers.postgres import PostgresServer
+from tickpipe.local.servers.stopping import StartStoppedError
+from tickpipe.local.servers.valkey import ValkeyServer
 
 ROOT = Path(__file__).parents[2]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="what root does differently")
@@ -371,7 +367,7 @@ def test_a_server_that_never_answers_reports_its_last_reply(home: Path, monkeypa
     server.start()
     server.stop()
     (server.home / "data/pg_hba.conf").write_text("local all all reject\n")
-    monkeypatch.setattr("tickpipe.embedded.START_TIMEOUT", 0.5)
+    monkeypatch.setattr("tickpipe.local.servers.server.START_TIMEOUT", 0.5)
     with pytest.raises(TickpipeError, match=r"does not answer after .* \(pg_hba.conf rejects connection .*\):\n  "):
         server.start()
     assert server.pid is None
@@ -468,7 +464,7 @@ def test_programs_that_nobody_cannot_reach_are_copied(home: Path, monkeypatch: p
         for name in (wheel.name, f"{wheel.name}.libs"):
             if (wheel.parent / name).exists():
                 shutil.copytree(wheel.parent / name, private / name)
-    monkeypatch.setattr("tickpipe.embedded._package_folder", private.joinpath)
+    monkeypatch.setattr("tickpipe.local.servers.server._package_folder", private.joinpath)
     for value in (1, 2):
         with embedded_servers(home / "data") as servers:
             write(servers, value)

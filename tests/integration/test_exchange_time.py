@@ -10,8 +10,8 @@ from contextlib import closing
 
 import pytest
 
+from common.database.migrations import apply
 from common.settings import Secret
-from consumer.schema import apply
 from consumer.store import PriceStore
 from tests.support.pipeline import Database, Pipeline
 from tests.support.told import Told

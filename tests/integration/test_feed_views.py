@@ -10,7 +10,8 @@ from contextlib import closing
 import pytest
 
 from common.settings import Secret
-from consumer.store import FEED, PriceStore
+from consumer.store import PriceStore
+from consumer.tables import FEED
 from tests.support.pipeline import Pipeline
 from tests.support.told import Told, entry
 
@@ -156,11 +157,11 @@ def test_an_odd_event_is_a_dead_letter_and_breaks_no_view(
 ) -> None:
     good = begun(store, time.time(), "A")
     fields = {"session": str(good.id), "number": "9", "at": str(good.id), "event": event, "detail": json.dumps(detail)}
-    assert store.insert_block(FEED, "prices:feed", [entry(fields)]).dead == 1
+    assert store.insert_batch(FEED, "prices:feed", [entry(fields)]).dead == 1
     pipeline.database.query("SELECT * FROM feed_sessions")
     pipeline.database.query("SELECT * FROM feed_gaps")
 
 
 def test_a_session_beyond_all_time_is_a_dead_letter(store: PriceStore) -> None:
     fields = {"session": str(9 * 10**18), "number": "1", "at": "1", "event": "alive", "detail": "{}"}
-    assert store.insert_block(FEED, "prices:feed", [entry(fields)]).dead == 1
+    assert store.insert_batch(FEED, "prices:feed", [entry(fields)]).dead == 1

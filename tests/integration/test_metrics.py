@@ -11,13 +11,13 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from common.stream import TIMEOUT
+from common.streams.client import TIMEOUT
 from tests.support.capture import make_events, write_capture
 from tests.support.faults import FaultySimulator
 from tests.support.pipeline import Pipeline
 from tests.support.ports import free_port
 from tests.support.waiting import wait_for
-from tickpipe.simulator import Simulator, SimulatorConfig
+from tickpipe.simulator.websocket import Simulator, SimulatorConfig
 
 
 def get(port: int, path: str) -> tuple[int, str]:

@@ -16,13 +16,13 @@ from typing import Any
 import psycopg2
 import pytest
 
+from common.database.migrations import apply
 from common.settings import Secret
-from consumer.schema import apply
 from consumer.store import PriceStore
 from tests.support.history import store_history
 from tests.support.observability import FOLDER, Query, interpolated, readonly_sql, sql_queries
 from tests.support.pipeline import Database, ServerPair
-from tickpipe.simulator import RandomWalk
+from tickpipe.simulator.random_walk import RandomWalk
 
 ROLE = "tickpipe_reader"
 SYMBOL = "BTC/USD"

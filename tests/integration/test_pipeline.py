@@ -18,7 +18,7 @@ from consumer import cli
 from tests.support.capture import COINS, PAIRS, STOCKS, SYMBOLS, Event, make_events, read_capture, ticks, write_capture
 from tests.support.pipeline import GROUP, Pipeline
 from tests.support.waiting import PATIENCE, wait_for
-from tickpipe.simulator import Simulator, SimulatorConfig
+from tickpipe.simulator.websocket import Simulator, SimulatorConfig
 
 REAL_CAPTURE = Path(__file__).parents[3] / "shared/data/fx-ticks.ndjson"
 SESSION = 1_760_000_000_000_000
@@ -43,7 +43,7 @@ main()
 SOON_TAKEN_FOR_FROZEN = """
 from consumer import cli, store
 
-store.FROZEN_AFTER = 1
+store.IDLE_IN_TRANSACTION_TIMEOUT = 1
 cli.main()
 """
 
@@ -474,7 +474,7 @@ def test_a_consumer_told_to_stop_while_the_database_hangs_leaves_its_block_to_ot
         consumer = pipeline.processes.start("python", "-c", SOON_GIVES_UP)
         wait_for(pipeline.database.waiting)
         assert consumer.stop() == 1
-    assert consumer.last_words()[0].startswith("consumer: told to stop while the database or Redis did not answer")
+    assert consumer.last_log_line()[0].startswith("consumer: told to stop while the database or Redis did not answer")
     assert list(pipeline.pending().values()) == [100]
     pipeline.drain()
     pipeline.assert_stored_exactly(events)

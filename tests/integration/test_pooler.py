@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from common.cli import in_thread
+from common.database import migrations
+from common.database.migrations import Migration, apply, read_migrations
 from common.errors import ConfigurationError
 from common.settings import Secret
-from consumer import schema
-from consumer.schema import Migration, apply, read_migrations
-from consumer.store import PRICES, PriceStore, Stored
+from common.threads import in_thread
+from consumer.store import PriceStore, Stored
+from consumer.tables import PRICES
 from tests.integration.conftest import skip_or_fail
 from tests.support.capture import make_events, ticks
 from tests.support.homes import temporary_home
@@ -126,7 +127,7 @@ def test_of_many_migrations_at_once_one_applies_everything(
 ) -> None:
     """More of them than the pool has connections; one file is applied outside a transaction."""
     migrations = [*read_migrations(), OUTSIDE]
-    monkeypatch.setattr(schema, "read_migrations", lambda: migrations)
+    monkeypatch.setattr(migrations, "read_migrations", lambda: migrations)
     stores = [PriceStore(Secret(pooled_empty_url)) for _ in range(3 * POOL_SIZE)]
     with ThreadPoolExecutor(len(stores)) as at_once:
         done = sorted(at_once.map(apply, stores, timeout=2 * PATIENCE), key=len)
@@ -146,7 +147,7 @@ def test_a_direct_and_a_pooled_migration_exclude_each_other(
         closing(PriceStore(Secret(empty_database.url))) as one,
     ):
         with one.transaction() as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (schema._TURN,))
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (migrations._TURN,))
             applying = in_thread(apply, pooled)
             wait_for(lambda: "another process applies it" in caplog.text)
             assert not applying.done()
@@ -189,7 +190,7 @@ def test_statement_mode_is_refused_with_what_to_do(fresh_database: Database, fol
         closing(PriceStore(Secret(url))) as store,
         pytest.raises(ConfigurationError, match="pool_mode = transaction"),
     ):
-        store.insert_block(PRICES, "prices", [])
+        store.insert_batch(PRICES, "prices", [])
 
 
 @pytest.mark.parametrize("change", ["?options=-csearch_path%3Dmine", "/nosuch"])
@@ -202,7 +203,7 @@ def test_a_url_that_the_pooler_refuses_needs_a_person(pooled_url: str, change: s
 def test_session_mode_works_as_well(empty_database: Database, folder: Path) -> None:
     with pgbouncer(empty_database.url, folder, mode="session") as url, closing(PriceStore(Secret(url))) as store:
         assert in_thread(apply, store).exception(timeout=PATIENCE) is None
-        assert store.insert_block(PRICES, "prices", []) == Stored(0, 0, 0)
+        assert store.insert_batch(PRICES, "prices", []) == Stored(0, 0, 0)
 
 
 @pytest.mark.skipif("TIMESCALEDB_URL" not in os.environ, reason="the TimescaleDB of npm has one backend for all")

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import polars as pl
 import pytest
 
+from common.database.migrations import apply
 from common.settings import Secret
-from consumer.schema import apply
 from consumer.store import PriceStore
 from tests.support.market import FULL, KILLED, NEW_YORK, NOW, QUIET, SILENT, SPRING, STOCKS, SYMBOLS, fill, make_prices
 from tests.support.market import Price as Tick

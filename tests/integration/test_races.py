@@ -15,7 +15,7 @@ import redis
 
 from common.errors import StreamOutageError
 from common.settings import Secret
-from common.stream import Stream
+from common.streams.stream import Stream
 from consumer.store import PriceStore
 from tests.support.pipeline import GROUP, Pipeline
 from tests.support.told import Told
@@ -48,8 +48,8 @@ def naive_trim(client: redis.Redis, stream: Stream) -> object:
     return client.xtrim(stream.key, minid=min(oldest or delivered, delivered), approximate=False)
 
 
-def remove_gone(_: redis.Redis, stream: Stream) -> object:
-    return stream.remove_gone(0)
+def remove_idle_consumers(_: redis.Redis, stream: Stream) -> object:
+    return stream.remove_idle_consumers(0)
 
 
 def naive_remove_gone(client: redis.Redis, stream: Stream) -> object:
@@ -84,7 +84,7 @@ def lost(pipeline: Pipeline, work: Work, moment: int) -> tuple[bool, int]:
     return [entry.fields for entry in given] != [{b"n": b"1"}, {b"n": b"2"}, {b"n": b"3"}], sent
 
 
-@pytest.mark.parametrize("work", [trim, remove_gone, leave])
+@pytest.mark.parametrize("work", [trim, remove_idle_consumers, leave])
 def test_no_moment_to_read_loses_an_entry(pipeline: Pipeline, work: Work) -> None:
     moment, sent = 0, 1
     while moment <= sent:

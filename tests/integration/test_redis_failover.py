@@ -11,15 +11,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from common.errors import StreamOutageError
 from common.settings import Secret
-from common.stream import Stream, connect
+from common.streams.client import connect
+from common.streams.stream import Stream
 from consumer.store import PriceStore
 from tests.integration.test_metrics import get
 from tests.support.pipeline import GROUP, Pipeline
 from tests.support.ports import free_port
 from tests.support.redis_nodes import FailoverPair, Node, cluster_of_two, failover_pair, run_id
 from tests.support.waiting import wait_for
-from tickpipe.simulator import Simulator, SimulatorConfig
-from tickpipe.sizes import Measure
+from tickpipe.inspect.sizes import SizeProbe
+from tickpipe.simulator.websocket import Simulator, SimulatorConfig
 
 #: Prices after the failover that prove that they are appended directly.
 ENOUGH = 100
@@ -92,7 +93,7 @@ def test_every_call_reaches_the_new_primary_after_one_outage(pipeline: Pipeline,
         "consumers": Stream.consumers,
         "leave": Stream.leave,
         "trim": Stream.trim,
-        "undone": lambda stream: list(stream.undone()),
+        "unprocessed": lambda stream: list(stream.unprocessed()),
         "groups": Stream.groups,
         "backlog": Stream.backlog,
     }
@@ -104,7 +105,7 @@ def test_every_call_reaches_the_new_primary_after_one_outage(pipeline: Pipeline,
     pair.primary.command("XGROUP", "CREATECONSUMER", "prices", GROUP, "leave")  # else it has nothing to do
     for client in clients.values():
         assert run_id(client) == pair.primary.run_id()
-    measure = Measure(clients["sizes"], ["prices"], PriceStore(Secret(pipeline.database.url)), pipeline.folder)
+    measure = SizeProbe(clients["sizes"], ["prices"], PriceStore(Secret(pipeline.database.url)), pipeline.folder)
     calls["sizes"] = lambda _: measure()
     pair.fail_over()
 
@@ -142,18 +143,18 @@ def test_one_node_of_a_cluster_is_refused_at_the_start(pipeline: Pipeline, clust
     options = ["--symbols", "AAPL", "--spool-dir", str(pipeline.folder / "spool")] if command == "producer" else []
     process = pipeline.processes.start(command, *options, REDIS_URL=url)
     assert process.wait() == 2
-    (line,) = process.last_words()
+    (line,) = process.last_log_line()
     assert line.startswith(f"{command}: REDIS_URL names one node of a Redis Cluster, and the key 'prices:feed' is on")
 
 
 def test_one_node_of_a_cluster_is_refused_by_the_tools(pipeline: Pipeline, cluster: list[Node]) -> None:
     process = pipeline.processes.start("tickpipe", "status", REDIS_URL=f"redis://127.0.0.1:{cluster[1].port}/0")
     assert process.wait() == 2
-    assert process.last_words()[-1].startswith("tickpipe: REDIS_URL names one node of a Redis Cluster")
+    assert process.last_log_line()[-1].startswith("tickpipe: REDIS_URL names one node of a Redis Cluster")
 
 
 def test_doctor_finds_a_replica_and_a_cluster_bad(pipeline: Pipeline, pair: FailoverPair, cluster: list[Node]) -> None:
     for port, words in ((pair.replica.port, "is a replica"), (cluster[1].port, "one node of a Redis Cluster")):
         process = pipeline.processes.start("tickpipe", "doctor", REDIS_URL=f"redis://127.0.0.1:{port}/0")
         assert process.wait() == 1
-        assert [line for line in process.last_words() if line.startswith("BAD  Redis: ") and words in line]
+        assert [line for line in process.last_log_line() if line.startswith("BAD  Redis: ") and words in line]

@@ -12,11 +12,11 @@ import redis
 
 from common import rights
 from common.errors import ConfigurationError
-from common.stream import Stream
+from common.streams.stream import Stream
 from tests.support.pipeline import GROUP, Pipeline
 from tests.support.processes import Running
 from tests.support.waiting import wait_for
-from tickpipe.simulator import Simulator, SimulatorConfig
+from tickpipe.simulator.websocket import Simulator, SimulatorConfig
 
 NewUser = Callable[..., str]
 
@@ -49,7 +49,7 @@ def producer_once(pipeline: Pipeline, **environ: str) -> Running:
 def refusal(process: Running) -> str:
     """The one line of a process that ends with status 2."""
     assert process.wait() == 2
-    (line,) = process.last_words()
+    (line,) = process.last_log_line()
     return line
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from common.errors import ConfigurationError, DatabaseOutageError, DatabasePermissionError
 from common.settings import Secret
-from consumer.store import PRICES, PriceStore, Stored
+from consumer.store import PriceStore, Stored
+from consumer.tables import PRICES
 from tests.support.capture import make_events, ticks
 from tests.support.pipeline import Database, Pipeline, ServerPair
 from tests.support.told import Told, entry
@@ -58,7 +59,7 @@ def test_a_consumer_that_may_not_store_ends_at_its_start(
     pipeline.database.query(change.format(role=role))
     consumer = pipeline.consumer(DATABASE_URL=url_of(role, pipeline.database, pipeline.servers))
     assert consumer.wait() == 2
-    (line,) = consumer.last_words()
+    (line,) = consumer.last_log_line()
     assert words in line
     assert pipeline.prices.backlog().lag in {0, 3}  # nothing was read
     assert "Traceback" not in consumer.said()
@@ -97,12 +98,12 @@ def test_a_right_that_is_taken_later_is_named_and_waited_for(
         fresh_database.query(take.format(table=table, role=role))
         for bisect in (False, True):
             with pytest.raises(DatabaseOutageError) as caught:
-                store.insert_block(PRICES, "prices", entries, bisect=bisect)
+                store.insert_batch(PRICES, "prices", entries, bisect=bisect)
             assert words.format(table=table) in str(caught.value)
             assert "INSERT on prices_real_time, feed_events and dead_letters" in str(caught.value)
         assert fresh_database.count() == fresh_database.count("dead_letters") == 0
         fresh_database.query(give.format(table=table, role=role))
-        assert store.insert_block(PRICES, "prices", entries) == Stored(1, 0, 1)
+        assert store.insert_batch(PRICES, "prices", entries) == Stored(1, 0, 1)
 
 
 def test_a_running_consumer_goes_on_when_it_has_its_right_again(role: str, fresh_pipeline: Pipeline) -> None:
@@ -128,7 +129,7 @@ def test_a_command_without_a_right_needs_a_person(
         "tickpipe", *command, DATABASE_URL=url_of(role, pipeline.database, pipeline.servers)
     )
     assert running.wait() == 2
-    assert "the role in DATABASE_URL lacks a right: permission denied for" in running.last_words()[-1]
+    assert "the role in DATABASE_URL lacks a right: permission denied for" in running.last_log_line()[-1]
 
 
 def test_which_error_a_missing_right_is(role: str, fresh_database: Database, servers: ServerPair) -> None:

@@ -11,11 +11,12 @@ from datetime import UTC, datetime, timedelta
 import psycopg2
 import pytest
 
-from common.cli import in_thread
+from common.database.connections import connect
+from common.database.migrations import SQL_FOLDER, Migration, apply, migrate, read_migrations
 from common.errors import ConfigurationError
 from common.settings import Secret
-from consumer.schema import SQL_FOLDER, Migration, apply, migrate, read_migrations
-from consumer.store import PriceStore, connect
+from common.threads import in_thread
+from consumer.store import PriceStore
 from tests.support.capture import make_events, ticks
 from tests.support.pipeline import Database, Pipeline
 from tests.support.waiting import PATIENCE, wait_for
@@ -60,10 +61,10 @@ def test_everything_is_applied_once_and_in_order(empty_database: Database) -> No
 def test_the_command_says_what_it_did(empty_pipeline: Pipeline) -> None:
     first = empty_pipeline.processes.start("tickpipe", "migrate")
     assert first.wait() == 0
-    assert first.last_words() == [f"applied: {', '.join(PLAIN)}"]
+    assert first.last_log_line() == [f"applied: {', '.join(PLAIN)}"]
     second = empty_pipeline.processes.start("tickpipe", "migrate")
     assert second.wait() == 0
-    assert second.last_words() == ["nothing to do: the schema is up to date"]
+    assert second.last_log_line() == ["nothing to do: the schema is up to date"]
 
 
 def test_who_comes_second_waits_and_finds_nothing_to_do(empty_database: Database) -> None:
@@ -143,7 +144,7 @@ def test_a_table_of_somebody_else_is_left_alone(empty_pipeline: Pipeline) -> Non
     pipeline.database.query("CREATE TABLE prices_real_time (time timestamptz, symbol text, price float8)")
     consumer = pipeline.consumer()
     assert consumer.wait() == 2
-    (words,) = consumer.last_words()
+    (words,) = consumer.last_log_line()
     assert words.startswith(
         'consumer: the schema cannot be applied (relation "prices_real_time" already exists): rename what is there'
     )
@@ -178,7 +179,7 @@ def test_a_database_whose_encoding_lacks_characters_needs_a_person(empty_pipelin
     for command in (["consumer"], ["tickpipe", "migrate"]):
         process = empty_pipeline.processes.start(*command, DATABASE_URL=url)
         assert process.wait() == 2
-        (words,) = process.last_words()
+        (words,) = process.last_log_line()
         assert "the encoding of the database is LATIN1" in words
         assert "createdb --encoding UTF8" in words
 
@@ -193,7 +194,7 @@ def test_a_role_without_rights_is_told_who_must_do_it(new_role: Callable[[], str
     for command in (["consumer"], ["tickpipe", "migrate"]):
         process = pipeline.processes.start(*command, DATABASE_URL=url)
         assert process.wait() == 2
-        (words,) = process.last_words()
+        (words,) = process.last_log_line()
         assert words.startswith(f"{command[0]}: the database role may not apply the schema (permission denied")
         assert "run `tickpipe migrate` once with a DATABASE_URL whose role may" in words
 

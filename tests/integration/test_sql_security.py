@@ -8,8 +8,8 @@ from contextlib import closing
 import psycopg2
 import pytest
 
+from common.database.migrations import apply
 from common.settings import Secret
-from consumer.schema import apply
 from consumer.store import PriceStore
 from tests.support.pipeline import Database
 

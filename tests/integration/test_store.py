@@ -13,12 +13,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from common import feed_event
-from common.cli import in_thread
+from common.database.connections import connect
 from common.errors import ConfigurationError, DatabaseOutageError, StreamOutageError
 from common.settings import Secret
-from common.stream import Entry
+from common.streams.stream import Entry
+from common.threads import in_thread
 from common.tick import Tick
-from consumer.store import FEED, PRICES, PriceStore, Stored, connect
+from consumer.store import PriceStore, Stored
+from consumer.tables import FEED, PRICES
 from tests.support.pipeline import Database
 from tests.support.waiting import PATIENCE, wait_for
 
@@ -121,7 +123,7 @@ def test_every_value_arrives_exactly_or_its_entry_is_a_dead_letter(
     }
     good = [tick for entry, tick in zip(entries, block, strict=True) if entry.id not in impossible]
 
-    assert store.insert_block(PRICES, "prices", entries) == Stored(len(good), 0, len(impossible))
+    assert store.insert_batch(PRICES, "prices", entries) == Stored(len(good), 0, len(impossible))
 
     def number(text: str) -> str | None:
         return repr(float(text)) if text else None  # repr: -0.0 is not 0.0
@@ -145,7 +147,7 @@ def test_every_value_arrives_exactly_or_its_entry_is_a_dead_letter(
 
 
 def test_fractions_of_a_second_of_the_exchange_are_kept(database: Database, store: PriceStore) -> None:
-    store.insert_block(PRICES, "prices", [entry(1, time="1760000000.125")])
+    store.insert_batch(PRICES, "prices", [entry(1, time="1760000000.125")])
     assert database.query("SELECT time FROM prices_real_time") == [(datetime(2025, 10, 9, 8, 53, 20, 125_000, UTC),)]
 
 
@@ -197,8 +199,8 @@ def test_one_bad_row_in_a_block_is_a_dead_letter_and_the_others_are_stored(
 ) -> None:
     bad = entry(50, **values)
     entries = [*block(49), bad, *[entry(number) for number in range(51, 101)]]
-    assert store.insert_block(PRICES, "prices", entries) == Stored(99, 0, 1)
-    assert store.insert_block(PRICES, "prices", entries) == Stored(0, 99, 1)  # delivered again
+    assert store.insert_batch(PRICES, "prices", entries) == Stored(99, 0, 1)
+    assert store.insert_batch(PRICES, "prices", entries) == Stored(0, 99, 1)  # delivered again
     assert seqs(database) == [number for number in range(1, 101) if number != 50]
     assert letters(database).keys() == {bad.id}
     found, raw = letters(database)[bad.id]
@@ -208,8 +210,8 @@ def test_one_bad_row_in_a_block_is_a_dead_letter_and_the_others_are_stored(
 
 def test_a_block_of_nothing_but_bad_rows_of_every_kind(database: Database, store: PriceStore) -> None:
     entries = [entry(number, **RECOGNISED[number % len(RECOGNISED)][0]) for number in range(1000)]
-    assert store.insert_block(PRICES, "prices", entries) == Stored(0, 0, 1000)
-    assert store.insert_block(PRICES, "prices", entries) == Stored(0, 0, 1000)
+    assert store.insert_batch(PRICES, "prices", entries) == Stored(0, 0, 1000)
+    assert store.insert_batch(PRICES, "prices", entries) == Stored(0, 0, 1000)
     assert database.count() == 0
     assert {entry_id: raw for entry_id, (_, raw) in letters(database).items()} == {
         entry.id: flat(entry) for entry in entries
@@ -218,20 +220,20 @@ def test_a_block_of_nothing_but_bad_rows_of_every_kind(database: Database, store
 
 
 def test_a_dead_letter_says_which_tick_it_was(database: Database, store: PriceStore) -> None:
-    store.insert_block(PRICES, "prices", [entry(7, price="dear"), raw_entry(8, {b"what": b"is this?"})])
+    store.insert_batch(PRICES, "prices", [entry(7, price="dear"), raw_entry(8, {b"what": b"is this?"})])
     found = database.query("SELECT session, seq, stream, entry_id FROM dead_letters ORDER BY entry_id")
     assert found == [(SESSION, 7, "prices", "1760000000000-7"), (None, None, "prices", "1760000000000-8")]
 
 
 def test_a_bad_tick_that_was_appended_twice_is_one_dead_letter(database: Database, store: PriceStore) -> None:
     first = entry(7, price="dear")
-    assert store.insert_block(PRICES, "prices", [first, first._replace(id=b"1760000000000-8")]).dead == 2
+    assert store.insert_batch(PRICES, "prices", [first, first._replace(id=b"1760000000000-8")]).dead == 2
     assert letters(database).keys() == {first.id}
 
 
 def test_fields_are_read_by_name(database: Database, store: PriceStore) -> None:
     fields = {name.encode(): value.encode() for name, value in reversed(GOOD.items())}
-    store.insert_block(PRICES, "prices", [raw_entry(1, fields)])
+    store.insert_batch(PRICES, "prices", [raw_entry(1, fields)])
     assert database.query("SELECT seq, symbol, price FROM prices_real_time") == [(1, "BTC/USD", 96480.5)]
 
 
@@ -259,7 +261,7 @@ class CountingStore(PriceStore):
 def test_round_trips_of_a_block_of_1000_do_not_grow_with_its_bad_rows(database: Database, bad: int) -> None:
     store = CountingStore(database.url)
     entries = [entry(number, **({"price": "dear"} if number <= bad else {})) for number in range(1, 1001)]
-    assert store.insert_block(PRICES, "prices", entries) == Stored(1000 - bad, 0, bad)
+    assert store.insert_batch(PRICES, "prices", entries) == Stored(1000 - bad, 0, bad)
     store.close()
     assert store.round_trips == 3 if bad == 0 else store.round_trips <= 25
 
@@ -268,7 +270,7 @@ def test_rows_that_only_the_database_can_tell_are_found_by_halving(database: Dat
     store = CountingStore(database.url)
     bad = {1, 333, 334, 1000}
     entries = [entry(number, **({"price": "1e-400"} if number in bad else {})) for number in range(1, 1001)]
-    assert store.insert_block(PRICES, "prices", entries) == Stored(996, 0, 4)
+    assert store.insert_batch(PRICES, "prices", entries) == Stored(996, 0, 4)
     store.close()
     assert seqs(database) == [number for number in range(1, 1001) if number not in bad]
     assert letters(database).keys() == {entries[number - 1].id for number in bad}
@@ -280,21 +282,21 @@ def test_rows_that_only_the_database_can_tell_are_found_by_halving(database: Dat
 
 def test_inserted_is_the_true_number_of_new_rows(database: Database, store: PriceStore) -> None:
     entries = block(1000)
-    assert store.insert_block(PRICES, "prices", entries[:300]) == Stored(300, 0, 0)
-    assert store.insert_block(PRICES, "prices", entries) == Stored(700, 300, 0)
-    assert store.insert_block(PRICES, "prices", entries) == Stored(0, 1000, 0)
+    assert store.insert_batch(PRICES, "prices", entries[:300]) == Stored(300, 0, 0)
+    assert store.insert_batch(PRICES, "prices", entries) == Stored(700, 300, 0)
+    assert store.insert_batch(PRICES, "prices", entries) == Stored(0, 1000, 0)
     assert seqs(database) == list(range(1, 1001))
 
 
 def test_a_tick_twice_in_one_block_is_one_row(database: Database, store: PriceStore) -> None:
     resent = entry(1)._replace(id=b"1760000000001-0")  # by a producer that got no answer
-    assert store.insert_block(PRICES, "prices", [entry(1), resent, entry(2)]) == Stored(2, 1, 0)
+    assert store.insert_batch(PRICES, "prices", [entry(1), resent, entry(2)]) == Stored(2, 1, 0)
     assert seqs(database) == [1, 2]
 
 
 def test_an_entry_that_was_deleted_from_the_stream_is_passed_over(database: Database, store: PriceStore) -> None:
-    assert store.insert_block(PRICES, "prices", [entry(1), raw_entry(2, None), entry(3)]) == Stored(2, 0, 0)
-    assert store.insert_block(PRICES, "prices", [raw_entry(2, None)]) == Stored(0, 0, 0)
+    assert store.insert_batch(PRICES, "prices", [entry(1), raw_entry(2, None), entry(3)]) == Stored(2, 0, 0)
+    assert store.insert_batch(PRICES, "prices", [raw_entry(2, None)]) == Stored(0, 0, 0)
     assert seqs(database) == [1, 3]
     assert letters(database) == {}
 
@@ -306,8 +308,8 @@ def test_feed_events_are_stored_once_and_bad_ones_are_dead_letters(database: Dat
         raw_entry(number, {name.encode(): value.encode() for name, value in event._asdict().items()})
         for number, event in enumerate(events)
     ]
-    assert store.insert_block(FEED, "prices:feed", entries) == Stored(2, 0, 1)
-    assert store.insert_block(FEED, "prices:feed", entries) == Stored(0, 2, 1)
+    assert store.insert_batch(FEED, "prices:feed", entries) == Stored(2, 0, 1)
+    assert store.insert_batch(FEED, "prices:feed", entries) == Stored(0, 2, 1)
     assert database.query("SELECT session, number, at, event, detail FROM feed_events ORDER BY number") == [
         (SESSION, n, EPOCH + timedelta(microseconds=SESSION + n), "refused", {"symbols": {'"{\\': "ü, NULL"}})
         for n in (1, 3)
@@ -344,9 +346,9 @@ def test_an_outage_is_told_by_its_class(database: Database, store: PriceStore, s
     undecodable = raw_entry(12, {b"what": b"is this?"})
     entries = [*block(10), entry(11, symbol="BAD"), undecodable]
     with refused(database, "BAD", sqlstate), pytest.raises(DatabaseOutageError, match="refused"):
-        store.insert_block(PRICES, "prices", entries, bisect=bisect)
+        store.insert_batch(PRICES, "prices", entries, bisect=bisect)
     assert database.count() == database.count("dead_letters") == 0
-    assert store.insert_block(PRICES, "prices", entries, bisect=bisect) == Stored(11, 0, 1)
+    assert store.insert_batch(PRICES, "prices", entries, bisect=bisect) == Stored(11, 0, 1)
     assert letters(database).keys() == {undecodable.id}
 
 
@@ -357,9 +359,9 @@ def test_what_may_be_the_rows_fault_is_an_outage_until_told_to_bisect(
     entries = [*block(10), entry(11, symbol="BAD")]
     with refused(database, "BAD", sqlstate):
         with pytest.raises(DatabaseOutageError, match="refused"):
-            store.insert_block(PRICES, "prices", entries)
+            store.insert_batch(PRICES, "prices", entries)
         assert database.count() == database.count("dead_letters") == 0
-        assert store.insert_block(PRICES, "prices", entries, bisect=True) == Stored(10, 0, 1)
+        assert store.insert_batch(PRICES, "prices", entries, bisect=True) == Stored(10, 0, 1)
     assert letters(database).keys() == {entries[10].id}
 
 
@@ -368,11 +370,11 @@ def test_a_read_only_database_is_an_outage(fresh_database: Database) -> None:
     name = fresh_database.query("SELECT current_database()")[0][0]
     fresh_database.query(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     with pytest.raises(DatabaseOutageError, match="read-only"):
-        store.insert_block(PRICES, "prices", [*block(10), entry(11, price="dear")])
+        store.insert_batch(PRICES, "prices", [*block(10), entry(11, price="dear")])
     assert fresh_database.count() == fresh_database.count("dead_letters") == 0
     fresh_database.query("SET default_transaction_read_only = off")
     fresh_database.query(f"ALTER DATABASE {name} RESET default_transaction_read_only")
-    assert store.insert_block(PRICES, "prices", block(10)) == Stored(10, 0, 0)
+    assert store.insert_batch(PRICES, "prices", block(10)) == Stored(10, 0, 0)
     store.close()
 
 
@@ -381,8 +383,8 @@ def test_a_statement_timeout_is_an_outage(fresh_database: Database) -> None:
     name = fresh_database.query("SELECT current_database()")[0][0]
     fresh_database.query(f"ALTER DATABASE {name} SET statement_timeout = '500ms'")
     with fresh_database.locked(), pytest.raises(DatabaseOutageError, match="statement timeout"):
-        store.insert_block(PRICES, "prices", block(10))
-    assert store.insert_block(PRICES, "prices", block(10)) == Stored(10, 0, 0)
+        store.insert_batch(PRICES, "prices", block(10))
+    assert store.insert_batch(PRICES, "prices", block(10)) == Stored(10, 0, 0)
     store.close()
 
 
@@ -395,18 +397,18 @@ def test_a_killed_connection_is_an_outage_and_the_next_try_connects_again(
         "WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
     with pytest.raises(DatabaseOutageError):
-        store.insert_block(PRICES, "prices", block(10))
-    assert store.insert_block(PRICES, "prices", block(10)) == Stored(10, 0, 0)
+        store.insert_batch(PRICES, "prices", block(10))
+    assert store.insert_batch(PRICES, "prices", block(10)) == Stored(10, 0, 0)
 
 
 def test_a_connection_killed_in_the_middle_of_a_block_stores_nothing(database: Database, store: PriceStore) -> None:
     with database.locked():
-        inserting = in_thread(store.insert_block, PRICES, "prices", block(10))
+        inserting = in_thread(store.insert_batch, PRICES, "prices", block(10))
         (backend,) = wait_for(database.waiting)
         database.query("SELECT pg_terminate_backend(%s)", backend)
         assert isinstance(inserting.exception(timeout=PATIENCE), DatabaseOutageError)
     assert database.count() == 0
-    assert store.insert_block(PRICES, "prices", block(10)) == Stored(10, 0, 0)
+    assert store.insert_batch(PRICES, "prices", block(10)) == Stored(10, 0, 0)
 
 
 TERMINATE = (
@@ -427,11 +429,11 @@ def test_an_outage_says_what_the_server_said_first(database: Database, store: Pr
         assert store.works()
         database.query(TERMINATE)
         with pytest.raises(DatabaseOutageError, match=TERMINATED):
-            store.insert_block(PRICES, "prices", block(1))
+            store.insert_batch(PRICES, "prices", block(1))
     else:
         with pytest.raises(DatabaseOutageError, match=TERMINATED):
             lose_the_connection()
-    assert store.insert_block(PRICES, "prices", block(1)) == Stored(1, 0, 0)
+    assert store.insert_batch(PRICES, "prices", block(1)) == Stored(1, 0, 0)
 
 
 def test_an_outage_says_why_a_statement_ended_the_connection(store: PriceStore) -> None:
@@ -470,7 +472,7 @@ def test_a_setting_that_an_extension_brings_later_holds_in_the_next_transaction(
 def test_two_stores_that_write_the_same_block_at_once_store_it_once(database: Database, store: PriceStore) -> None:
     other = PriceStore(Secret(database.url))
     with database.locked():
-        writing = [in_thread(each.insert_block, PRICES, "prices", block(500)) for each in (store, other)]
+        writing = [in_thread(each.insert_batch, PRICES, "prices", block(500)) for each in (store, other)]
         wait_for(lambda: len(database.waiting()) == 2)
     for each in writing:
         each.result(timeout=PATIENCE)
@@ -482,7 +484,7 @@ def test_two_stores_that_write_the_same_block_at_once_store_it_once(database: Da
 def test_a_missing_schema_needs_a_person(empty_database: Database, bisect: bool) -> None:
     store = PriceStore(Secret(empty_database.url))
     with pytest.raises(ConfigurationError, match="run `tickpipe migrate`"):
-        store.insert_block(PRICES, "prices", block(10), bisect=bisect)
+        store.insert_batch(PRICES, "prices", block(10), bisect=bisect)
     store.close()
 
 

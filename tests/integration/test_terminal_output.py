@@ -7,10 +7,11 @@ import time
 import unicodedata
 from contextlib import closing
 
+from common.database.migrations import apply
 from common.settings import Secret
-from common.stream import Stream
-from consumer.schema import apply
-from consumer.store import PRICES, PriceStore
+from common.streams.stream import Stream
+from consumer.store import PriceStore
+from consumer.tables import PRICES
 from tests.support.pipeline import Pipeline
 from tests.support.told import Told, entry
 
@@ -29,7 +30,7 @@ def test_no_command_prints_a_control_character_from_outside(pipeline: Pipeline) 
         session.tell("instrument", 0, symbol=NASTY)
         session.store([1], symbol=NASTY, exchange=NASTY)
         session.vouch("alive", 1, 2)  # number 2 is missing
-        store.insert_block(PRICES, "prices", [entry({"symbol": NASTY, NASTY: NASTY})])
+        store.insert_batch(PRICES, "prices", [entry({"symbol": NASTY, NASTY: NASTY})])
     Stream(pipeline.redis, "prices", NASTY, NASTY).ensure_group()
     pipeline.prices.ensure_group()
     commands = [

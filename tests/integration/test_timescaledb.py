@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 
 from common import tick
+from common.database.migrations import apply, read_migrations
 from common.settings import Secret
-from consumer.schema import apply, read_migrations
-from consumer.store import PRICES, PriceStore, Stored
+from consumer.store import PriceStore, Stored
+from consumer.tables import PRICES
 from tests.support.capture import Event, make_events, ticks, write_capture
 from tests.support.pipeline import Database, Pipeline
 from tests.support.told import entry
 from tests.support.waiting import wait_for
-from tickpipe.simulator import Simulator, SimulatorConfig
+from tickpipe.simulator.websocket import Simulator, SimulatorConfig
 
 SESSION = 1_760_000_000_000_000
 DAY = 86_400
@@ -61,7 +62,7 @@ def test_the_ticks_are_a_hypertable_with_the_primary_key_as_its_only_index(
     assert timescale.query("SELECT indexname FROM pg_indexes WHERE tablename = 'prices_real_time'") == [
         ("prices_real_time_pkey",)
     ]
-    store.insert_block(PRICES, "prices", [entry(tick.encode(each)) for each in ticks(make_days(300), SESSION)])
+    store.insert_batch(PRICES, "prices", [entry(tick.encode(each)) for each in ticks(make_days(300), SESSION)])
     chunks = timescale.query("SELECT show_chunks('prices_real_time')::oid")
     assert len(chunks) == 3
     indexes = "SELECT indisprimary, indisvalid FROM pg_index WHERE indrelid = %s"
@@ -70,9 +71,9 @@ def test_the_ticks_are_a_hypertable_with_the_primary_key_as_its_only_index(
 
 def test_a_block_over_many_chunks_is_stored_once(timescale: Database, store: PriceStore) -> None:
     entries = [entry(tick.encode(each)) for each in ticks(make_days(5000), SESSION)]
-    assert store.insert_block(PRICES, "prices", entries[:3000]) == Stored(3000, 0, 0)
-    assert store.insert_block(PRICES, "prices", entries) == Stored(2000, 3000, 0)
-    assert store.insert_block(PRICES, "prices", entries, bisect=True) == Stored(0, 5000, 0)
+    assert store.insert_batch(PRICES, "prices", entries[:3000]) == Stored(3000, 0, 0)
+    assert store.insert_batch(PRICES, "prices", entries) == Stored(2000, 3000, 0)
+    assert store.insert_batch(PRICES, "prices", entries, bisect=True) == Stored(0, 5000, 0)
     assert seqs(timescale) == list(range(1, 5001))
 
 
@@ -90,8 +91,8 @@ def test_bad_values_are_dead_letters_and_the_rest_of_the_block_is_stored(
     block[1999] = block[1999]._replace(price="NaN")
     block[2999] = block[2999]._replace(time="57743000000")
     entries = [entry(tick.encode(each)) for each in block]
-    assert store.insert_block(PRICES, "prices", entries) == Stored(2997, 0, 3)
-    assert store.insert_block(PRICES, "prices", entries) == Stored(0, 2997, 3)
+    assert store.insert_batch(PRICES, "prices", entries) == Stored(2997, 0, 3)
+    assert store.insert_batch(PRICES, "prices", entries) == Stored(0, 2997, 3)
     assert timescale.query("SELECT seq FROM dead_letters ORDER BY seq") == [(100,), (2000,), (3000,)]
     assert seqs(timescale) == [seq for seq in range(1, 3001) if seq not in {100, 2000, 3000}]
 
@@ -115,7 +116,7 @@ def test_the_vendors_bars_fill_the_candles_of_the_aggregates(timescale: Database
     events = [
         {**event, "symbol": "AAPL", "timestamp": 1_760_000_040 + 60 * n} for n, event in enumerate(make_events(3))
     ]
-    store.insert_block(PRICES, "prices", [entry(tick.encode(each)) for each in ticks(events, SESSION)])
+    store.insert_batch(PRICES, "prices", [entry(tick.encode(each)) for each in ticks(events, SESSION)])
     timescale.query(
         "INSERT INTO candles_backfill (symbol, bucket, open, high, low, close)"
         " SELECT 'AAPL', to_timestamp(1760000040 + 60 * n), 1, 1, 1, 1 FROM generate_series(1, 1) AS n"

@@ -17,7 +17,7 @@ from tests.support.pipeline import Pipeline
 from tests.support.processes import Running
 from tests.support.tls import Forwarder, certificate
 from tests.support.waiting import wait_for
-from tickpipe.simulator import SimulatorConfig
+from tickpipe.simulator.websocket import SimulatorConfig
 
 PASSWORD = "p4ss-of-the-test"
 
@@ -107,7 +107,7 @@ def by_wss(secured: Secured, simulator: FaultySimulator, shown: CA | None = None
 def assert_refused(process: Running, *words: str) -> None:
     """It ends with status 2 and one line for its user that has these words, and no secret is in anything it says."""
     assert process.wait() == 2
-    (line,) = process.last_words()
+    (line,) = process.last_log_line()
     assert line.startswith(f"{process.name.partition('-')[2]}: ")
     assert [word for word in words if word not in line] == [], line
     assert_no_secret(process)
@@ -230,7 +230,7 @@ def test_a_plain_url_to_a_port_of_tls_is_told_in_a_line_and_tried_again(secured:
     consumer.wait_until_said(f"{hint}; try 2")
     status = secured.start("tickpipe", "status", REDIS_URL=url)
     assert status.wait() == 1
-    assert [hint in line for line in status.last_words()] == [True]
+    assert [hint in line for line in status.last_log_line()] == [True]
     assert consumer.stop() == 1
     assert_no_secret(consumer)
     assert_no_secret(status)
@@ -240,7 +240,7 @@ def test_tls_to_a_port_without_it_is_told_in_a_line(secured: Secured) -> None:
     plain = secured.forward(secured.valkey, None)
     status = secured.start("tickpipe", "status", REDIS_URL=secured.redis_url(plain.port))
     assert status.wait() == 1
-    (line,) = status.last_words()
+    (line,) = status.last_log_line()
     assert "if that port has no TLS, REDIS_URL begins with redis://" in line
     assert_no_secret(status)
 

@@ -15,14 +15,16 @@ import psycopg2
 import pytest
 import redis
 
-from common.stream import Stream
+from common.streams.stream import Stream
 from tests.support.homes import temporary_home
 from tests.support.pipeline import GROUP, Database, Pipeline
 from tests.support.processes import Processes, Running
 from tests.support.waiting import PATIENCE, wait_for
 from tickpipe.dashboard import HOST, PORT
-from tickpipe.embedded import PostgresServer, ValkeyServer, embedded_servers
-from tickpipe.simulator import Simulator, SimulatorConfig
+from tickpipe.local.servers.embedded import embedded_servers
+from tickpipe.local.servers.postgres import PostgresServer
+from tickpipe.local.servers.valkey import ValkeyServer
+from tickpipe.simulator.websocket import Simulator, SimulatorConfig
 
 SECRET = "s3cr/t+word"
 
@@ -278,7 +280,7 @@ def refusal(process: Running) -> str:
     assert "Traceback" not in process.said()
     for secret in (SECRET, "s3cr%2Ft%2Bword", "s3cr"):
         assert secret not in process.said()
-    (words,) = process.last_words()
+    (words,) = process.last_log_line()
     assert words == process.said().splitlines()[-1]
     return words
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from common import feed_event, tick
 from common.settings import Secret
-from common.stream import Entry
-from consumer.store import FEED, PRICES, PriceStore, Table
+from common.streams.stream import Entry
+from consumer.store import PriceStore
+from consumer.tables import FEED, PRICES, Table
 from tests.support.pipeline import Database
 
 GOOD = tick.Tick(
@@ -68,7 +69,7 @@ def outcomes(database: Database, store: PriceStore, table: Table, fields: dict[s
     found: dict[str, object] = {}
     for path, (rows, bisect) in paths.items():
         database.query("TRUNCATE prices_real_time, feed_events, dead_letters")
-        store.insert_block(table, stream, [entry(number, row) for number, row in enumerate(rows)], bisect=bisect)
+        store.insert_batch(table, stream, [entry(number, row) for number, row in enumerate(rows)], bisect=bisect)
         stored = database.query(f"SELECT {columns} FROM {name} WHERE session <> 7")
         assert database.count(name) + database.count("dead_letters") == len(rows)
         found[path] = repr(stored) if stored else None

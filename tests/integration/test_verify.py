@@ -16,7 +16,9 @@ from consumer.store import PriceStore
 from producer.spool import Outgoing, Spool
 from tests.support.pipeline import Pipeline
 from tests.support.told import Told
-from tickpipe.verify import Range, Verdict, verify
+from tickpipe.inspect.verdict import Verdict
+from tickpipe.inspect.verify import verify
+from tickpipe.ranges import Range
 
 N = 100
 

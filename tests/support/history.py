@@ -7,9 +7,10 @@ from typing import Any
 
 from common import tick
 from common.tick import Tick
-from consumer.store import PRICES, PriceStore
+from consumer.store import PriceStore
+from consumer.tables import PRICES
 from tests.support.told import Told, entry
-from tickpipe.simulator import EventSource
+from tickpipe.simulator.random_walk import EventSource
 
 #: Rows stored in one transaction.
 BLOCK = 1000
@@ -43,7 +44,7 @@ def store_history(
     ticks = list(_ticks(session, source, symbols, seconds, every, (lost, found)))
     for first in range(0, len(ticks), BLOCK):
         block = [entry(tick.encode(one)) for one in ticks[first : first + BLOCK]]
-        store.insert_block(PRICES, "prices", block)
+        store.insert_batch(PRICES, "prices", block)
     span = {"time_min": int(session.start), "time_max": int(now)}
     session.tell("stopped", seconds, last_seq=len(ticks), **span)
     return len(ticks)

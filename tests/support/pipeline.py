@@ -17,12 +17,13 @@ import redis
 
 from common import feed_event, tick
 from common.feed_event import FeedEvent
-from common.stream import Stream
+from common.streams.stream import Stream
 from common.tick import Tick
 from tests.support.capture import SYMBOLS, Event, Row, row
 from tests.support.processes import Processes, Running
 from tests.support.waiting import PATIENCE, wait_for
-from tickpipe.embedded import PostgresServer, ValkeyServer
+from tickpipe.local.servers.postgres import PostgresServer
+from tickpipe.local.servers.valkey import ValkeyServer
 
 GROUP = "timescale"
 

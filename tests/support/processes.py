@@ -46,7 +46,7 @@ class Running:
         """All that it has said so far."""
         return self._log.read_text(encoding="utf-8", errors="replace")
 
-    def last_words(self) -> list[str]:
+    def last_log_line(self) -> list[str]:
         """What it has said to its user: all lines that are no log."""
         return [line for line in self.said().splitlines() if not LOG_LINE.match(line)]
 

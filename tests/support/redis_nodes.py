@@ -12,7 +12,7 @@ from tests.support.homes import temporary_home
 from tests.support.ports import free_port
 from tests.support.tls import Forwarder
 from tests.support.waiting import wait_for
-from tickpipe.embedded import ValkeyServer
+from tickpipe.local.servers.valkey import ValkeyServer
 
 
 class Node:

@@ -6,9 +6,10 @@ import itertools
 from collections.abc import Iterable
 
 from common import feed_event, tick
-from common.stream import Entry, Stream
+from common.streams.stream import Entry, Stream
 from common.tick import Tick
-from consumer.store import FEED, PRICES, PriceStore
+from consumer.store import PriceStore
+from consumer.tables import FEED, PRICES
 
 _IDS = itertools.count(1)
 
@@ -38,14 +39,14 @@ class Told:
 
     def store(self, seqs: Iterable[int], **other: str) -> None:
         """Store these of its prices."""
-        self._store.insert_block(PRICES, "prices", [entry(tick.encode(self.tick(seq, **other))) for seq in seqs])
+        self._store.insert_batch(PRICES, "prices", [entry(tick.encode(self.tick(seq, **other))) for seq in seqs])
 
     def tell(self, event: str, after: float, **detail: object) -> None:
         """Store a feed event."""
         self._number += 1
         at = round((self.start + after) * 1e6)
         told = feed_event.make(self.id, self._number, at, event, detail)
-        self._store.insert_block(FEED, "prices:feed", [entry(feed_event.encode(told))])
+        self._store.insert_batch(FEED, "prices:feed", [entry(feed_event.encode(told))])
 
     def skip(self, event: str, after: float, *, to: Stream, **detail: object) -> None:
         """Append a feed event to its stream; it is not stored."""
@@ -54,6 +55,6 @@ class Told:
         to.append([feed_event.encode(feed_event.make(self.id, self._number, at, event, detail))])
 
     def vouch(self, event: str, after: float, last_seq: int) -> None:
-        """Tell `alive` or `stopped`."""
+        """ProgressCallback `alive` or `stopped`."""
         span = {"time_min": int(self.start), "time_max": int(self.start + last_seq / 1000)}
         self.tell(event, after, last_seq=last_seq, **span)

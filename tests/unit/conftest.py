@@ -11,7 +11,7 @@ import redis
 from hypothesis import settings
 
 from common import retry
-from common.stream import Stream
+from common.streams.stream import Stream
 
 settings.register_profile("unit", deadline=None)  # the machine is shared: a slow example proves nothing
 settings.load_profile("unit")

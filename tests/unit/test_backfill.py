@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import ConfigurationError
-from tickpipe import backfill
-from tickpipe.backfill import Call, Gap, Span, Tally, minus, moment, plan, read_since, run
-from tickpipe.rest import Bar, RefusedSymbolError
+from tickpipe.backfill.plan import Call, Gap, Span, minus, moment, plan, read_since
+from tickpipe.backfill.rest import Bar, RefusedSymbolError
+from tickpipe.backfill.run import BackfillResult, run
 
 START = 29_000_000  # a minute since 1970
 BASE = moment(START)
@@ -66,7 +66,7 @@ def test_every_minute_a_gap_touches_is_asked_for_once_and_no_other(
     gaps: list[Gap], done: list[Span], since: int, now: int
 ) -> None:
     begin, end = BASE + timedelta(seconds=since), BASE + timedelta(seconds=now)
-    with mock.patch.object(backfill, "MOST_BARS", 7):
+    with mock.patch("tickpipe.backfill.plan.MOST_BARS", 7):
         calls = list(plan(gaps, {"A": done}, begin, end))
     for symbol in "AB":
         touched = {
@@ -134,7 +134,7 @@ def test_a_refused_symbol_is_named_and_not_asked_for_again(caplog: pytest.LogCap
             raise RefusedSymbolError("not found")
         return [Bar(call.since, 1, 1, 1, 1, None)]
 
-    tally = Tally()
+    tally = BackfillResult()
     run(calls, ask, lambda _, bars: len(bars), tally, lambda *left: told.append(left))
     assert asked == ["BAD", "GOOD", "GOOD"]
     assert (tally.refused, str(tally)) == ({"BAD": "not found"}, "2 bars of 1 symbols stored over 1 gaps")

@@ -345,7 +345,7 @@ def test_ctrl_c_while_typer_makes_its_command_is_no_traceback_either(
     start: Callable[..., subprocess.Popen[str]],
 ) -> None:
     program = """import common.interrupt, os, signal, time
-from common import cli
+from common import process
 cli.run(lambda **_: (os.kill(os.getpid(), signal.SIGINT), time.sleep(60)), "name")"""
     process = start("python", "-c", program)
     assert process.communicate(timeout=30) == ("", "")
@@ -355,11 +355,11 @@ cli.run(lambda **_: (os.kill(os.getpid(), signal.SIGINT), time.sleep(60)), "name
 #: Sends two signals, one right after the other, to processes that then do nothing; and one signal alone to a last one.
 TWO_SIGNALS = """
 import os, signal, threading
-from common import cli
+from common import process
 
 def run(*signals):
     if (child := os.fork()) == 0:
-        stop = cli.stop_on_signals()
+        stop = process.stop_on_signals()
         for each in signals:
             os.kill(os.getpid(), each)
         if len(signals) > 1:
@@ -397,7 +397,7 @@ def test_metrics_are_off_unless_asked_for_and_then_on_loopback(
         raise ConfigurationError("listens nowhere")
 
     monkeypatch.setattr("common.metrics.Server", listen)
-    monkeypatch.setattr("common.cli.stop_on_signals", go_on)
+    monkeypatch.setattr("common.process.stop_on_signals", go_on)
     own = {**KEY, **SYMBOLS, "REDIS_URL": "redis://127.0.0.1:1", "LOG_LEVEL": "ERROR"}
     for off in ({}, {"METRICS_PORT": "", "METRICS_HOST": ""}, {"METRICS_PORT": "0"}, {"METRICS_HOST": "0.0.0.0"}):
         assert_refused(command(name, **own, **off), "listens nowhere")

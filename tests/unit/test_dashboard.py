@@ -9,18 +9,18 @@ import pytest
 
 from common.errors import ConfigurationError, OutageError
 from common.settings import Secret
-from common.stream import Backlog, Member
-from tickpipe import dashboard, text
+from common.streams.stream import Backlog, Member
+from tickpipe import dashboard, formatting
 from tickpipe.dashboard import chart, parts
 from tickpipe.dashboard.data import Candle, Gap, Interval, Tick
 from tickpipe.dashboard.health import (
     Consumer,
+    ConsumerTracker,
     Count,
     Database,
     Health,
-    Observatory,
+    HealthMonitor,
     Rate,
-    Roll,
     Session,
     boxes,
     completeness,
@@ -28,7 +28,7 @@ from tickpipe.dashboard.health import (
 from tickpipe.dashboard.health import headline as headline_of
 from tickpipe.dashboard.history import Look, with_ticks
 from tickpipe.dashboard.quotes import MINUTES, Quote
-from tickpipe.paced import Paced
+from tickpipe.inspect.cached_query import CachedQuery
 
 MINUTE = Interval("1m", 60)
 NOON = 1_795_348_800.0  # seconds since 1970, a whole minute
@@ -250,7 +250,7 @@ def test_a_rate_is_taken_over_the_last_seconds() -> None:
 
 
 def test_a_consumer_that_stops_is_silent_and_gone_when_its_name_goes_and_forgotten_later() -> None:
-    roll = Roll()
+    roll = ConsumerTracker()
 
     def called(now: float, *members: Member) -> list[tuple[str, str]]:
         return [(one.name, one.state) for one in roll.call(now, members, {"a": 10 * int(now)})]
@@ -263,7 +263,7 @@ def test_a_consumer_that_stops_is_silent_and_gone_when_its_name_goes_and_forgott
 
 
 def test_a_name_that_comes_back_is_not_gone() -> None:
-    roll = Roll()
+    roll = ConsumerTracker()
     roll.call(0, [Member("a", 0, 9.0)], {})
     roll.call(1, [], {})
     assert [one.state for one in roll.call(2, [Member("a", 0, 0.1)], {})] == ["works"]
@@ -316,16 +316,26 @@ def test_gaps_in_words() -> None:
     [([1.5, 2.25], 2), ([228.50999], 2), ([96_312.123], 2), ([1.05412], 5), ([7.0], 0), ([1.23e-10], 12), ([], 2)],
 )
 def test_as_many_decimals_as_were_told_within_reason(prices: list[float], places: int) -> None:
-    assert text.decimals(prices) == places
+    assert formatting.decimals(prices) == places
 
 
 def test_numbers_as_the_page_writes_them() -> None:
-    assert (text.price(1234.5, 2), text.change(-0.0123), text.change(None)) == ("1,234.50", "−1.23 %", "–")
-    assert [text.change(each) for each in (0.0, 0.00001, -0.00001)] == ["0.00 %"] * 3
-    assert [text.rate(rate) for rate in (0.0, 12.34, 1234.5)] == ["0.0", "12.3", "1,234"]
-    assert [text.milliseconds(each) for each in (None, 0.0042, 61.0)] == ["–", "4 ms", "61 s"]
-    assert [text.span(each) for each in (-1, 99, 100, 7200, 864_000)] == ["0 s", "99 s", "2 min", "2 h", "10 days"]
-    assert [text.size(each) for each in (999, 12_400_000, 3e12)] == ["999 B", "12.4 MB", "3 TB"]
+    assert (formatting.price(1234.5, 2), formatting.change(-0.0123), formatting.change(None)) == (
+        "1,234.50",
+        "−1.23 %",
+        "–",
+    )
+    assert [formatting.change(each) for each in (0.0, 0.00001, -0.00001)] == ["0.00 %"] * 3
+    assert [formatting.rate(rate) for rate in (0.0, 12.34, 1234.5)] == ["0.0", "12.3", "1,234"]
+    assert [formatting.milliseconds(each) for each in (None, 0.0042, 61.0)] == ["–", "4 ms", "61 s"]
+    assert [formatting.span(each) for each in (-1, 99, 100, 7200, 864_000)] == [
+        "0 s",
+        "99 s",
+        "2 min",
+        "2 h",
+        "10 days",
+    ]
+    assert [formatting.size(each) for each in (999, 12_400_000, 3e12)] == ["999 B", "12.4 MB", "3 TB"]
 
 
 # --- Asking no more often than is fair
@@ -336,7 +346,7 @@ class Question:
 
     def __init__(self) -> None:
         self.now, self.took, self.asked = 0.0, 0.0, 0
-        self.paced = Paced(self._ask, 1.0, lambda: self.now)
+        self.paced = CachedQuery(self._ask, 1.0, lambda: self.now)
 
     def _ask(self) -> int:
         self.now += self.took
@@ -375,7 +385,7 @@ def test_health_is_looked_at_again_at_once_however_long_the_wait_in_an_outage_wa
         raise OutageError("Redis: Timeout")
 
     stream.groups.side_effect = reader.rows.side_effect = wait
-    observatory = Observatory(stream, reader, lambda: 0, every=1.0, monotonic=lambda: now)
+    observatory = HealthMonitor(stream, reader, lambda: 0, every=1.0, monotonic=lambda: now)
     for looks in (1, 2, 3):
         assert observatory.look().redis_trouble == "Redis: Timeout"
         assert stream.groups.call_count == looks

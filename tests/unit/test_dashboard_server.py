@@ -14,7 +14,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect as connect_websocket
 
-from common import cli
+from common import threads
 from common.settings import Secret
 from tests.support.waiting import PATIENCE, wait_for
 from tickpipe import dashboard
@@ -56,7 +56,7 @@ def address() -> Iterator[Address]:
         patch.setattr(os, "nice", lambda _: 0)  # it would hold for all tests
         for name, value in {"MAX_CONNECTIONS": 20, "MAX_WEBSOCKETS": 5, "MAX_PAGES": 10, "ANSWER_WITHIN": 3.0}.items():
             patch.setattr(server, name, value, raising=False)
-        running = cli.in_thread(dashboard.serve, config, stop, ready)
+        running = threads.in_thread(dashboard.serve, config, stop, ready)
         assert started.wait(PATIENCE)
         url = urlsplit(urls[0])
         try:

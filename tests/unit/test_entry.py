@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from common import feed_event, tick
-from common.entry import Codec
+from common.codec import Codec
 from common.errors import BadDataError, DecodeError
 from common.feed_event import FeedEvent
 from common.tick import Tick

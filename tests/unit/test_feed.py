@@ -24,28 +24,23 @@ from hypothesis import strategies as st
 from twelvedata.websocket import TDWebSocket
 from websocket import ABNF
 
-from common import cli
-from common.cli import in_thread
+from common import clock, threads
 from common.errors import ConfigurationError
 from common.proxy import Proxy
 from common.settings import Secret
-from producer.feed import (
-    DEFAULT_URL,
-    ClosedByServerError,
-    Feed,
-    FeedConfig,
-    NothingSubscribedError,
-    Reconnect,
-    RefusedKeyError,
-    _Socket,
-)
-from producer.publisher import Intake
+from common.threads import in_thread
+from producer.config import DEFAULT_URL, FeedConfig
+from producer.connection import ClosedByServerError, _Socket
+from producer.feed import Feed, NothingSubscribedError, RefusedKeyError
+from producer.feeds.twelvedata import decode_frame
+from producer.queue import EventQueue
+from producer.reconnect import Reconnect
 from producer.session import MAX_AHEAD, PriceEvent
-from producer.twelvedata import decode_frame
 from tests.support.faults import FaultySimulator
 from tests.support.http_proxy import http_proxy
 from tests.support.waiting import PATIENCE, wait_for
-from tickpipe.simulator import Event, SimulatorConfig
+from tickpipe.simulator.random_walk import Event
+from tickpipe.simulator.websocket import SimulatorConfig
 
 KEY = "s3cr3t-k3y"
 DAY = 86_400_000_000
@@ -69,10 +64,10 @@ class Running:
         *,
         bound: int = 10**6,
         api_key: Callable[[], Secret] = lambda: Secret(KEY),
-        clock: Callable[[], int] = cli.microseconds,
+        clock: Callable[[], int] = clock.microseconds,
         **config: Any,
     ) -> None:
-        self.intake = Intake(bound)
+        self.intake = EventQueue(bound)
         self.feed = Feed(
             FeedConfig(url=url, **QUICK | config),
             api_key=api_key,
@@ -82,7 +77,7 @@ class Running:
             rng=random.Random(1),
         )
         self.stop = threading.Event()
-        self.ended: Future[None] = cli.in_thread(self.feed.run, self.stop)
+        self.ended: Future[None] = threads.in_thread(self.feed.run, self.stop)
         self._prices: list[PriceEvent] = []
         self._words: list[tuple[str, str, int, dict[str, Any]]] = []
 
@@ -288,7 +283,7 @@ def test_a_peer_that_trickles_is_given_up_and_does_not_hold_it(upgraded: bool) -
                     peer.sendall(b"x")
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        serving = cli.in_thread(serve, listener)
+        serving = threads.in_thread(serve, listener)
         url = f"ws://127.0.0.1:{listener.getsockname()[1]}/"
         with running(url, handshake_timeout=0.3, ping_after=0.3) as one:
             if upgraded:
@@ -524,7 +519,8 @@ def test_an_error_without_names_is_a_refusal_of_all(
 ) -> None:
     """Else it would sit there, connected and subscribed to nothing, without a word."""
     monkeypatch.setattr(
-        "tickpipe.simulator._status", lambda *_: {"event": "subscribe-status", "status": "error", "message": "limit"}
+        "tickpipe.simulator.websocket._status",
+        lambda *_: {"event": "subscribe-status", "status": "error", "message": "limit"},
     )
     with running(simulator.url, "AAPL") as one:
         with pytest.raises(NothingSubscribedError, match=r"AAPL \(limit\)"):
@@ -549,10 +545,10 @@ class Clock:
     """Microseconds since 1970, which a test may move."""
 
     def __init__(self, now: int) -> None:
-        self.ahead = now - cli.microseconds()
+        self.ahead = now - clock.microseconds()
 
     def __call__(self) -> int:
-        return cli.microseconds() + self.ahead
+        return clock.microseconds() + self.ahead
 
 
 @pytest.mark.parametrize("quiet", [False, True], ids=["prices flow", "quiet market"])
@@ -590,7 +586,7 @@ def test_received_follows_a_clock_that_jumps_and_no_price_is_lost_or_numbered_tw
     steps: list[tuple[str, int, int]],
 ) -> None:
     now = 20_000 * DAY  # a step back from here ends on the day before
-    intake = Intake(10**6)
+    intake = EventQueue(10**6)
     feed = Feed(
         FeedConfig(alive_every=0.0),
         api_key=lambda: Secret(KEY),

@@ -12,11 +12,12 @@ from contextlib import closing, contextmanager, suppress
 import pytest
 from websockets.sync.server import ServerConnection, serve
 
-from common import cli
+from common import clock, threads
 from common.feed_event import FeedEvent
 from common.settings import Secret
-from producer.feed import Feed, FeedConfig
-from producer.publisher import Intake
+from producer.config import FeedConfig
+from producer.feed import Feed
+from producer.queue import EventQueue
 from tests.support.waiting import PATIENCE, wait_for
 
 KEY = "the+key/of us"
@@ -58,13 +59,13 @@ def sending(send: Callable[[ServerConnection], None]) -> Iterator[str]:
 
 
 @contextmanager
-def feeding(url: str) -> Iterator[tuple[Feed, Intake]]:
+def feeding(url: str) -> Iterator[tuple[Feed, EventQueue]]:
     """A feed that runs on this websocket."""
-    stop, intake = threading.Event(), Intake(1000)
+    stop, intake = threading.Event(), EventQueue(1000)
     feed = Feed(
-        FeedConfig(url=url), api_key=lambda: Secret(KEY), symbols=["AAPL"], intake=intake, clock=cli.microseconds
+        FeedConfig(url=url), api_key=lambda: Secret(KEY), symbols=["AAPL"], intake=intake, clock=clock.microseconds
     )
-    running = cli.in_thread(feed.run, stop)
+    running = threads.in_thread(feed.run, stop)
     try:
         yield feed, intake
     finally:
@@ -72,7 +73,7 @@ def feeding(url: str) -> Iterator[tuple[Feed, Intake]]:
         running.exception(PATIENCE)
 
 
-def causes(intake: Intake) -> list[str]:
+def causes(intake: EventQueue) -> list[str]:
     """The causes of the disconnections that were recorded."""
     return [
         str(json.loads(item.detail)["cause"])

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import ConfigurationError
-from tickpipe.embedded import _Account
-from tickpipe.pipeline import Child
+from tickpipe.local.processes import ManagedProcess
+from tickpipe.local.servers.account import _Account
 
 UMASK_OPEN = 0o000
 
@@ -19,7 +19,7 @@ def test_a_link_in_place_of_a_log_is_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
     (tmp_path / "producer.log").symlink_to(victim)
-    child = Child("json.tool", ["--help"], {}, tmp_path / "producer.log")
+    child = ManagedProcess("json.tool", ["--help"], {}, tmp_path / "producer.log")
     with pytest.raises(OSError, match="symbolic links"):
         child.start()
     assert victim.read_text() == "precious"
@@ -28,7 +28,7 @@ def test_a_link_in_place_of_a_log_is_not_followed(tmp_path: Path) -> None:
 def test_logs_are_for_this_user_alone_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(UMASK_OPEN)
     try:
-        child = Child("json.tool", ["--help"], {}, tmp_path / "logs" / "producer.log")
+        child = ManagedProcess("json.tool", ["--help"], {}, tmp_path / "logs" / "producer.log")
         child.start()
         child.wait(30)
     finally:

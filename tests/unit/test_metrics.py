@@ -22,23 +22,27 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from websocket import ABNF
 
-from common import cli
+from common import clock, threads
 from common.errors import ConfigurationError, DatabaseOutageError, StreamOutageError
 from common.metrics import Distribution, Health, Server, metric
 from common.settings import Secret
-from common.stream import Stream
+from common.streams.stream import Stream
+from consumer.liveness import Progress
 from consumer.metrics import BacklogWatch, ConsumerMetrics, MeasuredStore
-from consumer.progress import Progress
-from consumer.store import FEED, PRICES, PriceStore, Stored
-from consumer.worker import Lane, Worker, WorkerConfig
-from producer.feed import Feed, FeedConfig
+from consumer.store import PriceStore, Stored
+from consumer.tables import FEED, PRICES
+from consumer.worker import Route, Worker, WorkerConfig
+from producer.config import FeedConfig
+from producer.feed import Feed
 from producer.metrics import ProducerMetrics
-from producer.publisher import Intake, Publisher, Streams, replay, spool_path
+from producer.publisher import Publisher, Streams
+from producer.queue import EventQueue
+from producer.replay import replay, spool_path
 from producer.spool import Spool
 from tests.support.faults import FaultySimulator
 from tests.support.waiting import PATIENCE, wait_for
 from tests.unit.conftest import StreamMaker
-from tickpipe.simulator import SimulatorConfig
+from tickpipe.simulator.websocket import SimulatorConfig
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/metrics.md"
 START = 1_700_000_000_000_000
@@ -75,7 +79,7 @@ class Producer:
     def __init__(self, folder: Path, *, spool_max: int = 10**6, intake_max: int = 100) -> None:
         self.now = 1000.0
         self.redis = fakeredis.FakeServer()
-        self.intake = Intake(intake_max)
+        self.intake = EventQueue(intake_max)
         self.feed = Feed(
             FeedConfig(url="ws://feed.example/"),
             api_key=lambda: Secret("key"),
@@ -187,8 +191,8 @@ def test_reconnects_are_counted_and_the_connection_seen() -> None:
             FeedConfig(url=simulator.url),
             api_key=lambda: Secret("key"),
             symbols=["AAPL"],
-            intake=Intake(10**6),
-            clock=cli.microseconds,
+            intake=EventQueue(10**6),
+            clock=clock.microseconds,
         )
         seen = ProducerMetrics(feed, _Anything(), _Anything(), {}, unhealthy_after=UNHEALTHY_AFTER)  # type: ignore[arg-type]
 
@@ -197,7 +201,7 @@ def test_reconnects_are_counted_and_the_connection_seen() -> None:
             return found["tickpipe_feed_connected"], found["tickpipe_feed_reconnects_total"]
 
         assert connected() == (0, 0)
-        running = cli.in_thread(feed.run, stop)
+        running = threads.in_thread(feed.run, stop)
         wait_for(lambda: connected() == (1, 0))
         simulator.hang_handshakes(on=True)
         simulator.close_all()
@@ -290,7 +294,7 @@ class Consumer:
         self.now = 1000.0
         self.on_insert: Callable[[], None] = lambda: None
         self.stored = Stored(0, 0, 0)
-        monkeypatch.setattr(PriceStore, "insert_block", self._insert_block)
+        monkeypatch.setattr(PriceStore, "insert_batch", self._insert_block)
         monkeypatch.setattr(PriceStore, "works", lambda _: False)
         self.store = MeasuredStore(
             Secret("postgresql://nowhere/"), clock=lambda: START + 2_000_000, monotonic=lambda: self.now
@@ -298,7 +302,7 @@ class Consumer:
         self.prices, self.feed = make_stream("prices"), make_stream("prices:feed")
         self.stop = threading.Event()
         self.worker = Worker(
-            [Lane(self.prices, PRICES), Lane(self.feed, FEED)],
+            [Route(self.prices, PRICES), Route(self.feed, FEED)],
             self.store,
             WorkerConfig(drain=True, max_batch_size=10, poll=0.01),
             stop=self.stop,
@@ -397,7 +401,7 @@ def test_it_looks_at_the_backlog_until_told_to_stop(consumer: Consumer, monkeypa
     monkeypatch.setattr("consumer.metrics.LOOK_EVERY", 0.01)
     consumer.prices.ensure_group()
     consumer.feed.ensure_group()
-    running = cli.in_thread(consumer.watch.run, consumer.stop)
+    running = threads.in_thread(consumer.watch.run, consumer.stop)
     wait_for(lambda: consumer.watch.up)
     consumer.append(5)
     wait_for(lambda: consumer.watch.seen["prices"].lag == 5)
@@ -430,7 +434,7 @@ def test_a_consumer_whose_redis_is_away_is_red_until_it_is_back(
     consumer: Consumer, redis_server: fakeredis.FakeServer
 ) -> None:
     redis_server.connected = False
-    running = cli.in_thread(consumer.worker.run)
+    running = threads.in_thread(consumer.worker.run)
     wait_for(lambda: consumer.reasons)
     assert consumer.reasons[0].startswith("Redis: ")
     assert consumer.reasons[0].endswith("(failing for 0 s)")

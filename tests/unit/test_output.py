@@ -15,7 +15,7 @@ import pytest
 from common.errors import ConfigurationError
 from common.settings import Secret, absolute_folder
 from producer.spool import spool_folder
-from tickpipe.embedded import default_data_dir
+from tickpipe.local.servers.embedded import default_data_dir
 
 BIN = Path(sys.executable).parent
 #: Seconds for a command to end, on a machine that is busy.

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from tickpipe import text
-from tickpipe.progress import line, progress
+from tickpipe import formatting
+from tickpipe.terminal.progress import line, progress
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_done_rate_and_time_left_as_far_as_each_is_known(
 
 
 def test_bytes_are_shown_as_such() -> None:
-    assert line("moving", 5e8, 2e9, 10, text.size) == "moving: 500 MB of 2 GB, 50 MB/s, 30 s left"
+    assert line("moving", 5e8, 2e9, 10, formatting.size) == "moving: 500 MB of 2 GB, 50 MB/s, 30 s left"
 
 
 def shown(*, terminal: bool, width: int = 80) -> str:

@@ -17,11 +17,13 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common import cli, feed_event, tick
+from common import feed_event, threads, tick
 from common.errors import ConfigurationError, DecodeError, OutageError, StreamOutageError, TickpipeError
 from common.feed_event import FeedEvent
-from common.stream import Fields, Stream
-from producer.publisher import MAX_APPEND, Intake, Item, Publisher, Replayer, Streams, replay, spool_path
+from common.streams.stream import Fields, Stream
+from producer.publisher import Publisher, Streams
+from producer.queue import MAX_APPEND, EventQueue, Item
+from producer.replay import Replayer, replay, spool_path
 from producer.session import PriceEvent, Session
 from producer.spool import Outgoing, Spool, SpoolFullError
 from tests.support.waiting import PATIENCE, wait_for
@@ -37,7 +39,7 @@ class House:
         self.server = fakeredis.FakeServer()
         self.client = fakeredis.FakeStrictRedis(server=self.server, protocol=2)
         self.streams = Streams(Stream(self.client, "prices"), Stream(self.client, "prices:feed"))
-        self.intake = Intake(bound)
+        self.intake = EventQueue(bound)
         self.session = Session(START, self.intake.put_always, lambda: START)
         self.spool = Spool(spool_path(folder, START), max_bytes=spool_max)
         self.publisher = Publisher(self.intake, self.streams, self.spool)
@@ -417,7 +419,7 @@ def test_every_price_is_in_the_stream_once_or_told_lost(steps: list[tuple[bool, 
 @contextmanager
 def working(work: Callable[[], None], stop: threading.Event) -> Iterator[Future[None]]:
     """Do it in a thread, until the end of the block."""
-    thread = cli.in_thread(work)
+    thread = threads.in_thread(work)
     try:
         yield thread
     finally:
@@ -487,6 +489,6 @@ def test_an_intake_is_crowded_long_before_it_is_full(tmp_path: Path) -> None:
     told = []
     for count in (10, 1):
         house.put(count)
-        told.append(house.intake.crowded)
+        told.append(house.intake.above_watermark)
     house.intake.take(timeout=0)
-    assert [*told, house.intake.crowded] == [False, True, False]
+    assert [*told, house.intake.above_watermark] == [False, True, False]

@@ -18,9 +18,17 @@ from common.errors import ConfigurationError, OutageError, TickpipeError
 from common.settings import Secret
 from tests.support.faults import FaultySimulator
 from tests.support.http_proxy import http_proxy
-from tickpipe import rest
-from tickpipe.rest import Bar, OutOfCreditsError, Pace, RefusedKeyError, RefusedSymbolError, Rest, StoppedError
-from tickpipe.simulator import SimulatorConfig
+from tickpipe.backfill import rest
+from tickpipe.backfill.rate_limit import RateLimiter
+from tickpipe.backfill.rest import (
+    Bar,
+    OutOfCreditsError,
+    RefusedKeyError,
+    RefusedSymbolError,
+    StoppedError,
+    TwelveDataRest,
+)
+from tickpipe.simulator.websocket import SimulatorConfig
 
 KEY = "s3cr3t/+key"
 SINCE = datetime(2026, 11, 20, 23, 58, tzinfo=UTC)
@@ -37,19 +45,19 @@ def simulator() -> Iterator[FaultySimulator]:
 
 
 @pytest.fixture
-def vendor(simulator: FaultySimulator) -> Iterator[Rest]:
-    with closing(Rest(f"{simulator.rest_url}/v1/", Secret(KEY))) as vendor:
+def vendor(simulator: FaultySimulator) -> Iterator[TwelveDataRest]:
+    with closing(TwelveDataRest(f"{simulator.rest_url}/v1/", Secret(KEY))) as vendor:
         yield vendor
 
 
-def ask(vendor: Rest, symbol: str = "BTC/USD", exchange: str | None = None, minutes: int = 5) -> list[Bar]:
+def ask(vendor: TwelveDataRest, symbol: str = "BTC/USD", exchange: str | None = None, minutes: int = 5) -> list[Bar]:
     return vendor.bars(symbol, exchange, SINCE, SINCE + minutes * MINUTE)
 
 
 # --- Asking
 
 
-def test_the_bars_of_a_span_are_all_of_its_minutes_and_no_other(vendor: Rest) -> None:
+def test_the_bars_of_a_span_are_all_of_its_minutes_and_no_other(vendor: TwelveDataRest) -> None:
     bars = ask(vendor)
     assert [bar.at for bar in bars] == [SINCE + n * MINUTE for n in range(5)]
     assert all(bar.low <= min(bar.open, bar.close) <= max(bar.open, bar.close) <= bar.high for bar in bars)
@@ -58,14 +66,14 @@ def test_the_bars_of_a_span_are_all_of_its_minutes_and_no_other(vendor: Rest) ->
     assert len(ask(vendor, minutes=1_400)) == 1_400
 
 
-def test_volumes_and_all_decimals_come_through(vendor: Rest, simulator: FaultySimulator) -> None:
+def test_volumes_and_all_decimals_come_through(vendor: TwelveDataRest, simulator: FaultySimulator) -> None:
     assert all(bar.volume and bar.volume > 0 for bar in ask(vendor, "AAPL", "NASDAQ"))
     values = [{"datetime": f"{SINCE:%Y-%m-%d %H:%M:%S}", **PRICES, "volume": "1.5"}]
     simulator.answer_calls((200, {"meta": {}, "values": values, "status": "ok"}))
     assert ask(vendor) == [Bar(SINCE, 0.00002417, 0.00002418, 0.00002416, 0.00002417, 1.5)]
 
 
-def test_what_the_wrapper_asks(vendor: Rest, simulator: FaultySimulator) -> None:
+def test_what_the_wrapper_asks(vendor: TwelveDataRest, simulator: FaultySimulator) -> None:
     ask(vendor)
     ask(vendor, "RY", "TSX")
     assert simulator.calls[0] == {
@@ -79,7 +87,9 @@ def test_what_the_wrapper_asks(vendor: Rest, simulator: FaultySimulator) -> None
 
 
 @pytest.mark.parametrize("status", [200, 400, 404])
-def test_a_closed_market_has_no_bars_and_is_no_failure(vendor: Rest, simulator: FaultySimulator, status: int) -> None:
+def test_a_closed_market_has_no_bars_and_is_no_failure(
+    vendor: TwelveDataRest, simulator: FaultySimulator, status: int
+) -> None:
     words = "No data is available on the specified dates. Try setting different start/end dates."
     simulator.answer_calls((status, {"code": 400, "message": words, "status": "error"}))
     assert ask(vendor) == []
@@ -95,7 +105,11 @@ def test_a_closed_market_has_no_bars_and_is_no_failure(vendor: Rest, simulator: 
     ],
 )  # fmt: skip
 def test_an_error_is_told_by_its_code(
-    vendor: Rest, simulator: FaultySimulator, code: int | str | None, error: type[TickpipeError], status: int | None
+    vendor: TwelveDataRest,
+    simulator: FaultySimulator,
+    code: int | str | None,
+    error: type[TickpipeError],
+    status: int | None,
 ) -> None:
     http = status or (code if isinstance(code, int) else 500)
     simulator.answer_calls((http, {"code": code, "message": "why", "status": "error"}))
@@ -104,11 +118,14 @@ def test_an_error_is_told_by_its_code(
     assert raised.type is error
 
 
-def test_what_the_simulator_refuses(vendor: Rest, simulator: FaultySimulator) -> None:
+def test_what_the_simulator_refuses(vendor: TwelveDataRest, simulator: FaultySimulator) -> None:
     for symbol, exchange in (("NOSUCH", None), ("MSFT", "TSX")):
         with pytest.raises(RefusedSymbolError, match="not found"):
             ask(vendor, symbol, exchange)
-    with closing(Rest(simulator.rest_url, Secret("other"))) as other, pytest.raises(RefusedKeyError, match="API_KEY"):
+    with (
+        closing(TwelveDataRest(simulator.rest_url, Secret("other"))) as other,
+        pytest.raises(RefusedKeyError, match="API_KEY"),
+    ):
         ask(other)
     for _ in range(47):
         ask(vendor)
@@ -126,7 +143,9 @@ def test_what_the_simulator_refuses(vendor: Rest, simulator: FaultySimulator) ->
     ],
     ids=str,
 )  # fmt: skip
-def test_an_answer_that_makes_no_sense_is_an_outage(vendor: Rest, simulator: FaultySimulator, body: object) -> None:
+def test_an_answer_that_makes_no_sense_is_an_outage(
+    vendor: TwelveDataRest, simulator: FaultySimulator, body: object
+) -> None:
     simulator.answer_calls((200, body))
     with pytest.raises(OutageError, match=r"makes? no sense|that makes sense|says 200"):
         ask(vendor)
@@ -147,7 +166,7 @@ def test_the_key_is_in_no_url_no_error_and_no_log(
         simulator.answer_calls((500, {"code": 500, "message": f"no {KEY} today", "status": "error"}))
     elif fault == "nonsense":
         simulator.answer_calls((200, {"values": [{**PRICES, "datetime": KEY}], "status": "ok"}))
-    with closing(Rest(url, Secret(KEY))) as vendor, pytest.raises(TickpipeError) as raised:
+    with closing(TwelveDataRest(url, Secret(KEY))) as vendor, pytest.raises(TickpipeError) as raised:
         ask(vendor)
     shown = "".join(traceback.format_exception(raised.value)) + repr(raised.value) + repr(vendor) + caplog.text
     assert KEY not in shown
@@ -158,12 +177,12 @@ def test_the_key_is_in_no_url_no_error_and_no_log(
 @pytest.mark.parametrize("url", ["", "api.twelvedata.com", "ftp://host", "http://", "http://[::1", "http://host:port"])
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"--rest-url .*is no web address"):
-        Rest(url, Secret(KEY))
+        TwelveDataRest(url, Secret(KEY))
 
 
 def test_an_address_with_a_password_is_refused_and_not_repeated() -> None:
     with pytest.raises(ConfigurationError, match=r"--rest-url .*is no web address") as raised:
-        Rest(f"http://me:{KEY}@host", Secret(KEY))
+        TwelveDataRest(f"http://me:{KEY}@host", Secret(KEY))
     assert KEY not in str(raised.value)
 
 
@@ -205,8 +224,8 @@ def clock() -> Clock:
     return Clock()
 
 
-def pace(clock: Clock, per_minute: int, stop: threading.Event | None = None) -> Pace:
-    return Pace(per_minute, stop or threading.Event(), clock=clock, sleep=clock.sleep)
+def pace(clock: Clock, per_minute: int, stop: threading.Event | None = None) -> RateLimiter:
+    return RateLimiter(per_minute, stop or threading.Event(), clock=clock, sleep=clock.sleep)
 
 
 @pytest.mark.parametrize("takes", [0.0, 3.0])
@@ -258,7 +277,7 @@ def test_told_to_stop_it_asks_no_more(clock: Clock) -> None:
 
 def test_told_to_stop_it_does_not_wait_for_its_turn() -> None:
     stop = threading.Event()
-    paced = Pace(1, stop, clock=Clock())
+    paced = RateLimiter(1, stop, clock=Clock())
     paced.ask(lambda: None)
     waiting = threading.Timer(0.05, stop.set)
     waiting.start()
@@ -278,7 +297,7 @@ def test_a_server_on_the_loopback_is_asked_without_a_proxy(
     with http_proxy("403 Forbidden") as proxy:
         environ = {name: f"http://127.0.0.1:{proxy.port}"}
         monkeypatch.setenv(name, environ[name])
-        with closing(Rest(simulator.rest_url, Secret(KEY), environ)) as vendor:
+        with closing(TwelveDataRest(simulator.rest_url, Secret(KEY), environ)) as vendor:
             assert len(ask(vendor)) == 5
     assert proxy.requests == []
 
@@ -287,7 +306,7 @@ def test_a_failure_through_a_proxy_names_the_proxy() -> None:
     with http_proxy("407 Proxy Authentication Required") as proxy:
         environ = {"https_proxy": f"http://user:pa55@127.0.0.1:{proxy.port}"}
         with (
-            closing(Rest("https://api.invalid", Secret(KEY), environ)) as vendor,
+            closing(TwelveDataRest("https://api.invalid", Secret(KEY), environ)) as vendor,
             pytest.raises(OutageError) as failed,
         ):
             ask(vendor)
@@ -298,7 +317,7 @@ def test_a_failure_through_a_proxy_names_the_proxy() -> None:
 
 def test_an_invalid_proxy_is_a_configuration_error() -> None:
     with pytest.raises(ConfigurationError, match=r"^all_proxy: "):
-        Rest("https://api.invalid", Secret(KEY), {"all_proxy": "socks5://127.0.0.1:1080"})
+        TwelveDataRest("https://api.invalid", Secret(KEY), {"all_proxy": "socks5://127.0.0.1:1080"})
 
 
 # --- A hostile server
@@ -345,7 +364,7 @@ def hostile() -> Iterator[str]:
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_not_followed(hostile: str, status: int) -> None:
     with (
-        closing(Rest(f"{hostile}/{status}", Secret(KEY))) as vendor,
+        closing(TwelveDataRest(f"{hostile}/{status}", Secret(KEY))) as vendor,
         pytest.raises(OutageError, match=f"HTTP status {status}, a redirect"),
     ):
         ask(vendor)
@@ -354,10 +373,16 @@ def test_a_redirect_is_not_followed(hostile: str, status: int) -> None:
 
 @pytest.mark.parametrize("kind", ["endless", "bomb"])
 def test_an_answer_without_end_is_given_up(hostile: str, kind: str) -> None:
-    with closing(Rest(f"{hostile}/{kind}", Secret(KEY))) as vendor, pytest.raises(OutageError, match="larger than"):
+    with (
+        closing(TwelveDataRest(f"{hostile}/{kind}", Secret(KEY))) as vendor,
+        pytest.raises(OutageError, match="larger than"),
+    ):
         ask(vendor)
 
 
 def test_an_answer_nested_without_end_is_an_outage(hostile: str) -> None:
-    with closing(Rest(f"{hostile}/nested", Secret(KEY))) as vendor, pytest.raises(OutageError, match="Recursion"):
+    with (
+        closing(TwelveDataRest(f"{hostile}/nested", Secret(KEY))) as vendor,
+        pytest.raises(OutageError, match="Recursion"),
+    ):
         ask(vendor)

@@ -10,9 +10,10 @@ from typing import cast
 import pytest
 
 from tests.unit.test_view import STATUS, shown, words
-from tickpipe import doctor, view
-from tickpipe.sizes import Sizes, days_until_full, folder_size, free_bytes
-from tickpipe.sizes import _growth as growth
+from tickpipe.inspect import doctor
+from tickpipe.inspect.sizes import Sizes, days_until_full, folder_size, free_bytes
+from tickpipe.inspect.sizes import _growth as growth
+from tickpipe.terminal import live_view
 
 SIZES = Sizes(
     table_bytes=1_234_000_000,
@@ -72,7 +73,7 @@ def test_what_is_not_known_is_not_shown_as_zero() -> None:
         SIZES, table_bytes_per_day_estimated=None, table_disk_free_bytes=None, days_until_full_estimated=None,
         stream_bytes=None, stream_bytes_per_day=None, spool_bytes_per_day=None,
     )  # fmt: skip
-    assert view.sizes(unknown) == "table 1.23 GB  spool 678 MB  free unknown"
+    assert live_view.sizes(unknown) == "table 1.23 GB  spool 678 MB  free unknown"
 
 
 def test_the_free_space_of_a_folder_that_is_not_there_is_that_of_where_it_would_be(tmp_path: Path) -> None:
@@ -89,5 +90,5 @@ def test_the_free_space_of_a_folder_that_is_not_there_is_that_of_where_it_would_
 def test_a_disk_without_room_is_grave_and_an_unknown_one_is_not(free: int | None, state: str) -> None:
     sizes = dataclasses.replace(SIZES, table_disk_free_bytes=free, days_until_full_estimated=None)
     patient = SimpleNamespace(findings=lambda _: (), measure=lambda: sizes)
-    (finding,) = doctor._feed(cast("doctor.Patient", patient))
+    (finding,) = doctor._feed(cast("doctor.CheckContext", patient))
     assert finding.state == state

@@ -17,7 +17,7 @@ from filelock import Timeout
 from common.errors import ConfigurationError, OutageError
 from common.settings import Secret
 from producer.spool import Outgoing, Spool, SpoolFullError, adopt_orphans, make_folder, spool_folder
-from tickpipe.sizes import folder_size
+from tickpipe.inspect.sizes import folder_size
 
 
 def price(n: int) -> Outgoing:

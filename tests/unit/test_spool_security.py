@@ -15,7 +15,7 @@ import pytest
 
 from common.errors import ConfigurationError, TickpipeError
 from common.settings import Secret
-from common.stream import Fields
+from common.streams.stream import Fields
 from producer.spool import Outgoing, Spool, adopt_orphans, make_folder, spool_folder
 
 ENTRY = Outgoing("prices", {"seq": "1"})

@@ -16,7 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from common.errors import ConfigurationError, OutageError, StreamOutageError, TickpipeError
 from common.settings import Secret
-from common.stream import Backlog, Entry, Stream, connect
+from common.streams.client import connect
+from common.streams.stream import Backlog, Entry, Stream
 from tests.unit.conftest import StreamMaker, stored
 
 
@@ -157,16 +158,16 @@ def test_backlog(stream: Stream, make_stream: StreamMaker) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 100])
 def test_undone_is_what_is_unread_or_pending_on_anybody(stream: Stream, make_stream: StreamMaker, count: int) -> None:
-    assert seqs(list(stream.undone(count))) == [1, 2, 3, 4, 5]
+    assert seqs(list(stream.unprocessed(count))) == [1, 2, 3, 4, 5]
     entries = stream.read(3)
     make_stream(consumer="other").read(1)
     stream.ack([entries[1].id])
-    assert seqs(list(stream.undone(count))) == [1, 3, 4, 5]
-    assert seqs(list(make_stream(group="none").undone(count))) == [1, 2, 3, 4, 5]
+    assert seqs(list(stream.unprocessed(count))) == [1, 3, 4, 5]
+    assert seqs(list(make_stream(group="none").unprocessed(count))) == [1, 2, 3, 4, 5]
 
 
 def test_an_entry_that_is_read_while_looking_is_undone(stream: Stream, make_stream: StreamMaker) -> None:
-    looking = stream.undone(count=1)
+    looking = stream.unprocessed(count=1)
     assert seqs([next(looking)]) == [1]
     make_stream(consumer="other").read(9)
     assert seqs(list(looking)) == [2, 3, 4, 5]
@@ -220,8 +221,8 @@ def test_a_consumer_leaves_only_when_it_holds_nothing(stream: Stream, make_strea
 def test_only_the_idle_who_hold_nothing_are_removed(stream: Stream, make_stream: StreamMaker) -> None:
     stream.ack([entry.id for entry in stream.read(1)])
     make_stream(consumer="holder").read(1)
-    assert stream.remove_gone(idle_ms=60_000) == 0
-    assert stream.remove_gone(idle_ms=0) == 1
+    assert stream.remove_idle_consumers(idle_ms=60_000) == 0
+    assert stream.remove_idle_consumers(idle_ms=0) == 1
     assert (stream.backlog().consumers, stream.pending()) == (1, 1)
 
 
@@ -260,7 +261,7 @@ def test_a_group_that_lags_holds_everybody_back(stream: Stream, make_stream: Str
     assert stream.trim() == 0
     slow.ack([entry.id for entry in slow.read(3)])
     assert stream.trim() == 2
-    assert seqs(list(make_stream(group="none").undone())) == [3, 4, 5]
+    assert seqs(list(make_stream(group="none").unprocessed())) == [3, 4, 5]
 
 
 def test_without_a_group_or_a_stream_nothing_is_trimmed(make_stream: StreamMaker) -> None:
@@ -320,7 +321,7 @@ class Trimming(RuleBasedStateMachine):
         for name in "ab":
             needed = self.pending[name] | set(self.appended[self.read[name] :])
             assert needed <= kept
-            assert [_numbers(entry.id) for entry in self.streams[name].undone(3)] == sorted(needed)
+            assert [_numbers(entry.id) for entry in self.streams[name].unprocessed(3)] == sorted(needed)
 
     def _needed(self, name: str) -> tuple[int, int]:
         last_read = self.appended[self.read[name] - 1] if self.read[name] else (0, 0)
@@ -383,9 +384,9 @@ def test_errors_are_worth_a_retry_or_need_a_person(
         lambda: stream.read_own_pending(1),
         lambda: stream.ack([b"1-0"]),
         lambda: list(stream.claim(0, 1)),
-        lambda: list(stream.undone()),
+        lambda: list(stream.unprocessed()),
         lambda: stream.report(at=1),
-        lambda: stream.remove_gone(0),
+        lambda: stream.remove_idle_consumers(0),
     ]
     for call in calls:
         with pytest.raises(expected) as caught:

@@ -17,10 +17,10 @@ from rich.console import Console
 
 from common import log
 from common.terminal import PlainConsole, echo, echo_json, printable, printable_lines
-from tickpipe import view
 from tickpipe.dashboard import parts
-from tickpipe.status import Candle, Status, SymbolStatus
-from tickpipe.verify import Verdict
+from tickpipe.inspect.status import Candle, Status, SymbolStatus
+from tickpipe.inspect.verdict import Verdict
+from tickpipe.terminal import live_view
 
 ROOT = Path(__file__).parents[2]
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -107,11 +107,11 @@ def status() -> Status:
 def test_the_live_view_obeys_no_symbol_and_no_message(terminal: bool) -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, color_system=None, width=200, height=40)
-    console.print(view.render(status(), title=f"tickpipe {NASTY}", footer=NASTY, width=200, height=40))
+    console.print(live_view.render(status(), title=f"tickpipe {NASTY}", footer=NASTY, width=200, height=40))
     assert all(map(is_harmless, out.getvalue().split("\n")))
     assert out.getvalue().count(r"\x1b]0;owned\x07") == 3
     assert "[red]x[/bold] :smile:" in out.getvalue()
-    assert is_harmless(view.line(status(), title=NASTY))
+    assert is_harmless(live_view.line(status(), title=NASTY))
 
 
 def test_a_consoles_strings_are_text_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.tick import Tick
-from producer.twelvedata import (
+from producer.feeds.twelvedata import (
     SubscribeStatus,
     decode_frame,
     instrument,

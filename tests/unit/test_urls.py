@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from psycopg2.extensions import parse_dsn
 
 from common import settings
+from common.database.connections import check_url
 from common.errors import ConfigurationError
-from common.stream import connect
-from consumer.store import check_url
+from common.streams.client import connect
 
 SECRET = "S3cr@t"
 

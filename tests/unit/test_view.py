@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from tickpipe.status import MINUTES, Candle, Status, SymbolStatus, worst
-from tickpipe.view import candle_line, figures, line, render
+from tickpipe.inspect.status import MINUTES, Candle, Status, SymbolStatus, worst
+from tickpipe.terminal.live_view import candle_line, figures, line, render
 
 CANDLES = [Candle(10.0, 12.0, 9.0, 11.5, 40), Candle(11.5, 12.5, 11.0, 11.25, 2)]
 STATUS = Status(

@@ -11,11 +11,12 @@ import fakeredis
 import pytest
 import redis
 
-from common import cli
+from common import threads
 from common.errors import ConfigurationError, DatabaseOutageError, OutageError, StreamOutageError, TickpipeError
-from common.stream import Entry, Stream
-from consumer.store import FEED, PRICES, PriceStore, Stored, Table
-from consumer.worker import BISECT_AFTER, Lane, Worker, WorkerConfig
+from common.streams.stream import Entry, Stream
+from consumer.store import PriceStore, Stored
+from consumer.tables import FEED, PRICES, Table
+from consumer.worker import BISECT_AFTER, Route, Worker, WorkerConfig
 from tests.support.waiting import PATIENCE, wait_for
 from tests.unit.conftest import StreamMaker, stored
 
@@ -33,7 +34,7 @@ class Store:
         self.on_insert: Callable[[], None] = lambda: None
         self.ask_pending: Callable[[], int] = lambda: 0
 
-    def insert_block(self, table: Table, stream: str, entries: Sequence[Entry], *, bisect: bool = False) -> Stored:
+    def insert_batch(self, table: Table, stream: str, entries: Sequence[Entry], *, bisect: bool = False) -> Stored:
         assert table is (FEED if stream.endswith(":feed") else PRICES)
         self.bisected.append(bisect)
         self.pending.append(self.ask_pending())
@@ -72,8 +73,8 @@ def stream(make_stream: StreamMaker, store: Store) -> Stream:
 def make_worker(make_stream: StreamMaker, store: Store, stop: threading.Event) -> Callable[..., Worker]:
     def make(*, drain: bool = True, max_batch_size: int = 10, claim_idle: float = 30.0, name: str = "me") -> Worker:
         lanes = [
-            Lane(make_stream("prices", consumer=name), PRICES),
-            Lane(make_stream("prices:feed", consumer=name), FEED),
+            Route(make_stream("prices", consumer=name), PRICES),
+            Route(make_stream("prices:feed", consumer=name), FEED),
         ]
         config = WorkerConfig(drain=drain, max_batch_size=max_batch_size, claim_idle=claim_idle, poll=0.01)
         return Worker(lanes, cast("PriceStore", store), config, stop=stop, clock=lambda: 3_000_000)
@@ -135,7 +136,7 @@ def test_a_drain_ends_only_when_nobody_holds_anything(
     fill(stream, 1, 3)
     slow = make_stream(consumer="slow")
     held = slow.read(1)
-    draining = cli.in_thread(make_worker(claim_idle=1.0).run)
+    draining = threads.in_thread(make_worker(claim_idle=1.0).run)
     wait_for(lambda: "1 entries are pending on other consumers" in caplog.text)
     assert store.seqs == [2, 3]
     assert not draining.done()
@@ -264,7 +265,7 @@ def test_redis_away_is_waited_out_and_what_it_had_handed_over_is_recovered(
 
     fill(stream, 1, 3)
     store.on_insert = go_away
-    draining = cli.in_thread(make_worker().run)
+    draining = threads.in_thread(make_worker().run)
     wait_for(lambda: "; try 2, next in" in caplog.text)  # and goes on trying
     redis_server.connected = True
     draining.result(timeout=PATIENCE)

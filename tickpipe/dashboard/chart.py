@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from tickpipe import text
+from tickpipe import formatting
 from tickpipe.dashboard.data import Candle, Gap, Interval
 
 #: Places on the axis that a time without any candle takes at most, if it was a gap: more would push the prices out.
@@ -184,7 +184,7 @@ def data(axis: Sequence[Place], gaps: Sequence[Area], decimals: int, now: float)
     volumes = any(candle and candle.volume for candle in candles)
     bars = [_bar(candle, volumes=volumes) for candle in candles]
     ends = [max(one.high for one in candles if one), min(one.low for one in candles if one)] if last else []
-    digits = max((len(text.price(end, decimals)) for end in ends), default=0)
+    digits = max((len(formatting.price(end, decimals)) for end in ends), default=0)
     room = {"right": max(ROOM_FOR_PRICE, 16 + round(PER_DIGIT * digits))}
     return {
         "grid": [room, room],
@@ -231,7 +231,7 @@ def _price_line(last: Candle | None, decimals: int) -> Options:
         "animation": False,
         "lineStyle": {"color": colour, "type": "dotted", "width": 1},
         "label": {
-            "formatter": text.price(last.close, decimals),
+            "formatter": formatting.price(last.close, decimals),
             "color": "var(--on-price)",
             "backgroundColor": colour,
             "padding": [3, 5],
@@ -259,7 +259,7 @@ def _gap_areas(axis: Sequence[Place], gaps: Sequence[Area], now: float) -> Optio
 
 
 def _words(gap: Gap, share: float, now: float) -> str:
-    lasted = text.span((now if gap.until is None else gap.until) - gap.since)
+    lasted = formatting.span((now if gap.until is None else gap.until) - gap.since)
     if share < ROOM_FOR_LENGTH:
         return ""
     return lasted if share < ROOM_FOR_CAUSE else f"{gap.cause.partition(':')[0]}\n{lasted}"

@@ -6,13 +6,14 @@ import threading
 from functools import partial
 from typing import Any, NamedTuple
 
+from common.database import connections
 from common.settings import Secret
 from consumer import store
 
 #: Milliseconds after which the database gives up on a question of ours.
 STATEMENT_TIMEOUT = 10_000
 #: The writers come first: no second core for us, and no compiling for answers of a few rows.
-_SETTINGS = f"""{store.SETTINGS}
+_SETTINGS = f"""{connections.SETTINGS}
     SET LOCAL statement_timeout = {STATEMENT_TIMEOUT};
     SET LOCAL max_parallel_workers_per_gather = 0;
     SET LOCAL jit = off;
@@ -66,7 +67,7 @@ class Reader:
     """The database: one question at a time, in a read-only transaction, bounded in time, on one core."""
 
     def __init__(self, url: Secret) -> None:
-        connect = partial(store.connect, application="tickpipe dashboard")
+        connect = partial(connections.connect, application="tickpipe dashboard")
         self._store = store.PriceStore(url, connect=connect, settings=_SETTINGS, read_only=True)
         self._lock = threading.Lock()
 

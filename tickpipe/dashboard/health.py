@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from common.errors import TickpipeError
-from common.stream import SILENT_AFTER, Backlog, Member, Stream
-from tickpipe import text
+from common.streams.stream import SILENT_AFTER, Backlog, Member, Stream
+from tickpipe import formatting
 from tickpipe.dashboard.data import Reader
-from tickpipe.paced import Paced
-from tickpipe.status import backlog_left, laggard, worst
+from tickpipe.inspect.cached_query import CachedQuery
+from tickpipe.inspect.status import backlog_left, laggard, worst
 
 #: Seconds for which a consumer that went off the group in silence is still shown.
 GONE_SHOWN = 15.0
@@ -102,7 +102,7 @@ class Rate:
         return (after - before) / (last - first) if last > first else 0.0
 
 
-class Roll:
+class ConsumerTracker:
     """Keeps the list of consumers: who works, who is silent, and who has gone off the group in silence."""
 
     def __init__(self) -> None:
@@ -130,7 +130,7 @@ class Roll:
         return sorted([*present.values(), *(consumer for _, consumer in self._gone.values())])
 
 
-class Observatory:
+class HealthMonitor:
     """Looks at the whole pipeline, for all browsers together."""
 
     def __init__(
@@ -147,13 +147,13 @@ class Observatory:
         self._reader = reader
         self._clock = clock
         self._monotonic = monotonic
-        self._received, self._stored, self._roll = Rate(), Rate(), Roll()
-        self._sessions = Paced(self._read_sessions, 2.0, monotonic)
-        self._counts: dict[int, Paced[Count]] = {}
-        self._database = Paced(self._read_database, 15.0, monotonic)
+        self._received, self._stored, self._roll = Rate(), Rate(), ConsumerTracker()
+        self._sessions = CachedQuery(self._read_sessions, 2.0, monotonic)
+        self._counts: dict[int, CachedQuery[Count]] = {}
+        self._database = CachedQuery(self._read_database, 15.0, monotonic)
         self._last = Health()
         # What is costly in it is paced by itself, and to wait in an outage costs nothing: its end is seen at once.
-        self.look = Paced(self._look, every, monotonic, patience=0)
+        self.look = CachedQuery(self._look, every, monotonic, patience=0)
 
     def _look(self) -> Health:
         """What Redis and the database say; of one that is away, the last that was known, and the trouble."""
@@ -202,8 +202,8 @@ class Observatory:
             session._replace(counted=counts[session.id]()) if session.id in counts else session for session in found
         ]
 
-    def _counter(self, session: int) -> Paced[Count]:
-        return Paced(lambda: self._read_count(session), 10.0, self._monotonic)
+    def _counter(self, session: int) -> CachedQuery[Count]:
+        return CachedQuery(lambda: self._read_count(session), 10.0, self._monotonic)
 
     def _read_count(self, session: int) -> Count:
         waiting = backlog_left(self._last.backlog) if self._last.backlog else 0
@@ -243,12 +243,12 @@ def headline(health: Health) -> tuple[State, str]:
 
 
 def _websocket(health: Health) -> Box:
-    figure = text.rate(health.received_rate)
+    figure = formatting.rate(health.received_rate)
     if not health.sessions:
         return Box("idle", figure, "prices/s", ("no producer yet", ""))
     # A session that began by a clock that was ahead comes first until then.
     newest = next((one for one in health.sessions if one.id / 1e6 <= health.at), health.sessions[0])
-    ago = text.span(health.at - newest.last_word)
+    ago = formatting.span(health.at - newest.last_word)
     alive = [session for session in health.sessions if _alive(session, health.at)]
     lost = [session for session in alive if session.connection == "disconnected"]
     if lost:
@@ -275,10 +275,15 @@ def _stream(health: Health) -> Box:
         return Box("idle", "–", "waiting", ("nothing read yet", ""))
     left = backlog_left(health.backlog)
     behind = left > max(1000.0, 10 * health.stored_rate)
-    words = f"{text.count(health.backlog.lag)} unread · {text.count(health.backlog.pending)} in hand"
+    words = f"{formatting.count(health.backlog.lag)} unread · {formatting.count(health.backlog.pending)} in hand"
     held = f"group {health.holds_back} holds back trimming" if health.holds_back else ""
     state: State = "warn" if behind or held else "good"
-    return Box(state, text.count(left), "waiting", (words, held or f"{text.count(health.backlog.length)} entries held"))
+    return Box(
+        state,
+        formatting.count(left),
+        "waiting",
+        (words, held or f"{formatting.count(health.backlog.length)} entries held"),
+    )
 
 
 def _consumers(health: Health) -> Box:
@@ -289,22 +294,22 @@ def _consumers(health: Health) -> Box:
     if health.redis_trouble:
         return Box("idle", "–", unit, ("not known", ""))
     if lost:
-        words = f"{len(lost)} stopped" + (f", {text.count(held)} in hand" if held else "")
+        words = f"{len(lost)} stopped" + (f", {formatting.count(held)} in hand" if held else "")
         return Box("bad", figure, unit, (words, "what it holds is taken over" if held else ""))
     if not works:
         return Box("bad" if health.backlog and backlog_left(health.backlog) else "idle", "0", unit, ("none there", ""))
     held = sum(consumer.pending for consumer in works)
-    return Box("good", figure, unit, ("all of them answer", f"{text.count(held)} in hand"))
+    return Box("good", figure, unit, ("all of them answer", f"{formatting.count(held)} in hand"))
 
 
 def _database(health: Health) -> Box:
-    figure, unit = text.rate(health.stored_rate), "rows/s"
+    figure, unit = formatting.rate(health.stored_rate), "rows/s"
     if health.database_trouble:
         return Box("bad", figure, unit, ("cannot be read", health.database_trouble))
     if health.database is None:
         return Box("idle", figure, unit, ("nothing read yet", ""))
     dead = health.database.dead_letters
-    about = f"{health.database.version} · {text.size(health.database.size)}"
+    about = f"{health.database.version} · {formatting.size(health.database.size)}"
     if dead:
         return Box("warn", figure, unit, (f"{dead:,}{'+' if dead >= 1000 else ''} dead letters", about))
     return Box("good", figure, unit, ("no dead letters", about))
@@ -322,8 +327,8 @@ def completeness(session: Session, now: float) -> tuple[State, str]:
     if missing <= 0:
         return "good", "complete so far" if _alive(session, now) else "complete, counted"
     if missing <= session.counted.waiting:
-        return "idle", f"{text.count(missing)} on their way"
-    return "bad", f"{text.count(missing)} not found: tickpipe verify"
+        return "idle", f"{formatting.count(missing)} on their way"
+    return "bad", f"{formatting.count(missing)} not found: tickpipe verify"
 
 
 # Newest sessions first, by the primary key (session, number): a few index look-ups each, however long they are.

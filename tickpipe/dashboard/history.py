@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from tickpipe.dashboard.data import Candle, Gap, Interval, Reader, Tick
-from tickpipe.paced import Paced
+from tickpipe.inspect.cached_query import CachedQuery
 
 #: Candles that are read: the most that a chart shows.
 MOST = 150
@@ -85,10 +85,10 @@ class _Series:
         self._reader = reader
         self._symbol = symbol
         self._interval = interval
-        self._past = Paced(self._read_past, REREAD, monotonic)
-        self._newest = Paced(self._read_newest, every, monotonic)
-        self._ticks = Paced(self._read_ticks, every, monotonic)
-        self._gaps = Paced(self._read_gaps, 5.0, monotonic)
+        self._past = CachedQuery(self._read_past, REREAD, monotonic)
+        self._newest = CachedQuery(self._read_newest, every, monotonic)
+        self._ticks = CachedQuery(self._read_ticks, every, monotonic)
+        self._gaps = CachedQuery(self._read_gaps, 5.0, monotonic)
         self._candles: list[Candle] = []
         self._lock = threading.Lock()
 

@@ -16,10 +16,10 @@ from nicegui.elements.html import Html
 
 from common.errors import TickpipeError
 from common.terminal import printable
-from tickpipe import text
+from tickpipe import formatting
 from tickpipe.dashboard import chart, parts
 from tickpipe.dashboard.data import INTERVALS, Interval
-from tickpipe.dashboard.health import Health, Observatory, boxes, headline
+from tickpipe.dashboard.health import Health, HealthMonitor, boxes, headline
 from tickpipe.dashboard.history import MOST, Charts, Look
 from tickpipe.dashboard.quotes import Quote, Quotes
 
@@ -38,7 +38,7 @@ class Lookouts:
 
     quotes: Quotes
     charts: Charts
-    pipeline: Observatory
+    pipeline: HealthMonitor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +92,16 @@ class SymbolList(Element, component="symbols.js"):
     def _patch(self, quote: Quote) -> list[object]:
         sent = self._sent.get(quote.symbol)
         past = list(quote.closes.items()) if sent is None or sent.drawn != quote.drawn else None
-        words = text.price(quote.price, quote.places)
-        return [quote.symbol, quote.price, words, text.change(quote.change), quote.change, int(quote.time // 60), past]
+        words = formatting.price(quote.price, quote.places)
+        return [
+            quote.symbol,
+            quote.price,
+            words,
+            formatting.change(quote.change),
+            quote.change,
+            int(quote.time // 60),
+            past,
+        ]
 
 
 class Stage(NamedTuple):
@@ -235,8 +243,8 @@ class Board:
         now = time.time()
         self._draw(quote, look, interval, now)
         self._name.say(quote.symbol)
-        self._price.say(text.price(quote.price, quote.places))
-        self._change.say(f"{text.change(quote.change)} in {quote.minutes} min")
+        self._price.say(formatting.price(quote.price, quote.places))
+        self._change.say(f"{formatting.change(quote.change)} in {quote.minutes} min")
         self._change.classes(replace=parts.direction(quote.change))
         self._facts.content = parts.facts(quote, look, now)
         self._ticks.content = parts.ticks(look.ticks, quote.places)

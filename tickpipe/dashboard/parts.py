@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from common.terminal import printable
-from tickpipe import text
+from tickpipe import formatting
 from tickpipe.dashboard.data import Gap, Tick
 from tickpipe.dashboard.health import Box, Consumer, Health, Session, completeness
 from tickpipe.dashboard.history import Look
@@ -39,21 +39,22 @@ def direction(change: float | None) -> str:
 
 def facts(quote: Quote, look: Look, now: float) -> str:
     """The newest tick and the newest candle in a line. `now`: seconds since 1970."""
-    found = [("age", text.span(now - quote.received))]
+    found = [("age", formatting.span(now - quote.received))]
     for tick in look.ticks[:1]:
         found += [("bid", _price(tick.bid, quote.places)), ("ask", _price(tick.ask, quote.places))]
     for candle in look.candles[-1:]:
         for name, value in (("open", candle.open), ("high", candle.high), ("low", candle.low)):
-            found.append((name, text.price(value, quote.places)))
-        found.append(("ticks", text.count(candle.ticks)))
+            found.append((name, formatting.price(value, quote.places)))
+        found.append(("ticks", formatting.count(candle.ticks)))
     return "".join(f"<span>{name} <b>{escaped(value)}</b></span>" for name, value in found)
 
 
 def ticks(found: Sequence[Tick], places: int) -> str:
     """The latest ticks, newest first."""
     rows = [
-        f"<tr><td>{text.moment(tick.received, '%H:%M:%S')}<small>.{int(tick.received % 1 * 1000):03d}</small></td>"
-        f"<td>{text.price(tick.price, places)}</td><td>{_price(tick.bid, places)}</td>"
+        f"<tr><td>{formatting.moment(tick.received, '%H:%M:%S')}"
+        f"<small>.{int(tick.received % 1 * 1000):03d}</small></td>"
+        f"<td>{formatting.price(tick.price, places)}</td><td>{_price(tick.bid, places)}</td>"
         f"<td>{_price(tick.ask, places)}</td></tr>"
         for tick in found
     ]
@@ -62,7 +63,7 @@ def ticks(found: Sequence[Tick], places: int) -> str:
 
 
 def _price(value: float | None, places: int) -> str:
-    return "–" if value is None else text.price(value, places)
+    return "–" if value is None else formatting.price(value, places)
 
 
 def gaps(found: Sequence[Gap]) -> str:
@@ -75,10 +76,10 @@ def gaps(found: Sequence[Gap]) -> str:
 
 def gap(one: Gap) -> str:
     """A gap in words."""
-    since = text.moment(one.since, "%d %b %H:%M:%S")
+    since = formatting.moment(one.since, "%d %b %H:%M:%S")
     if one.until is None:
         return f"blind since {since} ({one.cause})"
-    return f"{since}, {text.span(one.until - one.since)} ({one.cause})"
+    return f"{since}, {formatting.span(one.until - one.since)} ({one.cause})"
 
 
 def figure(box: Box) -> str:
@@ -106,19 +107,19 @@ def _short(name: str) -> str:
 
 
 def _pace(one: Consumer) -> str:
-    return f"{text.rate(one.rate)}/s" if one.state == "works" else "–"
+    return f"{formatting.rate(one.rate)}/s" if one.state == "works" else "–"
 
 
 def _holds(one: Consumer) -> str:
     if one.state == "gone":
         return "gone"
-    held = f"{text.count(one.pending)} held"
-    return f"{held}, {text.span(one.idle)}" if one.state == "silent" else held
+    held = f"{formatting.count(one.pending)} held"
+    return f"{held}, {formatting.span(one.idle)}" if one.state == "silent" else held
 
 
 def latency(health: Health) -> str:
     """From received to committed."""
-    p50, p99 = text.milliseconds(health.latency_p50), text.milliseconds(health.latency_p99)
+    p50, p99 = formatting.milliseconds(health.latency_p50), formatting.milliseconds(health.latency_p99)
     return f"<span>received → committed: </span>p50 <b>{p50}</b> · p99 <b>{p99}</b>"
 
 
@@ -133,8 +134,8 @@ def _session(one: Session, now: float) -> str:
     state, words = completeness(one, now)
     word = "stopped " if one.stopped else ""
     return (
-        f"<tr><td>{text.moment(one.id / 1e6, '%d %b %H:%M:%S')}</td><td>{escaped(one.feed)}</td>"
-        f'<td class="spare muted">{word}{text.span(now - one.last_word)} ago</td>'
-        f'<td class="number">{text.count(one.last_seq)}</td>'
+        f"<tr><td>{formatting.moment(one.id / 1e6, '%d %b %H:%M:%S')}</td><td>{escaped(one.feed)}</td>"
+        f'<td class="spare muted">{word}{formatting.span(now - one.last_word)} ago</td>'
+        f'<td class="number">{formatting.count(one.last_seq)}</td>'
         f'<td><i class="dot {state}"></i>{words}</td></tr>'
     )

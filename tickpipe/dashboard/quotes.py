@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from tickpipe.dashboard.data import Reader
-from tickpipe.paced import Paced
-from tickpipe.text import decimals
+from tickpipe.formatting import decimals
+from tickpipe.inspect.cached_query import CachedQuery
 
 #: Minutes that the small line shows, and that a change is told over.
 MINUTES = 30
@@ -68,8 +68,8 @@ class Quotes:
         """`every`: seconds between two looks, at least."""
         self._reader = reader
         self._quotes: dict[str, Quote] = {}
-        self._names = Paced(self._read_names, 10.0, monotonic)
-        self.look = Paced(self._look, every, monotonic)
+        self._names = CachedQuery(self._read_names, 10.0, monotonic)
+        self.look = CachedQuery(self._look, every, monotonic)
 
     def _look(self) -> Mapping[str, Quote]:
         """Every symbol's quote by its name, in the order of names; the same object while nothing has changed."""

@@ -16,12 +16,13 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from common import cli
+from common import clock, threads
 from common.http_guard import RequestGuard
-from common.stream import Stream, connect
+from common.streams.client import connect
+from common.streams.stream import Stream
 from tickpipe.dashboard import DashboardConfig, listen, page, parts
 from tickpipe.dashboard.data import Reader
-from tickpipe.dashboard.health import Observatory
+from tickpipe.dashboard.health import HealthMonitor
 from tickpipe.dashboard.history import Charts
 from tickpipe.dashboard.quotes import Quotes
 
@@ -49,7 +50,7 @@ def serve(config: DashboardConfig, stop: threading.Event, ready: Callable[[str],
         page.Lookouts(
             quotes=Quotes(readers[0], every=PRICES_EVERY - 0.1),
             charts=Charts(readers[1], every=PRICES_EVERY - 0.1),
-            pipeline=Observatory(stream, readers[2], cli.microseconds, every=HEALTH_EVERY - 0.1),
+            pipeline=HealthMonitor(stream, readers[2], clock.microseconds, every=HEALTH_EVERY - 0.1),
         ),
         page.Shown(
             stream=config.price_stream,
@@ -72,7 +73,7 @@ def serve(config: DashboardConfig, stop: threading.Event, ready: Callable[[str],
         )
     )
     # In a thread, as uvicorn takes signals over in the main one; ours end the process in its order, with status 0.
-    running = cli.in_thread(server.run, sockets=[listener])
+    running = threads.in_thread(server.run, sockets=[listener])
     ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     while not stop.wait(0.2) and not running.done():
         pass

@@ -1,0 +1,10 @@
+"""The clock, as the command lines pass it on."""
+
+from __future__ import annotations
+
+import time
+
+
+def microseconds() -> int:
+    """The time now, microseconds since 1970."""
+    return time.time_ns() // 1000

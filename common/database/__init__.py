@@ -1,0 +1,1 @@
+"""PostgreSQL and TimescaleDB: connections, transactions, errors by class, and migrations."""

@@ -1,0 +1,1 @@
+"""Redis Streams: the client, one stream, one consumer group, and the statistics that consumers publish."""

@@ -1,0 +1,1 @@
+"""Fills gaps with the vendor's one-minute bars."""

@@ -1,0 +1,1 @@
+"""Reads the pipeline's state and changes nothing."""

@@ -1,0 +1,1 @@
+"""Runs the whole pipeline on this machine."""

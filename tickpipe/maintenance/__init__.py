@@ -1,0 +1,1 @@
+"""Changes stored data on request: retention and dead letters."""

@@ -1,0 +1,1 @@
+"""Terminal output: the live view and the progress display."""
