@@ -81,7 +81,7 @@ def test_it_never_raises_and_passes_only_what_the_table_takes(tick: Tick) -> Non
 
 
 def test_the_limits_are_those_of_the_table() -> None:
-    sql = (Path(__file__).parents[2] / "sql" / "0001_prices.sql").read_text(encoding="utf-8")
+    sql = (Path(__file__).parents[3] / "sql" / "0001_prices.sql").read_text(encoding="utf-8")
     first, end = (f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}+00" for seconds in TIME_RANGE)
     assert f"time >= '{first}' AND time < '{end}'" in sql
     assert f"char_length(symbol) BETWEEN 1 AND {MAX_NAME}" in sql

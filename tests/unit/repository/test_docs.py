@@ -19,7 +19,7 @@ from producer.cli import app as producer
 from tests.support.pages import blocks
 from tickpipe.cli import app as tickpipe
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SECRETS = {"TWELVE_DATA_API_KEY", "REDIS_URL", "DATABASE_URL"}
 #: Put together here, so that this file does not name them.
 REGISTRIES = ["pypi" + ".org", "files.python" + "hosted.org", "registry." + "npmjs.org"]

@@ -12,7 +12,7 @@ import pytest
 
 from common import cli
 from common.errors import ConfigurationError
-from tests.unit.test_plain_text import INVISIBLE, SAVED_AS, UNREADABLE
+from tests.unit.common.test_plain_text import INVISIBLE, SAVED_AS, UNREADABLE
 
 SECRET = "s3cr3t"
 

@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from tests.unit.test_view import STATUS, shown, words
+from tests.unit.tickpipe.terminal.test_live_view import STATUS, shown, words
 from tickpipe.inspect import doctor
 from tickpipe.inspect.sizes import Sizes, days_until_full, folder_size, free_bytes
 from tickpipe.inspect.sizes import _growth as growth
