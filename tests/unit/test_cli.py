@@ -188,7 +188,7 @@ def test_help_names_each_option_with_its_variable_and_default(
     ],
     ids=lambda value: " ".join(value)[:50] if isinstance(value, list | dict) else "",
 )
-def test_a_wrong_configuration_is_one_clear_line_and_status_2(
+def test_wrong_configuration_prints_one_line_and_exits_2(
     command: Command, tmp_path: Path, argv: list[str], environ: dict[str, str], words: str
 ) -> None:
     assert_refused(command(*argv, **environ), words)
@@ -208,7 +208,7 @@ def test_a_wrong_configuration_is_one_clear_line_and_status_2(
     ],
     ids=" ".join,
 )
-def test_wrong_usage_is_status_2(command: Command, argv: list[str]) -> None:
+def test_wrong_usage_exits_2(command: Command, argv: list[str]) -> None:
     ended = command(*argv, **KEY, **SYMBOLS)
     assert (ended.status, ended.out) == (2, "")
     assert "Traceback" not in ended.err
@@ -227,7 +227,7 @@ def test_wrong_usage_is_status_2(command: Command, argv: list[str]) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list | dict) else "",
 )
-def test_a_wrong_number_is_told_with_its_option_and_variable(
+def test_invalid_number_is_reported_with_its_option_and_variable(
     command: Command, argv: list[str], environ: dict[str, str], words: str
 ) -> None:
     ended = command(*argv, **KEY, **SYMBOLS, **environ)
@@ -245,7 +245,9 @@ def test_a_wrong_number_is_told_with_its_option_and_variable(
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_the_installed_commands_do_the_same(tmp_path: Path, argv: list[str], environ: dict[str, str]) -> None:
+def test_installed_commands_report_wrong_configuration_in_one_line(
+    tmp_path: Path, argv: list[str], environ: dict[str, str]
+) -> None:
     program = Path(sys.executable).with_name(argv[0])
     own = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), **environ}
     done = subprocess.run(
@@ -257,7 +259,7 @@ def test_the_installed_commands_do_the_same(tmp_path: Path, argv: list[str], env
 # --- What is away
 
 
-def test_a_server_that_is_away_is_told_with_the_variable_that_names_it(command: Command) -> None:
+def test_unreachable_server_is_reported_with_its_variable(command: Command) -> None:
     urls = {"REDIS_URL": f"redis://:{SECRET}@127.0.0.1:1", "DATABASE_URL": f"postgresql://u:{SECRET}@127.0.0.1:1/x"}
     for argv, words in {
         "status": r"^tickpipe: Redis: .*127\.0\.0\.1:1\..* \(REDIS_URL\)$",
@@ -307,7 +309,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 @pytest.mark.parametrize("command", ["producer", "consumer", "tickpipe", "python -m consumer"])
-def test_ctrl_c_while_python_imports_leaves_no_traceback(
+def test_ctrl_c_during_imports_prints_no_traceback(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path, command: str
 ) -> None:
     (tmp_path / "typer.py").write_text("import time; print('importing', flush=True); time.sleep(60)")
@@ -320,7 +322,7 @@ def test_ctrl_c_while_python_imports_leaves_no_traceback(
 
 
 @pytest.mark.parametrize("command", ["producer", "consumer", "tickpipe"])
-def test_python_m_imports_nothing_from_the_working_folder(
+def test_python_m_ignores_modules_in_the_working_folder(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path, command: str
 ) -> None:
     for name in ("common", "redis", "typer", "json", "logging", "pathlib"):
@@ -331,7 +333,7 @@ def test_python_m_imports_nothing_from_the_working_folder(
     assert "Usage:" in output
 
 
-def test_ctrl_c_in_a_command_that_waits_is_status_130_and_silent(start: Callable[..., subprocess.Popen[str]]) -> None:
+def test_ctrl_c_in_a_waiting_command_exits_130_without_output(start: Callable[..., subprocess.Popen[str]]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         process = start("tickpipe", "status", REDIS_URL=f"redis://127.0.0.1:{mute.getsockname()[1]}")
         mute.settimeout(30)
@@ -341,7 +343,7 @@ def test_ctrl_c_in_a_command_that_waits_is_status_130_and_silent(start: Callable
     assert process.returncode == 130
 
 
-def test_ctrl_c_while_typer_makes_its_command_is_no_traceback_either(
+def test_ctrl_c_while_typer_builds_the_command_prints_no_traceback(
     start: Callable[..., subprocess.Popen[str]],
 ) -> None:
     program = """import common.interrupt, os, signal, time
@@ -387,7 +389,7 @@ def test_a_second_signal_right_after_the_first_stops_the_process_at_once(
 
 
 @pytest.mark.parametrize("name", ["producer", "consumer"])
-def test_metrics_are_off_unless_asked_for_and_then_on_loopback(
+def test_metrics_are_off_by_default_and_listen_on_loopback(
     command: Command, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     def listen(host: str, port: int, _hosts: list[str]) -> NoReturn:
@@ -407,7 +409,7 @@ def test_metrics_are_off_unless_asked_for_and_then_on_loopback(
 
 
 @pytest.mark.parametrize("name", ["producer", "consumer"])
-def test_a_metrics_port_that_is_taken_is_named(command: Command, name: str) -> None:
+def test_metrics_port_in_use_is_reported(command: Command, name: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ended = command(name, "--metrics-port", str(port), **KEY, **SYMBOLS)
@@ -415,7 +417,7 @@ def test_a_metrics_port_that_is_taken_is_named(command: Command, name: str) -> N
 
 
 @pytest.mark.parametrize("name", ["producer", "consumer", "dashboard"])
-def test_an_allowed_host_that_is_a_url_is_refused(command: Command, name: str) -> None:
+def test_allowed_host_given_as_url_is_refused(command: Command, name: str) -> None:
     words = ("tickpipe", name) if name == "dashboard" else (name, "--metrics-port", "9464")
     ended = command(*words, ALLOWED_HOSTS="ticks.example.com,https://ticks.example.com/", **KEY, **SYMBOLS)
     assert_refused(ended, "--allowed-hosts 'https://ticks.example.com/' is not a host name")
@@ -429,7 +431,7 @@ def test_a_dotenv_in_the_working_folder_is_read(command: Command, tmp_path: Path
     assert_refused(command("producer"), "no symbols")
 
 
-def test_the_real_environment_wins_over_it(command: Command, tmp_path: Path) -> None:
+def test_environment_overrides_dotenv(command: Command, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(f"TWELVE_DATA_API_KEY={SECRET}\nSYMBOLS=AAPL\nLOG_LEVEL=FROM_DOTENV\n")
     assert_refused(command("producer"), "LOG_LEVEL 'FROM_DOTENV'")
     assert_refused(command("producer", LOG_LEVEL="REAL"), "LOG_LEVEL 'REAL'")
@@ -437,12 +439,12 @@ def test_the_real_environment_wins_over_it(command: Command, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", list(MAINS))
-def test_a_dotenv_that_is_no_text_is_named(command: Command, tmp_path: Path, name: str) -> None:
+def test_binary_dotenv_is_reported_with_its_path(command: Command, tmp_path: Path, name: str) -> None:
     (tmp_path / ".env").write_bytes(b"KEY=" + SECRET.encode() + b"\xff\n")
     assert_refused(command(name), r"\.env cannot be read")
 
 
-def test_only_the_command_lines_read_the_environment_or_set_up_logging() -> None:
+def test_only_cli_modules_read_the_environment_or_configure_logging() -> None:
     root = Path(__file__).parents[2]
     for package in ("common", "producer", "consumer"):
         for path in (root / package).glob("*.py"):

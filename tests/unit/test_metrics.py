@@ -140,7 +140,7 @@ def producer(tmp_path: Path) -> Iterator[Producer]:
         yield one
 
 
-def test_what_the_producer_receives_appends_and_spools_is_counted(producer: Producer) -> None:
+def test_producer_counts_received_appended_and_spooled_events(producer: Producer) -> None:
     before = samples(producer.metrics)
     producer.receive(3)
     producer.publish()
@@ -171,7 +171,7 @@ def test_what_the_producer_receives_appends_and_spools_is_counted(producer: Prod
     }
 
 
-def test_what_is_lost_is_counted_where(tmp_path: Path) -> None:
+def test_lost_events_are_counted_by_place(tmp_path: Path) -> None:
     with producing(tmp_path, spool_max=0, intake_max=5) as producer:
         before = samples(producer.metrics)
         producer.redis.connected = False
@@ -184,7 +184,7 @@ def test_what_is_lost_is_counted_where(tmp_path: Path) -> None:
     assert 0 < lost["tickpipe_events_lost_total{intake}"] < 7
 
 
-def test_reconnects_are_counted_and_the_connection_seen() -> None:
+def test_reconnects_and_connection_state_are_measured() -> None:
     stop = threading.Event()
     with FaultySimulator(SimulatorConfig(rate=50)) as simulator:
         feed = Feed(
@@ -219,7 +219,7 @@ class _Anything:
     refused, refused_at = "", float("-inf")
 
 
-def test_a_producer_that_hears_nothing_is_red_after_a_while_and_green_at_the_first_word(producer: Producer) -> None:
+def test_producer_is_unhealthy_without_messages_until_the_next(producer: Producer) -> None:
     assert producer.reasons == []
     producer.now += UNHEALTHY_AFTER
     assert producer.reasons == []
@@ -242,14 +242,14 @@ def test_a_quiet_market_is_healthy(producer: Producer) -> None:
         assert producer.reasons == []
 
 
-def test_prices_without_answers_to_heartbeats_are_signs_of_life(producer: Producer) -> None:
+def test_prices_without_heartbeat_answers_count_as_alive(producer: Producer) -> None:
     for _ in range(20):
         producer.now += 10
         producer.receive(1)
         assert producer.reasons == []
 
 
-def test_spooling_is_healthy_and_said(producer: Producer) -> None:
+def test_spooling_is_healthy_and_reported(producer: Producer) -> None:
     producer.redis.connected = False
     producer.receive(2)
     producer.publish()
@@ -268,7 +268,7 @@ def test_spooling_is_healthy_and_said(producer: Producer) -> None:
     ],
     ids=["intake", "spool"],
 )
-def test_prices_that_are_lost_are_red_for_a_while(tmp_path: Path, options: dict[str, int], reason: str) -> None:
+def test_lost_prices_are_unhealthy_for_a_while(tmp_path: Path, options: dict[str, int], reason: str) -> None:
     with producing(tmp_path, **options) as producer:
         producer.redis.connected = False
         producer.receive(7)
@@ -329,7 +329,7 @@ def consumer(make_stream: StreamMaker, monkeypatch: pytest.MonkeyPatch, impatien
     return Consumer(make_stream, monkeypatch)
 
 
-def test_what_the_consumer_stores_is_counted_and_measured(consumer: Consumer) -> None:
+def test_consumer_counts_and_measures_stored_rows(consumer: Consumer) -> None:
     def take_time() -> None:
         consumer.now += 0.25
 
@@ -351,7 +351,7 @@ def test_what_the_consumer_stores_is_counted_and_measured(consumer: Consumer) ->
     }
 
 
-def test_a_block_that_is_refused_is_not_measured(consumer: Consumer) -> None:
+def test_refused_batch_is_not_measured(consumer: Consumer) -> None:
     tries = iter([True, True])
 
     def away() -> None:
@@ -365,7 +365,7 @@ def test_a_block_that_is_refused_is_not_measured(consumer: Consumer) -> None:
     assert (found["tickpipe_insert_seconds_count"], found["tickpipe_latency_seconds_count"]) == (1, 9)
 
 
-def test_clocks_that_differ_do_not_make_latencies_negative(consumer: Consumer) -> None:
+def test_clock_differences_do_not_give_negative_latency(consumer: Consumer) -> None:
     consumer.prices.append([{"received": str(START + 60_000_000)}, {"received": "soon"}])
     consumer.stored = Stored(2, 0, 0)
     consumer.worker.run()
@@ -373,7 +373,7 @@ def test_clocks_that_differ_do_not_make_latencies_negative(consumer: Consumer) -
     assert (found["tickpipe_latency_seconds_count"], found["tickpipe_latency_seconds_sum"]) == (2, 0)
 
 
-def test_lag_and_pending_stay_as_last_seen_while_redis_is_away(
+def test_lag_and_pending_keep_their_values_during_a_redis_outage(
     consumer: Consumer, redis_server: fakeredis.FakeServer
 ) -> None:
     consumer.prices.ensure_group()
@@ -397,7 +397,7 @@ def test_lag_and_pending_stay_as_last_seen_while_redis_is_away(
     assert changed(found, samples(consumer.metrics)) == {"tickpipe_redis_up": -1}
 
 
-def test_it_looks_at_the_backlog_until_told_to_stop(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backlog_is_polled_until_stopped(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("consumer.metrics.LOOK_EVERY", 0.01)
     consumer.prices.ensure_group()
     consumer.feed.ensure_group()
@@ -409,7 +409,7 @@ def test_it_looks_at_the_backlog_until_told_to_stop(consumer: Consumer, monkeypa
     running.result(timeout=PATIENCE)
 
 
-def test_a_consumer_whose_database_is_away_is_red_with_the_reason_until_it_is_back(consumer: Consumer) -> None:
+def test_consumer_is_unhealthy_during_a_database_outage(consumer: Consumer) -> None:
     seen: list[tuple[Sequence[str], float]] = []
 
     def away() -> None:
@@ -430,9 +430,7 @@ def test_a_consumer_whose_database_is_away_is_red_with_the_reason_until_it_is_ba
     assert (consumer.reasons, samples(consumer.metrics)["tickpipe_database_up"]) == ([], 1)
 
 
-def test_a_consumer_whose_redis_is_away_is_red_until_it_is_back(
-    consumer: Consumer, redis_server: fakeredis.FakeServer
-) -> None:
+def test_consumer_is_unhealthy_during_a_redis_outage(consumer: Consumer, redis_server: fakeredis.FakeServer) -> None:
     redis_server.connected = False
     running = threads.in_thread(consumer.worker.run)
     wait_for(lambda: consumer.reasons)
@@ -444,7 +442,7 @@ def test_a_consumer_whose_redis_is_away_is_red_until_it_is_back(
     assert consumer.reasons == []
 
 
-def test_a_consumer_that_hangs_in_a_call_is_red_after_a_while(consumer: Consumer) -> None:
+def test_hanging_consumer_becomes_unhealthy(consumer: Consumer) -> None:
     seen = []
 
     def hang() -> None:
@@ -459,7 +457,7 @@ def test_a_consumer_that_hangs_in_a_call_is_red_after_a_while(consumer: Consumer
     assert consumer.reasons == []
 
 
-def test_blocks_are_progress_however_many_there_are_to_recover(consumer: Consumer) -> None:
+def test_recovered_batches_count_as_progress(consumer: Consumer) -> None:
     seen = []
 
     def take_time() -> None:
@@ -474,7 +472,7 @@ def test_blocks_are_progress_however_many_there_are_to_recover(consumer: Consume
     assert seen == [[]] * 5
 
 
-def test_a_trouble_of_another_kind_begins_anew() -> None:
+def test_different_error_starts_a_new_outage() -> None:
     now = 1000.0
     progress = Progress(lambda: now)
     progress.failed(StreamOutageError("Redis: away"))
@@ -490,7 +488,7 @@ def test_a_trouble_of_another_kind_begins_anew() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 20), st.integers(1, 5))))
-def test_a_distribution_is_prometheus_own_histogram(observed: list[tuple[float, int]]) -> None:
+def test_distribution_is_a_prometheus_histogram(observed: list[tuple[float, int]]) -> None:
     bounds = [0.5, 1, 2, 5, 10]
     ours, theirs = (
         Distribution("a_seconds", "Text.", bounds),
@@ -555,7 +553,7 @@ def test_metrics_are_served(server: Server) -> None:
     assert get(server, "/")[0] == 404
 
 
-def test_health_is_a_status_and_a_line_for_each_reason(server: Server, collector: Anything) -> None:
+def test_health_has_a_status_and_one_line_per_reason(server: Server, collector: Anything) -> None:
     assert get(server, "/healthz") == (200, "ok\n")
     collector.told = Health([], ["spooling"])
     assert get(server, "/healthz") == (200, "ok\nspooling\n")
@@ -565,7 +563,7 @@ def test_health_is_a_status_and_a_line_for_each_reason(server: Server, collector
     assert get(server, "/healthz") == (200, "ok\n")
 
 
-def test_a_fault_in_an_answer_is_a_line_in_the_log_and_ends_nothing(
+def test_error_in_a_response_is_logged_and_the_server_continues(
     server: Server, collector: Anything, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     collector.fails = True
@@ -577,13 +575,13 @@ def test_a_fault_in_an_answer_is_a_line_in_the_log_and_ends_nothing(
     assert get(server, "/healthz") == (200, "ok\n")
 
 
-def test_a_port_that_is_taken_needs_a_person(server: Server) -> None:
+def test_port_in_use_is_refused(server: Server) -> None:
     port = server.server_address[1]
     with pytest.raises(ConfigurationError, match=rf"--metrics-port {port} on 127\.0\.0\.1 cannot be opened: Address"):
         Server("127.0.0.1", port)
 
 
-def test_a_host_that_is_none_needs_a_person() -> None:
+def test_unknown_host_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"--metrics-port 1 on 256\.0\.0\.1 cannot be opened: "):
         Server("256.0.0.1", 1)
 
@@ -611,7 +609,7 @@ def exposed(collector: Collector) -> dict[str, tuple[str, str, str]]:
     return found
 
 
-def test_metrics_are_those_of_the_table(producer: Producer, consumer: Consumer) -> None:
+def test_metrics_match_the_documented_table(producer: Producer, consumer: Consumer) -> None:
     consumer.prices.ensure_group()
     consumer.feed.ensure_group()
     consumer.watch.look()

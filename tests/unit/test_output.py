@@ -81,13 +81,13 @@ def test_output_fits_any_encoding(shell: Shell, environ: dict[str, str]) -> None
     assert "was given for '--claim-idle'" in refused.err.splitlines()[-1]
 
 
-def test_output_that_cannot_be_written_is_one_line_and_status_1(shell: Shell) -> None:
+def test_unwritable_output_prints_one_line_and_exits_1(shell: Shell) -> None:
     for ended in shell(*(f"{command} > /dev/full" for command in ["tickpipe --help", "tickpipe simulate --port 0"])):
         assert ended.status == 1
         assert ended.err.partition(": ")[2] == "standard output cannot be written: No space left on device\n"
 
 
-def test_errors_that_cannot_be_written_change_no_status(shell: Shell) -> None:
+def test_unwritable_stderr_does_not_change_the_exit_status(shell: Shell) -> None:
     ended = shell(
         "producer 2> /dev/full",
         "consumer --nonsense 2> /dev/full",
@@ -97,11 +97,11 @@ def test_errors_that_cannot_be_written_change_no_status(shell: Shell) -> None:
     assert [each.status for each in ended] == [2, 2, 1, 0]
 
 
-def test_closed_output_discards_it(shell: Shell) -> None:
+def test_output_to_a_closed_stdout_is_discarded(shell: Shell) -> None:
     assert shell(*(f"{command} >&-" for command in COMMANDS[:2])) == [Ended(0, "", "")] * 2
 
 
-def test_a_reader_that_has_gone_ends_the_command_silently(shell: Shell) -> None:
+def test_broken_pipe_ends_the_command_without_output(shell: Shell) -> None:
     """The reader goes before the first byte: it does not race with the writer."""
     line = (
         "{{ while [ -e waiting-{0} ]; do sleep 0.05; done; {1}; echo $? > status-{0}; }} | "
@@ -142,7 +142,7 @@ def homeless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("homeless")
-def test_a_user_without_a_folder_has_to_name_one(tmp_path: Path) -> None:
+def test_user_without_a_data_folder_must_name_one(tmp_path: Path) -> None:
     """Otherwise a folder named '~' would hold the data."""
     calls: dict[str, Callable[[], object]] = {
         "--spool-dir": lambda: spool_folder(None, Secret("redis://host"), "prices"),

@@ -30,23 +30,23 @@ def on_the_wire(fields: Mapping[str, str]) -> dict[bytes, bytes]:
 
 @given(RECORDS)
 @example(Tick(*'"\\{},\n€😀 x'))
-def test_what_is_encoded_comes_back_the_same(record: Tick | FeedEvent) -> None:
+def test_encoded_ticks_and_events_round_trip(record: Tick | FeedEvent) -> None:
     codec = CODECS[type(record)]
     assert codec.decode(on_the_wire(codec.encode(record))) == record
 
 
 @pytest.mark.parametrize("record", [Tick(*"abcdefghij"), FeedEvent(*"abcde")], ids=["tick", "feed event"])
-def test_an_entry_has_always_the_same_fields_in_the_same_order(record: Tick | FeedEvent) -> None:
+def test_entry_fields_have_a_fixed_order(record: Tick | FeedEvent) -> None:
     assert tuple(CODECS[type(record)].encode(record).items()) == tuple(zip(record._fields, record, strict=True))
 
 
-def test_the_fields_are_the_contracts() -> None:
+def test_entry_fields_match_the_contract() -> None:
     assert " ".join(Tick._fields) == "session seq symbol time price day_volume bid ask exchange received"
     assert " ".join(FeedEvent._fields) == "session number at event detail"
 
 
 @given(st.randoms(use_true_random=False))
-def test_fields_are_read_by_name_not_by_position(rng: random.Random) -> None:
+def test_fields_are_read_by_name_rather_than_position(rng: random.Random) -> None:
     shuffled = list(on_the_wire(tick.encode(TICK)).items())
     rng.shuffle(shuffled)
     assert tick.decode(dict(shuffled)) == TICK
@@ -69,7 +69,7 @@ GOOD = on_the_wire(tick.encode(TICK))
     ],
     ids=["extra", "missing", "renamed", "foreign bytes", "empty", "NUL", "latin-1", "lone surrogate"],
 )
-def test_what_is_no_tick_is_refused_with_its_fields_kept(fields: dict[bytes, bytes], words: str) -> None:
+def test_malformed_tick_is_refused_and_its_fields_are_kept(fields: dict[bytes, bytes], words: str) -> None:
     with pytest.raises(DecodeError, match=words) as caught:
         tick.decode(fields)
     assert caught.value.raw == fields
@@ -77,14 +77,14 @@ def test_what_is_no_tick_is_refused_with_its_fields_kept(fields: dict[bytes, byt
     assert isinstance(caught.value, ValueError)
 
 
-def test_a_name_that_comes_twice_is_refused_since_nobody_knows_which_value_was_meant() -> None:
+def test_entry_with_a_duplicate_field_name_is_refused() -> None:
     parts = [part for pair in GOOD.items() for part in pair]
     assert tick.CODEC.values(parts) == parts[1::2]
     with pytest.raises(DecodeError, match=r"not those of a tick: session, .*received, symbol$"):
         tick.CODEC.values([*parts, b"symbol", b"OTHER"])
 
 
-def test_a_refusal_stays_short_whatever_is_refused() -> None:
+def test_refusal_message_is_bounded() -> None:
     with pytest.raises(DecodeError) as caught:
         tick.decode({b"x" * 1_000_000: b"1"})
     assert len(str(caught.value)) < 300

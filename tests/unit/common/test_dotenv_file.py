@@ -43,7 +43,7 @@ Load = Callable[[bytes | str], dict[str, str]]
 
 
 @pytest.mark.parametrize("saved", SAVED_AS.values(), ids=SAVED_AS)
-def test_a_dotenv_of_any_editor_is_read(load: Load, saved: Callable[[str], bytes]) -> None:
+def test_dotenv_saved_by_any_editor_is_read(load: Load, saved: Callable[[str], bytes]) -> None:
     text = "A=1\r\n# ü\r\n\r\nexport B='2 3' # two\r\nC=\"x\ny\"\r\n D = 4\nE=\n'F'=a#b\r\n"
     assert load(saved(text)) == {"A": "1", "B": "2 3", "C": "x\ny", "D": "4", "E": "", "F": "a#b"}
 
@@ -72,7 +72,7 @@ def test_a_dotenv_of_any_editor_is_read(load: Load, saved: Callable[[str], bytes
     ids=ascii,
 )
 @pytest.mark.parametrize("before", ["", "\n", "A=1\r\n\r\n# comment\n\n", 'B="x\ny"\n'])
-def test_a_line_that_is_not_a_setting_is_named(
+def test_malformed_dotenv_line_is_reported(
     load: Load, capsys: pytest.CaptureFixture[str], line: str, before: str
 ) -> None:
     if line.startswith("\ufeff") and not before:
@@ -100,7 +100,7 @@ def test_an_invisible_character_in_a_value_is_shown_escaped(
 @pytest.mark.parametrize(
     ("make", "reason"), [UNREADABLE[name] for name in UNREADABLE if name != "missing"], ids=list(UNREADABLE)[1:]
 )
-def test_a_dotenv_without_text_is_refused(
+def test_binary_dotenv_is_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -115,5 +115,5 @@ def test_a_dotenv_without_text_is_refused(
     assert re.search(rf"^name: \.env cannot be read: .*{reason}", capsys.readouterr().err)
 
 
-def test_an_empty_dotenv_and_none_are_fine(load: Load) -> None:
+def test_empty_or_missing_dotenv_is_accepted(load: Load) -> None:
     assert load("") == load("\ufeff \r\n") == {}

@@ -38,7 +38,7 @@ def test_a_record_is_one_line_on_stderr_in_utc(capsys: pytest.CaptureFixture[str
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO    producer: connected to host\n", err)
 
 
-def test_secrets_show_nowhere_not_even_in_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_secrets_never_appear_even_in_tracebacks(capsys: pytest.CaptureFixture[str]) -> None:
     log.configure("DEBUG", [Secret(KEY), Secret(URL)])
     logger = logging.getLogger("anybody")
     logger.warning("key %s, url %s", KEY, URL)
@@ -58,7 +58,7 @@ def test_secrets_show_nowhere_not_even_in_a_traceback(capsys: pytest.CaptureFixt
     assert "ValueError: GET /price?apikey=…" in err
 
 
-def test_the_level_holds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_records_below_the_level_are_dropped(capsys: pytest.CaptureFixture[str]) -> None:
     log.configure("WARNING")
     logging.getLogger("producer").info("not told")
     logging.getLogger("websocket").error("said better by the feed")
@@ -66,7 +66,7 @@ def test_the_level_holds(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("level", ["", "LOUD", "10", "CRITICAL"])
-def test_a_level_that_is_none_is_refused(level: str) -> None:
+def test_unknown_log_level_is_refused(level: str) -> None:
     with pytest.raises(ConfigurationError, match=f"LOG_LEVEL '{level}' is none of DEBUG, INFO, WARNING, ERROR"):
         log.configure(level)
 
@@ -87,7 +87,7 @@ TEXT = "a reader at aa said: a1=a 'a' :a, /a@a a"
 
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
 @pytest.mark.parametrize("secret", ["a", "1", ":", "WARN", "said"])
-def test_a_short_secret_leaves_the_log_as_it_is(capsys: pytest.CaptureFixture[str], place: str, secret: str) -> None:
+def test_short_secret_does_not_mask_ordinary_text(capsys: pytest.CaptureFixture[str], place: str, secret: str) -> None:
     log.configure("INFO", [Secret(place.format(secret))])
     warned = capsys.readouterr().err
     assert "WARNING common.log: short secret: " in warned
@@ -98,7 +98,7 @@ def test_a_short_secret_leaves_the_log_as_it_is(capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize("secret", ["zj", "j", "z j", "z%20j", "z'j", "j@"])
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-def test_a_short_secret_is_hidden_in_a_url_and_after_its_name(
+def test_short_secret_is_masked_in_urls_and_after_its_name(
     capsys: pytest.CaptureFixture[str], place: str, secret: str
 ) -> None:
     log.configure("ERROR", [Secret(place.format(secret if place == "{}" else quote(secret, safe="")))])
@@ -117,12 +117,12 @@ def test_a_short_secret_is_hidden_in_a_url_and_after_its_name(
 
 
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-def test_a_secret_of_some_length_is_known_to_be_long_enough(capsys: pytest.CaptureFixture[str], place: str) -> None:
+def test_mask_length_threshold_is_met(capsys: pytest.CaptureFixture[str], place: str) -> None:
     log.configure("INFO", [Secret(place.format("zq1234"))])
     assert capsys.readouterr().err == ""
 
 
-def test_an_unknown_key_or_password_is_hidden_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unregistered_keys_and_passwords_are_masked(capsys: pytest.CaptureFixture[str]) -> None:
     """A key's file can be replaced while we run."""
     log.configure("INFO")
     logging.getLogger("x").info("wss://host/price?apikey=%s&a=b and redis://u:%s@host", "zq12345", "zq12345")
@@ -134,7 +134,7 @@ def test_an_unknown_key_or_password_is_hidden_too(capsys: pytest.CaptureFixture[
 @given(secret=st.text(st.sampled_from("zq \t\n'\"\\\x1b%@:/#?ä😀") | st.characters(codec="utf-8"), max_size=8).map(
     lambda text: f"zq{text}qz"
 ))  # fmt: skip
-def test_a_long_secret_is_hidden_in_any_form(capsys: pytest.CaptureFixture[str], place: str, secret: str) -> None:
+def test_long_secret_is_masked_in_every_encoding(capsys: pytest.CaptureFixture[str], place: str, secret: str) -> None:
     if len(secret) < log.SHORT:
         return
     log.configure("INFO", [Secret(place.format(quote(secret, safe="") if place != "{}" else secret))])

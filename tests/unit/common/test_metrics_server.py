@@ -104,7 +104,7 @@ def test_requests_from_another_site_are_refused(server: Server, origin: str) -> 
     assert status(server, "Host: 127.0.0.1:9464", f"Origin: {origin}") == 403
 
 
-def test_scrapes_are_answered_beside_hundreds_of_idle_connections_and_threads_stay_bounded(server: Server) -> None:
+def test_scrapes_are_answered_despite_hundreds_of_idle_connections(server: Server) -> None:
     with ExitStack() as stack:
         for _ in range(300):
             stack.callback(connect(server).close)
@@ -112,9 +112,7 @@ def test_scrapes_are_answered_beside_hundreds_of_idle_connections_and_threads_st
         wait_for(lambda: threads() <= metrics.MAX_CLIENTS)
 
 
-def test_idle_connections_are_closed_before_one_that_is_being_answered(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_idle_connections_are_closed_before_active_ones(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     answering, go_on = threading.Event(), threading.Event()
 
     def health() -> Health:
@@ -134,7 +132,7 @@ def test_idle_connections_are_closed_before_one_that_is_being_answered(
 
 
 @pytest.mark.parametrize("head", [b"GET /metrics HTTP/1.1\r\n" + b"X: y\r\n" * 50_000, b"GET /" + b"x" * 300_000])
-def test_a_head_without_end_is_refused_early(server: Server, head: bytes) -> None:
+def test_endless_request_head_is_refused_early(server: Server, head: bytes) -> None:
     with closing(connect(server)) as client:
         with suppress(BrokenPipeError, ConnectionResetError):
             client.sendall(head)
@@ -143,7 +141,7 @@ def test_a_head_without_end_is_refused_early(server: Server, head: bytes) -> Non
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nX: "])
-def test_a_client_that_trickles_is_cut_off(server: Server, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+def test_slow_client_is_disconnected(server: Server, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
     """Each byte is in time for a timeout that counts from byte to byte."""
     monkeypatch.setattr(metrics, "ANSWER_WITHIN", 1.0)
     with closing(connect(server)) as client:
@@ -162,7 +160,7 @@ def test_a_client_that_trickles_is_cut_off(server: Server, monkeypatch: pytest.M
         wait_for(closed)
 
 
-def test_a_client_that_does_not_read_is_cut_off(
+def test_client_that_does_not_read_is_disconnected(
     server: Server, figures: Figures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics, "ANSWER_WITHIN", 1.0)
@@ -181,14 +179,14 @@ def test_a_request_body_is_not_read(server: Server) -> None:
         assert b" 200 " in read_all(client)
 
 
-def test_no_answer_names_the_python_version(server: Server) -> None:
+def test_responses_do_not_reveal_the_python_version(server: Server) -> None:
     for request in (b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"):
         with closing(connect(server)) as client:
             client.sendall(request)
             assert b"python" not in read_all(client).lower()
 
 
-def test_a_port_on_all_addresses_answers_to_addresses_local_names_and_named_hosts() -> None:
+def test_wildcard_address_accepts_ip_addresses_local_names_and_allowed_hosts() -> None:
     with Server("0.0.0.0", 0, allowed_hosts=["ticks.example.com"]) as server:
         server.serve(Figures(), lambda: Health([]))
         for host in (
@@ -204,6 +202,6 @@ def test_a_port_on_all_addresses_answers_to_addresses_local_names_and_named_host
         server.shutdown()
 
 
-def test_a_head_just_above_the_bound_is_refused_with_its_status(server: Server) -> None:
+def test_request_head_just_over_the_limit_gets_status_431(server: Server) -> None:
     assert status(server, "Host: 127.0.0.1", "X: " + "y" * (metrics.MAX_HEAD - 100)) == 200
     assert status(server, "Host: 127.0.0.1", "X: " + "y" * metrics.MAX_HEAD) == 431

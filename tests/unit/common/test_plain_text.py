@@ -37,7 +37,7 @@ def read_key(file: Path) -> str:
 
 @pytest.mark.parametrize("saved", SAVED_AS.values(), ids=SAVED_AS)
 @pytest.mark.parametrize("content", [KEY, f"{KEY}\r\n", f"{KEY} \t\n\n", f'"{KEY}"\r\n', f"'{KEY}'", f"  {KEY}"])
-def test_a_plain_key_file_is_read(tmp_path: Path, saved: Callable[[str], bytes], content: str) -> None:
+def test_api_key_file_is_read(tmp_path: Path, saved: Callable[[str], bytes], content: str) -> None:
     file = tmp_path / "key"
     file.write_bytes(saved(content))
     assert read_key(file) == KEY
@@ -45,7 +45,7 @@ def test_a_plain_key_file_is_read(tmp_path: Path, saved: Callable[[str], bytes],
 
 @pytest.mark.parametrize("name", ["REDIS_URL", "DATABASE_URL"])
 @pytest.mark.parametrize("saved", SAVED_AS.values(), ids=SAVED_AS)
-def test_a_plain_url_file_is_read(tmp_path: Path, saved: Callable[[str], bytes], name: str) -> None:
+def test_url_file_is_read(tmp_path: Path, saved: Callable[[str], bytes], name: str) -> None:
     file = tmp_path / "url"
     file.write_bytes(saved('"redis://:p@host"\r\n'))
     secret = settings.read_secret({f"{name}_FILE": str(file)}, name)
@@ -54,7 +54,7 @@ def test_a_plain_url_file_is_read(tmp_path: Path, saved: Callable[[str], bytes],
 
 
 @pytest.mark.parametrize("saved", SAVED_AS.values(), ids=SAVED_AS)
-def test_a_plain_symbols_file_is_read(tmp_path: Path, saved: Callable[[str], bytes]) -> None:
+def test_symbols_file_is_read(tmp_path: Path, saved: Callable[[str], bytes]) -> None:
     file = tmp_path / "symbols"
     file.write_bytes(saved("BTC/USD\r\n\"ETH/USD\",'AAPL'  \r\n\r\n# ü\r\nMSFT\tIBM\r"))
     assert read_symbols([], file) == ["BTC/USD", "ETH/USD", "AAPL", "MSFT", "IBM"]
@@ -95,7 +95,7 @@ def test_an_invisible_character_in_a_symbol_is_shown_escaped(tmp_path: Path, cha
 
 
 @given(st.binary(max_size=40))
-def test_any_bytes_are_a_printable_key_or_refused_without_them(
+def test_arbitrary_bytes_are_a_printable_key_or_refused_without_quoting(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
 ) -> None:
     file = tmp_path_factory.getbasetemp() / "any-key"
@@ -130,7 +130,7 @@ UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize(("make", "reason"), UNREADABLE.values(), ids=UNREADABLE)
-def test_a_file_without_text_is_named_with_the_reason(
+def test_binary_file_is_reported_with_path_and_reason(
     tmp_path: Path, make: Callable[[Path], object], reason: str
 ) -> None:
     file = tmp_path / "the.file"
@@ -145,7 +145,7 @@ def test_a_file_without_text_is_named_with_the_reason(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read any file")
-def test_a_file_of_another_user_is_named(tmp_path: Path) -> None:
+def test_unreadable_file_is_reported_with_its_path(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text(KEY)
     file.chmod(0)
@@ -162,20 +162,20 @@ def test_an_empty_secret_is_refused(tmp_path: Path, content: str) -> None:
 
 
 @pytest.mark.parametrize("value", [" ", "''", '"\n"'])
-def test_a_variable_of_blanks_is_not_taken_for_unset(value: str) -> None:
+def test_blank_variable_is_not_treated_as_unset(value: str) -> None:
     with pytest.raises(ConfigurationError, match="REDIS_URL is set to blanks"):
         settings.redis_url({"REDIS_URL": value})
 
 
 @pytest.mark.parametrize("key", [f"{KEY} {KEY}", f"{KEY}\n{KEY}", f'"{KEY}', f"{KEY}'", "s3cr3\u0442"])
-def test_a_key_of_other_characters_is_refused_without_it(key: str) -> None:
+def test_key_with_unprintable_characters_is_refused_without_quoting(key: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^TWELVE_DATA_API_KEY holds the character .* at position") as caught:
         settings.api_key({"TWELVE_DATA_API_KEY": key})
     assert KEY[:3] not in str(caught.value)
 
 
 @pytest.mark.parametrize("path", [f"redis://:{KEY}@host", "0123456789abcdef0123456789abcdef", f"password={KEY}"])
-def test_a_secret_in_place_of_its_file_is_not_shown(path: str) -> None:
+def test_secret_given_as_a_file_name_is_not_shown(path: str) -> None:
     with pytest.raises(ConfigurationError, match=r"NAME_FILE names .*, which cannot be read") as caught:
         settings.read_secret({"NAME_FILE": path}, "NAME")
     assert path not in str(caught.value)

@@ -54,7 +54,7 @@ def test_the_variable_is_chosen_by_the_scheme(url: str, environ: dict[str, str],
         ("wss://10.1.2.3/", "11.0.0.0/8, ::/0", False),
     ],
 )
-def test_no_proxy_takes_names_addresses_and_ranges(url: str, no_proxy: str, direct: bool) -> None:
+def test_no_proxy_accepts_names_addresses_and_ranges(url: str, no_proxy: str, direct: bool) -> None:
     found = proxy.for_url(url, {"https_proxy": "http://proxy:3128", "NO_PROXY": no_proxy})
     assert (found is None) == direct
 
@@ -74,7 +74,7 @@ def test_no_proxy_takes_names_addresses_and_ranges(url: str, no_proxy: str, dire
     ],
 )
 @pytest.mark.parametrize("value", ["http://proxy:3128", "http://:bad:port:", "socks5://proxy:1080"])
-def test_a_loopback_address_never_has_a_proxy(host: str, value: str) -> None:
+def test_loopback_addresses_bypass_the_proxy(host: str, value: str) -> None:
     names = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
     for scheme in ("ws", "wss", "http", "https"):
         for name in names:

@@ -16,7 +16,7 @@ KEY = "s3cr3t-k3y"
 URLS = {"REDIS_URL": settings.redis_url, "DATABASE_URL": settings.database_url}
 
 
-def test_a_secret_shows_itself_to_reveal_only() -> None:
+def test_only_reveal_shows_a_secret() -> None:
     secret = Secret(KEY)
     assert secret.reveal() == KEY
     for shown in (repr(secret), str(secret), f"{secret}", "%s %r" % (secret, [secret])):  # noqa: UP031
@@ -29,7 +29,7 @@ def test_a_secret_is_read_from_its_variable(environ: dict[str, str], expected: s
     assert (secret.reveal() if secret else None) == expected
 
 
-def test_or_from_the_file_that_a_variable_names(tmp_path: Path) -> None:
+def test_secret_is_read_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "key").write_text(f"{KEY}\n")
     secret = read_secret({"NAME_FILE": str(tmp_path / "key"), "NAME": ""}, "NAME")
     assert secret is not None
@@ -46,7 +46,7 @@ def test_or_from_the_file_that_a_variable_names(tmp_path: Path) -> None:
     ],
     ids=["both", "missing", "binary", "empty"],
 )
-def test_what_is_wrong_with_a_secret_is_said_without_it(
+def test_errors_about_a_secret_do_not_quote_it(
     tmp_path: Path, environ: dict[str, str], content: bytes | None, words: str
 ) -> None:
     file = tmp_path / "secret"
@@ -61,18 +61,18 @@ def test_what_is_wrong_with_a_secret_is_said_without_it(
     ("name", "default"),
     [("REDIS_URL", "redis://localhost:6379/0"), ("DATABASE_URL", "postgresql://localhost:5432/tickpipe")],
 )
-def test_urls_have_the_contracts_defaults(name: str, default: str) -> None:
+def test_urls_have_defaults(name: str, default: str) -> None:
     assert URLS[name]({}).reveal() == default
     other = default.replace("localhost", "host")
     assert URLS[name]({name: other}).reveal() == other
 
 
-def test_the_api_key_has_none() -> None:
+def test_api_key_has_no_default() -> None:
     with pytest.raises(ConfigurationError, match=r"set TWELVE_DATA_API_KEY \(or TWELVE_DATA_API_KEY_FILE\)"):
         settings.api_key({})
 
 
-def test_the_keys_file_is_read_at_each_call_so_that_a_key_can_be_rotated(tmp_path: Path) -> None:
+def test_key_file_is_read_at_each_call_for_rotation(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("old")
     read = settings.api_key({"TWELVE_DATA_API_KEY_FILE": str(file)})

@@ -20,11 +20,11 @@ from common.symbols import read_symbols
     ],
     ids=["commas", "repeated", "blanks", "doubles"],
 )
-def test_symbols_come_in_order_upper_case_and_once(options: list[str], expected: list[str]) -> None:
+def test_symbols_are_uppercase_unique_and_in_order(options: list[str], expected: list[str]) -> None:
     assert read_symbols(options, None) == expected
 
 
-def test_a_file_adds_to_the_options(tmp_path: Path) -> None:
+def test_symbols_file_adds_to_the_options(tmp_path: Path) -> None:
     file = tmp_path / "symbols"
     file.write_text("# stocks\nAAPL, MSFT  # the big ones\n\nbtc/usd\n#IBM\n")
     assert read_symbols(["MSFT"], file) == ["MSFT", "AAPL", "BTC/USD"]
@@ -36,7 +36,7 @@ def test_no_symbols_is_a_wrong_configuration(options: list[str]) -> None:
         read_symbols(options, None)
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_unreadable_symbols_file_is_reported_with_its_path(tmp_path: Path) -> None:
     for file, content in ((tmp_path / "missing", None), (tmp_path / "binary", b"\xff")):
         if content:
             file.write_bytes(content)

@@ -32,7 +32,7 @@ def is_harmless(text: str) -> bool:
 
 
 @given(st.text(st.characters()))
-def test_no_control_character_is_left_and_all_else_stays(text: str) -> None:
+def test_control_characters_are_escaped_and_other_text_is_kept(text: str) -> None:
     assert is_harmless(printable(text))
     assert is_harmless(printable_lines(text).replace("\n", ""))
     if is_harmless(text):
@@ -50,11 +50,11 @@ def test_no_control_character_is_left_and_all_else_stays(text: str) -> None:
         ("日経225 🚀 e\u0301 ﬃ", "日経225 🚀 e\u0301 ﬃ"),
     ],
 )
-def test_a_control_character_is_shown_as_python_writes_it(text: str, shown: str) -> None:
+def test_control_characters_are_shown_as_python_escapes(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
-def test_a_line_end_in_a_value_makes_no_second_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_line_break_in_a_value_does_not_start_a_new_line(capsys: pytest.CaptureFixture[str]) -> None:
     echo(f"one {NASTY}", "two")
     echo("three\x1b", err=True)
     printed = capsys.readouterr()
@@ -64,7 +64,7 @@ def test_a_line_end_in_a_value_makes_no_second_line(capsys: pytest.CaptureFixtur
 
 
 @given(st.text(st.characters()))
-def test_json_stays_valid_and_is_plain_ascii(text: str) -> None:
+def test_json_output_is_valid_ascii(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", stdout := io.StringIO())
         echo_json([text])
@@ -104,7 +104,7 @@ def status() -> Status:
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_the_live_view_obeys_no_symbol_and_no_message(terminal: bool) -> None:
+def test_live_view_escapes_symbols_and_messages(terminal: bool) -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, color_system=None, width=200, height=40)
     console.print(live_view.render(status(), title=f"tickpipe {NASTY}", footer=NASTY, width=200, height=40))
@@ -114,25 +114,25 @@ def test_the_live_view_obeys_no_symbol_and_no_message(terminal: bool) -> None:
     assert is_harmless(live_view.line(status(), title=NASTY))
 
 
-def test_a_consoles_strings_are_text_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_console_strings_are_not_parsed_as_markup(capsys: pytest.CaptureFixture[str]) -> None:
     PlainConsole().print(f"dashboard: {NASTY}", soft_wrap=True)
     printed = capsys.readouterr().out
     assert all(map(is_harmless, printed.split("\n")))
     assert "[red]x[/bold] :smile:" in printed
 
 
-def test_a_verdict_is_harmless_line_by_line() -> None:
+def test_verdict_lines_are_escaped() -> None:
     verdict = Verdict(1, NASTY, alive=False, stopped=True, silent=0.0, expected=1, stored=1)
     assert is_harmless(str(verdict))
 
 
-def test_the_dashboards_html_is_escaped_twice_over() -> None:
+def test_dashboard_html_is_escaped() -> None:
     html = parts.escaped(NASTY)
     assert is_harmless(html)
     assert "<b>" not in html
 
 
-def test_only_one_module_writes_to_the_terminal() -> None:
+def test_only_the_terminal_module_writes_to_the_terminal() -> None:
     """So no command can forget it."""
     writes = re.compile(r"typer\.echo|click\.echo|(?<![.\w])print\(|std(out|err)\.write|(?<!\w)Console\(")
     for package in ("common", "producer", "consumer", "tickpipe"):

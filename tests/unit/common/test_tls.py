@@ -21,7 +21,7 @@ from common import tls
         None,
     ],
 )
-def test_a_connection_that_is_lost_is_no_refusal(error: BaseException | None) -> None:
+def test_lost_connection_is_not_a_tls_refusal(error: BaseException | None) -> None:
     assert tls.refusal(error) is None
 
 
@@ -37,5 +37,5 @@ def test_a_connection_that_is_lost_is_no_refusal(error: BaseException | None) ->
         (ConnectionRefusedError(), True, False),
     ],
 )
-def test_the_scheme_is_doubted_only_where_it_may_be_that(error: OSError, by_tls: bool, expected: bool) -> None:
+def test_wrong_scheme_is_suggested_only_for_matching_errors(error: OSError, by_tls: bool, expected: bool) -> None:
     assert tls.may_be_the_scheme(error, by_tls=by_tls) is expected

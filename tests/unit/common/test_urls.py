@@ -76,7 +76,7 @@ def refusal(name: str, url: str) -> str:
         ("unix://u:p@/run/redis.sock", Server("/run/redis.sock", None, None, "u", "p")),
     ],
 )
-def test_a_redis_url_leads_to_its_server(url: str, server: Server) -> None:
+def test_redis_url_connects_to_the_named_server(url: str, server: Server) -> None:
     assert redis_server(url) == server
 
 
@@ -105,7 +105,7 @@ def test_a_redis_url_leads_to_its_server(url: str, server: Server) -> None:
         ("hostaddr=127.0.0.1,127.0.0.2 port=1,2", Server(None, "1,2", None)),
     ],
 )
-def test_a_database_url_leads_to_its_server(url: str, server: Server) -> None:
+def test_database_url_connects_to_the_named_server(url: str, server: Server) -> None:
     assert database_server(url) == server
 
 
@@ -164,7 +164,7 @@ def test_a_database_url_leads_to_its_server(url: str, server: Server) -> None:
         ("unix:/run/redis.sock", "begins with none"),
     ],
 )
-def test_a_redis_url_of_another_meaning_is_refused(url: str, reason: str) -> None:
+def test_ambiguous_redis_url_is_refused(url: str, reason: str) -> None:
     message = refusal("REDIS_URL", url)
     assert re.match(rf"REDIS_URL is not a Redis URL: .*{re.escape(reason)}", message)
     assert "'#' is %23" in message
@@ -211,7 +211,7 @@ def test_a_redis_url_of_another_meaning_is_refused(url: str, reason: str) -> Non
         ("host=h1,h2 port=1,2,3", "as many ports"),
     ],
 )
-def test_a_database_url_of_another_meaning_is_refused(url: str, reason: str) -> None:
+def test_ambiguous_database_url_is_refused(url: str, reason: str) -> None:
     message = refusal("DATABASE_URL", url)
     assert re.match(rf"DATABASE_URL is not a PostgreSQL URL: .*{re.escape(reason)}", message)
     assert "'#' is %23" in message
@@ -233,7 +233,7 @@ WRITTEN = {
 @example(user="u", password="S3cr@t#word")
 @example(user="u", password="12/3")
 @example(user="u", password="%41")
-def test_an_encoded_password_reaches_its_server(name: str, user: str, password: str) -> None:
+def test_percent_encoded_password_is_decoded(name: str, user: str, password: str) -> None:
     url, server = WRITTEN[name]
     encoded = url.format(user=quote(user, safe=""), password=quote(password, safe=""))
     if name == "DATABASE_URL" and "\0" in user + password:  # no password of PostgreSQL has it
@@ -263,7 +263,7 @@ def static_texts(name: str) -> str:
 @example(user="u", password="S3cr@t#word")
 @example(user="1?2", password="3")
 @example(user="/u", password="3")
-def test_a_raw_password_reaches_its_server_or_is_refused(name: str, user: str, password: str) -> None:
+def test_raw_password_is_used_or_refused(name: str, user: str, password: str) -> None:
     """A ':' in the user is left out: the password begins after the first one, by every reading."""
     url, server = WRITTEN[name]
     try:

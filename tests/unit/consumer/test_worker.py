@@ -92,7 +92,7 @@ def fill(stream: Stream, first: int, last: int) -> None:
 # --- What is read, and when
 
 
-def test_both_streams_are_stored_in_order_in_blocks_and_acked(
+def test_both_streams_are_stored_in_order_in_batches_and_acked(
     make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store
 ) -> None:
     fill(stream, 1, 25)
@@ -109,7 +109,7 @@ def test_both_streams_are_stored_in_order_in_blocks_and_acked(
     assert (worker.totals.stored, worker.totals.blocks) == (25, 3)
 
 
-def test_what_this_name_was_given_before_comes_first(
+def test_own_pending_entries_are_processed_first(
     make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store
 ) -> None:
     fill(stream, 1, 25)
@@ -119,7 +119,7 @@ def test_what_this_name_was_given_before_comes_first(
     assert stream.pending() == 0
 
 
-def test_what_others_left_is_claimed_when_they_have_been_silent_long_enough(
+def test_entries_of_idle_consumers_are_claimed(
     make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store
 ) -> None:
     fill(stream, 1, 25)
@@ -129,7 +129,7 @@ def test_what_others_left_is_claimed_when_they_have_been_silent_long_enough(
     assert stream.pending() == 0
 
 
-def test_a_drain_ends_only_when_nobody_holds_anything(
+def test_drain_ends_only_when_nothing_is_pending(
     make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -145,7 +145,7 @@ def test_a_drain_ends_only_when_nobody_holds_anything(
     assert store.seqs == [2, 3]
 
 
-def test_an_entry_deleted_while_pending_is_acked(
+def test_entry_deleted_while_pending_is_acked(
     make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store, redis_client: redis.Redis
 ) -> None:
     fill(stream, 1, 2)
@@ -157,7 +157,7 @@ def test_an_entry_deleted_while_pending_is_acked(
 # --- Only what is stored is acked
 
 
-def test_the_ack_comes_after_the_store(make_worker: MakeWorker, stream: Stream, store: Store) -> None:
+def test_entries_are_acked_after_they_are_stored(make_worker: MakeWorker, stream: Stream, store: Store) -> None:
     fill(stream, 1, 25)
     make_worker().run()
     # Each block, all of it, while it is being stored, and the one that is read meanwhile; none before it.
@@ -165,9 +165,7 @@ def test_the_ack_comes_after_the_store(make_worker: MakeWorker, stream: Stream, 
     assert [sorted(three)[1] for three in zip(least, store.pending, most, strict=True)] == store.pending
 
 
-def test_a_full_block_is_written_while_the_next_one_is_read(
-    make_worker: MakeWorker, stream: Stream, store: Store
-) -> None:
+def test_full_batch_is_written_while_the_next_is_read(make_worker: MakeWorker, stream: Stream, store: Store) -> None:
     fill(stream, 1, 25)
 
     def read_meanwhile() -> None:
@@ -179,7 +177,7 @@ def test_a_full_block_is_written_while_the_next_one_is_read(
     assert stream.pending() == 0
 
 
-def test_an_outage_is_waited_out_with_the_block_in_hand(make_worker: MakeWorker, stream: Stream, store: Store) -> None:
+def test_batch_is_kept_and_retried_during_an_outage(make_worker: MakeWorker, stream: Stream, store: Store) -> None:
     tries = count(1)
     fill(stream, 1, 3)
 
@@ -194,7 +192,7 @@ def test_an_outage_is_waited_out_with_the_block_in_hand(make_worker: MakeWorker,
     assert store.bisected == [False] * 6  # it was the database, not the block
 
 
-def test_a_block_that_fails_while_the_database_answers_is_bisected(
+def test_batch_that_fails_while_the_database_responds_is_bisected(
     make_worker: MakeWorker, stream: Stream, store: Store
 ) -> None:
     def fail() -> None:
@@ -211,7 +209,7 @@ def test_a_block_that_fails_while_the_database_answers_is_bisected(
 # --- Stopping
 
 
-def test_told_to_stop_it_finishes_the_block_in_hand_and_leaves(
+def test_stop_finishes_the_current_batch_and_leaves_the_group(
     make_worker: MakeWorker, stream: Stream, store: Store, stop: threading.Event
 ) -> None:
     fill(stream, 1, 25)
@@ -221,7 +219,7 @@ def test_told_to_stop_it_finishes_the_block_in_hand_and_leaves(
     assert stream.backlog()[2:] == (5, 0, 0, 0)  # 5 unread, none pending, no consumer's name
 
 
-def test_told_to_stop_it_finishes_every_block_that_it_claims(
+def test_stop_finishes_every_claimed_batch(
     make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store, stop: threading.Event
 ) -> None:
     fill(stream, 1, 25)
@@ -232,7 +230,7 @@ def test_told_to_stop_it_finishes_every_block_that_it_claims(
     assert stream.pending() == 0
 
 
-def test_told_to_stop_while_the_database_is_away_the_block_stays_pending(
+def test_stop_during_a_database_outage_leaves_the_batch_pending(
     make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store, stop: threading.Event
 ) -> None:
     def away() -> None:
@@ -249,7 +247,7 @@ def test_told_to_stop_while_the_database_is_away_the_block_stays_pending(
 # --- When Redis is away, or has forgotten
 
 
-def test_redis_away_is_waited_out_and_what_it_had_handed_over_is_recovered(
+def test_redis_outage_is_waited_out_and_pending_entries_are_recovered(
     make_worker: MakeWorker,
     stream: Stream,
     store: Store,
@@ -273,7 +271,7 @@ def test_redis_away_is_waited_out_and_what_it_had_handed_over_is_recovered(
     assert stream.pending() == 0
 
 
-def test_a_lost_group_is_made_again_at_the_streams_start(
+def test_lost_group_is_recreated_at_the_start_of_the_stream(
     make_worker: MakeWorker, stream: Stream, store: Store, redis_client: redis.Redis
 ) -> None:
     lost = iter([True])
@@ -289,7 +287,7 @@ def test_a_lost_group_is_made_again_at_the_streams_start(
     assert store.seqs == [*range(1, 9), *range(1, 9)]
 
 
-def test_a_redis_too_full_to_take_its_report_does_not_keep_it_from_its_work(
+def test_full_redis_that_refuses_reports_does_not_stop_the_worker(
     make_worker: MakeWorker, stream: Stream, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -303,7 +301,7 @@ def test_a_redis_too_full_to_take_its_report_does_not_keep_it_from_its_work(
 
 
 @pytest.mark.parametrize("error", [StreamOutageError("WRONGTYPE"), ConfigurationError("NOPERM")])
-def test_statistics_that_are_refused_are_logged_once_and_the_work_goes_on(
+def test_refused_statistics_are_logged_once_and_work_continues(
     make_worker: MakeWorker,
     stream: Stream,
     store: Store,
@@ -329,7 +327,7 @@ def test_statistics_that_are_refused_are_logged_once_and_the_work_goes_on(
 # --- What it does besides
 
 
-def test_it_leaves_word_of_its_work(make_worker: MakeWorker, stream: Stream) -> None:
+def test_worker_publishes_its_statistics(make_worker: MakeWorker, stream: Stream) -> None:
     fill(stream, 1, 5)
     make_worker(name="one").run()
     report = stream.reports()["one"]
@@ -343,7 +341,7 @@ def test_it_leaves_word_of_its_work(make_worker: MakeWorker, stream: Stream) -> 
     assert report["latency_p50"] == report["latency_p99"] == 2.0  # received at 1 s, stored at 3 s
 
 
-def test_it_trims_what_every_group_is_done_with(
+def test_stream_is_trimmed_up_to_the_slowest_group(
     make_worker: MakeWorker, stream: Stream, redis_client: redis.Redis
 ) -> None:
     fill(stream, 1, 5)

@@ -48,7 +48,7 @@ SCHEMAS = {
         for path in sorted(ROOT.glob(pattern))
     ],
 )
-def test_file_is_valid_by_its_schema(schema: str, name: str) -> None:
+def test_file_matches_its_schema(schema: str, name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, str(ROOT / name)],
         capture_output=True,
@@ -58,7 +58,7 @@ def test_file_is_valid_by_its_schema(schema: str, name: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_ports_are_open_to_this_machine_only(services: dict[str, dict[str, Any]]) -> None:
+def test_ports_are_bound_to_loopback(services: dict[str, dict[str, Any]]) -> None:
     ports = [port for service in services.values() for port in service.get("ports", [])]
     assert ports
     assert [port for port in ports if not str(port).startswith("127.0.0.1:")] == []
@@ -72,7 +72,7 @@ def test_consumer_can_be_scaled(services: dict[str, dict[str, Any]]) -> None:
     assert "CONSUMER_NAME" not in consumer["environment"]
 
 
-def test_secrets_come_from_outside(services: dict[str, dict[str, Any]], dockerfile: list[str]) -> None:
+def test_secrets_are_not_in_compose(services: dict[str, dict[str, Any]], dockerfile: list[str]) -> None:
     values = {
         name: str(value)
         for service in services.values()
@@ -86,13 +86,13 @@ def test_secrets_come_from_outside(services: dict[str, dict[str, Any]], dockerfi
     assert not any(re.search("KEY|PASSWORD", line) for line in dockerfile)
 
 
-def test_redis_keeps_what_it_has_acknowledged(services: dict[str, dict[str, Any]]) -> None:
+def test_redis_fsyncs_every_write(services: dict[str, dict[str, Any]]) -> None:
     command = " ".join(services["redis"]["command"])
     assert "--appendonly yes --appendfsync always --maxmemory-policy noeviction" in command
 
 
 @pytest.mark.parametrize("name", ["redis", "timescaledb", "producer", "consumer"])
-def test_service_survives_and_stops_in_time(services: dict[str, dict[str, Any]], name: str) -> None:
+def test_services_restart_and_have_a_stop_grace_period(services: dict[str, dict[str, Any]], name: str) -> None:
     service = services[name]
     assert service["restart"] == "unless-stopped"
     assert int(service["stop_grace_period"].removesuffix("s")) > 10  # ours end within 10 s
@@ -110,7 +110,7 @@ def test_service_survives_and_stops_in_time(services: dict[str, dict[str, Any]],
         assert all(need["condition"] == "service_healthy" for need in service["depends_on"].values())
 
 
-def test_data_and_spool_outlive_the_containers(services: dict[str, dict[str, Any]], dockerfile: list[str]) -> None:
+def test_data_and_spool_are_in_volumes(services: dict[str, dict[str, Any]], dockerfile: list[str]) -> None:
     kept = read("docker-compose.yml")["volumes"]
     for name in ("redis", "timescaledb", "producer"):
         volume, _, place = services[name]["volumes"][0].partition(":")
@@ -121,7 +121,7 @@ def test_data_and_spool_outlive_the_containers(services: dict[str, dict[str, Any
     assert f"VOLUME {spool}" in dockerfile
 
 
-def test_image_runs_as_a_user_of_its_own(dockerfile: list[str]) -> None:
+def test_image_runs_as_a_non_root_user(dockerfile: list[str]) -> None:
     last_stage = dockerfile[max(n for n, line in enumerate(dockerfile) if line.startswith("FROM ")) :]
     users = [line.split()[1] for line in last_stage if line.startswith("USER ")]
     assert users
@@ -129,7 +129,7 @@ def test_image_runs_as_a_user_of_its_own(dockerfile: list[str]) -> None:
     assert any("chown" in line and users[-1] in line for line in last_stage)
 
 
-def test_containers_have_no_more_rights_than_they_need(services: dict[str, dict[str, Any]]) -> None:
+def test_containers_have_minimal_privileges(services: dict[str, dict[str, Any]]) -> None:
     for name, service in services.items():
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert not service.keys() & {"privileged", "cap_add", "network_mode", "pid", "ipc", "devices"}
@@ -139,13 +139,13 @@ def test_containers_have_no_more_rights_than_they_need(services: dict[str, dict[
         assert (services[name]["read_only"], services[name]["cap_drop"]) == (True, ["ALL"])
 
 
-def test_image_takes_packages_by_their_hashes_alone(dockerfile: list[str]) -> None:
+def test_image_installs_packages_with_hashes(dockerfile: list[str]) -> None:
     installs = [line for line in dockerfile if re.search(r"\bpip (install|wheel)\b", line)]
     assert len(installs) == 4
     assert all("--require-hashes" in line or "--no-index" in line for line in installs)
 
 
-def test_build_context_holds_what_the_image_copies_and_no_secret(dockerfile: list[str]) -> None:
+def test_build_context_has_only_copied_files_and_no_secrets(dockerfile: list[str]) -> None:
     first, *rest = [
         line for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if not line.startswith("#")
     ]
@@ -162,7 +162,7 @@ def test_build_context_holds_what_the_image_copies_and_no_secret(dockerfile: lis
     assert not any(name.startswith(".") for name in let_in)
 
 
-def test_workflow_runs_make_test_where_we_say_it_works() -> None:
+def test_workflow_runs_make_test_on_supported_platforms() -> None:
     job = read(".github/workflows/test.yml")["jobs"]["test"]
     matrix = job["strategy"]["matrix"]
     assert matrix == {
@@ -176,7 +176,7 @@ def test_workflow_runs_make_test_where_we_say_it_works() -> None:
     assert any(step.get("uses", "").startswith("actions/setup-node@") for step in job["steps"])
 
 
-def test_workflow_tests_old_and_new_timescaledbs_and_the_one_of_compose(services: dict[str, dict[str, Any]]) -> None:
+def test_workflow_tests_oldest_newest_and_compose_timescaledb(services: dict[str, dict[str, Any]]) -> None:
     job = read(".github/workflows/test.yml")["jobs"]["timescaledb"]
     image, _, ours = services["timescaledb"]["image"].partition(":")
     assert job["services"]["timescaledb"]["image"] == f"{image}:${{{{ matrix.timescaledb }}}}"
@@ -187,7 +187,7 @@ def test_workflow_tests_old_and_new_timescaledbs_and_the_one_of_compose(services
     assert (ROOT / last["run"].split()[-1]).is_file()
 
 
-def test_example_of_env_sets_nothing_and_names_what_compose_asks_for() -> None:
+def test_env_example_sets_nothing_and_names_required_variables() -> None:
     lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
     assert [line for line in lines if line and not line.startswith("#")] == []
     named = {found[1] for line in lines if (found := re.match(r"# ([A-Z_]+)=", line))}

@@ -143,7 +143,7 @@ def broken_links(page: Path) -> list[str]:
 
 
 @pages
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_resolve(page: Path) -> None:
     assert broken_links(page) == []
 
 
@@ -173,12 +173,12 @@ def test_commands_exist_with_their_options(page: Path) -> None:
 
 
 @pages
-def test_options_named_alone_are_of_some_command(page: Path) -> None:
+def test_standalone_options_exist(page: Path) -> None:
     known = set().union(*(options(command) for command in COMMANDS.values()))
     assert [span for span in spans(page) if re.match(r"--[a-z]", span) and span.split()[0] not in known] == []
 
 
-def test_every_variable_is_shown_with_its_option() -> None:
+def test_variables_are_documented_with_their_options() -> None:
     page = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([A-Z_]+)` \| (?:`(--[a-z-]+)`)? ?\|", page, re.MULTILINE)
     assert {name for name, option in rows if not option} == SECRETS
@@ -188,7 +188,7 @@ def test_every_variable_is_shown_with_its_option() -> None:
     assert {(name, option) for name, option in rows if option} == variables
 
 
-def test_the_defaults_are_shown() -> None:
+def test_defaults_are_documented() -> None:
     page = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
     shown = dict(re.findall(r"^\| `([A-Z_]+)` \|[^|]*\|[^|]*\| `([^`]+)`", page, re.MULTILINE))
     defaults = {
@@ -217,7 +217,7 @@ def unknown_variables(text: str) -> set[str]:
 
 
 @pages
-def test_variables_are_of_some_command(page: Path) -> None:
+def test_documented_variables_exist(page: Path) -> None:
     assert unknown_variables(page.read_text(encoding="utf-8")) == set()
 
 
@@ -265,13 +265,13 @@ def compose_services() -> dict[str, Any]:
 
 
 @pages
-def test_containers_are_called_by_their_names(page: Path) -> None:
+def test_container_commands_use_service_names(page: Path) -> None:
     services = compose_services()
     faults = [f"{line}: {fault}" for line in code(page) for c in calls(line) if (fault := wrong_docker(c, services))]
     assert faults == []
 
 
-def test_wrong_calls_of_containers_are_found() -> None:
+def test_wrong_container_commands_are_found() -> None:
     lines = {
         "docker compose up --build --detach --scale consumer=3": True,
         "docker compose up --scale consumers=3": False,
@@ -291,7 +291,7 @@ MARKED = ["getting-started.md", "operations.md", "architecture.md", "glossary.md
 VERBS = {"run", "run home", "run until", "run home until", "backup", "not run"}
 
 
-def test_every_block_of_commands_says_what_becomes_of_it() -> None:
+def test_command_blocks_are_marked_as_run_or_skipped() -> None:
     found = [block for name in MARKED for block in blocks(ROOT / "docs" / name)]
     assert len(found) > 20
     assert [str(block) for block in found if block.verb not in VERBS] == []
@@ -305,7 +305,7 @@ def test_every_block_of_commands_says_what_becomes_of_it() -> None:
 ALERTS = ["FeedSilent", "LagGrowing", "DeadLetters", "SpoolInUse", "SessionIncomplete", "DiskFilling", "ProcessDown"]
 
 
-def test_each_alert_says_what_to_do() -> None:
+def test_alerts_have_runbook_sections() -> None:
     """The alert rules link to these headings."""
     page = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
     sections = dict(re.findall(r"^### Alert: (\w+)$(.*?)(?=^#|\Z)", page, re.MULTILINE | re.DOTALL))
@@ -315,7 +315,7 @@ def test_each_alert_says_what_to_do() -> None:
     ] == []
 
 
-def test_the_architecture_names_every_table_view_and_file() -> None:
+def test_architecture_page_names_every_table_view_and_file() -> None:
     page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     made = r"CREATE (?:OR REPLACE )?(?:TABLE|(?:MATERIALIZED )?VIEW) (\w+)"
     sql = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "sql").glob("*.sql"))
@@ -327,7 +327,7 @@ def test_the_architecture_names_every_table_view_and_file() -> None:
     assert sorted(name for name in files if f"`{name}`" not in page) == []
 
 
-def test_the_picture_of_the_architecture_is_readable_everywhere() -> None:
+def test_architecture_picture_is_readable_in_light_and_dark_themes() -> None:
     text = (ROOT / "docs/architecture.svg").read_text(encoding="utf-8")
     root = ElementTree.fromstring(text)  # noqa: S314  our own file
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
@@ -339,7 +339,7 @@ def test_the_picture_of_the_architecture_is_readable_everywhere() -> None:
     assert steps == set(re.findall(r"^\*\*(\d)\.", page, re.MULTILINE)), "a paragraph a step"
 
 
-def test_wrong_calls_are_found() -> None:
+def test_wrong_commands_are_found() -> None:
     lines = {
         "make tea": "no make target ['tea']",
         "make test PYTHON=python3.12": None,
@@ -356,7 +356,7 @@ def test_no_file_names_a_registry(host: str) -> None:
     assert [str(path.relative_to(ROOT)) for path in FILES if host.encode() in path.read_bytes()] == []
 
 
-def test_the_tests_that_the_pages_name_exist() -> None:
+def test_tests_named_in_the_pages_exist() -> None:
     named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8"))}
     sources = "".join(path.read_text(encoding="utf-8") for path in FILES if path.name.startswith("test_"))
     assert named

@@ -56,7 +56,7 @@ def sources() -> dict[str, str]:
 # --- Metrics
 
 
-def test_every_metric_that_is_named_is_exposed(
+def test_referenced_metrics_are_exposed(
     tmp_path: Path, make_stream: StreamMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     consumer = Consumer(make_stream, monkeypatch)
@@ -78,18 +78,18 @@ def test_every_metric_that_is_named_is_exposed(
             assert metric in exposed[job]
 
 
-def test_every_metric_of_the_page_is_shown_or_watched() -> None:
+def test_documented_metrics_are_used_in_a_panel_or_alert() -> None:
     named = {re.sub(r"_(bucket|sum|count)$", "", metric) for text in promql().values() for metric in metrics(text)}
     assert named == {*table()["producer"], *table()["consumer"]}
 
 
-def test_gauges_of_the_whole_group_are_never_summed() -> None:
+def test_group_wide_gauges_are_never_summed() -> None:
     for place, text in promql().items():
         for gauge in ("tickpipe_lag_entries", "tickpipe_pending_entries"):
             assert not re.search(rf"sum[^(]*\({gauge}", text), place
 
 
-def test_counters_are_asked_for_their_growth() -> None:
+def test_counters_are_queried_by_rate() -> None:
     for place, text in promql().items():
         for metric in metrics(text):
             if re.search("_(total|bucket|sum|count)$", metric):
@@ -99,14 +99,14 @@ def test_counters_are_asked_for_their_growth() -> None:
 # --- Alerts
 
 
-def test_the_alerts_are_those_of_the_runbook() -> None:
+def test_alerts_match_the_runbook() -> None:
     of_prometheus = {rule["alert"] for rule in prometheus_rules()}
     of_grafana = {rule["title"] for rule in grafana_rules()}
     assert of_prometheus | of_grafana == ALERTS
     assert of_prometheus & of_grafana == set()
 
 
-def test_each_alert_says_what_it_is_what_to_do_and_where_to_read_more() -> None:
+def test_alerts_have_summary_action_and_runbook_link() -> None:
     named = [(rule["alert"], rule) for rule in prometheus_rules()] + [(each["title"], each) for each in grafana_rules()]
     page = ROOT / "docs/operations.md"
     headings = page.read_text(encoding="utf-8") if page.exists() else None
@@ -119,13 +119,13 @@ def test_each_alert_says_what_it_is_what_to_do_and_where_to_read_more() -> None:
             assert re.search(rf"^#+ Alert: {name}$", headings, re.MULTILINE)
 
 
-def test_no_alert_rests_on_the_age_of_ticks() -> None:
+def test_no_alert_depends_on_tick_age() -> None:
     texts = [rule["expr"] for rule in prometheus_rules()]
     texts += [query.sql for query in sql_queries() if query.kind == "alert"]
     assert not any(re.search("received|events_appended|prices_real_time|rows_stored", text) for text in texts)
 
 
-def test_alerts_of_grafana_are_whole_and_need_no_interpolation() -> None:
+def test_grafana_alerts_are_complete_and_use_no_interpolation() -> None:
     rules = grafana_rules()
     assert len({rule["uid"] for rule in rules}) == len(rules)
     for rule in rules:
@@ -153,7 +153,7 @@ def test_promtool_accepts_configuration_and_rules() -> None:
 
 
 @each_dashboard
-def test_panels_have_places_and_numbers_of_their_own(name: str) -> None:
+def test_panels_have_unique_ids_and_do_not_overlap(name: str) -> None:
     found = list(panels(dashboards()[name]))
     assert len({panel["id"] for panel in found}) == len(found)
     places = {panel["title"] + str(panel["id"]): panel["gridPos"] for panel in found}
@@ -166,7 +166,7 @@ def test_panels_have_places_and_numbers_of_their_own(name: str) -> None:
 
 
 @each_dashboard
-def test_panels_say_what_they_show_in_which_unit(name: str) -> None:
+def test_panels_have_titles_descriptions_and_units(name: str) -> None:
     for panel in panels(dashboards()[name]):
         assert panel["type"] in PANELS
         assert panel["title"]
@@ -178,7 +178,7 @@ def test_panels_say_what_they_show_in_which_unit(name: str) -> None:
 
 
 @each_dashboard
-def test_every_query_goes_to_a_data_source_that_is_provisioned(name: str) -> None:
+def test_queries_use_provisioned_data_sources(name: str) -> None:
     dashboard = dashboards()[name]
     asked = [each for panel in panels(dashboard) for each in (panel, *panel.get("targets", ()))]
     asked += [each for each in dashboard["annotations"]["list"] if not each.get("builtIn")]
@@ -191,7 +191,7 @@ def test_every_query_goes_to_a_data_source_that_is_provisioned(name: str) -> Non
         assert len(set(references)) == len(references)
 
 
-def test_dashboards_are_told_apart_and_link_to_each_other() -> None:
+def test_dashboards_have_unique_ids_and_link_to_each_other() -> None:
     found = {each["uid"]: each for each in dashboards().values()}
     assert found.keys() == {"tickpipe-prices", "tickpipe-pipeline"}
     assert all(each["schemaVersion"] == 41 for each in found.values())
@@ -202,7 +202,7 @@ def test_dashboards_are_told_apart_and_link_to_each_other() -> None:
 # --- Compose
 
 
-def test_the_profile_is_off_unless_asked_for(services: dict[str, dict[str, Any]]) -> None:
+def test_observability_profile_is_off_by_default(services: dict[str, dict[str, Any]]) -> None:
     assert {name for name, service in services.items() if "profiles" in service} == set(PROFILE)
     for name in services.keys() - PROFILE:
         assert not services[name].get("depends_on", {}).keys() & set(PROFILE)
@@ -213,9 +213,7 @@ def test_the_profile_is_off_unless_asked_for(services: dict[str, dict[str, Any]]
 
 
 @pytest.mark.parametrize("name", PROFILE)
-def test_services_of_the_profile_are_pinned_and_read_their_files_only(
-    services: dict[str, dict[str, Any]], name: str
-) -> None:
+def test_observability_services_are_pinned_with_read_only_files(services: dict[str, dict[str, Any]], name: str) -> None:
     service = services[name]
     assert service["profiles"] == ["observability"]
     assert re.search(r":v?\d+\.\d+\.\d+", service["image"])
@@ -234,14 +232,14 @@ def test_services_of_the_profile_are_pinned_and_read_their_files_only(
         assert int(service["stop_grace_period"].removesuffix("s")) > 10
 
 
-def test_the_role_is_made_with_the_psql_of_the_database(services: dict[str, dict[str, Any]]) -> None:
+def test_grafana_role_is_created_with_the_database_image(services: dict[str, dict[str, Any]]) -> None:
     assert services["grafana-role"]["image"] == services["timescaledb"]["image"]
     assert services["grafana"]["depends_on"]["grafana-role"]["condition"] == "service_completed_successfully"
 
 
 @pytest.mark.parametrize("name", ["grafana", "grafana-role"])
 @pytest.mark.parametrize("password", ["", "it's a $ecret"])
-def test_nothing_starts_without_a_password(
+def test_observability_needs_passwords(
     services: dict[str, dict[str, Any]], tmp_path: Path, name: str, password: str
 ) -> None:
     service = services[name]
@@ -266,7 +264,7 @@ def test_nothing_starts_without_a_password(
         assert name != "grafana" or f"GF_SECURITY_ADMIN_PASSWORD={password}\n" in done.stdout
 
 
-def test_grafana_asks_for_a_login_and_reads_with_the_role(services: dict[str, dict[str, Any]]) -> None:
+def test_grafana_requires_login_and_uses_the_read_only_role(services: dict[str, dict[str, Any]]) -> None:
     environment = services["grafana"]["environment"]
     assert environment["GF_AUTH_ANONYMOUS_ENABLED"] == environment["GF_USERS_ALLOW_SIGN_UP"] == "false"
     (provider,) = read(PROVISIONING / "dashboards/tickpipe.yml")["providers"]
@@ -284,7 +282,7 @@ def test_grafana_asks_for_a_login_and_reads_with_the_role(services: dict[str, di
     assert prometheus["url"] == "http://prometheus:9090"
 
 
-def test_prometheus_reads_every_process_and_the_rules(services: dict[str, dict[str, Any]]) -> None:
+def test_prometheus_scrapes_every_process_and_loads_the_rules(services: dict[str, dict[str, Any]]) -> None:
     configuration = read(FOLDER / "prometheus.yml")
     for job in configuration["scrape_configs"]:
         (found,) = job["dns_sd_configs"]

@@ -29,7 +29,7 @@ def dry_run(target: str) -> str:
     ("target", "expected"),
     [("demo", LOCKS[:2]), ("setup", LOCKS[:2]), ("lint", LOCKS[:3]), ("test", LOCKS[:3]), ("bench", LOCKS)],
 )
-def test_each_make_target_installs_only_the_lock_files_that_it_needs(target: str, expected: list[str]) -> None:
+def test_make_targets_install_only_their_lock_files(target: str, expected: list[str]) -> None:
     assert re.findall(r"-r (\S+)", dry_run(target)) == expected
 
 
@@ -41,7 +41,7 @@ def requirements(lock: str) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_lock_files_have_hashes_and_take_no_package_in_two_versions(lock: str) -> None:
+def test_lock_files_have_hashes_and_one_version_per_package(lock: str) -> None:
     assert [name for name, block in requirements(lock) if "--hash=sha256:" not in block] == []
     wanted = {name for each in LOCKS[: LOCKS.index(lock) + 1] for name, _ in requirements(each)}
     packages = [name.partition("==")[0] for name in wanted if ";" not in name]
@@ -54,7 +54,7 @@ def read(name: str) -> dict[str, Any]:
     return document
 
 
-def test_actions_are_pinned_by_commit_with_the_version_beside_it() -> None:
+def test_actions_are_pinned_by_commit_with_a_version_comment() -> None:
     lines = [line for path in WORKFLOWS for line in re.findall(r"uses: (.*)", path.read_text(encoding="utf-8"))]
     pins = [re.fullmatch(r"([\w.-]+/[\w.-]+)@([0-9a-f]{40}) # v\d+\.\d+\.\d+", line) for line in lines]
     assert [line for line, pin in zip(lines, pins, strict=True) if not pin] == []
@@ -66,7 +66,7 @@ def test_actions_are_pinned_by_commit_with_the_version_beside_it() -> None:
     assert {action: found for action, found in commits.items() if len(found) > 1} == {}
 
 
-def test_workflows_only_read_unless_a_job_says_more() -> None:
+def test_workflows_are_read_only_by_default() -> None:
     assert [path.name for path in WORKFLOWS if read(str(path)).get("permissions") != {"contents": "read"}] == []
     jobs = read(".github/workflows/release.yml")["jobs"]
     granted = {name: job["permissions"] for name, job in jobs.items() if "permissions" in job}
@@ -90,7 +90,7 @@ def test_dependabot_follows_each_kind_of_dependency() -> None:
     assert (followed["npm"] / "package.json").exists()
 
 
-def test_each_version_of_the_changelog_has_its_date_and_link() -> None:
+def test_changelog_versions_have_dates_and_links() -> None:
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     first, *released = re.findall(r"^## (.*)$", text, re.MULTILINE)
     assert first == "[Unreleased]"

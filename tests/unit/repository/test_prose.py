@@ -44,14 +44,14 @@ MARKDOWN = "Go away.\n```sh\naway\n```\nNobody counts in capitals, nobody does.\
         ("a.lua", "local away = 1 -- goes away\n", [(1, "away")]),
     ],
 )
-def test_comments_docstrings_test_names_and_pages_are_read_and_code_is_not(
+def test_only_comments_docstrings_test_names_and_pages_are_checked(
     prose: ModuleType, tmp_path: Path, name: str, text: str, expected: list[tuple[int, str]]
 ) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
     assert sorted(prose.idioms(tmp_path / name, prose.Count())) == expected
 
 
-def test_the_rate_of_each_group_is_per_1000_words(prose: ModuleType, tmp_path: Path) -> None:
+def test_rates_are_per_1000_words(prose: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "tests").mkdir()
     for name, text in {
         "a.md": "go away " * 5,
@@ -67,7 +67,7 @@ def test_the_rate_of_each_group_is_per_1000_words(prose: ModuleType, tmp_path: P
 @pytest.mark.parametrize(
     ("limit", "within_limits", "advice"), [(9.9, False, "Rewrite"), (10, True, ""), (12, True, "10.1")]
 )
-def test_a_group_above_its_limit_fails_and_one_far_below_is_asked_to_lower_it(
+def test_group_above_its_limit_fails_and_far_below_must_lower_it(
     prose: ModuleType, limit: float, within_limits: bool, advice: str
 ) -> None:
     lines, result = prose.report({"docs": prose.Count(words=1000, idioms=10)}, {"docs": limit})

@@ -41,7 +41,7 @@ def stream(make_stream: StreamMaker) -> Stream:
 # --- Who is there
 
 
-def test_consumers_tell_what_each_holds(stream: Stream, make_stream: StreamMaker) -> None:
+def test_members_report_their_pending_entries(stream: Stream, make_stream: StreamMaker) -> None:
     stream.read(2)
     other = make_stream(consumer="other")
     other.ack([entry.id for entry in other.read(9)])
@@ -55,14 +55,16 @@ def test_consumers_tell_what_each_holds(stream: Stream, make_stream: StreamMaker
 # --- Append, read, ack
 
 
-def test_entries_are_read_as_bytes_in_order_each_by_one_consumer(stream: Stream, make_stream: StreamMaker) -> None:
+def test_entries_are_read_in_order_by_one_consumer_each(stream: Stream, make_stream: StreamMaker) -> None:
     mine, others = stream.read(2), make_stream(consumer="other").read(9)
     assert (seqs(mine), seqs(others)) == ([1, 2], [3, 4, 5])
     assert mine[0].fields == {b"seq": b"1", b"symbol": "Ü".encode()}
     assert stream.read(9) == []
 
 
-def test_an_append_is_one_command(redis_client: redis.Redis, stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_is_appended_in_one_command(
+    redis_client: redis.Redis, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And so all or none; a script that Redis does not know yet, or has lost, is sent again."""
     sent: list[object] = []
     execute = redis.Redis.execute_command
@@ -80,7 +82,7 @@ def test_an_append_is_one_command(redis_client: redis.Redis, stream: Stream, mon
     assert redis_client.xlen("prices") == 1006
 
 
-def test_an_entry_of_any_form_is_appended(redis_client: redis.Redis, stream: Stream) -> None:
+def test_entries_with_any_fields_are_appended(redis_client: redis.Redis, stream: Stream) -> None:
     stream.append([{"n": "1"}, {b"odd \xff": b"\x00", b"": b""}, {"n": "\ud800", "m": ""}])
     found = cast("list[Any]", redis_client.xrange("prices"))[-3:]
     assert [entry for _, entry in found] == [
@@ -88,9 +90,7 @@ def test_an_entry_of_any_form_is_appended(redis_client: redis.Redis, stream: Str
     ]  # fmt: skip
 
 
-def test_an_entry_too_wide_for_the_script_is_appended_with_the_others(
-    redis_client: redis.Redis, stream: Stream
-) -> None:
+def test_entry_with_too_many_fields_for_the_script_is_appended(redis_client: redis.Redis, stream: Stream) -> None:
     wide = {f"field {n}": str(n) for n in range(4100)}
     before = redis_client.xlen("prices")
     stream.append([{"n": "1"}, wide, {"n": "2"}])
@@ -98,7 +98,7 @@ def test_an_entry_too_wide_for_the_script_is_appended_with_the_others(
     assert [len(entry) for _, entry in found] == [1, 4100, 1]
 
 
-def test_own_pending_entries_come_again_until_acked(stream: Stream, make_stream: StreamMaker) -> None:
+def test_own_pending_entries_are_redelivered_until_acked(stream: Stream, make_stream: StreamMaker) -> None:
     ids = [entry.id for entry in stream.read(3)]
     again = make_stream()  # a new process under the same name
     assert seqs(again.read_own_pending(2)) == [1, 2]
@@ -111,7 +111,7 @@ def test_own_pending_entries_come_again_until_acked(stream: Stream, make_stream:
     assert stream.pending() == 1
 
 
-def test_the_group_begins_at_the_streams_start_and_is_made_once(stream: Stream, make_stream: StreamMaker) -> None:
+def test_group_starts_at_the_beginning_and_is_created_once(stream: Stream, make_stream: StreamMaker) -> None:
     assert seqs(stream.read(2)) == [1, 2]  # appended before there was a group
     make_stream().ensure_group()
     assert seqs(stream.read(9)) == [3, 4, 5]  # not begun again
@@ -120,7 +120,7 @@ def test_the_group_begins_at_the_streams_start_and_is_made_once(stream: Stream, 
     assert empty.read(9) == []
 
 
-def test_all_that_a_dead_consumer_holds_is_claimed(make_stream: StreamMaker) -> None:
+def test_all_entries_of_a_dead_consumer_are_claimed(make_stream: StreamMaker) -> None:
     stream = make_stream(consumer="heir")
     stream.append([fields(n) for n in range(1, 51)])
     stream.ensure_group()
@@ -142,7 +142,7 @@ def test_an_entry_deleted_while_pending_has_no_fields(stream: Stream, redis_clie
 # --- Looking
 
 
-def test_backlog(stream: Stream, make_stream: StreamMaker) -> None:
+def test_backlog_counts_unread_and_pending_entries(stream: Stream, make_stream: StreamMaker) -> None:
     assert make_stream("nowhere").backlog() == Backlog(0, 0, 0, 0, 0)
     assert make_stream(group="none").backlog() == Backlog(5, 5, 5, 0, 0)
     entries = stream.read(3)
@@ -157,7 +157,7 @@ def test_backlog(stream: Stream, make_stream: StreamMaker) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 100])
-def test_undone_is_what_is_unread_or_pending_on_anybody(stream: Stream, make_stream: StreamMaker, count: int) -> None:
+def test_unprocessed_counts_unread_and_pending_entries(stream: Stream, make_stream: StreamMaker, count: int) -> None:
     assert seqs(list(stream.unprocessed(count))) == [1, 2, 3, 4, 5]
     entries = stream.read(3)
     make_stream(consumer="other").read(1)
@@ -166,14 +166,14 @@ def test_undone_is_what_is_unread_or_pending_on_anybody(stream: Stream, make_str
     assert seqs(list(make_stream(group="none").unprocessed(count))) == [1, 2, 3, 4, 5]
 
 
-def test_an_entry_that_is_read_while_looking_is_undone(stream: Stream, make_stream: StreamMaker) -> None:
+def test_entry_read_during_the_count_is_unprocessed(stream: Stream, make_stream: StreamMaker) -> None:
     looking = stream.unprocessed(count=1)
     assert seqs([next(looking)]) == [1]
     make_stream(consumer="other").read(9)
     assert seqs(list(looking)) == [2, 3, 4, 5]
 
 
-def test_consumers_leave_word(stream: Stream, make_stream: StreamMaker) -> None:
+def test_consumers_publish_reports(stream: Stream, make_stream: StreamMaker) -> None:
     for name, text in (("one", "1"), ("other", "ü"), ("one", "2")):
         make_stream(consumer=name).report(text=text, at=len(text))
     assert stream.reports() == {"one": {"text": "2", "at": 1}, "other": {"text": "ü", "at": 1}}
@@ -182,9 +182,7 @@ def test_consumers_leave_word(stream: Stream, make_stream: StreamMaker) -> None:
 @pytest.mark.parametrize(
     "word", [b"junk", b"\xff", b"", b"[1]", b"1", b'{"stored": 1}', b'{"at": "noon"}', b"[" * 10**5]
 )
-def test_what_is_no_word_of_a_consumer_is_an_old_one_and_forgotten(
-    stream: Stream, redis_client: redis.Redis, word: bytes
-) -> None:
+def test_malformed_consumer_reports_are_pruned(stream: Stream, redis_client: redis.Redis, word: bytes) -> None:
     stream.report(stored=1, at=5)
     redis_client.hset("prices:consumers", "odd", word)
     redis_client.hset("prices:consumers", b"\xff", word)
@@ -195,7 +193,7 @@ def test_what_is_no_word_of_a_consumer_is_an_old_one_and_forgotten(
     assert set(stream.reports()) == {"\ufffd"}
 
 
-def test_a_key_of_another_kind_is_a_wrong_configuration(stream: Stream, redis_client: redis.Redis) -> None:
+def test_key_of_another_type_is_a_configuration_error(stream: Stream, redis_client: redis.Redis) -> None:
     stream.check()
     Stream(redis_client, "none yet").check()
     redis_client.set("text", "1")
@@ -206,7 +204,7 @@ def test_a_key_of_another_kind_is_a_wrong_configuration(stream: Stream, redis_cl
 # --- Consumers that go
 
 
-def test_a_consumer_leaves_only_when_it_holds_nothing(stream: Stream, make_stream: StreamMaker) -> None:
+def test_consumer_leaves_only_without_pending_entries(stream: Stream, make_stream: StreamMaker) -> None:
     ids = [entry.id for entry in stream.read(2)]
     make_stream(consumer="other").read(1)
     stream.leave()
@@ -218,7 +216,7 @@ def test_a_consumer_leaves_only_when_it_holds_nothing(stream: Stream, make_strea
     stream.leave()  # gone already
 
 
-def test_only_the_idle_who_hold_nothing_are_removed(stream: Stream, make_stream: StreamMaker) -> None:
+def test_only_idle_consumers_without_pending_entries_are_removed(stream: Stream, make_stream: StreamMaker) -> None:
     stream.ack([entry.id for entry in stream.read(1)])
     make_stream(consumer="holder").read(1)
     assert stream.remove_idle_consumers(idle_ms=60_000) == 0
@@ -254,7 +252,7 @@ def test_ids_are_compared_as_numbers(
     assert [entry_id.decode() for entry_id, _ in stored(redis_client)] == kept
 
 
-def test_a_group_that_lags_holds_everybody_back(stream: Stream, make_stream: StreamMaker) -> None:
+def test_lagging_group_prevents_trimming(stream: Stream, make_stream: StreamMaker) -> None:
     stream.ack([entry.id for entry in stream.read(9)])
     slow = make_stream(group="slow")
     slow.ensure_group()
@@ -264,7 +262,7 @@ def test_a_group_that_lags_holds_everybody_back(stream: Stream, make_stream: Str
     assert seqs(list(make_stream(group="none").unprocessed())) == [3, 4, 5]
 
 
-def test_without_a_group_or_a_stream_nothing_is_trimmed(make_stream: StreamMaker) -> None:
+def test_nothing_is_trimmed_without_a_group_or_stream(make_stream: StreamMaker) -> None:
     stream = make_stream()
     assert stream.trim() == 0
     stream.append([fields(1)])
@@ -358,7 +356,7 @@ TestTrimming.settings = settings(max_examples=30, stateful_step_count=25, deadli
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_errors_are_worth_a_retry_or_need_a_person(
+def test_errors_are_outages_or_configuration_errors(
     stream: Stream, monkeypatch: pytest.MonkeyPatch, error: redis.RedisError, expected: type[TickpipeError]
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -446,7 +444,7 @@ class Refusing(socketserver.StreamRequestHandler):
 
 
 @pytest.mark.parametrize("error", REFUSALS, ids=lambda error: error.split()[0])
-def test_after_any_error_the_address_is_looked_up_again(refusing_redis: RefusingRedis, error: str) -> None:
+def test_address_is_resolved_again_after_any_error(refusing_redis: RefusingRedis, error: str) -> None:
     """The node may have been demoted: whatever it says, another one may be at the address by now."""
     refusing_redis.error = error
     client = connect(refusing_redis.url)
@@ -464,7 +462,7 @@ def test_after_any_error_the_address_is_looked_up_again(refusing_redis: Refusing
     client.close()
 
 
-def test_a_key_on_another_node_needs_a_person_until_this_node_has_had_it(
+def test_moved_key_is_a_configuration_error_until_first_success(
     stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cluster of one shard works, and a failover within it is an outage. Each key counts for itself."""
@@ -480,7 +478,7 @@ def test_a_key_on_another_node_needs_a_person_until_this_node_has_had_it(
         stream.check_reports()
 
 
-def test_a_lost_group_is_an_outage_until_it_is_made_again(stream: Stream, redis_client: redis.Redis) -> None:
+def test_lost_group_is_an_outage_until_recreated(stream: Stream, redis_client: redis.Redis) -> None:
     redis_client.xgroup_destroy("prices", "g")
     with pytest.raises(StreamOutageError):
         stream.read(1)
@@ -502,7 +500,7 @@ def test_a_lost_group_is_an_outage_until_it_is_made_again(stream: Stream, redis_
         "redis://[::1",
     ],
 )
-def test_a_url_that_is_none_is_refused_at_once_without_quoting_it(url: str) -> None:
+def test_invalid_url_is_refused_without_quoting_it(url: str) -> None:
     with pytest.raises(ConfigurationError, match="REDIS_URL is not a Redis URL") as caught:
         connect(Secret(url))
     assert "p4ss" not in str(caught.value)
@@ -511,7 +509,7 @@ def test_a_url_that_is_none_is_refused_at_once_without_quoting_it(url: str) -> N
 @pytest.mark.parametrize(
     "url", ["redis://localhost", "rediss://u:p@h:6380/1", "unix:///run/redis.sock?db=2", "redis://h/0?health_check_interval=9"]
 )  # fmt: skip
-def test_a_good_url_connects_to_nothing_yet(url: str) -> None:
+def test_valid_url_does_not_connect_yet(url: str) -> None:
     before = threading.active_count()
     connect(Secret(url)).close()
     assert threading.active_count() == before

@@ -55,14 +55,14 @@ def fewest(minutes: Sequence[int], reach: int) -> int:
 
 
 @given(spans, spans)
-def test_minus_is_the_difference_of_sets_in_order_and_apart(some: list[Span], others: list[Span]) -> None:
+def test_minus_returns_the_sorted_disjoint_difference(some: list[Span], others: list[Span]) -> None:
     found = minus(some, others)
     assert each(found) == sorted(set(each(some)) - set(each(others)))
     assert all(early.until < late.since for early, late in pairwise(found))
 
 
 @given(gaps(), spans, st.integers(0, 40 * 60), st.integers(0, 60 * 60))
-def test_every_minute_a_gap_touches_is_asked_for_once_and_no_other(
+def test_plan_requests_exactly_the_minutes_that_gaps_touch(
     gaps: list[Gap], done: list[Span], since: int, now: int
 ) -> None:
     begin, end = BASE + timedelta(seconds=since), BASE + timedelta(seconds=now)
@@ -85,7 +85,7 @@ def test_every_minute_a_gap_touches_is_asked_for_once_and_no_other(
         assert len(asked) == fewest(wanted, 7)
 
 
-def test_a_long_gap_takes_as_many_calls_as_its_bars_need() -> None:
+def test_long_gap_is_split_into_the_calls_its_bars_need() -> None:
     gap = Gap("A", "NYSE", BASE + timedelta(seconds=30), BASE + timedelta(minutes=12_000, seconds=30))
     calls = list(plan([gap], {}, BASE, NOW))
     assert [call.wanted for call in calls] == [
@@ -96,7 +96,7 @@ def test_a_long_gap_takes_as_many_calls_as_its_bars_need() -> None:
     assert (calls[0].exchange, calls[0].since, calls[0].until) == ("NYSE", BASE, moment(START + 5_000))
 
 
-def test_gaps_that_are_near_enough_share_a_call() -> None:
+def test_neighbouring_gaps_share_a_call() -> None:
     near = [Gap("A", None, moment(START + at), moment(START + at + 1)) for at in (0, 100, 4_999)]
     (call,) = plan(near, {}, BASE, NOW)
     assert call.wanted == tuple(Span(START + at, START + at + 1) for at in (0, 100, 4_999))
@@ -117,12 +117,12 @@ def test_since_is_a_date_a_datetime_or_an_age(text: str, expected: datetime) -> 
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "7", "7h", "0d", "99999y", "2026-13-01"])
-def test_what_is_none_of_these_is_refused(text: str) -> None:
+def test_invalid_since_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"is no date|is no age"):
         read_since(text, NOW)
 
 
-def test_a_refused_symbol_is_named_and_not_asked_for_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_refused_symbol_is_reported_and_not_requested_again(caplog: pytest.LogCaptureFixture) -> None:
     bad, good = (Gap(symbol, None, BASE, BASE + timedelta(minutes=6_000)) for symbol in ("BAD", "GOOD"))
     calls = list(plan([bad, good], {}, BASE, NOW))
     asked: list[str] = []

@@ -57,7 +57,7 @@ def ask(vendor: TwelveDataRest, symbol: str = "BTC/USD", exchange: str | None = 
 # --- Asking
 
 
-def test_the_bars_of_a_span_are_all_of_its_minutes_and_no_other(vendor: TwelveDataRest) -> None:
+def test_bars_cover_exactly_the_minutes_of_the_span(vendor: TwelveDataRest) -> None:
     bars = ask(vendor)
     assert [bar.at for bar in bars] == [SINCE + n * MINUTE for n in range(5)]
     assert all(bar.low <= min(bar.open, bar.close) <= max(bar.open, bar.close) <= bar.high for bar in bars)
@@ -66,14 +66,14 @@ def test_the_bars_of_a_span_are_all_of_its_minutes_and_no_other(vendor: TwelveDa
     assert len(ask(vendor, minutes=1_400)) == 1_400
 
 
-def test_volumes_and_all_decimals_come_through(vendor: TwelveDataRest, simulator: FaultySimulator) -> None:
+def test_volumes_and_all_decimals_are_kept(vendor: TwelveDataRest, simulator: FaultySimulator) -> None:
     assert all(bar.volume and bar.volume > 0 for bar in ask(vendor, "AAPL", "NASDAQ"))
     values = [{"datetime": f"{SINCE:%Y-%m-%d %H:%M:%S}", **PRICES, "volume": "1.5"}]
     simulator.answer_calls((200, {"meta": {}, "values": values, "status": "ok"}))
     assert ask(vendor) == [Bar(SINCE, 0.00002417, 0.00002418, 0.00002416, 0.00002417, 1.5)]
 
 
-def test_what_the_wrapper_asks(vendor: TwelveDataRest, simulator: FaultySimulator) -> None:
+def test_request_matches_the_vendors_client(vendor: TwelveDataRest, simulator: FaultySimulator) -> None:
     ask(vendor)
     ask(vendor, "RY", "TSX")
     assert simulator.calls[0] == {
@@ -87,7 +87,7 @@ def test_what_the_wrapper_asks(vendor: TwelveDataRest, simulator: FaultySimulato
 
 
 @pytest.mark.parametrize("status", [200, 400, 404])
-def test_a_closed_market_has_no_bars_and_is_no_failure(
+def test_closed_market_returns_no_bars_without_an_error(
     vendor: TwelveDataRest, simulator: FaultySimulator, status: int
 ) -> None:
     words = "No data is available on the specified dates. Try setting different start/end dates."
@@ -104,7 +104,7 @@ def test_a_closed_market_has_no_bars_and_is_no_failure(
         (429, OutOfCreditsError), (500, OutageError), (503, OutageError), ("odd", OutageError), (None, OutageError),
     ],
 )  # fmt: skip
-def test_an_error_is_told_by_its_code(
+def test_error_class_follows_the_vendor_code(
     vendor: TwelveDataRest,
     simulator: FaultySimulator,
     code: int | str | None,
@@ -118,7 +118,7 @@ def test_an_error_is_told_by_its_code(
     assert raised.type is error
 
 
-def test_what_the_simulator_refuses(vendor: TwelveDataRest, simulator: FaultySimulator) -> None:
+def test_simulator_refuses_invalid_requests(vendor: TwelveDataRest, simulator: FaultySimulator) -> None:
     for symbol, exchange in (("NOSUCH", None), ("MSFT", "TSX")):
         with pytest.raises(RefusedSymbolError, match="not found"):
             ask(vendor, symbol, exchange)
@@ -143,9 +143,7 @@ def test_what_the_simulator_refuses(vendor: TwelveDataRest, simulator: FaultySim
     ],
     ids=str,
 )  # fmt: skip
-def test_an_answer_that_makes_no_sense_is_an_outage(
-    vendor: TwelveDataRest, simulator: FaultySimulator, body: object
-) -> None:
+def test_malformed_response_is_an_outage(vendor: TwelveDataRest, simulator: FaultySimulator, body: object) -> None:
     simulator.answer_calls((200, body))
     with pytest.raises(OutageError, match=r"makes? no sense|that makes sense|says 200"):
         ask(vendor)
@@ -155,7 +153,7 @@ def test_an_answer_that_makes_no_sense_is_an_outage(
 
 
 @pytest.mark.parametrize("fault", ["away", "refused", "echoed", "nonsense", "path"])
-def test_the_key_is_in_no_url_no_error_and_no_log(
+def test_key_never_appears_in_urls_errors_or_logs(
     simulator: FaultySimulator, caplog: pytest.LogCaptureFixture, fault: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -175,12 +173,12 @@ def test_the_key_is_in_no_url_no_error_and_no_log(
 
 
 @pytest.mark.parametrize("url", ["", "api.twelvedata.com", "ftp://host", "http://", "http://[::1", "http://host:port"])
-def test_an_address_that_is_none_is_refused(url: str) -> None:
+def test_invalid_address_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"--rest-url .*is no web address"):
         TwelveDataRest(url, Secret(KEY))
 
 
-def test_an_address_with_a_password_is_refused_and_not_repeated() -> None:
+def test_address_with_a_password_is_refused_without_quoting_it() -> None:
     with pytest.raises(ConfigurationError, match=r"--rest-url .*is no web address") as raised:
         TwelveDataRest(f"http://me:{KEY}@host", Secret(KEY))
     assert KEY not in str(raised.value)
@@ -229,21 +227,21 @@ def pace(clock: Clock, per_minute: int, stop: threading.Event | None = None) -> 
 
 
 @pytest.mark.parametrize("takes", [0.0, 3.0])
-def test_no_minute_has_more_calls_than_credits(clock: Clock, takes: float) -> None:
+def test_calls_per_minute_do_not_exceed_credits(clock: Clock, takes: float) -> None:
     vendor, paced = Vendor(clock, takes=takes), pace(clock, 8)
     assert [paced.ask(vendor) for _ in range(24)] == ["bars"] * 24
     assert all(later - early >= 60 for early, later in zip(vendor.asked, vendor.asked[8:], strict=False))
     assert vendor.asked[23] - vendor.asked[0] <= 2 * 60 + 8 * takes + 2 * takes  # and none waits for nothing
 
 
-def test_out_of_credits_it_waits_for_the_next_minute(clock: Clock) -> None:
+def test_client_waits_for_the_next_minute_without_credits(clock: Clock) -> None:
     vendor = Vendor(clock, OutOfCreditsError(), OutOfCreditsError())
     assert pace(clock, 100).ask(vendor) == "bars"
     assert [at % 60 for at in vendor.asked] == [10, 1, 1]
     assert vendor.asked[2] - vendor.asked[1] == 60
 
 
-def test_an_outage_is_tried_again_with_backoff_and_then_raised(clock: Clock) -> None:
+def test_outage_is_retried_with_backoff_then_raised(clock: Clock) -> None:
     vendor = Vendor(clock, *[OutageError(f"away {n}") for n in range(9)])
     with pytest.raises(OutageError, match=f"away {rest.TRIES - 1}"):
         pace(clock, 100).ask(vendor)
@@ -251,21 +249,21 @@ def test_an_outage_is_tried_again_with_backoff_and_then_raised(clock: Clock) -> 
     assert all(0 <= wait <= rest.LONGEST for wait in clock.slept)
 
 
-def test_tries_cost_credits_too(clock: Clock) -> None:
+def test_retries_cost_credits(clock: Clock) -> None:
     vendor, paced = Vendor(clock, OutageError(), OutageError()), pace(clock, 3)
     assert [paced.ask(vendor) for _ in range(2)] == ["bars"] * 2
     assert vendor.asked[3] - vendor.asked[0] >= 60
 
 
 @pytest.mark.parametrize("error", [RefusedKeyError(), RefusedSymbolError()])
-def test_what_trying_again_would_not_help_is_not_tried_again(clock: Clock, error: TickpipeError) -> None:
+def test_permanent_errors_are_not_retried(clock: Clock, error: TickpipeError) -> None:
     vendor = Vendor(clock, error)
     with pytest.raises(type(error)):
         pace(clock, 100).ask(vendor)
     assert len(vendor.asked) == 1
 
 
-def test_told_to_stop_it_asks_no_more(clock: Clock) -> None:
+def test_stop_ends_further_requests(clock: Clock) -> None:
     stop = threading.Event()
     vendor, paced = Vendor(clock), pace(clock, 1, stop)
     paced.ask(vendor)
@@ -275,7 +273,7 @@ def test_told_to_stop_it_asks_no_more(clock: Clock) -> None:
     assert len(vendor.asked) == 1
 
 
-def test_told_to_stop_it_does_not_wait_for_its_turn() -> None:
+def test_stop_interrupts_the_rate_limit_wait() -> None:
     stop = threading.Event()
     paced = RateLimiter(1, stop, clock=Clock())
     paced.ask(lambda: None)
@@ -290,7 +288,7 @@ def test_told_to_stop_it_does_not_wait_for_its_turn() -> None:
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
-def test_a_server_on_the_loopback_is_asked_without_a_proxy(
+def test_loopback_server_is_called_without_a_proxy(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv("no_proxy", "elsewhere")
@@ -372,7 +370,7 @@ def test_a_redirect_is_not_followed(hostile: str, status: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["endless", "bomb"])
-def test_an_answer_without_end_is_given_up(hostile: str, kind: str) -> None:
+def test_endless_response_is_aborted(hostile: str, kind: str) -> None:
     with (
         closing(TwelveDataRest(f"{hostile}/{kind}", Secret(KEY))) as vendor,
         pytest.raises(OutageError, match="larger than"),
@@ -380,7 +378,7 @@ def test_an_answer_without_end_is_given_up(hostile: str, kind: str) -> None:
         ask(vendor)
 
 
-def test_an_answer_nested_without_end_is_an_outage(hostile: str) -> None:
+def test_deeply_nested_response_is_an_outage(hostile: str) -> None:
     with (
         closing(TwelveDataRest(f"{hostile}/nested", Secret(KEY))) as vendor,
         pytest.raises(OutageError, match="Recursion"),

@@ -45,13 +45,13 @@ def tick(second: float, price: float) -> Tick:
 # --- Candles move on with ticks
 
 
-def test_the_newest_candle_moves_with_a_tick_and_one_that_is_in_it_already_changes_nothing() -> None:
+def test_newest_candle_follows_new_ticks_and_ignores_known_ones() -> None:
     moved = with_ticks([candle(0), candle(1)], [tick(70, 9.0), tick(65, 0.1), tick(59, 50.0)], 60)
     assert moved == [candle(0), candle(1)._replace(high=9.0, low=0.1, close=9.0)]
     assert with_ticks(moved, [tick(70, 9.0)], 60) == moved
 
 
-def test_a_tick_of_a_new_minute_begins_a_candle() -> None:
+def test_tick_of_a_new_minute_starts_a_candle() -> None:
     moved = with_ticks([candle(0)], [tick(125, 5.0), tick(120, 4.0), tick(61, 3.0)], 60)
     assert moved[1:] == [
         Candle(NOON + 60, 3.0, 3.0, 3.0, 3.0, 1, None),
@@ -59,7 +59,7 @@ def test_a_tick_of_a_new_minute_begins_a_candle() -> None:
     ]
 
 
-def test_ticks_alone_make_candles() -> None:
+def test_ticks_without_history_make_candles() -> None:
     assert with_ticks([], [tick(3, 5.0)], 60) == [Candle(NOON, 5.0, 5.0, 5.0, 5.0, 1, None)]
     assert with_ticks([], [], 60) == []
 
@@ -71,7 +71,7 @@ def axis(candles: list[Candle], gaps: list[Gap], now: float, most: int = 100) ->
     return [place for place in chart.places(candles, gaps, 60, most, now) if place.start >= candles[0].start]
 
 
-def test_a_quiet_time_takes_no_place_and_a_blind_one_does() -> None:
+def test_quiet_time_takes_no_space_and_a_gap_does() -> None:
     candles = [candle(0), candle(5)]
     now = NOON + 330
     assert [place.candle for place in axis(candles, [], now)] == candles
@@ -80,7 +80,7 @@ def test_a_quiet_time_takes_no_place_and_a_blind_one_does() -> None:
     assert [place.candle for place in blind] == [candles[0], None, None, None, None, candles[1]]
 
 
-def test_a_long_gap_is_squeezed_and_times_in_it_still_have_their_place() -> None:
+def test_long_gap_is_compressed_and_times_in_it_have_positions() -> None:
     gap = Gap(NOON + 60, NOON + 60_060, "stopped")
     found = axis([candle(0), candle(1001)], [gap], NOON + 60_070)
     assert len(found) == 1 + chart.MOST_BLIND + 1
@@ -89,7 +89,7 @@ def test_a_long_gap_is_squeezed_and_times_in_it_still_have_their_place() -> None
     assert chart.position(found, gap.until or 0) == 1 + chart.MOST_BLIND
 
 
-def test_a_gap_that_goes_on_reaches_to_now() -> None:
+def test_open_gap_extends_to_now() -> None:
     gap = Gap(NOON + 50, None, "disconnected: reset")
     found = axis([candle(0)], [gap], NOON + 200)
     assert len(found) == 4
@@ -97,7 +97,7 @@ def test_a_gap_that_goes_on_reaches_to_now() -> None:
     assert [since, until] == pytest.approx([50 / 60, 200 / 60])
 
 
-def test_a_short_gap_can_be_seen_and_one_before_the_chart_cannot() -> None:
+def test_short_gap_is_visible_and_a_gap_before_the_chart_is_not() -> None:
     found = axis([candle(0), candle(1)], [], NOON + 100)
     short, before = Gap(NOON + 90, NOON + 90.5, "x"), Gap(NOON - 90, NOON - 50, "y")
     ((since, until, gap),) = chart.areas(found, [before, short], NOON + 100)
@@ -105,7 +105,7 @@ def test_a_short_gap_can_be_seen_and_one_before_the_chart_cannot() -> None:
     assert until - since == pytest.approx(chart.NARROWEST)
 
 
-def test_a_few_candles_stand_at_the_right_and_many_are_cut_at_the_left() -> None:
+def test_few_candles_are_right_aligned_and_excess_is_cut_left() -> None:
     few = chart.places([candle(0)], [], 60, 150, NOON + 30)
     assert len(few) == chart.FEWEST
     assert few[-1].candle == candle(0)
@@ -113,7 +113,7 @@ def test_a_few_candles_stand_at_the_right_and_many_are_cut_at_the_left() -> None
     assert chart.places([], [], 60, 150, NOON) == []
 
 
-def test_the_data_are_merged_into_the_axes() -> None:
+def test_data_are_merged_into_the_axes() -> None:
     found = chart.places([candle(0), candle(1)], [], 60, 150, NOON + 100)
     changes = chart.data(found, [], 2, NOON + 100)
     whole: dict[str, Any] = chart.whole(chart.options("BTC/USD", MINUTE, 2), changes)
@@ -128,7 +128,7 @@ def test_the_data_are_merged_into_the_axes() -> None:
     assert [len(axes) for axes in (whole["xAxis"], whole["yAxis"])] == [3, 3]
 
 
-def test_where_the_feed_tells_no_volume_the_bars_are_ticks() -> None:
+def test_bars_show_ticks_if_the_feed_has_no_volume() -> None:
     found = chart.places([candle(0)._replace(volume=None)], [], 60, 150, NOON)
     bars = chart.data(found, [], 2, NOON)["series"][1]
     assert (bars["name"], bars["data"][-1]["value"]) == ("ticks", 5)
@@ -137,12 +137,12 @@ def test_where_the_feed_tells_no_volume_the_bars_are_ticks() -> None:
 @pytest.mark.parametrize(
     ("volumes", "top"), [([5, 7, 90], 1.2 * 7), ([5, 7, 20], None), ([5, 90], None), ([0, 0, 9], None)]
 )
-def test_a_bar_that_dwarfs_all_others_is_cut_off(volumes: list[float], top: float | None) -> None:
+def test_outlier_volume_bar_is_clipped(volumes: list[float], top: float | None) -> None:
     candles = [candle(n)._replace(volume=volume) for n, volume in enumerate(volumes)]
     assert chart.data(chart.places(candles, [], 60, 150, NOON), [], 2, NOON)["yAxis"][1]["max"] == top
 
 
-def test_a_long_price_has_room_beside_the_chart() -> None:
+def test_long_prices_fit_beside_the_chart() -> None:
     rupiah = candle(0)._replace(open=1.5e9, high=1.6e9, low=1.4e9, close=1.5e9)
     rooms = [
         chart.data(chart.places([one], [], 60, 150, NOON), [], 2, NOON)["grid"][0]["right"]
@@ -154,7 +154,7 @@ def test_a_long_price_has_room_beside_the_chart() -> None:
 # --- Quotes
 
 
-def test_a_quote_keeps_the_last_minutes_and_tells_their_change() -> None:
+def test_quote_keeps_recent_minutes_and_their_change() -> None:
     quote = Quote("A", 10.0, NOON, NOON, 2, {int(NOON // 60): 10.0})
     quote = quote.with_past({int(NOON // 60) - 1: 8.0, int(NOON // 60): 9.0})
     assert list(quote.closes.values()) == [8.0, 10.0]
@@ -191,7 +191,7 @@ def with_(**other: Any) -> Health:
     return Health(**{**WELL.__dict__, **other})
 
 
-def test_all_is_well() -> None:
+def test_healthy_pipeline_is_all_green() -> None:
     websocket, stream, consumers, database = boxes(WELL)
     assert [box.state for box in boxes(WELL)] == ["good"] * 4
     assert (websocket.figure, stream.figure, consumers.figure, database.figure) == ("20.0", "5", "1", "19.5")
@@ -225,14 +225,14 @@ SICK: list[tuple[dict[str, Any], int, str, str]] = [
 @pytest.mark.parametrize(
     ("change", "place", "state", "words"), SICK, ids=[f"{row[3]} {row[1]} {', '.join(row[0])}" for row in SICK]
 )
-def test_what_is_not_well_shows_in_its_box(change: dict[str, Any], place: int, state: str, words: str) -> None:
+def test_each_fault_is_shown_in_its_box(change: dict[str, Any], place: int, state: str, words: str) -> None:
     found = boxes(with_(**change))[place]
     assert (found.state, found.lines[0]) == (state, words)
     if state in {"bad", "warn"}:
         assert headline_of(with_(**change))[0] == state
 
 
-def test_a_producer_is_not_blamed_for_a_word_that_nobody_could_store() -> None:
+def test_producer_is_not_blamed_for_reports_that_could_not_be_stored() -> None:
     stopped = [Consumer("a", 7, 20.0, 0.0, "silent")]
     assert headline_of(with_(sessions=[session(last_word=NOON - 20)], consumers=stopped)) == (
         "bad",
@@ -240,7 +240,7 @@ def test_a_producer_is_not_blamed_for_a_word_that_nobody_could_store() -> None:
     )
 
 
-def test_a_rate_is_taken_over_the_last_seconds() -> None:
+def test_rate_covers_the_last_seconds() -> None:
     rate = Rate()
     assert rate(0.0, 100) == 0
     assert [rate(float(second), 100 + 10 * second) for second in range(1, 9)] == [10.0] * 8
@@ -249,7 +249,7 @@ def test_a_rate_is_taken_over_the_last_seconds() -> None:
     assert rate(15.0, 7) == 2
 
 
-def test_a_consumer_that_stops_is_silent_and_gone_when_its_name_goes_and_forgotten_later() -> None:
+def test_stopped_consumer_is_idle_then_gone_then_forgotten() -> None:
     roll = ConsumerTracker()
 
     def called(now: float, *members: Member) -> list[tuple[str, str]]:
@@ -262,7 +262,7 @@ def test_a_consumer_that_stops_is_silent_and_gone_when_its_name_goes_and_forgott
     assert called(80) == []
 
 
-def test_a_name_that_comes_back_is_not_gone() -> None:
+def test_returning_consumer_is_not_gone() -> None:
     roll = ConsumerTracker()
     roll.call(0, [Member("a", 0, 9.0)], {})
     roll.call(1, [], {})
@@ -281,14 +281,14 @@ COMPLETE: list[tuple[Session, tuple[str, str]]] = [
 
 
 @pytest.mark.parametrize(("one", "expected"), COMPLETE, ids=[row[1][1] for row in COMPLETE])
-def test_a_sessions_completeness(one: Session, expected: tuple[str, str]) -> None:
+def test_session_completeness_is_shown(one: Session, expected: tuple[str, str]) -> None:
     assert completeness(one, NOON + 1) == expected
 
 
 # --- Words
 
 
-def test_what_is_not_ours_is_escaped() -> None:
+def test_external_text_is_escaped() -> None:
     nasty = "<b>&"
     health = with_(consumers=[Consumer(nasty, 0, 0, 0, "works")], sessions=[session(feed=nasty)])
     box = boxes(with_(sessions=[session(connection="disconnected", cause=nasty)]))[0]
@@ -297,7 +297,7 @@ def test_what_is_not_ours_is_escaped() -> None:
         assert nasty not in html
 
 
-def test_ticks_and_facts_say_what_there_is() -> None:
+def test_tick_table_and_facts_show_available_data() -> None:
     quote = Quote("A", 2.0, NOON, NOON, 2, {})
     look = Look([candle(0)], [], [tick(1.25, 2.0)])
     assert "<td>12:00:01<small>.250</small></td><td>2.00</td><td>–</td><td>–</td>" in parts.ticks(look.ticks, 2)
@@ -305,7 +305,7 @@ def test_ticks_and_facts_say_what_there_is() -> None:
     assert parts.facts(quote, Look([], [], []), NOON + 3) == "<span>age <b>3 s</b></span>"
 
 
-def test_gaps_in_words() -> None:
+def test_gaps_are_described() -> None:
     assert parts.gaps([]) == "no gap in this chart"
     assert parts.gaps([Gap(NOON, NOON + 7, "stopped")]) == "1 gap: 22 Nov 12:00:00, 7 s (stopped)"
     assert parts.gaps([Gap(0, 1, ""), Gap(NOON, None, "x")]) == "2 gaps, the newest: blind since 22 Nov 12:00:00 (x)"
@@ -315,11 +315,11 @@ def test_gaps_in_words() -> None:
     ("prices", "places"),
     [([1.5, 2.25], 2), ([228.50999], 2), ([96_312.123], 2), ([1.05412], 5), ([7.0], 0), ([1.23e-10], 12), ([], 2)],
 )
-def test_as_many_decimals_as_were_told_within_reason(prices: list[float], places: int) -> None:
+def test_decimals_follow_the_feed_within_limits(prices: list[float], places: int) -> None:
     assert formatting.decimals(prices) == places
 
 
-def test_numbers_as_the_page_writes_them() -> None:
+def test_numbers_are_formatted_for_the_page() -> None:
     assert (formatting.price(1234.5, 2), formatting.change(-0.0123), formatting.change(None)) == (
         "1,234.50",
         "−1.23 %",
@@ -359,7 +359,7 @@ class Question:
         return self.paced()
 
 
-def test_an_answer_is_kept_and_a_slow_one_longer() -> None:
+def test_query_result_is_cached_and_a_slow_one_longer() -> None:
     question = Question()
     assert (question.at(0.0), question.at(0.0)) == (1, 1)
     assert question.at(1.0, took=0.5) == 2  # at 1.5, after half a second: once is no reason
@@ -368,14 +368,14 @@ def test_an_answer_is_kept_and_a_slow_one_longer() -> None:
     assert question.at(13.0) == 4
 
 
-def test_one_stall_is_not_followed_by_minutes_of_an_old_answer() -> None:
+def test_one_stall_does_not_extend_the_cache_for_minutes() -> None:
     question = Question()
     assert question.at(0.0) == 1
     assert question.at(1.0, took=15.0) == 2  # the database hangs, and comes back
     assert question.at(17.0) == 3
 
 
-def test_health_is_looked_at_again_at_once_however_long_the_wait_in_an_outage_was() -> None:
+def test_health_is_checked_immediately_after_an_outage() -> None:
     now = 0.0
     stream, reader = Mock(group="timescale"), Mock()
 
@@ -395,7 +395,7 @@ def test_health_is_looked_at_again_at_once_however_long_the_wait_in_an_outage_wa
 # --- The extra, and the address
 
 
-def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extra_is_reported_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dashboard, "find_spec", lambda _: None)
     nowhere = Secret("x")
     config = dashboard.DashboardConfig(
@@ -405,7 +405,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
         dashboard.serve(config, None, print)  # type: ignore[arg-type]
 
 
-def test_a_port_that_is_taken_is_refused_and_up_takes_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_port_in_use_is_refused_and_up_takes_another(monkeypatch: pytest.MonkeyPatch) -> None:
     with dashboard.listen(dashboard.HOST, 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(
@@ -418,7 +418,7 @@ def test_a_port_that_is_taken_is_refused_and_up_takes_another(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1", "nosuch.invalid", "127.0.0.1:8080"])
-def test_a_host_that_is_not_of_this_machine_is_not_said_to_need_another_port(host: str) -> None:
+def test_foreign_host_error_does_not_suggest_another_port(host: str) -> None:
     with pytest.raises(ConfigurationError, match=r"--host is an address of this machine") as refused:
         dashboard.listen(host, 0)
     assert "--port" not in str(refused.value)

@@ -15,7 +15,7 @@ from tickpipe.local.servers.account import _Account
 UMASK_OPEN = 0o000
 
 
-def test_a_link_in_place_of_a_log_is_not_followed(tmp_path: Path) -> None:
+def test_symlinked_log_is_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
     (tmp_path / "producer.log").symlink_to(victim)
@@ -25,7 +25,7 @@ def test_a_link_in_place_of_a_log_is_not_followed(tmp_path: Path) -> None:
     assert victim.read_text() == "precious"
 
 
-def test_logs_are_for_this_user_alone_whatever_the_umask(tmp_path: Path) -> None:
+def test_logs_are_private_regardless_of_umask(tmp_path: Path) -> None:
     before = os.umask(UMASK_OPEN)
     try:
         child = ManagedProcess("json.tool", ["--help"], {}, tmp_path / "logs" / "producer.log")
@@ -36,7 +36,7 @@ def test_logs_are_for_this_user_alone_whatever_the_umask(tmp_path: Path) -> None
     assert [stat.S_IMODE(path.stat().st_mode) for path in (child.log.parent, child.log)] == [0o700, 0o600]
 
 
-def test_a_link_in_place_of_a_servers_folder_is_refused(tmp_path: Path) -> None:
+def test_symlinked_server_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "victim").mkdir(mode=0o755)
     (tmp_path / "folder").symlink_to(tmp_path / "victim")
     with pytest.raises(ConfigurationError, match="is not a folder of user id"):
@@ -44,7 +44,7 @@ def test_a_link_in_place_of_a_servers_folder_is_refused(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "victim").stat().st_mode) == 0o755
 
 
-def test_a_link_that_replaces_a_servers_folder_after_the_check_is_not_followed(
+def test_server_folder_replaced_by_a_symlink_after_the_check_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In /tmp the folder's owner can do that at any moment; as root we would give away another file."""

@@ -106,7 +106,7 @@ def simulator() -> Iterator[FaultySimulator]:
 # --- The protocol
 
 
-def test_subscribe_status_is_the_tutorials(simulator: Simulator) -> None:
+def test_subscribe_status_matches_twelve_data(simulator: Simulator) -> None:
     with connected(simulator) as client:
         assert client.subscribe("AAPL,BTC/USD,RY:TSX") == {
             "event": "subscribe-status",
@@ -133,7 +133,7 @@ def test_subscribe_status_is_the_tutorials(simulator: Simulator) -> None:
         assert {event["symbol"] for event in client.prices(3)} == {"AAPL", "BTC/USD", "RY"}
 
 
-def test_object_form(simulator: Simulator) -> None:
+def test_subscribe_accepts_the_object_form(simulator: Simulator) -> None:
     with connected(simulator) as client:
         status = client.subscribe([{"symbol": "AAPL", "exchange": "NASDAQ"}, {"symbol": "RY", "mic_code": "XTSE"}])
         assert (status["status"], len(status["success"])) == ("ok", 2)
@@ -142,7 +142,7 @@ def test_object_form(simulator: Simulator) -> None:
         assert [each["symbol"] for each in status["success"]] == ["RY"]
 
 
-def test_unknown_symbols_are_told(simulator: Simulator) -> None:
+def test_unknown_symbols_are_reported(simulator: Simulator) -> None:
     with connected(simulator) as client:
         status = client.subscribe("AAPL,NOSUCH,MSFT:TSX")
         assert status["status"] == "warning"
@@ -181,7 +181,7 @@ def test_unsubscribe_and_reset_stop_prices(simulator: Simulator) -> None:
         {"action": "subscribe", "params": {"symbols": [{"exchange": "NYSE"}]}},
     ],
 )
-def test_nonsense_gets_an_error_event_and_the_connection_is_kept(simulator: Simulator, request_: object) -> None:
+def test_invalid_message_gets_an_error_event_and_keeps_the_connection(simulator: Simulator, request_: object) -> None:
     with connected(simulator) as client:
         client.send(request_)
         assert client.receive()["event"] == "error"
@@ -213,7 +213,7 @@ def test_other_paths_are_not_found(simulator: Simulator) -> None:
 # --- Prices
 
 
-def test_the_three_shapes(simulator: Simulator) -> None:
+def test_three_message_shapes_are_supported(simulator: Simulator) -> None:
     with connected(simulator, "AAPL,SPY,BTC/USD,EUR/USD,XAU/USD") as client:
         events = {event["symbol"]: event for event in client.prices(5)}
     share = COMMON | {"currency", "exchange", "day_volume", "mic_code"}
@@ -233,7 +233,7 @@ def test_the_three_shapes(simulator: Simulator) -> None:
 
 
 @pytest.mark.parametrize("symbol", sorted(LISTINGS))
-def test_prices_are_alive_and_plausible(symbol: str) -> None:
+def test_prices_move_plausibly(symbol: str) -> None:
     walk = RandomWalk(random.Random(7))
     month = [walk.event(symbol, None, 1_700_000_000 + 600 * step)["price"] for step in range(4_000)]
     minute = [walk.event(symbol, None, 1_702_400_000 + step)["price"] for step in range(60)]
@@ -241,13 +241,13 @@ def test_prices_are_alive_and_plausible(symbol: str) -> None:
     assert 0.8 * LISTINGS[symbol].price < min(month) < max(month) < 1.25 * LISTINGS[symbol].price
 
 
-def test_the_same_seed_walks_the_same_way() -> None:
+def test_same_seed_gives_the_same_prices() -> None:
     walks = [RandomWalk(random.Random(3)) for _ in range(2)]
     first, second = ([walk.event("BTC/USD", None, 1e9 + n) for n in range(50)] for walk in walks)
     assert first == second
 
 
-def test_day_volume_grows_and_begins_anew_at_midnight_utc() -> None:
+def test_day_volume_grows_and_resets_at_midnight_utc() -> None:
     walk = RandomWalk(random.Random(1))
     midnight = 20_000 * 86_400
     before = [walk.event("BTC/USD", None, midnight + second)["day_volume"] for second in range(-3_600, 0, 60)]
@@ -256,13 +256,13 @@ def test_day_volume_grows_and_begins_anew_at_midnight_utc() -> None:
     assert after < before[0] / 100
 
 
-def test_all_connections_see_one_market(simulator: Simulator) -> None:
+def test_all_connections_see_the_same_market(simulator: Simulator) -> None:
     with connected(simulator, "BTC/USD") as one, connected(simulator, "BTC/USD") as other:
         prices = [client.prices(1)[0]["price"] for client in (one, other)]
     assert prices[0] == pytest.approx(prices[1], rel=0.001)
 
 
-def test_the_rate_is_kept() -> None:
+def test_rate_is_kept() -> None:
     with Simulator(SimulatorConfig(rate=1_000), Counted()) as simulator, connected(simulator, "A,B,C") as client:
         client.prices(1)
         began = time.monotonic()
@@ -273,7 +273,7 @@ def test_the_rate_is_kept() -> None:
     assert [event["symbol"] for event in events[:6]] == ["B", "C", "A"] * 2  # spread evenly
 
 
-def test_a_slow_client_gets_backpressure_not_a_queue() -> None:
+def test_slow_client_gets_backpressure_instead_of_a_queue() -> None:
     source = Counted()
     with Simulator(SimulatorConfig(rate=200_000), source) as simulator:
         with connected(simulator, "x" * 20_000) as client:  # big events fill the socket's buffers soon
@@ -287,7 +287,7 @@ def test_a_slow_client_gets_backpressure_not_a_queue() -> None:
         assert simulator.stop().events_sent == source.count
 
 
-def test_the_journal_has_what_each_connection_was_handed() -> None:
+def test_journal_records_what_each_connection_was_sent() -> None:
     journal: list[tuple[int, Event]] = []
     with Simulator(FAST, Counted(), journal=lambda number, event: journal.append((number, event))) as simulator:
         with connected(simulator, "A") as one, connected(simulator, "B") as other:
@@ -298,7 +298,7 @@ def test_the_journal_has_what_each_connection_was_handed() -> None:
     assert (summary.connections, summary.events_sent) == (2, len(journal))
 
 
-def test_a_source_that_fails_closes_the_connection() -> None:
+def test_failing_source_closes_the_connection() -> None:
     class Broken(Counted):
         def event(self, symbol: str, exchange: str | None, now: float) -> Event:
             raise LookupError(symbol, exchange, now)
@@ -327,7 +327,7 @@ def received_until_closed(client: Client) -> list[Event]:
     return events
 
 
-def test_a_capture_is_replayed_value_for_value_then_closed_cleanly(tmp_path: Path) -> None:
+def test_capture_is_replayed_exactly_then_closed(tmp_path: Path) -> None:
     events = recorded(tmp_path / "capture")
     journal: list[tuple[int, Event]] = []
     config = SimulatorConfig(capture=tmp_path / "capture", speed=0)
@@ -345,7 +345,7 @@ def test_a_capture_is_replayed_value_for_value_then_closed_cleanly(tmp_path: Pat
             assert late.receive()["event"] == "heartbeat"
 
 
-def test_each_connection_gets_its_symbols_of_one_replay(tmp_path: Path) -> None:
+def test_connections_share_one_replay_by_symbol(tmp_path: Path) -> None:
     events = recorded(tmp_path / "capture", 300, step=0.001)
     with (
         FaultySimulator(SimulatorConfig(capture=tmp_path / "capture", speed=1)) as simulator,
@@ -361,7 +361,7 @@ def test_each_connection_gets_its_symbols_of_one_replay(tmp_path: Path) -> None:
         assert simulator.wait(PATIENCE)
 
 
-def test_a_replay_keeps_its_pace_and_stands_still_while_nobody_is_subscribed(tmp_path: Path) -> None:
+def test_replay_keeps_pace_and_pauses_without_subscribers(tmp_path: Path) -> None:
     events = recorded(tmp_path / "capture", 5, step=1.0)
     with Simulator(SimulatorConfig(capture=tmp_path / "capture", speed=10)) as simulator:
         began = time.monotonic()
@@ -388,7 +388,7 @@ def test_a_replay_keeps_its_pace_and_stands_still_while_nobody_is_subscribed(tmp
         ('{"at": 1, "event": {"event": "price", "symbol": "A", "timestamp": 1, "price": "1"}}', "expected numbers"),
     ],
 )
-def test_a_bad_capture_is_refused_before_serving(tmp_path: Path, content: str, complaint: str) -> None:
+def test_malformed_capture_is_refused_at_startup(tmp_path: Path, content: str, complaint: str) -> None:
     path = tmp_path / "capture.ndjson"
     path.write_text(content)
     with pytest.raises(ConfigurationError) as caught:
@@ -397,7 +397,7 @@ def test_a_bad_capture_is_refused_before_serving(tmp_path: Path, content: str, c
     assert complaint in str(caught.value)
 
 
-def test_a_capture_whose_time_runs_back_is_refused(tmp_path: Path) -> None:
+def test_capture_with_decreasing_times_is_refused(tmp_path: Path) -> None:
     recorded(tmp_path / "capture", 3, step=-1)
     with pytest.raises(ConfigurationError, match=r"line 2: expected .* not before the line above"):
         Simulator(SimulatorConfig(capture=tmp_path / "capture")).start()
@@ -411,7 +411,7 @@ def test_a_missing_capture_is_refused(tmp_path: Path) -> None:
 # --- Start and stop
 
 
-def test_a_taken_port_is_a_configuration_error(simulator: Simulator) -> None:
+def test_port_in_use_is_a_configuration_error(simulator: Simulator) -> None:
     port = int(simulator.url.split(":")[2].split("/")[0])
     with pytest.raises(ConfigurationError, match=f"port {port} on 127.0.0.1 is taken.*--port"):
         Simulator(SimulatorConfig(port=port)).start()
@@ -423,7 +423,7 @@ def test_impossible_settings_are_refused(setting: dict[str, Any]) -> None:
         SimulatorConfig(**setting)
 
 
-def test_stop_says_what_was_done_and_may_be_repeated(simulator: Simulator) -> None:
+def test_stop_returns_a_summary_and_is_idempotent(simulator: Simulator) -> None:
     with connected(simulator, "AAPL") as client:
         client.prices(3)
         client.socket.close(timeout=1)
@@ -433,7 +433,7 @@ def test_stop_says_what_was_done_and_may_be_repeated(simulator: Simulator) -> No
     assert str(summary).startswith(f"{summary.events_sent:,} price events sent to 1 connection in ")
 
 
-def test_stop_does_not_wait_for_half_dead_peers(simulator: FaultySimulator) -> None:
+def test_stop_does_not_wait_for_unresponsive_peers(simulator: FaultySimulator) -> None:
     address = simulator.url.split("/")[2].split(":")
     with (
         connected(simulator, "AAPL"),  # does not read, so answers no close frame
@@ -452,7 +452,7 @@ def test_stop_does_not_wait_for_half_dead_peers(simulator: FaultySimulator) -> N
 # --- Faults
 
 
-def test_close_all(simulator: FaultySimulator) -> None:
+def test_close_all_closes_every_connection(simulator: FaultySimulator) -> None:
     with connected(simulator, "AAPL") as client:
         client.prices(1)
         simulator.close_all(1012, "restart")
@@ -460,7 +460,7 @@ def test_close_all(simulator: FaultySimulator) -> None:
         assert (simulator.open_connections, simulator.connections, simulator.most_open) == (0, 1, 1)
 
 
-def test_reset_all(simulator: FaultySimulator) -> None:
+def test_reset_all_resets_every_connection(simulator: FaultySimulator) -> None:
     with connected(simulator) as client:
         simulator.reset_all()
         with pytest.raises(ConnectionResetError):
@@ -468,7 +468,7 @@ def test_reset_all(simulator: FaultySimulator) -> None:
         wait_for(lambda: simulator.open_connections == 0)
 
 
-def test_half_open(simulator: FaultySimulator) -> None:
+def test_half_open_sends_nothing(simulator: FaultySimulator) -> None:
     with connected(simulator, "AAPL") as client:
         simulator.half_open_all()
         client.socket.ping()
@@ -480,7 +480,7 @@ def test_half_open(simulator: FaultySimulator) -> None:
             assert (simulator.open_connections, simulator.most_open) == (1, 1)
 
 
-def test_hanging_handshakes(simulator: FaultySimulator) -> None:
+def test_hanging_handshakes_are_never_answered(simulator: FaultySimulator) -> None:
     simulator.hang_handshakes(on=True)
     with pytest.raises(websocket.WebSocketTimeoutException):
         websocket.create_connection(f"{simulator.url}?apikey=demo", timeout=0.2)
@@ -489,7 +489,7 @@ def test_hanging_handshakes(simulator: FaultySimulator) -> None:
         assert simulator.connections == 1
 
 
-def test_mute_answers_pings_alone(simulator: FaultySimulator) -> None:
+def test_mute_answers_only_pings(simulator: FaultySimulator) -> None:
     with connected(simulator, "AAPL") as client:
         simulator.mute(on=True)
         client.send({"action": "heartbeat"})
@@ -507,7 +507,7 @@ def test_mute_answers_pings_alone(simulator: FaultySimulator) -> None:
         assert client.prices(1)
 
 
-def test_quiet_answers_heartbeats_but_has_no_prices(simulator: FaultySimulator) -> None:
+def test_quiet_answers_heartbeats_without_sending_prices(simulator: FaultySimulator) -> None:
     with connected(simulator) as client:
         simulator.quiet(on=True)
         client.subscribe("AAPL")
@@ -519,7 +519,7 @@ def test_quiet_answers_heartbeats_but_has_no_prices(simulator: FaultySimulator) 
 
 
 @pytest.mark.parametrize("data", ["{no json", b"\x00\xff", "x" * 1_000_000], ids=["garbage", "binary", "1 MB"])
-def test_raw_frames(simulator: FaultySimulator, data: str | bytes) -> None:
+def test_raw_frames_are_sent_unchanged(simulator: FaultySimulator, data: str | bytes) -> None:
     with connected(simulator) as client:
         simulator.send_raw(data)
         opcode, received = client.socket.recv_data()
@@ -527,7 +527,7 @@ def test_raw_frames(simulator: FaultySimulator, data: str | bytes) -> None:
         assert (opcode == websocket.ABNF.OPCODE_BINARY) == isinstance(data, bytes)
 
 
-def test_refused_keys(simulator: FaultySimulator) -> None:
+def test_refused_keys_get_the_vendor_error(simulator: FaultySimulator) -> None:
     for status in (200, 401):
         simulator.refuse_key(on=True, status=status)
         with pytest.raises(websocket.WebSocketBadStatusException, match=f"Handshake status {status}"):
@@ -537,7 +537,7 @@ def test_refused_keys(simulator: FaultySimulator) -> None:
         assert simulator.connections == 1
 
 
-def test_close_after_subscribe(simulator: FaultySimulator) -> None:
+def test_connection_is_closed_after_subscribe(simulator: FaultySimulator) -> None:
     simulator.close_after_subscribe(0.05)
     with connected(simulator, "AAPL") as client:
         assert client.close_status() == 1000
@@ -546,7 +546,7 @@ def test_close_after_subscribe(simulator: FaultySimulator) -> None:
         assert client.prices(50)
 
 
-def test_max_client_events(simulator: FaultySimulator) -> None:
+def test_max_client_events_limits_messages(simulator: FaultySimulator) -> None:
     simulator.max_client_events(3)
     with connected(simulator, "AAPL") as client:
         client.send({"action": "heartbeat"})
@@ -594,7 +594,7 @@ UPGRADE = (
 )
 
 
-def test_a_page_of_another_site_reaches_neither_prices_nor_bars() -> None:
+def test_cross_site_pages_get_neither_prices_nor_bars() -> None:
     with Simulator(FAST) as simulator:
         host = urlsplit(simulator.rest_url).netloc
         prices, bars = "/v1/quotes/price?apikey=k", "/time_series?apikey=k"
@@ -608,7 +608,7 @@ def test_a_page_of_another_site_reaches_neither_prices_nor_bars() -> None:
             assert answer_to(simulator, bars, f"Host: {name}") == 400
 
 
-def test_idle_connections_are_bounded_and_a_client_is_served_beside_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_connections_are_limited_and_do_not_block_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tickpipe.simulator.websocket.MAX_HANDSHAKES", 10)
     with Simulator(FAST) as simulator, ExitStack() as stack:
         place = urlsplit(simulator.rest_url)

@@ -25,14 +25,14 @@ from tickpipe.terminal.progress import line, progress
         (1, 1_000_000, 3600, "verifying: 1 of 1,000,000, 0/s, 41667 days left"),
     ],
 )
-def test_done_rate_and_time_left_as_far_as_each_is_known(
+def test_progress_line_shows_known_count_rate_and_time_left(
     done: float, total: float, seconds: float, expected: str
 ) -> None:
     found = line("verifying", done, total, seconds)
     assert found == expected
 
 
-def test_bytes_are_shown_as_such() -> None:
+def test_byte_counts_have_byte_units() -> None:
     assert line("moving", 5e8, 2e9, 10, formatting.size) == "moving: 500 MB of 2 GB, 50 MB/s, 30 s left"
 
 
@@ -47,12 +47,12 @@ def shown(*, terminal: bool, width: int = 80) -> str:
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_on_a_terminal_it_is_one_line(width: int) -> None:
+def test_progress_is_one_line_on_a_terminal(width: int) -> None:
     found = shown(terminal=True, width=width)
     assert "verifying session 13 of 400, prices: 2,500,000 of 5,000,000" in " ".join(found.split())
 
 
-def test_piped_it_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_silent_when_piped(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown(terminal=False) == ""
     with progress("verifying") as tell:  # pytest's stderr is no terminal
         tell(1, 2)
