@@ -11,7 +11,7 @@ from tests.chaos.run import chaos, report
 
 
 @pytest.mark.timeout(400)
-def test_nothing_is_lost_and_nothing_doubled() -> None:
+def test_chaos_loses_and_duplicates_nothing() -> None:
     seed = int(os.environ.get("CHAOS_SEED") or random.randrange(10**6))
     seconds = float(os.environ.get("CHAOS_SECONDS") or 60.0)
     judgement, counts = chaos(seed, seconds, 2500.0, print)

@@ -85,7 +85,7 @@ def minutes(pipeline: Pipeline, source: str, start: float, symbol: str = "BTC/US
     return [int(bucket.timestamp() - start) // MINUTE for (bucket,) in rows]
 
 
-def test_a_cut_websocket_leaves_no_hole_in_the_filled_candles(pipeline: Pipeline, simulator: FaultySimulator) -> None:
+def test_backfill_fills_the_candles_of_a_lost_connection(pipeline: Pipeline, simulator: FaultySimulator) -> None:
     symbols = ["BTC/USD", "AAPL"]
     producer = pipeline.producer(simulator.url, symbols=symbols)
     wait_for(lambda: pipeline.appended() > 20, message="prices flow")
@@ -114,7 +114,7 @@ def test_a_cut_websocket_leaves_no_hole_in_the_filled_candles(pipeline: Pipeline
     assert [call.get("exchange") for call in simulator.calls] == ["NASDAQ", None]
 
 
-def test_the_vendors_bar_stands_in_each_minute_that_a_gap_touches_and_the_ticks_in_the_others(
+def test_minutes_with_gaps_have_vendor_bars_and_others_have_ticks(
     pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore, start: int
 ) -> None:
     session = begun(store, start, "BTC/USD")
@@ -135,7 +135,7 @@ def test_the_vendors_bar_stands_in_each_minute_that_a_gap_touches_and_the_ticks_
     assert rows[1][1:] == (None, "backfill")
 
 
-def test_what_was_asked_for_is_not_asked_for_again_though_there_were_no_bars(
+def test_minutes_without_bars_are_not_requested_again(
     pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore, start: int
 ) -> None:
     session = begun(store, start, "AAPL", "BTC/USD")
@@ -148,7 +148,7 @@ def test_what_was_asked_for_is_not_asked_for_again_though_there_were_no_bars(
     assert len(simulator.calls) == 2
 
 
-def test_minutes_of_the_last_hour_without_a_bar_are_asked_for_again(
+def test_recent_minutes_without_bars_are_requested_again(
     pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore
 ) -> None:
     start = int(time.time()) // MINUTE * MINUTE - 20 * MINUTE
@@ -161,7 +161,7 @@ def test_minutes_of_the_last_hour_without_a_bar_are_asked_for_again(
     assert [call["symbol"] for call in simulator.calls] == ["AAPL", "BTC/USD", "AAPL"]
 
 
-def test_prices_lost_of_any_symbol_are_a_gap_of_all_that_were_covered(
+def test_lost_prices_are_a_gap_of_every_covered_symbol(
     pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore, start: int
 ) -> None:
     session = begun(store, start, "BTC/USD", "ETH/USD")
@@ -176,7 +176,7 @@ def test_prices_lost_of_any_symbol_are_a_gap_of_all_that_were_covered(
     assert minutes(pipeline, "backfill", start, "ETH/USD") == [1]
 
 
-def test_since_and_symbols_narrow_it(
+def test_since_and_symbols_limit_the_backfill(
     pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore, start: int
 ) -> None:
     session = begun(store, start, "BTC/USD", "ETH/USD", "RY")
@@ -191,7 +191,7 @@ def test_since_and_symbols_narrow_it(
     assert said(backfill(pipeline, simulator, "--symbols", "ETH/USD")) == ["10 bars of 1 symbols stored over 1 gaps"]
 
 
-def test_an_unknown_symbol_is_named_and_the_others_are_filled(
+def test_unknown_symbol_is_reported_and_others_are_filled(
     pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore, start: int
 ) -> None:
     session = begun(store, start, "BTC/USD", "AAAA")
@@ -205,7 +205,7 @@ def test_an_unknown_symbol_is_named_and_the_others_are_filled(
     assert "no bars of AAAA: 127.0.0.1:" in running.said()
 
 
-def test_a_refused_key_ends_it_at_once(
+def test_refused_key_stops_the_backfill_immediately(
     pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore, start: int
 ) -> None:
     blind(begun(store, start, "BTC/USD", "ETH/USD"), 0, 60, "BTC/USD", "ETH/USD")
@@ -214,7 +214,7 @@ def test_a_refused_key_ends_it_at_once(
     assert len(simulator.calls) == 1
 
 
-def test_an_outage_keeps_what_was_stored_and_the_next_run_asks_for_the_rest(
+def test_backfill_keeps_stored_bars_and_resumes_after_an_outage(
     pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore, start: int
 ) -> None:
     session = begun(store, start, "BTC/USD", "ETH/USD")
@@ -231,7 +231,7 @@ def test_an_outage_keeps_what_was_stored_and_the_next_run_asks_for_the_rest(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_stopped_while_it_waits_for_credits_it_keeps_what_was_stored(
+def test_backfill_stopped_while_waiting_for_credits_keeps_stored_bars(
     pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore, start: int, number: signal.Signals
 ) -> None:
     session = begun(store, start, "BTC/USD", "ETH/USD")
@@ -248,13 +248,15 @@ def test_stopped_while_it_waits_for_credits_it_keeps_what_was_stored(
     assert [call["symbol"] for call in simulator.calls] == ["BTC/USD", "ETH/USD"]
 
 
-def test_a_database_without_the_schema_needs_a_person(empty_pipeline: Pipeline, simulator: FaultySimulator) -> None:
+def test_backfill_without_a_schema_is_a_configuration_error(
+    empty_pipeline: Pipeline, simulator: FaultySimulator
+) -> None:
     words = said(backfill(empty_pipeline, simulator), 2)
     assert "run `tickpipe migrate`" in words[-1]
     assert simulator.calls == []
 
 
-def test_filters_reach_the_indexes_of_ticks_and_of_bars(pipeline: Pipeline) -> None:
+def test_filters_use_the_indexes_of_ticks_and_bars(pipeline: Pipeline) -> None:
     pipeline.database.query("SET enable_seqscan = off")
     rows = pipeline.database.query(
         "EXPLAIN SELECT * FROM candles_1m_filled WHERE symbol = 'A' AND bucket >= '2026-11-22' ORDER BY bucket LIMIT 9"

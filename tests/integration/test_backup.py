@@ -87,7 +87,7 @@ def embedded(shell: Shell, live: Path) -> Iterator[dict[str, str]]:
         process.communicate()
 
 
-def test_a_dump_of_the_database_is_restored_into_a_new_home_and_nothing_is_missing(
+def test_database_dump_is_restored_completely_into_a_new_data_folder(
     pipeline: Pipeline, shell: Shell, home: Path, tmp_path: Path
 ) -> None:
     produce(pipeline, tmp_path, 1)
@@ -119,7 +119,7 @@ def test_a_dump_of_the_database_is_restored_into_a_new_home_and_nothing_is_missi
         assert copied.count() == N - 1 + int(found[1].replace(",", ""))
 
 
-def test_a_dump_does_not_go_over_tables_that_are_there(
+def test_dump_is_not_restored_over_existing_tables(
     pipeline: Pipeline, fresh_database: Database, shell: Shell, tmp_path: Path
 ) -> None:
     produce(pipeline, tmp_path, 1)
@@ -130,7 +130,7 @@ def test_a_dump_does_not_go_over_tables_that_are_there(
     assert fresh_database.count() == 0, "all or nothing"
 
 
-def test_a_redis_that_is_older_than_the_database_doubles_nothing_and_nothing_is_missing(
+def test_redis_older_than_the_database_duplicates_and_loses_nothing(
     breakable_pipeline: Pipeline, shell: Shell, tmp_path: Path
 ) -> None:
     pipeline, valkey = breakable_pipeline, breakable_pipeline.servers.valkey
@@ -169,7 +169,7 @@ def test_a_redis_that_is_older_than_the_database_doubles_nothing_and_nothing_is_
     assert pipeline.database.count() == 4 * N
 
 
-def test_every_block_about_backups_is_run() -> None:
+def test_every_documented_backup_command_is_run() -> None:
     here = Path(__file__).read_text(encoding="utf-8")
     assert BLOCKS
     assert [name for name in BLOCKS if f'BLOCKS["{name}"]' not in here] == []

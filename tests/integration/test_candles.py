@@ -71,7 +71,7 @@ def assert_candles(database: Database, expected: list[Traded]) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_candles_are_those_computed_in_python(home: Database, seed: int) -> None:
+def test_candles_match_a_computation_in_python(home: Database, seed: int) -> None:
     expected = make_ticks(seed)
     assert len({bar.volume for bar in candles(expected, MINUTE)}) > 20
     insert_ticks(home, expected)
@@ -87,7 +87,7 @@ def test_candles_are_those_computed_in_python(home: Database, seed: int) -> None
     assert found(home, f"candles('1 minute', '{since}', '{until}')") == inside
 
 
-def test_a_span_without_an_end_that_is_known_has_no_candles(home: Database) -> None:
+def test_span_with_an_unknown_end_has_no_candles(home: Database) -> None:
     insert_ticks(home, make_ticks(10, count=100))
     for _ in range(2):
         assert found(home, "candles('1 minute', NULL, 'infinity')") == []
@@ -97,7 +97,7 @@ def test_a_span_without_an_end_that_is_known_has_no_candles(home: Database) -> N
 
 
 @pytest.mark.skipif(not REAL_CAPTURE.exists(), reason="the recorded prices are not beside this repository")
-def test_candles_of_recorded_prices_given_a_volume(home: Database) -> None:
+def test_candles_of_recorded_prices_with_volume_are_correct(home: Database) -> None:
     """Real quotes, as the consumer stores them. FX has no volume: dollar-yen gets one that counts up over the day."""
     events = [
         event if event["symbol"] != "USD/JPY" else {**event, "day_volume": event["timestamp"] % 86_400 // 7 * 0.25}
@@ -117,7 +117,7 @@ def test_candles_of_recorded_prices_given_a_volume(home: Database) -> None:
     assert_candles(home, expected)
 
 
-def test_the_newest_tick_and_late_ones_are_in(home: Database) -> None:
+def test_candles_include_the_newest_and_late_ticks(home: Database) -> None:
     expected = make_ticks(4, count=600)
     late = [one for number, one in enumerate(expected) if number % 5 == 0]
     in_time = [one for number, one in enumerate(expected) if number % 5 != 0]
@@ -136,7 +136,7 @@ def test_the_newest_tick_and_late_ones_are_in(home: Database) -> None:
     assert_candles(home, expected)
 
 
-def test_volume_follows_the_rules_of_a_counter(home: Database) -> None:
+def test_volume_follows_the_counter_rules(home: Database) -> None:
     def at(minutes: int, count: float | None, exchange: str | None = "NASDAQ") -> Traded:
         time = START + timedelta(hours=22, minutes=minutes)
         return Traded("AAPL", exchange, time, time, 1.0, count)
@@ -167,7 +167,7 @@ def test_volume_follows_the_rules_of_a_counter(home: Database) -> None:
         refresh(home)
 
 
-def test_a_time_that_strays_into_the_minute_before_counts_no_volume_twice(home: Database) -> None:
+def test_tick_straying_into_the_previous_minute_counts_no_volume_twice(home: Database) -> None:
     rng = random.Random(9)
     begun, counts = START + 22 * HOUR, list(accumulate(rng.randrange(1, 50) * 0.25 for _ in range(4000)))
     straying = []
@@ -186,7 +186,7 @@ def test_a_time_that_strays_into_the_minute_before_counts_no_volume_twice(home: 
 @pytest.mark.parametrize(
     "counts", [[-1.7e308, 1.0, -1.7e308, 1.7e308], [-10.0, -20.0, -5.0, -50.0], [5.0, -1.0, 7.0, 2.0]]
 )
-def test_a_counter_below_zero_is_none(home: Database, counts: list[float]) -> None:
+def test_negative_day_volume_is_ignored(home: Database, counts: list[float]) -> None:
     odd = [
         Traded("AAPL", None, START + number * 40 * SECOND, START + number * 40 * SECOND, 1.0, count)
         for number, count in enumerate(counts)
@@ -207,11 +207,11 @@ def policies(database: Database) -> None:
         database.query("CALL run_job(%s)", job)
 
 
-def test_the_running_bars_go_on_after_a_refresh_by_hand(hypertable: Database) -> None:
+def test_running_bars_continue_after_a_manual_refresh(hypertable: Database) -> None:
     assert_running_bars_go_on(hypertable, lambda: refresh(hypertable))
 
 
-def test_the_running_bars_go_on_after_a_plain_table_was_moved(timescale: Database) -> None:
+def test_running_bars_continue_after_a_regular_table_was_migrated(timescale: Database) -> None:
     make_plain(timescale)
     with closing(store_of(timescale)) as store:
         assert_running_bars_go_on(timescale, lambda: apply(store, to_timescaledb=True))
@@ -236,7 +236,7 @@ def assert_running_bars_go_on(database: Database, aggregate: Callable[[], object
         policies(database)
 
 
-def test_the_policies_aggregate_what_has_piled_up_in_one_transaction(hypertable: Database) -> None:
+def test_policies_aggregate_a_backlog_in_one_transaction(hypertable: Database) -> None:
     """Else the candles would have a hole meanwhile, from the newest bars that are aggregated to the oldest."""
     insert_ticks(hypertable, make_ticks(12, days=4))
     policies(hypertable)
@@ -248,7 +248,7 @@ def test_the_policies_aggregate_what_has_piled_up_in_one_transaction(hypertable:
         assert bars > written == 1
 
 
-def test_a_tick_from_the_future_does_not_keep_the_newest_out(hypertable: Database) -> None:
+def test_tick_from_the_future_does_not_hide_the_newest(hypertable: Database) -> None:
     now = datetime.now(UTC).replace(microsecond=0)
     far = Traded("AAPL", None, now.replace(year=2098, day=1), now, 1.0, None)
     insert_ticks(hypertable, [far])
@@ -292,7 +292,7 @@ def test_candles_outlive_their_ticks(home: Database) -> None:
     ]
 
 
-def test_what_was_dropped_is_on_record_session_by_session(home: Database) -> None:
+def test_dropped_ticks_are_recorded_per_session(home: Database) -> None:
     expected = make_ticks(6, days=2, count=300)
     insert_ticks(home, expected[:150])
     insert_ticks(home, expected[150:], session=2, first=501)
@@ -314,7 +314,7 @@ def test_what_was_dropped_is_on_record_session_by_session(home: Database) -> Non
     assert len(left) + len(gone) == len(expected)
 
 
-def test_what_is_dropped_delivered_again_and_dropped_again_is_on_record_once(home: Database) -> None:
+def test_ticks_dropped_twice_are_recorded_once(home: Database) -> None:
     expected = make_ticks(6, days=2, count=300)
     insert_ticks(home, expected)
     expire(home, START + DAY)
@@ -327,7 +327,7 @@ def test_what_is_dropped_delivered_again_and_dropped_again_is_on_record_once(hom
     assert home.query("SELECT count(*) FROM prices_real_time") == [(len(expected) - expired,)]
 
 
-def test_ticks_of_today_are_not_dropped(home: Database) -> None:
+def test_todays_ticks_are_not_dropped(home: Database) -> None:
     with pytest.raises(psycopg2.errors.RaiseException, match="not over"):
         expire(home, datetime.now(UTC) + DAY)
     with pytest.raises(psycopg2.errors.RaiseException, match="READ COMMITTED"):
@@ -335,7 +335,7 @@ def test_ticks_of_today_are_not_dropped(home: Database) -> None:
     home.query("ROLLBACK")
 
 
-def test_retention_is_off_until_it_is_asked_for(home: Database) -> None:
+def test_retention_is_off_by_default(home: Database) -> None:
     with closing(store_of(home)) as store:
         assert retention.look(store)[1:] == (None, None, 0)
         old = datetime.now(UTC) - 100 * DAY
@@ -351,7 +351,7 @@ def test_retention_is_off_until_it_is_asked_for(home: Database) -> None:
         assert retention.look(store).ticks is None
 
 
-def test_the_job_drops_what_has_grown_old(hypertable: Database) -> None:
+def test_retention_job_drops_old_ticks(hypertable: Database) -> None:
     with closing(store_of(hypertable)) as store:
         retention.keep(store, timedelta(days=90))
     old = datetime.now(UTC) - 100 * DAY
@@ -374,9 +374,7 @@ def elsewhere(timescale: Database) -> Iterator[PriceStore]:
     timescale.query("RESET search_path")
 
 
-def test_ticks_in_a_schema_of_their_own_are_dropped_by_a_job_that_does_not_know_it(
-    timescale: Database, elsewhere: PriceStore
-) -> None:
+def test_retention_job_finds_ticks_in_a_custom_schema(timescale: Database, elsewhere: PriceStore) -> None:
     apply(elsewhere)
     retention.keep(elsewhere, timedelta(days=90))
     timescale.query("SET search_path TO public")
@@ -391,13 +389,13 @@ def test_ticks_in_a_schema_of_their_own_are_dropped_by_a_job_that_does_not_know_
 
 
 @pytest.mark.usefixtures("hypertable")
-def test_a_login_with_a_schema_of_its_own_finds_the_hypertable_in_public(elsewhere: PriceStore) -> None:
+def test_login_with_its_own_schema_finds_the_hypertable_in_public(elsewhere: PriceStore) -> None:
     assert retention.look(elsewhere).scheduled
     assert apply(elsewhere) == []
 
 
 @pytest.mark.parametrize("age", ["", "90", "0d", "-1d", "90 d", "d", "9999999d", "1h"])
-def test_an_age_that_is_none_is_refused_by_name(age: str) -> None:
+def test_invalid_age_is_refused_with_its_value(age: str) -> None:
     with pytest.raises(ConfigurationError, match="it looks like 90d"):
         retention.read_age(age)
 
@@ -410,7 +408,7 @@ def compress(database: Database) -> None:
         database.query("SELECT compress_chunk(%s)", chunk)
 
 
-def test_a_block_delivered_again_into_compressed_chunks_stores_nothing_twice(hypertable: Database) -> None:
+def test_batch_redelivered_into_compressed_chunks_duplicates_nothing(hypertable: Database) -> None:
     session = 1_760_000_000_000_000
     entries = [entry(tick.encode(each)) for each in ticks(make_events(5000), session)]
     with closing(store_of(hypertable)) as store:
@@ -423,7 +421,7 @@ def test_a_block_delivered_again_into_compressed_chunks_stores_nothing_twice(hyp
     assert hypertable.query("SELECT count(*), count(DISTINCT seq) FROM prices_real_time") == [(5000, 5000)]
 
 
-def test_the_columnstore_is_as_documented_and_old_chunks_go_there(hypertable: Database) -> None:
+def test_old_chunks_move_to_the_documented_columnstore(hypertable: Database) -> None:
     settings = hypertable.query("SELECT attname, segmentby_column_index, orderby_column_index, orderby_asc "
                                 "FROM timescaledb_information.compression_settings "
                                 "WHERE hypertable_name = 'prices_real_time' ORDER BY 2, 3")  # fmt: skip
@@ -442,7 +440,7 @@ def test_the_columnstore_is_as_documented_and_old_chunks_go_there(hypertable: Da
                             "WHERE hypertable_name = 'prices_real_time'") == [(True,)]  # fmt: skip
 
 
-def test_candles_of_compressed_ticks_and_retention_of_them(hypertable: Database) -> None:
+def test_compressed_ticks_have_candles_and_retention(hypertable: Database) -> None:
     expected = make_ticks(7)
     insert_ticks(hypertable, expected)
     compress(hypertable)
@@ -453,7 +451,7 @@ def test_candles_of_compressed_ticks_and_retention_of_them(hypertable: Database)
     assert_candles(hypertable, expected)
 
 
-def test_retention_that_cuts_a_compressed_chunk_unpacks_as_much_as_it_must(hypertable: Database) -> None:
+def test_retention_within_a_compressed_chunk_decompresses_only_what_it_needs(hypertable: Database) -> None:
     limit = "timescaledb.max_tuples_decompressed_per_dml_transaction"
     with closing(store_of(hypertable)) as store:
         apply(store, chunk_interval="2 days")
@@ -478,7 +476,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(part)
 
 
-def test_an_hour_of_a_year_of_minutes_is_read_by_index(hypertable: Database) -> None:
+def test_one_hour_in_a_year_of_minutes_is_read_by_index(hypertable: Database) -> None:
     """What is read for an hour is about an hour, though there is a year."""
     hypertable.query(
         "INSERT INTO prices_real_time (time, symbol, price, day_volume, received_at, session, seq) "
@@ -505,7 +503,7 @@ def test_an_hour_of_a_year_of_minutes_is_read_by_index(hypertable: Database) -> 
 # Moving over.
 
 
-def test_a_plain_database_is_moved_by_one_command_and_not_before(timescale: Database) -> None:
+def test_regular_database_is_migrated_by_one_command_only(timescale: Database) -> None:
     expected = make_ticks(8)
     make_plain(timescale)
     insert_ticks(timescale, expected)
@@ -530,7 +528,7 @@ def make_plain(database: Database) -> None:
         migrate(connection, [each for each in read_migrations() if not each.timescaledb])
 
 
-def test_the_chunk_interval_is_an_option(timescale: Database) -> None:
+def test_chunk_interval_is_an_option(timescale: Database) -> None:
     with closing(store_of(timescale)) as store:
         with pytest.raises(ConfigurationError, match="an interval looks like"):
             apply(store, chunk_interval="soon")

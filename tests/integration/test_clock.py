@@ -31,7 +31,7 @@ class Clock:
         return clock.microseconds() + self.offset
 
 
-def test_a_clock_that_jumps_ahead_and_back_loses_no_price_and_hides_no_gap(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_clock_jumps_lose_no_price_and_hide_no_gap(pipeline: Pipeline, tmp_path: Path) -> None:
     clock, stop, intake = Clock(), Event(), EventQueue(10**6)
     with FaultySimulator(SimulatorConfig(rate=100, seed=1)) as simulator:
         feed = Feed(

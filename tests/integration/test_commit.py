@@ -65,7 +65,7 @@ def cancel(database: Database, inserting: Future[None]) -> BaseException | None:
 
 
 @pytest.mark.parametrize("level", ["notice", "error"])  # with error the server sends no warning to a client that asks
-def test_a_cancelled_wait_for_the_standby_is_an_outage(fresh_database: Database, level: str) -> None:
+def test_cancelled_wait_for_the_standby_is_an_outage(fresh_database: Database, level: str) -> None:
     ((name,),) = fresh_database.query("SELECT current_database()")
     fresh_database.query(f"ALTER DATABASE {name} SET client_min_messages = {level}")
     with closing(PriceStore(Secret(fresh_database.url))) as store:
@@ -78,7 +78,7 @@ def test_a_cancelled_wait_for_the_standby_is_an_outage(fresh_database: Database,
 
 
 @pytest.mark.parametrize("bad", [False, True])
-def test_a_batch_that_is_delivered_again_waits_for_the_standby_too(fresh_database: Database, bad: bool) -> None:
+def test_redelivered_batch_waits_for_the_standby(fresh_database: Database, bad: bool) -> None:
     """Its rows are there, by a commit that the standby may not have: nothing new is not a reason to acknowledge."""
     with (
         closing(PriceStore(Secret(fresh_database.url))) as store,
@@ -97,7 +97,7 @@ def test_a_batch_that_is_delivered_again_waits_for_the_standby_too(fresh_databas
     assert fresh_database.count("dead_letters") == int(bad)
 
 
-def test_a_consumer_acknowledges_only_after_a_commit_without_a_warning(fresh_pipeline: Pipeline) -> None:
+def test_consumer_acks_only_after_a_commit_without_a_warning(fresh_pipeline: Pipeline) -> None:
     pipeline, database = fresh_pipeline, fresh_pipeline.database
     events = make_events(50)
     consumer = pipeline.consumer()
@@ -114,7 +114,7 @@ def test_a_consumer_acknowledges_only_after_a_commit_without_a_warning(fresh_pip
     pipeline.assert_stored_exactly(events)
 
 
-def test_an_aborted_transaction_that_ends_with_commit_is_an_outage(database: Database) -> None:
+def test_commit_of_an_aborted_transaction_is_an_outage(database: Database) -> None:
     """PostgreSQL answers COMMIT by ROLLBACK if a statement failed before and the error was ignored."""
 
     def ignore_an_error(store: PriceStore) -> None:
@@ -125,7 +125,7 @@ def test_an_aborted_transaction_that_ends_with_commit_is_an_outage(database: Dat
         ignore_an_error(store)
 
 
-def test_a_transaction_that_only_reads_does_not_wait_for_the_standby(fresh_database: Database) -> None:
+def test_read_only_transaction_does_not_wait_for_the_standby(fresh_database: Database) -> None:
     with closing(PriceStore(Secret(fresh_database.url))) as store, absent_standby(fresh_database):
         assert in_thread(store.insert_batch, PRICES, "prices", []).exception(timeout=PATIENCE) is None
         assert store.insert_batch(PRICES, "prices", []) == Stored(0, 0, 0)

@@ -158,7 +158,7 @@ def running(pipeline: Pipeline, store: PriceStore, walk: RandomWalk, simulator: 
 
 
 @pytest.mark.usefixtures("running")
-def test_the_chart_moves_its_gaps_are_shaded_and_symbols_switch(start: Callable[..., Board], tmp_path: Path) -> None:
+def test_chart_moves_shades_gaps_and_switches_symbols(start: Callable[..., Board], tmp_path: Path) -> None:
     board = start("--simulated", query="?symbol=BTC/USD")
     page = board.page
     assert page.inner_text(".badge") == "SIMULATED"
@@ -196,7 +196,7 @@ def test_the_chart_moves_its_gaps_are_shaded_and_symbols_switch(start: Callable[
     assert sorted(changes, reverse=True)[0] == changes[0]
 
 
-def test_what_stops_turns_red(
+def test_stopped_parts_turn_red(
     start: Callable[..., Board], simulator: Simulator, running: list[Running], tmp_path: Path
 ) -> None:
     board = start()
@@ -220,7 +220,7 @@ def test_what_stops_turns_red(
 
 
 @pytest.mark.usefixtures("running")
-def test_a_database_that_hangs_is_told_though_it_says_nothing(start: Callable[..., Board], pipeline: Pipeline) -> None:
+def test_hanging_database_is_reported(start: Callable[..., Board], pipeline: Pipeline) -> None:
     board = start()
     board.has("database", "good")
     rows = pipeline.database.query("SELECT pid FROM pg_stat_activity WHERE application_name = 'tickpipe dashboard'")
@@ -238,7 +238,7 @@ def test_a_database_that_hangs_is_told_though_it_says_nothing(start: Callable[..
 
 
 @pytest.mark.usefixtures("running")
-def test_it_is_readable_on_a_telephone_and_in_the_dark(start: Callable[..., Board], tmp_path: Path) -> None:
+def test_page_is_readable_on_a_phone_and_in_dark_mode(start: Callable[..., Board], tmp_path: Path) -> None:
     board = start(query="?symbol=ETH/USD")
     page = board.page
     background = "getComputedStyle(document.body).backgroundColor"
@@ -265,7 +265,7 @@ def test_it_is_readable_on_a_telephone_and_in_the_dark(start: Callable[..., Boar
             picture(page, tmp_path / f"{scheme}-{width}.png")
 
 
-def test_500_symbols_are_quick(start: Callable[..., Board], pipeline: Pipeline) -> None:
+def test_page_with_500_symbols_is_fast(start: Callable[..., Board], pipeline: Pipeline) -> None:
     pipeline.database.query(
         "INSERT INTO prices_real_time (time, symbol, price, received_at, session, seq) "
         "SELECT now() - minute * interval '1 minute', 'S' || lpad(n::text, 3, '0'), n + 1 + minute, now(), 1, "
@@ -283,7 +283,7 @@ def test_500_symbols_are_quick(start: Callable[..., Board], pipeline: Pipeline) 
     wait_for(lambda: page.evaluate(drawn) >= 29, message="its line is drawn")
 
 
-def test_only_the_loopback_s_own_names_lead_to_it(start: Callable[..., Board], pipeline: Pipeline) -> None:
+def test_only_loopback_host_names_are_accepted(start: Callable[..., Board], pipeline: Pipeline) -> None:
     pipeline.database.query(
         "INSERT INTO prices_real_time (time, symbol, price, received_at, session, seq) "
         "VALUES (now(), 'A', 1, now(), 1, 1)"
@@ -298,7 +298,7 @@ def test_only_the_loopback_s_own_names_lead_to_it(start: Callable[..., Board], p
             assert connection.getresponse().status == status
 
 
-def test_nothing_can_be_changed_through_its_connection(pipeline: Pipeline) -> None:
+def test_dashboard_connection_is_read_only(pipeline: Pipeline) -> None:
     with closing(Reader(Secret(pipeline.database.url))) as reader:
         assert reader.rows("SELECT 1") == [(1,)]
         with pytest.raises(DatabaseOutageError, match="read-only transaction"):

@@ -74,7 +74,7 @@ def serve(shell: Shell, block: Block, words: str, environ: dict[str, str]) -> st
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_does_what_it_says(page: str, shell: Shell, running: Pipeline) -> None:
+def test_commands_of_a_page_work(page: str, shell: Shell, running: Pipeline) -> None:
     given = {
         "REDIS_URL": running.servers.valkey.url,
         "DATABASE_URL": running.database.url,
@@ -98,7 +98,7 @@ def test_a_page_does_what_it_says(page: str, shell: Shell, running: Pipeline) ->
     assert tried >= 5
 
 
-def test_a_page_that_is_wrong_is_found(shell: Shell) -> None:
+def test_wrong_command_of_a_page_is_found(shell: Shell) -> None:
     def block(text: str) -> Block:
         return Block("page.md", 1, "console", text, "run", "")
 

@@ -57,7 +57,7 @@ def told(findings: Findings, words: str) -> Finding:
     return found
 
 
-def test_servers_set_as_ours_are_well(look: Callable[..., Findings]) -> None:
+def test_servers_with_our_settings_are_healthy(look: Callable[..., Findings]) -> None:
     assert states(look(), "BAD") == []
 
 
@@ -70,7 +70,7 @@ def test_servers_set_as_ours_are_well(look: Callable[..., Findings]) -> None:
         ({"maxmemory": "1100000"}, "of 1.1 MB", "raise maxmemory"),
     ],
 )
-def test_a_redis_that_is_set_wrong(
+def test_misconfigured_redis_is_reported(
     look: Callable[..., Findings], settings: dict[str, str], words: str, advice: str
 ) -> None:
     with temporary_home() as home:
@@ -85,7 +85,7 @@ def test_a_redis_that_is_set_wrong(
     assert advice in told(found, words).advice
 
 
-def test_a_database_that_is_set_wrong(look: Callable[..., Findings]) -> None:
+def test_misconfigured_database_is_reported(look: Callable[..., Findings]) -> None:
     with temporary_home() as home:
         server = PostgresServer(home / "postgres-18", settings={"fsync": "off", "full_page_writes": "off"})
         server.start()
@@ -99,7 +99,7 @@ def test_a_database_that_is_set_wrong(look: Callable[..., Findings]) -> None:
     assert "set fsync = on" in told(found, "database: fsync").advice
 
 
-def test_commits_that_others_may_lose_and_the_time_zone_are_told(
+def test_asynchronous_commits_and_time_zone_are_reported(
     pipeline: Pipeline, new_role: Callable[[], str], look: Callable[..., Findings]
 ) -> None:
     role = new_role()
@@ -111,7 +111,7 @@ def test_commits_that_others_may_lose_and_the_time_zone_are_told(
     assert told(found, "time zone Asia/Tokyo").state == "ok"
 
 
-def test_what_may_not_be_read_is_a_note_and_the_rest_is_looked_at(
+def test_missing_read_right_is_a_note_and_other_checks_run(
     pipeline: Pipeline, new_role: Callable[[], str], look: Callable[..., Findings]
 ) -> None:
     url = pipeline.database.url.replace("user=tickpipe", f"user={new_role()}")
@@ -136,16 +136,14 @@ def test_what_may_not_be_read_is_a_note_and_the_rest_is_looked_at(
 
 
 @pytest.mark.parametrize("ahead", [-3600.0, 3600.0])
-def test_clocks_that_differ(look: Callable[..., Findings], ahead: float) -> None:
+def test_clock_differences_are_reported(look: Callable[..., Findings], ahead: float) -> None:
     found = look(ahead=ahead)
     assert len(states(found, "BAD")) == 2
     for place in ("Redis", "database"):
         assert told(found, f"{place}: its clock and this machine's differ by 3600.0 s").state == "BAD"
 
 
-def test_a_schema_that_is_missing_or_not_the_one_applied(
-    empty_pipeline: Pipeline, look: Callable[..., Findings]
-) -> None:
+def test_missing_or_changed_schema_is_reported(empty_pipeline: Pipeline, look: Callable[..., Findings]) -> None:
     url = empty_pipeline.database.url
     assert look(database_url=url)["schema"].advice == "run `tickpipe migrate`"
     with closing(PriceStore(Secret(url))) as store:
@@ -157,16 +155,14 @@ def test_a_schema_that_is_missing_or_not_the_one_applied(
     assert "schema" in states(look(database_url=url), "BAD")
 
 
-def test_a_backlog_that_nobody_reads(pipeline: Pipeline, look: Callable[..., Findings]) -> None:
+def test_backlog_without_readers_is_reported(pipeline: Pipeline, look: Callable[..., Findings]) -> None:
     pipeline.prices.append([{"n": "1"}])
     found = look()
     assert states(found, "BAD") == ["prices: 0 consumers in group timescale, 1 entries left"]
     assert told(found, "prices:feed: 0 consumers").state == "note"
 
 
-def test_a_consumer_that_was_killed_is_not_counted_among_the_others(
-    pipeline: Pipeline, look: Callable[..., Findings]
-) -> None:
+def test_killed_consumer_is_not_counted(pipeline: Pipeline, look: Callable[..., Findings]) -> None:
     killed, other = pipeline.consumer(), pipeline.consumer()
     wait_for(lambda: [len(stream.consumers()) for stream in (pipeline.prices, pipeline.feed)] == [2, 2])
     killed.kill()
@@ -181,7 +177,7 @@ def test_a_consumer_that_was_killed_is_not_counted_among_the_others(
     assert "see what keeps" in told(look(), "prices: 0 consumers and 2 silent in group timescale").advice
 
 
-def test_a_stream_that_is_not_there_is_told(pipeline: Pipeline) -> None:
+def test_missing_stream_is_reported(pipeline: Pipeline) -> None:
     with closing(PriceStore(Secret(pipeline.database.url))) as store:
         Told(store, time.time()).store([1])
     words = "there is no stream 'nosuch' in this Redis yet"
@@ -201,7 +197,9 @@ def test_a_stream_that_is_not_there_is_told(pipeline: Pipeline) -> None:
     again.wait_until_said("reads nosuch as one of timescale\n")
 
 
-def test_a_silent_feed_an_unproven_session_and_dead_letters(pipeline: Pipeline, look: Callable[..., Findings]) -> None:
+def test_silent_feed_unverified_session_and_dead_letters_are_reported(
+    pipeline: Pipeline, look: Callable[..., Findings]
+) -> None:
     with closing(PriceStore(Secret(pipeline.database.url))) as store:
         session = Told(store, time.time() - 1000)
         session.tell("started", 0, feed="twelvedata")
@@ -217,7 +215,7 @@ def test_a_silent_feed_an_unproven_session_and_dead_letters(pipeline: Pipeline, 
         assert states(look(), "BAD") == []
 
 
-def test_on_timescaledb_all_is_well_and_no_job_has_failed(timescale: Database, look: Callable[..., Findings]) -> None:
+def test_timescaledb_is_healthy_without_failed_jobs(timescale: Database, look: Callable[..., Findings]) -> None:
     with closing(PriceStore(Secret(timescale.url))) as store:
         migrations.apply(store)
     found = look(database_url=timescale.url)
@@ -227,7 +225,9 @@ def test_on_timescaledb_all_is_well_and_no_job_has_failed(timescale: Database, l
     assert not [what for what in found if "ordinary table" in what]
 
 
-def test_an_ordinary_table_though_timescaledb_is_there(timescale: Database, look: Callable[..., Findings]) -> None:
+def test_regular_table_with_timescaledb_installed_is_reported(
+    timescale: Database, look: Callable[..., Findings]
+) -> None:
     with closing(PriceStore(Secret(timescale.url))) as store, store.transaction() as connection:
         migrations.migrate(connection, [each for each in migrations.read_migrations() if not each.timescaledb])
     timescale.query("CREATE EXTENSION IF NOT EXISTS timescaledb")
@@ -244,7 +244,7 @@ def grown(store: PriceStore, rows: int) -> Told:
     return session
 
 
-def test_sizes_are_those_of_the_table_and_growth_is_the_feeds(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_sizes_come_from_the_table_and_growth_from_the_feed(pipeline: Pipeline, tmp_path: Path) -> None:
     with patient(pipeline.servers.valkey.url, pipeline.database.url, tmp_path) as found:
         empty = found.measure()
         assert (empty.table_rows_estimated, empty.table_bytes_per_day_estimated) == (0, None)
@@ -269,7 +269,7 @@ def test_sizes_are_those_of_the_table_and_growth_is_the_feeds(pipeline: Pipeline
     )
 
 
-def test_what_retention_dropped_is_taken_off(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_sizes_exclude_rows_dropped_by_retention(pipeline: Pipeline, tmp_path: Path) -> None:
     with patient(pipeline.servers.valkey.url, pipeline.database.url, tmp_path) as found:
         session = grown(found.store, 1000)
         pipeline.database.query("INSERT INTO feed_expired VALUES (%s, 1, 400)", session.id)
@@ -280,7 +280,7 @@ def test_what_retention_dropped_is_taken_off(pipeline: Pipeline, tmp_path: Path)
         assert found.measure().table_rows_per_day_estimated == pytest.approx(144_000, rel=0.05)
 
 
-def test_only_the_last_day_counts(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_growth_covers_only_the_last_day(pipeline: Pipeline, tmp_path: Path) -> None:
     with patient(pipeline.servers.valkey.url, pipeline.database.url, tmp_path) as found:
         day = 86_400.0
         session = Told(found.store, time.time() - 1.5 * day)
@@ -293,7 +293,7 @@ def test_only_the_last_day_counts(pipeline: Pipeline, tmp_path: Path) -> None:
     assert (sizes.table_rows_per_day_estimated, sizes.estimated_over_seconds) == (300, day)
 
 
-def test_sizes_on_timescaledb(timescale: Database, pipeline: Pipeline, tmp_path: Path) -> None:
+def test_sizes_are_measured_on_timescaledb(timescale: Database, pipeline: Pipeline, tmp_path: Path) -> None:
     with patient(pipeline.servers.valkey.url, timescale.url, tmp_path) as found:
         migrations.apply(found.store)
         grown(found.store, 2000)
@@ -303,7 +303,7 @@ def test_sizes_on_timescaledb(timescale: Database, pipeline: Pipeline, tmp_path:
     assert sizes.table_rows_estimated == 2000
 
 
-def test_the_commands_as_json(pipeline: Pipeline) -> None:
+def test_commands_print_json(pipeline: Pipeline) -> None:
     pipeline.prices.ensure_group()
     status = pipeline.processes.start("tickpipe", "status", "--json", "--disk", "/tmp")
     assert status.wait() == 0, status.said()

@@ -106,7 +106,7 @@ def owner(data_dir: Path) -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
-def test_a_restart_finds_what_was_written(home: Path) -> None:
+def test_restarted_servers_keep_their_data(home: Path) -> None:
     for value in (1, 2):
         with embedded_servers(home / "data") as servers:
             write(servers, value)
@@ -114,7 +114,7 @@ def test_a_restart_finds_what_was_written(home: Path) -> None:
         assert prices(servers) == ([1, 2], [1, 2])
 
 
-def test_nothing_is_left_running_after_the_end_or_an_exception(home: Path) -> None:
+def test_no_server_runs_after_exit_or_an_exception(home: Path) -> None:
     processes = []
     with suppress(ZeroDivisionError), embedded_servers(home / "data"):
         processes = server_processes(home / "data")
@@ -123,7 +123,7 @@ def test_nothing_is_left_running_after_the_end_or_an_exception(home: Path) -> No
     assert all(has_ended(process) for process in processes)
 
 
-def test_only_what_is_asked_for_runs(home: Path) -> None:
+def test_only_requested_servers_run(home: Path) -> None:
     with embedded_servers(home / "data", database=False) as servers:
         assert servers.redis_url
         assert servers.database_url is None
@@ -131,7 +131,7 @@ def test_only_what_is_asked_for_runs(home: Path) -> None:
 
 
 @pytest.mark.parametrize("by_its_children_too", [True, False], ids=["whole server", "only its process"])
-def test_what_was_acknowledged_survives_kill_9(home: Path, by_its_children_too: bool) -> None:
+def test_acknowledged_writes_survive_kill_9(home: Path, by_its_children_too: bool) -> None:
     valkey, postgres = ValkeyServer(home / "valkey"), PostgresServer(home / "postgres-18")
     servers = Servers(valkey.url, postgres.url, lambda _: None)
     try:
@@ -155,7 +155,7 @@ def test_what_was_acknowledged_survives_kill_9(home: Path, by_its_children_too: 
         postgres.stop()
 
 
-def test_a_kill_takes_the_servers_children_along(home: Path) -> None:
+def test_kill_includes_child_processes(home: Path) -> None:
     server = PostgresServer(home / "postgres-18")
     server.start()
     everyone = [psutil.Process(server.pid), *psutil.Process(server.pid).children()]
@@ -180,14 +180,14 @@ def test_start_and_stop_can_be_repeated(home: Path, kind: AnyServer) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the next start ends them")
-def test_servers_end_when_their_owner_is_killed(home: Path) -> None:
+def test_servers_stop_when_their_owner_is_killed(home: Path) -> None:
     with owner(home / "data") as process:
         processes = server_processes(home / "data")
         process.kill()
         wait_for(lambda: all(has_ended(server) for server in processes))
 
 
-def test_a_start_right_after_the_owner_was_killed(home: Path) -> None:
+def test_servers_start_right_after_their_owner_was_killed(home: Path) -> None:
     with owner(home / "data") as process:
         process.kill()
         process.wait()
@@ -197,7 +197,7 @@ def test_a_start_right_after_the_owner_was_killed(home: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [ValkeyServer, PostgresServer])
-def test_a_server_left_by_a_dead_owner_is_stopped_first(home: Path, kind: AnyServer) -> None:
+def test_server_left_by_a_dead_owner_is_stopped_first(home: Path, kind: AnyServer) -> None:
     left, server = kind(home / "server"), kind(home / "server")
     left.start()
     assert left.pid
@@ -211,7 +211,7 @@ def test_a_server_left_by_a_dead_owner_is_stopped_first(home: Path, kind: AnySer
 
 @pytest.mark.parametrize("kind", [ValkeyServer, PostgresServer])
 @pytest.mark.parametrize("content", ["", "nonsense", "{ours}\n", "-{ours}\n", "99999999\n", "9" * 30])
-def test_a_stale_pid_file_harms_nobody(home: Path, kind: AnyServer, content: str) -> None:
+def test_stale_pid_file_stops_no_other_process(home: Path, kind: AnyServer, content: str) -> None:
     server = kind(home / "server")
     server.start()
     server.kill()
@@ -227,9 +227,7 @@ def test_a_stale_pid_file_harms_nobody(home: Path, kind: AnyServer, content: str
 
 @pytest.mark.parametrize("kind", [ValkeyServer, PostgresServer])
 @pytest.mark.parametrize("arguments", [["read line # {data} "], ["read line", "{data}"]], ids=["part", "argument"])
-def test_a_process_that_only_mentions_the_data_folder_survives(
-    home: Path, kind: AnyServer, arguments: list[str]
-) -> None:
+def test_process_that_only_mentions_the_data_folder_survives(home: Path, kind: AnyServer, arguments: list[str]) -> None:
     server = kind(home / "server")
     server.start()
     server.kill()
@@ -243,7 +241,7 @@ def test_a_process_that_only_mentions_the_data_folder_survives(
             server.stop()
 
 
-def test_a_half_made_database_is_not_taken_for_a_whole_one(home: Path) -> None:
+def test_incomplete_database_is_not_used(home: Path) -> None:
     server = PostgresServer(home / "postgres-18")
     server.start()
     server.stop()
@@ -256,18 +254,18 @@ def test_a_half_made_database_is_not_taken_for_a_whole_one(home: Path) -> None:
     assert not (server.home / "initdb-dead").exists()
 
 
-def test_a_second_start_is_refused_in_one_line(home: Path) -> None:
+def test_second_start_is_refused_in_one_line(home: Path) -> None:
     with embedded_servers(home / "data") as servers:
         assert f"{home}/data is in use by process {os.getpid()}:" in refusal(home / "data")
         write(servers, 1)
 
 
-def test_another_process_is_refused_and_named(home: Path) -> None:
+def test_data_folder_used_by_another_process_is_refused_with_its_pid(home: Path) -> None:
     with owner(home / "data") as process:
         assert f"is in use by process {process.pid}:" in refusal(home / "data")
 
 
-def test_two_homes_side_by_side(home: Path) -> None:
+def test_two_data_folders_run_in_parallel(home: Path) -> None:
     with embedded_servers(home / "demo") as demo, embedded_servers(home / "live") as live:
         write(demo, 1)
         write(live, 2)
@@ -276,7 +274,7 @@ def test_two_homes_side_by_side(home: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["long" * 40, "a space, a comma & 100 % ü"])
-def test_a_path_that_no_socket_or_url_takes(home: Path, name: str) -> None:
+def test_unusual_path_works_for_sockets_and_urls(home: Path, name: str) -> None:
     for value in (1, 2):
         with embedded_servers(home / name) as servers:
             write(servers, value)
@@ -287,7 +285,7 @@ def test_a_path_that_no_socket_or_url_takes(home: Path, name: str) -> None:
     assert not Path(folders[0]).exists()
 
 
-def test_a_socket_folder_made_by_somebody_else_is_refused(home: Path) -> None:
+def test_socket_folder_of_another_user_is_refused(home: Path) -> None:
     server = ValkeyServer(home / ("long" * 40))
     folder = Path(server.url.removeprefix("unix://")).parent
     folder.symlink_to(home)
@@ -299,7 +297,7 @@ def test_a_socket_folder_made_by_somebody_else_is_refused(home: Path) -> None:
 
 
 @pytest.mark.parametrize("older", ["sibling", "own folder"])
-def test_data_of_another_major_version_are_refused(home: Path, older: str) -> None:
+def test_data_of_another_major_version_is_refused(home: Path, older: str) -> None:
     folder = home / ("postgres-17" if older == "sibling" else "postgres-18")
     (folder / "data").mkdir(parents=True)
     (folder / "data/PG_VERSION").write_text("17\n")
@@ -308,14 +306,14 @@ def test_data_of_another_major_version_are_refused(home: Path, older: str) -> No
     assert "\n" not in str(refused.value)
 
 
-def test_an_older_sibling_beside_our_own_data_is_left_alone(home: Path) -> None:
+def test_older_data_beside_ours_is_left_untouched(home: Path) -> None:
     for _ in range(2):
         with embedded_servers(home, redis=False):
             pass
         (home / "postgres-17").mkdir(exist_ok=True)
 
 
-def test_a_server_that_cannot_start_says_why(home: Path) -> None:
+def test_server_that_cannot_start_reports_the_reason(home: Path) -> None:
     server = ValkeyServer(home / "valkey", settings={"maxmemory": "much"})
     with pytest.raises(TickpipeError, match="argument must be a memory value"):
         server.start()
@@ -324,7 +322,7 @@ def test_a_server_that_cannot_start_says_why(home: Path) -> None:
         PostgresServer(home / "postgres-18", settings={"no_such": "setting"}).start()
 
 
-def test_a_database_that_cannot_be_made_says_why_in_lines_and_where_all_of_it_is(home: Path) -> None:
+def test_failed_initdb_reports_its_last_lines_and_the_log_file(home: Path) -> None:
     server = PostgresServer(home / "postgres-18")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))  # bytes: to the server, as good as a full disk
@@ -341,7 +339,7 @@ def test_a_database_that_cannot_be_made_says_why_in_lines_and_where_all_of_it_is
 
 
 @pytest.mark.parametrize("kind", [ValkeyServer, PostgresServer])
-def test_a_start_that_is_stopped_leaves_nothing_running_and_the_next_works(
+def test_interrupted_start_leaves_nothing_running_and_the_next_works(
     home: Path, monkeypatch: pytest.MonkeyPatch, kind: AnyServer
 ) -> None:
     server, stop, pids = kind(home / "server"), threading.Event(), []
@@ -362,7 +360,7 @@ def test_a_start_that_is_stopped_leaves_nothing_running_and_the_next_works(
     server.stop()
 
 
-def test_a_server_that_never_answers_reports_its_last_reply(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unresponsive_server_reports_its_last_reply(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = PostgresServer(home / "postgres-18")
     server.start()
     server.stop()
@@ -373,7 +371,7 @@ def test_a_server_that_never_answers_reports_its_last_reply(home: Path, monkeypa
     assert server.pid is None
 
 
-def test_settings_are_added(home: Path) -> None:
+def test_extra_settings_are_applied(home: Path) -> None:
     server = ValkeyServer(home / "valkey", settings={"maxmemory": "20mb"})
     server.start()
     expected = {"maxmemory": "20971520", "maxmemory-policy": "noeviction", "appendfsync": "always", "save": ""}
@@ -382,7 +380,7 @@ def test_settings_are_added(home: Path) -> None:
     server.stop()
 
 
-def test_the_database_is_as_promised(home: Path) -> None:
+def test_database_has_the_documented_settings(home: Path) -> None:
     server = PostgresServer(home / "postgres-18")
     server.start()
     names = ("server_encoding", "TimeZone", "fsync", "synchronous_commit", "data_checksums", "listen_addresses")
@@ -395,7 +393,7 @@ def test_the_database_is_as_promised(home: Path) -> None:
     server.stop()
 
 
-def test_servers_have_a_session_of_their_own_and_none_of_our_environment(
+def test_servers_have_their_own_process_session_and_a_clean_environment(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGPORT", "6543")
@@ -406,7 +404,7 @@ def test_servers_have_a_session_of_their_own_and_none_of_our_environment(
             assert "PGPORT" not in process.environ()
 
 
-def test_a_start_from_another_thread_is_refused(home: Path) -> None:
+def test_start_from_another_thread_is_refused(home: Path) -> None:
     errors: list[BaseException] = []
 
     def start() -> None:
@@ -421,18 +419,18 @@ def test_a_start_from_another_thread_is_refused(home: Path) -> None:
     assert len(errors) == 1
 
 
-def test_a_file_in_the_way_is_one_clear_line(home: Path) -> None:
+def test_file_in_place_of_the_folder_is_one_clear_error(home: Path) -> None:
     (home / "file").touch()
     assert "Not a directory" in refusal(home / "file/data")
 
 
-def test_a_missing_wheel_is_one_clear_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_wheel_is_one_clear_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ValkeyServer, "package", "no_such_package")
     with pytest.raises(ConfigurationError, match="no_such_package is not installed"):
         ValkeyServer(home / "valkey")
 
 
-def test_demo_and_live_have_different_homes() -> None:
+def test_demo_and_live_have_different_data_folders() -> None:
     assert default_data_dir("demo") != default_data_dir("live")
     assert default_data_dir("demo").parts[-2:] == ("tickpipe", "demo")
 
@@ -449,14 +447,14 @@ def test_root_runs_the_servers_as_nobody(home: Path) -> None:
 
 
 @as_root
-def test_a_folder_that_nobody_cannot_reach_is_refused(home: Path) -> None:
+def test_folder_unreachable_for_user_nobody_is_refused(home: Path) -> None:
     (home / "private").mkdir(mode=0o700)
     said = refusal(home / "private/data")
     assert f"cannot reach {home}/private/data: use --data-dir /var/lib/tickpipe" in said
 
 
 @as_root
-def test_programs_that_nobody_cannot_reach_are_copied(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_unreachable_for_user_nobody_are_copied(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     private = home / "private"
     private.mkdir(mode=0o700)
     for kind in (ValkeyServer, PostgresServer):
@@ -473,7 +471,7 @@ def test_programs_that_nobody_cannot_reach_are_copied(home: Path, monkeypatch: p
 
 
 @as_root
-def test_a_normal_user_runs_them_as_himself(home: Path) -> None:
+def test_unprivileged_user_runs_servers_as_itself(home: Path) -> None:
     nobody = pwd.getpwnam("nobody")
     python = python_for(nobody.pw_uid)
     os.chown(home, nobody.pw_uid, nobody.pw_gid)

@@ -50,13 +50,13 @@ def last_price(store: PriceStore, symbol: str) -> object:
 
 
 @pytest.mark.parametrize("ahead", [100.0, 3600.0, 86_400.0, 2e9])
-def test_a_tick_ahead_of_its_time_is_not_the_last_price(store: PriceStore, ahead: float) -> None:
+def test_tick_with_a_future_time_is_not_the_last_price(store: PriceStore, ahead: float) -> None:
     store_ticks(store, "A", (-2, 1.0), (ahead, 999.0), (-1, 2.0), (-time.time(), 0.5), (0, 3.0))
     store_ticks(store, "ONLY", (ahead, 7.0))
     assert (last_price(store, "A"), last_price(store, "ONLY"), last_price(store, "NONE")) == (3.0, 7.0, None)
 
 
-def test_many_ticks_ahead_of_their_time_come_after_all_others(store: PriceStore) -> None:
+def test_ticks_with_future_times_come_last(store: PriceStore) -> None:
     rng = random.Random(1)
     wrong = [(rng.choice([90, 4000, 10**6, 10**9]) + rng.random() * 1000, 999.0) for _ in range(60)]
     right = [(-100.0 + n, float(n)) for n in range(60)]
@@ -70,14 +70,14 @@ def test_many_ticks_ahead_of_their_time_come_after_all_others(store: PriceStore)
         assert cursor.fetchone() == (120,)  # none is dropped
 
 
-def test_if_this_servers_clock_is_slow_the_newest_tick_is_still_the_last_price(store: PriceStore) -> None:
+def test_newest_tick_is_the_last_price_despite_a_slow_server_clock(store: PriceStore) -> None:
     session = Told(store, time.time() + 600)
     for seq in range(1, 100):
         session.store([seq], symbol="A", price=str(seq))
     assert last_price(store, "A") == 99
 
 
-def test_an_instrument_was_last_seen_when_its_newest_tick_was_received(store: PriceStore) -> None:
+def test_instrument_last_seen_is_the_receipt_of_its_newest_tick(store: PriceStore) -> None:
     session = Told(store, time.time() - 500)
     session.tell("instrument", 0, symbol="A")
     session.store([1], symbol="A", time=str(FAR_AHEAD))
@@ -88,7 +88,7 @@ def test_an_instrument_was_last_seen_when_its_newest_tick_was_received(store: Pr
     assert seen == pytest.approx(session.start + 2, abs=0.001)
 
 
-def test_the_dashboard_goes_on_after_a_tick_ahead_of_its_time(backend: Database, store: PriceStore) -> None:
+def test_dashboard_continues_after_a_tick_with_a_future_time(backend: Database, store: PriceStore) -> None:
     with closing(Reader(Secret(backend.url))) as reader:
         quotes, charts = Quotes(reader, every=0.0), Charts(reader, every=0.0)
         look = quotes.look

@@ -41,7 +41,7 @@ def begun(store: PriceStore, start: float, *symbols: str, feed: str = "twelvedat
     return session
 
 
-def test_a_gap_begins_at_the_last_frame_and_ends_when_subscribed_again(pipeline: Pipeline, store: PriceStore) -> None:
+def test_gap_lasts_from_the_last_frame_to_the_next_subscription(pipeline: Pipeline, store: PriceStore) -> None:
     start = float(int(time.time()) - 100)
     session = begun(store, start, "A", "B")
     session.tell("disconnected", 40, cause="no answer", last_frame=round((start + 33) * 1e6))
@@ -52,7 +52,7 @@ def test_a_gap_begins_at_the_last_frame_and_ends_when_subscribed_again(pipeline:
     assert gaps(pipeline, start) == [("A", 33, 42, cause), ("B", 33, 42, cause)]
 
 
-def test_a_killed_producer_leaves_a_gap_from_its_last_word_to_the_next_session(
+def test_killed_producer_leaves_a_gap_from_its_last_report_to_the_next_session(
     pipeline: Pipeline, store: PriceStore
 ) -> None:
     start = float(int(time.time()) - 100)
@@ -61,7 +61,7 @@ def test_a_killed_producer_leaves_a_gap_from_its_last_word_to_the_next_session(
     assert gaps(pipeline, start) == [("A", 5, 60, "ended without word")]
 
 
-def test_no_producer_is_a_gap_that_goes_on(pipeline: Pipeline, store: PriceStore) -> None:
+def test_missing_producer_is_an_open_gap(pipeline: Pipeline, store: PriceStore) -> None:
     start = float(int(time.time()) - 100)
     begun(store, start, "A").tell("stopped", 10, last_seq=0)
     assert gaps(pipeline, start) == [("A", 10, None, "stopped")]
@@ -69,14 +69,14 @@ def test_no_producer_is_a_gap_that_goes_on(pipeline: Pipeline, store: PriceStore
     assert gaps(pipeline, start) == [("A", 10, 60, "stopped")]
 
 
-def test_midnight_is_no_gap(pipeline: Pipeline, store: PriceStore) -> None:
+def test_midnight_is_not_a_gap(pipeline: Pipeline, store: PriceStore) -> None:
     start = float(int(time.time()) - 100)
     begun(store, start, "A").tell("stopped", 50, last_seq=0)
     begun(store, start + 50, "A").tell("alive", 49, last_seq=0)
     assert gaps(pipeline, start) == []
 
 
-def test_a_symbol_that_another_producer_covers_is_not_blind(pipeline: Pipeline, store: PriceStore) -> None:
+def test_symbol_covered_by_another_producer_has_no_gap(pipeline: Pipeline, store: PriceStore) -> None:
     start = float(int(time.time()) - 100)
     one = begun(store, start, "A", "B", feed="one")
     begun(store, start + 0.5, "B", feed="two").tell("alive", 99, last_seq=0)
@@ -86,7 +86,7 @@ def test_a_symbol_that_another_producer_covers_is_not_blind(pipeline: Pipeline, 
     assert gaps(pipeline, start) == [("A", 40, 50, "disconnected: reset")]
 
 
-def test_a_refused_symbol_is_a_gap_with_its_reason(pipeline: Pipeline, store: PriceStore) -> None:
+def test_refused_symbol_is_a_gap_with_its_reason(pipeline: Pipeline, store: PriceStore) -> None:
     start = float(int(time.time()) - 100)
     session = begun(store, start, "A")
     session.tell("refused", 1, symbols={"B": "not in your plan"})
@@ -94,7 +94,7 @@ def test_a_refused_symbol_is_a_gap_with_its_reason(pipeline: Pipeline, store: Pr
     assert gaps(pipeline, start) == [("B", 1, None, "refused: not in your plan")]
 
 
-def test_what_was_unsubscribed_is_no_gap_that_goes_on(pipeline: Pipeline, store: PriceStore) -> None:
+def test_unsubscribed_symbol_has_no_open_gap(pipeline: Pipeline, store: PriceStore) -> None:
     start = float(int(time.time()) - 100)
     session = begun(store, start, "A", "B")
     session.tell("unsubscribed", 10, symbols=["B"])
@@ -102,7 +102,7 @@ def test_what_was_unsubscribed_is_no_gap_that_goes_on(pipeline: Pipeline, store:
     assert gaps(pipeline, start) == []
 
 
-def test_an_overflow_is_a_gap_of_any_symbol(pipeline: Pipeline, store: PriceStore) -> None:
+def test_overflow_is_a_gap_of_any_symbol(pipeline: Pipeline, store: PriceStore) -> None:
     start = float(int(time.time()) - 100)
     session = begun(store, start, "A")
     since, until = round((start + 20) * 1e6), round((start + 21) * 1e6)
@@ -111,7 +111,7 @@ def test_an_overflow_is_a_gap_of_any_symbol(pipeline: Pipeline, store: PriceStor
     assert gaps(pipeline, start) == [(None, 20, 21, "overflow: spool full")]
 
 
-def test_sessions_tell_when_they_ran_and_how_far_they_came(pipeline: Pipeline, store: PriceStore) -> None:
+def test_sessions_have_times_and_last_seq(pipeline: Pipeline, store: PriceStore) -> None:
     start = float(int(time.time()) - 100)
     session = begun(store, start, "A")
     session.vouch("alive", 5, 70)
@@ -124,9 +124,7 @@ def test_sessions_tell_when_they_ran_and_how_far_they_came(pipeline: Pipeline, s
     assert row[5:] == (123, 1)
 
 
-def test_a_span_that_began_by_a_clock_that_was_ahead_hides_and_makes_no_gap(
-    pipeline: Pipeline, store: PriceStore
-) -> None:
+def test_span_started_by_a_fast_clock_neither_hides_nor_creates_a_gap(pipeline: Pipeline, store: PriceStore) -> None:
     start = float(int(time.time()) - 5000)
     ahead = begun(store, start, "A")
     ahead.tell("subscribed", 4000, symbols=["B"])  # by a clock that is ahead by 3,990 s, and goes back after 20 s
@@ -152,7 +150,7 @@ def test_a_span_that_began_by_a_clock_that_was_ahead_hides_and_makes_no_gap(
         ("started", []),
     ],
 )
-def test_an_odd_event_is_a_dead_letter_and_breaks_no_view(
+def test_malformed_feed_event_is_a_dead_letter_and_breaks_no_view(
     event: str, detail: object, pipeline: Pipeline, store: PriceStore
 ) -> None:
     good = begun(store, time.time(), "A")
@@ -162,6 +160,6 @@ def test_an_odd_event_is_a_dead_letter_and_breaks_no_view(
     pipeline.database.query("SELECT * FROM feed_gaps")
 
 
-def test_a_session_beyond_all_time_is_a_dead_letter(store: PriceStore) -> None:
+def test_session_with_an_impossible_time_is_a_dead_letter(store: PriceStore) -> None:
     fields = {"session": str(9 * 10**18), "number": "1", "at": "1", "event": "alive", "detail": "{}"}
     assert store.insert_batch(FEED, "prices:feed", [entry(fields)]).dead == 1

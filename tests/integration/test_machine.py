@@ -90,14 +90,14 @@ def printed_urls(running: Running) -> dict[str, str]:
 # Proxies.
 
 
-def test_a_proxy_is_not_used_for_our_own_servers(up: Callable[..., Running]) -> None:
+def test_proxy_is_not_used_for_local_servers(up: Callable[..., Running]) -> None:
     names = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
     with http_proxy("403 Forbidden") as proxy:
         assert_stored(up("--for", "1", no_proxy="elsewhere", **dict.fromkeys(names, f"http://127.0.0.1:{proxy.port}")))
     assert proxy.requests == []
 
 
-def test_up_shows_the_errors_of_the_producer_and_exits_1_without_a_price(up: Callable[..., Running]) -> None:
+def test_up_shows_producer_errors_and_exits_1_without_a_price(up: Callable[..., Running]) -> None:
     with http_proxy("407 Proxy Authentication Required") as proxy:
         running = up(
             TWELVE_DATA_API_KEY="any",
@@ -117,9 +117,7 @@ def test_up_shows_the_errors_of_the_producer_and_exits_1_without_a_price(up: Cal
 
 
 @pytest.mark.parametrize("command", ["producer", "tickpipe"])
-def test_an_invalid_proxy_is_a_wrong_configuration(
-    up: Callable[..., Running], processes: Processes, command: str
-) -> None:
+def test_invalid_proxy_exits_2(up: Callable[..., Running], processes: Processes, command: str) -> None:
     environ = {"TWELVE_DATA_API_KEY": "any", "HTTPS_PROXY": f"http://user:{SECRET}#@proxy:3128"}
     if command == "tickpipe":
         refused = up(**environ)
@@ -134,7 +132,7 @@ def test_an_invalid_proxy_is_a_wrong_configuration(
 # The variables of libpq.
 
 
-def test_the_embedded_database_ignores_the_variables_of_libpq(
+def test_embedded_database_ignores_libpq_variables(
     up: Callable[..., Running], processes: Processes, tmp_path: Path
 ) -> None:
     (tmp_path / ".env").write_text("PGSERVICE=elsewhere\n")  # each process reads it
@@ -150,7 +148,7 @@ def test_the_embedded_database_ignores_the_variables_of_libpq(
     assert_stored(running)
 
 
-def test_tickpipe_servers_ignores_them_too(processes: Processes, home: Path) -> None:
+def test_servers_command_ignores_libpq_variables(processes: Processes, home: Path) -> None:
     running = processes.start("tickpipe", "servers", home / "data", **LIBPQ)
     with closing(psycopg2.connect(printed_urls(running)["DATABASE_URL"])) as connection:
         assert connection.info.dbname == "tickpipe"
@@ -160,7 +158,7 @@ def test_tickpipe_servers_ignores_them_too(processes: Processes, home: Path) -> 
 # Install layouts and the working folder.
 
 
-def test_up_needs_no_scripts_and_imports_nothing_from_the_working_folder(
+def test_up_needs_no_scripts_and_ignores_modules_in_the_working_folder(
     processes: Processes, tmp_path: Path, home: Path
 ) -> None:
     python = Path(sys.base_prefix) / f"bin/python{sys.version_info.major}.{sys.version_info.minor}"
@@ -186,7 +184,7 @@ def children(home: Path) -> list[psutil.Process]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", ["up", "servers"])
-def test_a_signal_during_initdb_stops_at_once_and_leaves_nothing(
+def test_signal_during_initdb_stops_immediately_and_leaves_nothing(
     up: Callable[..., Running], processes: Processes, home: Path, command: str, number: signal.Signals
 ) -> None:
     folder = home / "data/demo"
@@ -210,7 +208,7 @@ def migrations_locked(pipeline: Pipeline) -> Iterator[None]:
         yield
 
 
-def test_a_signal_during_the_migration_stops_at_once(up: Callable[..., Running], pipeline: Pipeline) -> None:
+def test_signal_during_the_migration_stops_immediately(up: Callable[..., Running], pipeline: Pipeline) -> None:
     with migrations_locked(pipeline):
         running = up("--simulate", REDIS_URL=pipeline.servers.valkey.url, DATABASE_URL=pipeline.database.url)
         wait_for(pipeline.database.waiting, message="the migration waits for a lock")
@@ -219,7 +217,7 @@ def test_a_signal_during_the_migration_stops_at_once(up: Callable[..., Running],
     assert "received" not in running.said()
 
 
-def test_a_signal_before_the_first_price_is_not_a_failure(up: Callable[..., Running], home: Path) -> None:
+def test_signal_before_the_first_price_is_not_a_failure(up: Callable[..., Running], home: Path) -> None:
     running = up("--rate", "0.1")
     wait_for((home / "data/demo/logs/producer.log").exists, 2 * PATIENCE, "the producer has been started")
     running.signal(signal.SIGTERM)
@@ -228,7 +226,7 @@ def test_a_signal_before_the_first_price_is_not_a_failure(up: Callable[..., Runn
     assert children(home) == []
 
 
-def test_signals_are_heard_while_the_main_thread_is_in_a_c_library(processes: Processes, pipeline: Pipeline) -> None:
+def test_signals_are_handled_while_the_main_thread_is_in_a_c_library(processes: Processes, pipeline: Pipeline) -> None:
     process = processes.start("python", "-c", IN_A_QUERY, pipeline.database.url, PYTHONPATH=str(ROOT))
     asleep = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active'"
     wait_for(lambda: pipeline.database.query(asleep), message="the query runs")
@@ -249,7 +247,7 @@ HARMFUL = {
 }  # fmt: skip
 
 
-def test_variables_of_libpq_change_no_result_on_a_database_of_the_user(fresh_pipeline: Pipeline) -> None:
+def test_libpq_variables_change_no_result_on_an_external_database(fresh_pipeline: Pipeline) -> None:
     pipeline = fresh_pipeline
     environ = {
         "PGOPTIONS": " ".join(f"-c {name}={value}" for name, value in HARMFUL.items()),

@@ -51,7 +51,7 @@ def wait_for_health(port: int, status: int, words: str) -> None:
     wait_for(says, 20, f"/healthz says {status} and {words!r}; it says {get(port, '/healthz')}")
 
 
-def test_what_was_received_appended_and_stored_is_scraped(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_metrics_count_received_appended_and_stored_prices(pipeline: Pipeline, tmp_path: Path) -> None:
     events = make_events(2000)
     feeding, storing = free_port(), free_port()
     with Simulator(SimulatorConfig(capture=write_capture(tmp_path / "capture.ndjson", events), speed=0.0)) as simulator:
@@ -73,7 +73,7 @@ def test_what_was_received_appended_and_stored_is_scraped(pipeline: Pipeline, tm
         assert [get(port, "/healthz") for port in (feeding, storing)] == [(200, "ok\n")] * 2
 
 
-def test_a_database_that_is_away_makes_the_consumer_red_until_it_is_back(breakable_pipeline: Pipeline) -> None:
+def test_consumer_is_unhealthy_during_a_database_outage(breakable_pipeline: Pipeline) -> None:
     pipeline, port = breakable_pipeline, free_port()
     with Simulator(SimulatorConfig(rate=100)) as simulator:
         pipeline.consumer("--metrics-port", str(port))
@@ -90,7 +90,7 @@ def test_a_database_that_is_away_makes_the_consumer_red_until_it_is_back(breakab
         assert scrape(port)["tickpipe_database_up"] == 1
 
 
-def test_a_redis_that_is_away_makes_the_consumer_red_and_the_producer_spool(breakable_pipeline: Pipeline) -> None:
+def test_redis_outage_makes_the_consumer_unhealthy_and_the_producer_spool(breakable_pipeline: Pipeline) -> None:
     pipeline = breakable_pipeline
     feeding, storing = free_port(), free_port()
     with Simulator(SimulatorConfig(rate=100)) as simulator:
@@ -108,7 +108,7 @@ def test_a_redis_that_is_away_makes_the_consumer_red_and_the_producer_spool(brea
         wait_for(lambda: scrape(storing)["tickpipe_redis_up"] == 1)
 
 
-def test_a_redis_that_hangs_does_not_make_a_scrape_hang(breakable_pipeline: Pipeline) -> None:
+def test_hanging_redis_does_not_block_a_scrape(breakable_pipeline: Pipeline) -> None:
     pipeline, port = breakable_pipeline, free_port()
     pipeline.consumer("--metrics-port", str(port))
     wait_for(lambda: scrape(port).get("tickpipe_redis_up") == 1)
@@ -129,7 +129,7 @@ def test_a_redis_that_hangs_does_not_make_a_scrape_hang(breakable_pipeline: Pipe
     wait_for_health(port, 200, "ok")
 
 
-def test_a_websocket_that_is_gone_makes_the_producer_red_until_it_is_back(pipeline: Pipeline) -> None:
+def test_producer_is_unhealthy_without_a_websocket(pipeline: Pipeline) -> None:
     port = free_port()
     with FaultySimulator(SimulatorConfig(rate=100)) as simulator:
         pipeline.producer(simulator.url, "--metrics-port", str(port), "--unhealthy-after", "1.5")
@@ -145,7 +145,7 @@ def test_a_websocket_that_is_gone_makes_the_producer_red_until_it_is_back(pipeli
         assert scrape(port)["tickpipe_feed_reconnects_total"] == 1
 
 
-def test_nobody_listens_unless_asked_to(pipeline: Pipeline) -> None:
+def test_metrics_port_is_closed_by_default(pipeline: Pipeline) -> None:
     with Simulator(SimulatorConfig(rate=100)) as simulator:
         consumer, producer = pipeline.consumer(), pipeline.producer(simulator.url, METRICS_PORT="")
         pipeline.wait_until_stored(20)

@@ -144,18 +144,18 @@ def assert_all_answered(database: Database) -> None:
         assert (rows != []) == (query.place != "pipeline.json: Chunks" or on_timescaledb(database)), query.place
 
 
-def test_every_query_of_grafana_is_answered(home: Database) -> None:
+def test_every_grafana_query_returns_rows(home: Database) -> None:
     assert_all_answered(home)
 
 
-def test_every_query_is_answered_before_the_first_price(database: Database) -> None:
+def test_every_grafana_query_works_before_the_first_price(database: Database) -> None:
     for query in sql_queries():
         columns, rows = ask(database, query)
         if query.kind != "stat":  # no price: no row
             assert_fit(query, columns, rows)
 
 
-def test_candles_are_those_of_the_view_and_the_first_is_whole(home: Database) -> None:
+def test_grafana_candles_match_the_view_and_the_first_is_complete(home: Database) -> None:
     columns, rows = ask(home, named("prices.json: $symbol, $interval"), interval="1 minute")
     assert [name for name, _ in columns] == ["time", "open", "high", "low", "close", "volume"]
     expected = home.query(
@@ -167,20 +167,20 @@ def test_candles_are_those_of_the_view_and_the_first_is_whole(home: Database) ->
     assert all(row[0].timestamp() % 900 == 0 for row in wide)
 
 
-def test_a_symbol_of_any_name_can_be_chosen(home: Database) -> None:
+def test_any_symbol_name_can_be_selected(home: Database) -> None:
     assert ask(home, named("prices.json: $symbol"))[1] == [(SYMBOL,), ("EUR/USD",), (ODD_SYMBOL,)]
     assert ask(home, named("prices.json: Last price"), ODD_SYMBOL)[1] == [(1.0,)]
     assert len(ask(home, named("prices.json: Latest ticks"), ODD_SYMBOL)[1]) == 1
 
 
-def test_a_gap_is_shown_with_its_length_and_cause(home: Database) -> None:
+def test_gap_is_shown_with_its_length_and_cause(home: Database) -> None:
     ((since, until, text, _),) = [row for row in ask(home, named("prices.json: Gaps"))[1] if "goes on" not in row[2]]
     assert (until - since).total_seconds() == pytest.approx(300, abs=1)
     assert text == f"{SYMBOL} blind: disconnected: no answer to pings"
     assert ask(home, named("prices.json: Blind"))[1][0][0] == pytest.approx(300, abs=10)
 
 
-def test_a_session_that_nobody_has_verified_raises_the_alert(home: Database) -> None:
+def test_unverified_session_raises_the_alert(home: Database) -> None:
     query = named("rules.yml: SessionIncomplete")
     assert ask(home, query)[1] == [(0.0,)]  # it ended just now
     home.query("UPDATE feed_events SET at = at - interval '2 hours'")
@@ -198,7 +198,7 @@ def test_a_session_that_nobody_has_verified_raises_the_alert(home: Database) -> 
     assert ask(home, named("pipeline.json: Sessions"))[1][0][-1] == "not verified"
 
 
-def test_sizes_add_up(home: Database) -> None:
+def test_table_sizes_add_up(home: Database) -> None:
     columns, rows = ask(home, named("pipeline.json: Sizes"))
     assert [name for name, _ in columns] == ["name", "tables", "bytes", "rows"]
     found = {row[0]: row for row in rows}
@@ -245,17 +245,17 @@ def reader(servers: ServerPair, fresh_database: Database) -> Iterator[Database]:
         remove_role(fresh_database)
 
 
-def test_the_role_reads_all_that_grafana_asks(reader: Database) -> None:
+def test_grafana_role_reads_everything_grafana_queries(reader: Database) -> None:
     assert_all_answered(reader)
     assert ask(reader, named("rules.yml: DiskFilling"))[1][0][0] > 1000  # its limit is of DISK_ALERT_GB
 
 
-def test_the_role_reads_tables_that_come_later(reader: Database, fresh_database: Database) -> None:
+def test_grafana_role_reads_tables_created_later(reader: Database, fresh_database: Database) -> None:
     fresh_database.query("CREATE TABLE later AS SELECT 1 AS one")
     assert reader.query("SELECT * FROM later") == [(1,)]
 
 
-def test_the_role_changes_nothing(reader: Database) -> None:
+def test_grafana_role_cannot_write(reader: Database) -> None:
     for statement in ("DELETE FROM prices_real_time", "CREATE TABLE mine ()", "CREATE TEMP TABLE mine ()"):
         with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
             reader.query(statement)
@@ -265,7 +265,7 @@ def test_the_role_changes_nothing(reader: Database) -> None:
             reader.query(statement)
 
 
-def test_the_role_has_no_right_that_it_does_not_need(
+def test_grafana_role_has_no_unneeded_right(
     reader: Database, fresh_database: Database, new_role: Callable[[], str]
 ) -> None:
     other = new_role()
@@ -293,7 +293,7 @@ def test_the_role_has_no_right_that_it_does_not_need(
         fresh_database.query(f"DROP OWNED BY {other}")
 
 
-def test_a_role_of_that_name_with_more_rights_is_refused(fresh_database: Database) -> None:
+def test_existing_role_with_more_rights_is_refused(fresh_database: Database) -> None:
     fresh_database.query(f"CREATE ROLE {ROLE} CREATEROLE")
     try:
         done = run_readonly_sql(fresh_database, check=False)
@@ -304,7 +304,7 @@ def test_a_role_of_that_name_with_more_rights_is_refused(fresh_database: Databas
         fresh_database.query(f"DROP ROLE {ROLE}")
 
 
-def test_no_role_is_made_without_a_password(fresh_database: Database) -> None:
+def test_grafana_role_is_not_created_without_a_password(fresh_database: Database) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "GRAFANA_PASSWORD"}
     done = subprocess.run(
         [str(PSQL), "--no-psqlrc", "--quiet", "--file", str(FOLDER / "readonly.sql"), fresh_database.url],
@@ -316,7 +316,7 @@ def test_no_role_is_made_without_a_password(fresh_database: Database) -> None:
     assert fresh_database.query("SELECT count(*) FROM pg_roles WHERE rolname = %s", ROLE) == [(0,)]
 
 
-def test_the_role_reads_chunks_and_aggregates_of_timescaledb(hypertable: Database) -> None:
+def test_grafana_role_reads_timescaledb_chunks_and_aggregates(hypertable: Database) -> None:
     hypertable.query(readonly_sql("secret", "50"))
     try:
         hypertable.query(f"SET ROLE {ROLE}")

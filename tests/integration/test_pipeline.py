@@ -74,7 +74,7 @@ def replay(path: Path, speed: float = 0.0) -> Simulator:
 # All goes well.
 
 
-def test_what_the_websocket_sends_is_what_is_stored(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_every_sent_price_is_stored(pipeline: Pipeline, tmp_path: Path) -> None:
     events = make_events(3000)
     assert {event["symbol"] for event in events} == set(SYMBOLS)
     with replay(write_capture(tmp_path / "capture.ndjson", events)) as simulator:
@@ -88,7 +88,7 @@ def test_what_the_websocket_sends_is_what_is_stored(pipeline: Pipeline, tmp_path
     assert pipeline.database.count("dead_letters") == 0
 
 
-def test_the_feed_tells_its_story(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_feed_events_describe_the_session(pipeline: Pipeline, tmp_path: Path) -> None:
     events = make_events(500)
     with replay(write_capture(tmp_path / "capture.ndjson", events)) as simulator:
         producer = pipeline.producer(simulator.url, "--feed-name", "stocks", symbols=[*SYMBOLS, "NOSUCH"])
@@ -110,7 +110,7 @@ def test_the_feed_tells_its_story(pipeline: Pipeline, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not REAL_CAPTURE.exists(), reason="the recorded prices are not beside this repository")
-def test_recorded_prices_arrive_as_they_were_recorded(pipeline: Pipeline) -> None:
+def test_recorded_prices_are_stored_unchanged(pipeline: Pipeline) -> None:
     with replay(REAL_CAPTURE) as simulator:
         for _ in range(2):
             pipeline.consumer()
@@ -121,7 +121,7 @@ def test_recorded_prices_arrive_as_they_were_recorded(pipeline: Pipeline) -> Non
     pipeline.assert_stored_exactly(events)
 
 
-def test_two_producers_feed_one_stream_each_with_its_own_session(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_two_producers_share_a_stream_with_separate_sessions(pipeline: Pipeline, tmp_path: Path) -> None:
     events = [event for event in make_events(2000) if event["symbol"] in STOCKS]
     others = [event for event in make_events(2000, seed=2) if event["symbol"] in COINS]
     with (
@@ -139,7 +139,7 @@ def test_two_producers_feed_one_stream_each_with_its_own_session(pipeline: Pipel
     pipeline.assert_stored_exactly(others, session=other_session)
 
 
-def test_three_consumers_share_the_work(pipeline: Pipeline) -> None:
+def test_three_consumers_share_the_stream(pipeline: Pipeline) -> None:
     events = make_events(6000)
     pipeline.append(list(ticks(events, SESSION)))
     with pipeline.database.locked():  # until all three are at work
@@ -152,7 +152,7 @@ def test_three_consumers_share_the_work(pipeline: Pipeline) -> None:
     pipeline.assert_stored_exactly(events)
 
 
-def test_two_live_consumers_under_one_name_do_no_harm(pipeline: Pipeline) -> None:
+def test_two_consumers_with_one_name_lose_and_duplicate_nothing(pipeline: Pipeline) -> None:
     events = make_events(4000)
     pipeline.append(list(ticks(events, SESSION)))
     options = ("--max-batch-size", "50", "--consumer-name", "twin")
@@ -169,7 +169,7 @@ def test_two_live_consumers_under_one_name_do_no_harm(pipeline: Pipeline) -> Non
     pipeline.assert_stored_exactly(events)
 
 
-def test_who_leaves_does_not_take_a_name_away_that_still_holds_entries(pipeline: Pipeline) -> None:
+def test_stopping_consumer_keeps_a_name_that_has_pending_entries(pipeline: Pipeline) -> None:
     events = make_events(50)
     consumer = pipeline.consumer("--consumer-name", "twin")
     wait_for(lambda: pipeline.redis.exists("prices") and pipeline.consumers() == {"twin"})
@@ -184,7 +184,7 @@ def test_who_leaves_does_not_take_a_name_away_that_still_holds_entries(pipeline:
     pipeline.assert_stored_exactly(events)
 
 
-def test_symbols_file_is_followed_on_sighup_on_the_open_connection(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_sighup_reloads_the_symbols_file_without_reconnecting(pipeline: Pipeline, tmp_path: Path) -> None:
     sent: dict[str, int] = {}
 
     def journal(_connection: int, event: Event) -> None:
@@ -216,7 +216,7 @@ def test_symbols_file_is_followed_on_sighup_on_the_open_connection(pipeline: Pip
 # What is killed.
 
 
-def test_a_consumer_killed_in_the_middle_of_a_block_loses_nothing(pipeline: Pipeline) -> None:
+def test_consumer_killed_within_a_batch_loses_nothing(pipeline: Pipeline) -> None:
     events = make_events(2500)
     pipeline.append(list(ticks(events, SESSION)))
     with pipeline.database.locked():
@@ -233,7 +233,7 @@ def test_a_consumer_killed_in_the_middle_of_a_block_loses_nothing(pipeline: Pipe
     pipeline.assert_stored_exactly(events)
 
 
-def test_a_consumer_with_a_fixed_name_takes_up_what_it_held_when_it_was_killed(pipeline: Pipeline) -> None:
+def test_restarted_consumer_with_a_fixed_name_processes_its_pending_entries(pipeline: Pipeline) -> None:
     events = make_events(1500)
     pipeline.append(list(ticks(events, SESSION)))
     with pipeline.database.locked():
@@ -249,7 +249,7 @@ def test_a_consumer_with_a_fixed_name_takes_up_what_it_held_when_it_was_killed(p
     pipeline.assert_stored_exactly(events)
 
 
-def test_a_consumer_killed_between_commit_and_ack_doubles_nothing(pipeline: Pipeline) -> None:
+def test_consumer_killed_between_commit_and_ack_duplicates_nothing(pipeline: Pipeline) -> None:
     events = make_events(2500)
     pipeline.append(list(ticks(events, SESSION)))
     victim = pipeline.processes.start("python", "-c", DIES_BEFORE_ACK)
@@ -264,7 +264,7 @@ def test_a_consumer_killed_between_commit_and_ack_doubles_nothing(pipeline: Pipe
     pipeline.assert_stored_exactly(events)
 
 
-def test_a_paused_consumer_that_wakes_up_after_its_block_was_claimed_doubles_nothing(pipeline: Pipeline) -> None:
+def test_paused_consumer_whose_batch_was_claimed_duplicates_nothing(pipeline: Pipeline) -> None:
     events = make_events(1000)
     pipeline.append(list(ticks(events, SESSION)))
     with pipeline.database.locked():
@@ -282,7 +282,7 @@ def test_a_paused_consumer_that_wakes_up_after_its_block_was_claimed_doubles_not
     pipeline.assert_stored_exactly(events)
 
 
-def test_a_consumer_frozen_within_its_transaction_does_not_keep_the_others_waiting(pipeline: Pipeline) -> None:
+def test_consumer_frozen_within_a_transaction_does_not_block_others(pipeline: Pipeline) -> None:
     events = make_events(500)
     pipeline.append([*ticks(events, SESSION)])
     with pipeline.database.locked():
@@ -298,7 +298,7 @@ def test_a_consumer_frozen_within_its_transaction_does_not_keep_the_others_waiti
     pipeline.assert_stored_exactly(events)
 
 
-def test_consumers_killed_five_times_at_random_lose_and_double_nothing(pipeline: Pipeline) -> None:
+def test_five_random_consumer_kills_lose_and_duplicate_nothing(pipeline: Pipeline) -> None:
     rng = random.Random(1)
     events = make_events(8000)
     pipeline.append(list(ticks(events, SESSION)))
@@ -316,7 +316,7 @@ def test_consumers_killed_five_times_at_random_lose_and_double_nothing(pipeline:
 
 
 @pytest.mark.skipif(not REAL_CAPTURE.exists(), reason="the recorded prices are not beside this repository")
-def test_recorded_prices_survive_five_kills_while_they_arrive(pipeline: Pipeline) -> None:
+def test_recorded_prices_survive_five_consumer_kills(pipeline: Pipeline) -> None:
     rng = random.Random(5)
     events = read_capture(REAL_CAPTURE)
     options = ("--max-batch-size", "50", "--claim-idle", "1")
@@ -336,7 +336,7 @@ def test_recorded_prices_survive_five_kills_while_they_arrive(pipeline: Pipeline
 # What is away for a while.
 
 
-def test_the_database_may_go_and_come_back(breakable_pipeline: Pipeline, tmp_path: Path) -> None:
+def test_database_restart_loses_nothing(breakable_pipeline: Pipeline, tmp_path: Path) -> None:
     pipeline = breakable_pipeline
     events = make_events(4000)
     with replay(write_capture(tmp_path / "capture.ndjson", events, seconds=2), speed=1) as simulator:
@@ -356,7 +356,7 @@ def test_the_database_may_go_and_come_back(breakable_pipeline: Pipeline, tmp_pat
     pipeline.assert_stored_exactly(events)
 
 
-def test_the_database_may_crash_and_come_back(breakable_pipeline: Pipeline) -> None:
+def test_database_crash_loses_nothing(breakable_pipeline: Pipeline) -> None:
     pipeline = breakable_pipeline
     events = make_events(6000)
     pipeline.append(list(ticks(events, SESSION)))
@@ -371,7 +371,7 @@ def test_the_database_may_crash_and_come_back(breakable_pipeline: Pipeline) -> N
     pipeline.assert_stored_exactly(events)
 
 
-def test_consumers_may_start_before_the_servers(breakable_pipeline: Pipeline) -> None:
+def test_consumers_started_before_the_servers_wait_for_them(breakable_pipeline: Pipeline) -> None:
     pipeline = breakable_pipeline
     events = make_events(100)
     pipeline.append(list(ticks(events, SESSION)))
@@ -387,7 +387,7 @@ def test_consumers_may_start_before_the_servers(breakable_pipeline: Pipeline) ->
 
 
 @pytest.mark.parametrize("crash", [False, True], ids=["stopped", "killed"])
-def test_redis_may_go_and_come_back(breakable_pipeline: Pipeline, tmp_path: Path, crash: bool) -> None:
+def test_redis_outage_loses_nothing(breakable_pipeline: Pipeline, tmp_path: Path, crash: bool) -> None:
     pipeline = breakable_pipeline
     events = make_events(4000)
     with replay(write_capture(tmp_path / "capture.ndjson", events, seconds=2), speed=1) as simulator:
@@ -410,7 +410,7 @@ def test_redis_may_go_and_come_back(breakable_pipeline: Pipeline, tmp_path: Path
     assert not list((tmp_path / "spool").rglob("*.spool")), "an empty spool is removed"
 
 
-def test_what_a_producer_could_not_append_the_next_one_does(breakable_pipeline: Pipeline, tmp_path: Path) -> None:
+def test_next_producer_appends_the_spool_of_a_killed_one(breakable_pipeline: Pipeline, tmp_path: Path) -> None:
     pipeline = breakable_pipeline
     events = make_events(1000)
     with replay(write_capture(tmp_path / "capture.ndjson", events)) as simulator:
@@ -432,7 +432,7 @@ def test_what_a_producer_could_not_append_the_next_one_does(breakable_pipeline: 
 # The end.
 
 
-def test_a_producer_told_to_stop_flushes_and_says_its_last_number(pipeline: Pipeline) -> None:
+def test_stopped_producer_flushes_and_reports_its_last_seq(pipeline: Pipeline) -> None:
     sent: list[Event] = []
     with Simulator(SimulatorConfig(rate=2000), journal=lambda _, event: sent.append(event)) as simulator:
         producer = pipeline.producer(simulator.url)
@@ -449,7 +449,7 @@ def test_a_producer_told_to_stop_flushes_and_says_its_last_number(pipeline: Pipe
     assert pipeline.last_seqs() == [last]
 
 
-def test_consumers_told_to_stop_finish_what_they_hold_and_leave(pipeline: Pipeline) -> None:
+def test_stopped_consumers_finish_their_batches_and_leave(pipeline: Pipeline) -> None:
     events = make_events(3000)
     pipeline.append(list(ticks(events, SESSION)))
     with pipeline.database.locked():
@@ -466,7 +466,7 @@ def test_consumers_told_to_stop_finish_what_they_hold_and_leave(pipeline: Pipeli
     pipeline.assert_stored_exactly(events)
 
 
-def test_a_consumer_told_to_stop_while_the_database_hangs_leaves_its_block_to_others(pipeline: Pipeline) -> None:
+def test_consumer_stopped_while_the_database_hangs_leaves_its_batch_to_others(pipeline: Pipeline) -> None:
     assert cli.STOP_WITHIN < 10
     events = make_events(100)
     pipeline.append(list(ticks(events, SESSION)))
@@ -480,7 +480,7 @@ def test_a_consumer_told_to_stop_while_the_database_hangs_leaves_its_block_to_ot
     pipeline.assert_stored_exactly(events)
 
 
-def test_a_second_signal_stops_at_once(pipeline: Pipeline) -> None:
+def test_second_signal_stops_immediately(pipeline: Pipeline) -> None:
     pipeline.append(list(ticks(make_events(100), SESSION)))
     with pipeline.database.locked():
         consumer = pipeline.consumer()
@@ -491,12 +491,12 @@ def test_a_second_signal_stops_at_once(pipeline: Pipeline) -> None:
     assert list(pipeline.pending().values()) == [100]
 
 
-def test_a_signal_is_heard_whatever_the_main_thread_is_at(pipeline: Pipeline) -> None:
+def test_signals_are_handled_while_the_main_thread_is_blocked(pipeline: Pipeline) -> None:
     process = pipeline.processes.start("python", "-c", SIGNALLED_WHILE_WAITING)
     assert process.wait() == 0
 
 
-def test_drain_waits_for_what_a_killed_consumer_holds_and_claims_it(pipeline: Pipeline) -> None:
+def test_drain_claims_the_entries_of_a_killed_consumer(pipeline: Pipeline) -> None:
     events = make_events(1500)
     pipeline.append(list(ticks(events, SESSION)))
     pipeline.prices.ensure_group()
@@ -510,7 +510,7 @@ def test_drain_waits_for_what_a_killed_consumer_holds_and_claims_it(pipeline: Pi
     pipeline.assert_stored_exactly(events)
 
 
-def test_drain_waits_for_the_feed_too(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_drain_includes_the_feed_stream(pipeline: Pipeline, tmp_path: Path) -> None:
     with replay(write_capture(tmp_path / "capture.ndjson", make_events(10))) as simulator:
         producer = pipeline.producer(simulator.url)
         wait_for(lambda: pipeline.appended() == 10)
@@ -524,7 +524,7 @@ def test_drain_waits_for_the_feed_too(pipeline: Pipeline, tmp_path: Path) -> Non
     assert pipeline.last_seqs() == [10]
 
 
-def test_drain_ends_at_once_on_streams_that_nobody_has_written(empty_pipeline: Pipeline) -> None:
+def test_drain_ends_immediately_on_missing_streams(empty_pipeline: Pipeline) -> None:
     empty_pipeline.drain()
     assert empty_pipeline.database.count() == 0  # the schema is there, though
 
@@ -532,7 +532,7 @@ def test_drain_ends_at_once_on_streams_that_nobody_has_written(empty_pipeline: P
 # Values that the database refuses.
 
 
-def test_bad_entries_do_not_stop_the_good_ones(pipeline: Pipeline) -> None:
+def test_bad_entries_do_not_block_good_ones(pipeline: Pipeline) -> None:
     events = make_events(1000)
     entries = [each._asdict() for each in ticks(events, SESSION)]
     entries[100]["price"] = "NaN"
@@ -552,7 +552,7 @@ def test_bad_entries_do_not_stop_the_good_ones(pipeline: Pipeline) -> None:
 
 
 @pytest.mark.parametrize("digits", [19, 400, 5000])  # more than a float holds; more than Python makes a number of
-def test_a_time_of_receipt_beyond_all_numbers_is_a_dead_letter_and_no_end(pipeline: Pipeline, digits: int) -> None:
+def test_out_of_range_receipt_time_is_a_dead_letter(pipeline: Pipeline, digits: int) -> None:
     good = [*ticks(make_events(20), SESSION)]
     pipeline.append([good[0]._replace(received="9" * digits), *good[1:]])
     pipeline.drain()
@@ -560,7 +560,7 @@ def test_a_time_of_receipt_beyond_all_numbers_is_a_dead_letter_and_no_end(pipeli
     assert pipeline.database.query("SELECT seq FROM dead_letters") == [(1,)]
 
 
-def test_a_row_that_fails_like_an_outage_is_found_while_the_database_works(fresh_pipeline: Pipeline) -> None:
+def test_row_that_fails_like_an_outage_is_isolated_while_the_database_responds(fresh_pipeline: Pipeline) -> None:
     pipeline = fresh_pipeline
     pipeline.database.query(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "

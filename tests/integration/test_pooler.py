@@ -86,7 +86,7 @@ def test_each_transaction_has_its_settings(fresh_database: Database, folder: Pat
     assert len(seen) > 1, "the pooler changes the server connection"
 
 
-def test_no_setting_is_left_on_a_connection_that_others_use(fresh_database: Database, folder: Path) -> None:
+def test_settings_do_not_leak_to_other_clients_of_the_pooler(fresh_database: Database, folder: Path) -> None:
     configure(fresh_database, synchronous_commit="remote_write")
     query = "SELECT current_setting('synchronous_commit'), current_setting('statement_timeout')"
     with (
@@ -101,7 +101,7 @@ def test_no_setting_is_left_on_a_connection_that_others_use(fresh_database: Data
         assert {other.query(query)[0] for _ in range(2 * POOL_SIZE)} == {("remote_write", "0")}
 
 
-def test_each_question_of_the_dashboard_is_bounded_and_read_only(pooled_url: str) -> None:
+def test_dashboard_queries_are_read_only_with_a_timeout(pooled_url: str) -> None:
     query = (
         "SELECT current_setting('transaction_read_only'), current_setting('statement_timeout'), "
         "current_setting('jit'), current_setting('max_parallel_workers_per_gather'), current_setting('TimeZone')"
@@ -110,9 +110,7 @@ def test_each_question_of_the_dashboard_is_bounded_and_read_only(pooled_url: str
         assert {reader.rows(query)[0] for _ in range(2 * POOL_SIZE)} == {("on", "10s", "off", "0", "UTC")}
 
 
-def test_migrations_one_after_the_other_do_not_wait_for_a_lock_that_is_left(
-    pooled_empty_url: str, empty_database: Database
-) -> None:
+def test_successive_migrations_do_not_wait_for_a_leftover_lock(pooled_empty_url: str, empty_database: Database) -> None:
     def migrate_twelve_times() -> None:
         for number in range(12):
             with closing(PriceStore(Secret(pooled_empty_url))) as store:
@@ -122,7 +120,7 @@ def test_migrations_one_after_the_other_do_not_wait_for_a_lock_that_is_left(
     assert empty_database.query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
 
 
-def test_of_many_migrations_at_once_one_applies_everything(
+def test_one_of_many_pooled_migrations_applies_everything(
     pooled_empty_url: str, empty_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More of them than the pool has connections; one file is applied outside a transaction."""
@@ -138,7 +136,7 @@ def test_of_many_migrations_at_once_one_applies_everything(
     assert empty_database.query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
 
 
-def test_a_direct_and_a_pooled_migration_exclude_each_other(
+def test_direct_and_pooled_migrations_exclude_each_other(
     pooled_empty_url: str, empty_database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -155,7 +153,7 @@ def test_a_direct_and_a_pooled_migration_exclude_each_other(
         assert apply(one) == []
 
 
-def test_a_batch_is_stored_once(pooled_url: str, fresh_database: Database) -> None:
+def test_batch_is_stored_once_through_a_pooler(pooled_url: str, fresh_database: Database) -> None:
     with closing(PriceStore(Secret(pooled_url))) as store:
         session = Told(store, 1_760_000_000)
         session.store(range(1, 1001))
@@ -165,7 +163,7 @@ def test_a_batch_is_stored_once(pooled_url: str, fresh_database: Database) -> No
     assert fresh_database.count("dead_letters") == 1
 
 
-def test_the_whole_pipeline(fresh_pipeline: Pipeline, folder: Path) -> None:
+def test_pipeline_through_a_pooler_stores_everything(fresh_pipeline: Pipeline, folder: Path) -> None:
     pipeline = fresh_pipeline
     events = make_events(300)
     good = list(ticks(events, SESSION))
@@ -184,7 +182,7 @@ def test_the_whole_pipeline(fresh_pipeline: Pipeline, folder: Path) -> None:
     assert "database: no pooler" in direct.said()
 
 
-def test_statement_mode_is_refused_with_what_to_do(fresh_database: Database, folder: Path) -> None:
+def test_statement_mode_is_refused_with_advice(fresh_database: Database, folder: Path) -> None:
     with (
         pgbouncer(fresh_database.url, folder, mode="statement") as url,
         closing(PriceStore(Secret(url))) as store,
@@ -194,20 +192,20 @@ def test_statement_mode_is_refused_with_what_to_do(fresh_database: Database, fol
 
 
 @pytest.mark.parametrize("change", ["?options=-csearch_path%3Dmine", "/nosuch"])
-def test_a_url_that_the_pooler_refuses_needs_a_person(pooled_url: str, change: str) -> None:
+def test_url_refused_by_the_pooler_is_a_configuration_error(pooled_url: str, change: str) -> None:
     url = f"{pooled_url}{change}" if change[0] == "?" else pooled_url.rpartition("/")[0] + change
     with closing(PriceStore(Secret(url))) as store, pytest.raises(ConfigurationError, match="refuses DATABASE_URL"):
         store.works()
 
 
-def test_session_mode_works_as_well(empty_database: Database, folder: Path) -> None:
+def test_session_mode_works(empty_database: Database, folder: Path) -> None:
     with pgbouncer(empty_database.url, folder, mode="session") as url, closing(PriceStore(Secret(url))) as store:
         assert in_thread(apply, store).exception(timeout=PATIENCE) is None
         assert store.insert_batch(PRICES, "prices", []) == Stored(0, 0, 0)
 
 
 @pytest.mark.skipif("TIMESCALEDB_URL" not in os.environ, reason="the TimescaleDB of npm has one backend for all")
-def test_timescaledb_behind_a_pooler(timescale: Database, folder: Path) -> None:
+def test_timescaledb_works_through_a_pooler(timescale: Database, folder: Path) -> None:
     with pgbouncer(timescale.url, folder) as url:
         stores = [PriceStore(Secret(url)) for _ in range(2 * POOL_SIZE)]
         with ThreadPoolExecutor(len(stores)) as at_once:

@@ -110,7 +110,7 @@ def simulator() -> Iterator[FaultySimulator]:
         yield simulator
 
 
-def test_each_alert_fires_when_its_fault_is_made_and_not_before(
+def test_each_alert_fires_only_for_its_fault(
     program: Path, breakable_pipeline: Pipeline, simulator: FaultySimulator, tmp_path: Path
 ) -> None:
     feeding, storing, dying, asking = (free_port() for _ in range(4))

@@ -504,7 +504,7 @@ def assert_shown(shown: str, printed: str) -> None:
     assert re.fullmatch(pattern, found), f"the page shows\n\n{shown}\nand this is printed:\n\n{found}"
 
 
-def test_every_block_of_the_page_is_checked() -> None:
+def test_every_example_of_the_page_is_checked() -> None:
     queries = {heading: sum(block.is_query for block in blocks) for heading, blocks in SECTIONS.items()}
     programs = {heading: sum(block.language == "python" for block in blocks) for heading, blocks in SECTIONS.items()}
     assert {heading: count for heading, count in queries.items() if count} == {
@@ -517,7 +517,7 @@ def test_every_block_of_the_page_is_checked() -> None:
 
 
 @sections_with_sql
-def test_the_rows_are_those_computed_by_hand(heading: str, home: Home) -> None:
+def test_query_rows_match_a_manual_computation(heading: str, home: Home) -> None:
     with home.having(SECTIONS[heading]) as blocks:
         for block, query in zip(blocks, QUERIES[heading], strict=True):
             query.check(home.database.query(at(NOW, block.code)), NOW)
@@ -533,7 +533,7 @@ def test_psql_prints_what_the_page_shows(heading: str, home: Home) -> None:
 
 
 @sections_with_sql
-def test_little_more_is_read_than_what_is_asked_for(heading: str, home: Home) -> None:
+def test_queries_read_little_more_than_they_return(heading: str, home: Home) -> None:
     with home.having(SECTIONS[heading]) as blocks:
         for block, query in zip(blocks, QUERIES[heading], strict=True):
             sql = at(NOW, block.code)
@@ -547,13 +547,13 @@ def test_little_more_is_read_than_what_is_asked_for(heading: str, home: Home) ->
 
 
 @pytest.mark.parametrize("heading", ["The exchange's day", "The FX day"])
-def test_days_are_right_in_the_spring_too(heading: str, home: Home) -> None:
+def test_days_are_correct_across_spring_daylight_saving(heading: str, home: Home) -> None:
     (block,) = SECTIONS[heading]
     (query,) = QUERIES[heading]
     query.check(home.database.query(at(SPRING, block.code)), SPRING)
 
 
-def test_days_of_24_hours_begin_at_another_hour_after_the_change(home: Home) -> None:
+def test_fixed_24_hour_days_shift_after_daylight_saving(home: Home) -> None:
     """What the page says of date_bin, and of 24 hours."""
     rows = home.database.query(
         """
@@ -566,7 +566,7 @@ def test_days_of_24_hours_begin_at_another_hour_after_the_change(home: Home) -> 
     assert rows == [("16:00", "16:00"), ("18:00", "18:00")]
 
 
-def test_volume_follows_the_rules_of_the_page(home: Home) -> None:
+def test_volume_follows_the_documented_rules(home: Home) -> None:
     told = [
         ("10:00", "NASDAQ", 100),  # the very first
         ("10:01", "NASDAQ", 130),
@@ -600,7 +600,7 @@ def test_volume_follows_the_rules_of_the_page(home: Home) -> None:
 
 
 @pytest.mark.parametrize("heading", PROGRAMS)
-def test_programs_get_the_rows_computed_by_hand(
+def test_example_programs_return_the_manual_rows(
     heading: str, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

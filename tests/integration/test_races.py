@@ -85,7 +85,7 @@ def lost(pipeline: Pipeline, work: Work, moment: int) -> tuple[bool, int]:
 
 
 @pytest.mark.parametrize("work", [trim, remove_idle_consumers, leave])
-def test_no_moment_to_read_loses_an_entry(pipeline: Pipeline, work: Work) -> None:
+def test_entry_read_at_any_moment_survives_trimming(pipeline: Pipeline, work: Work) -> None:
     moment, sent = 0, 1
     while moment <= sent:
         is_lost, sent = lost(pipeline, work, moment)
@@ -95,11 +95,11 @@ def test_no_moment_to_read_loses_an_entry(pipeline: Pipeline, work: Work) -> Non
 
 
 @pytest.mark.parametrize("work", [naive_trim, naive_remove_gone])
-def test_the_naive_order_is_caught_by_this_test(pipeline: Pipeline, work: Work) -> None:
+def test_race_test_detects_the_naive_order(pipeline: Pipeline, work: Work) -> None:
     assert any(lost(pipeline, work, moment)[0] for moment in range(4))
 
 
-def test_a_second_group_that_lags_holds_trimming_back(pipeline: Pipeline) -> None:
+def test_lagging_second_group_prevents_trimming(pipeline: Pipeline) -> None:
     ours, other = pipeline.prices, Stream(pipeline.redis, "prices", "research", "reader")
     for stream in (ours, other):
         stream.ensure_group()
@@ -120,7 +120,7 @@ def test_a_second_group_that_lags_holds_trimming_back(pipeline: Pipeline) -> Non
     assert "BAD" not in well.said()
 
 
-def test_the_doctor_says_what_to_do(pipeline: Pipeline) -> None:
+def test_doctor_reports_a_lagging_group_with_advice(pipeline: Pipeline) -> None:
     pipeline.redis.config_set("maxmemory-policy", "allkeys-lru")
     try:
         doctor = pipeline.processes.start("tickpipe", "doctor", DATABASE_URL="postgresql:///none?host=/nowhere")
@@ -132,7 +132,7 @@ def test_the_doctor_says_what_to_do(pipeline: Pipeline) -> None:
         pipeline.redis.config_set("maxmemory-policy", "noeviction")
 
 
-def test_an_entry_that_redis_refuses_takes_the_others_along(pipeline: Pipeline) -> None:
+def test_entry_that_redis_refuses_fails_its_whole_batch(pipeline: Pipeline) -> None:
     with pytest.raises(StreamOutageError):
         pipeline.prices.append([{"n": "1"}, {}])
     assert pipeline.appended() == 0
@@ -152,7 +152,7 @@ def test_ids_are_compared_as_numbers(pipeline: Pipeline) -> None:
     assert [entry.id for entry in stream.read_own_pending(10)] == [b"10-1"]
 
 
-def test_a_full_redis_is_read_and_trimmed_by_a_consumer_that_starts(pipeline: Pipeline) -> None:
+def test_starting_consumer_reads_and_trims_a_full_redis(pipeline: Pipeline) -> None:
     """XGROUP CREATE is refused by a full Redis even where the group is there; but only reading makes room again."""
     session = Told(PriceStore(Secret(pipeline.database.url)), 1_767_571_200)
     pipeline.prices.ensure_group()

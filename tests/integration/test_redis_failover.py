@@ -78,7 +78,7 @@ def test_prices_are_appended_directly_and_stored_again_after_a_failover(pipeline
     assert [count] == [last] == pipeline.last_seqs()
 
 
-def test_every_call_reaches_the_new_primary_after_one_outage(pipeline: Pipeline, pair: FailoverPair) -> None:
+def test_every_call_reaches_the_new_primary_after_one_error(pipeline: Pipeline, pair: FailoverPair) -> None:
     """Calls that only read, too: the old node would answer them for ever."""
     calls: dict[str, Callable[[Stream], object]] = {
         "check": Stream.check,
@@ -125,7 +125,7 @@ def test_every_call_reaches_the_new_primary_after_one_outage(pipeline: Pipeline,
     assert wrong == {}
 
 
-def test_a_replica_is_an_outage_that_names_it(pair: FailoverPair) -> None:
+def test_replica_is_an_outage_that_names_the_node(pair: FailoverPair) -> None:
     client = redis.Redis(port=pair.replica.port, protocol=2)
     for call in (Stream.check, Stream.backlog, Stream.consumers):
         with pytest.raises(StreamOutageError, match="REDIS_URL is a replica"):
@@ -137,7 +137,7 @@ def test_a_replica_is_an_outage_that_names_it(pair: FailoverPair) -> None:
 
 
 @pytest.mark.parametrize("command", ["producer", "consumer"])
-def test_one_node_of_a_cluster_is_refused_at_the_start(pipeline: Pipeline, cluster: list[Node], command: str) -> None:
+def test_single_cluster_node_is_refused_at_startup(pipeline: Pipeline, cluster: list[Node], command: str) -> None:
     """Though the first of the keys is on this node."""
     url = f"redis://127.0.0.1:{cluster[0].port}/0"
     options = ["--symbols", "AAPL", "--spool-dir", str(pipeline.folder / "spool")] if command == "producer" else []
@@ -147,13 +147,13 @@ def test_one_node_of_a_cluster_is_refused_at_the_start(pipeline: Pipeline, clust
     assert line.startswith(f"{command}: REDIS_URL names one node of a Redis Cluster, and the key 'prices:feed' is on")
 
 
-def test_one_node_of_a_cluster_is_refused_by_the_tools(pipeline: Pipeline, cluster: list[Node]) -> None:
+def test_single_cluster_node_is_refused_by_the_tools(pipeline: Pipeline, cluster: list[Node]) -> None:
     process = pipeline.processes.start("tickpipe", "status", REDIS_URL=f"redis://127.0.0.1:{cluster[1].port}/0")
     assert process.wait() == 2
     assert process.last_log_line()[-1].startswith("tickpipe: REDIS_URL names one node of a Redis Cluster")
 
 
-def test_doctor_finds_a_replica_and_a_cluster_bad(pipeline: Pipeline, pair: FailoverPair, cluster: list[Node]) -> None:
+def test_doctor_reports_a_replica_and_a_cluster(pipeline: Pipeline, pair: FailoverPair, cluster: list[Node]) -> None:
     for port, words in ((pair.replica.port, "is a replica"), (cluster[1].port, "one node of a Redis Cluster")):
         process = pipeline.processes.start("tickpipe", "doctor", REDIS_URL=f"redis://127.0.0.1:{port}/0")
         assert process.wait() == 1

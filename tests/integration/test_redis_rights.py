@@ -57,7 +57,7 @@ def refusal(process: Running) -> str:
 
 
 @pytest.mark.parametrize("key", ["prices", "prices:feed"])
-def test_a_key_of_another_type_ends_the_producer_at_the_start(pipeline: Pipeline, key: str) -> None:
+def test_key_of_another_type_stops_the_producer_at_startup(pipeline: Pipeline, key: str) -> None:
     pipeline.redis.set(key, "x")
     assert f"the key '{key}' in this Redis is a string, not a stream" in refusal(producer_once(pipeline))
     assert pipeline.redis.keys() == [key.encode()]
@@ -66,7 +66,7 @@ def test_a_key_of_another_type_ends_the_producer_at_the_start(pipeline: Pipeline
 @pytest.mark.parametrize(
     ("key", "kind"), [("prices", "stream"), ("prices:feed", "stream"), ("prices:consumers", "hash")]
 )
-def test_a_key_of_another_type_ends_the_consumer_at_the_start(pipeline: Pipeline, key: str, kind: str) -> None:
+def test_key_of_another_type_stops_the_consumer_at_startup(pipeline: Pipeline, key: str, kind: str) -> None:
     pipeline.redis.set(key, "x")
     assert f"the key '{key}' in this Redis is a string, not a {kind}" in refusal(pipeline.consumer())
 
@@ -74,13 +74,13 @@ def test_a_key_of_another_type_ends_the_consumer_at_the_start(pipeline: Pipeline
 # At the start: every right.
 
 
-def test_a_user_for_one_key_ends_the_producer_at_the_start(pipeline: Pipeline, new_user: NewUser) -> None:
+def test_user_limited_to_one_key_stops_the_producer_at_startup(pipeline: Pipeline, new_user: NewUser) -> None:
     line = refusal(producer_once(pipeline, REDIS_URL=new_user("+@all", "~prices")))
     assert line.startswith("producer: Redis refuses type, xadd, evalsha on the key 'prices:feed': ")
     assert line.endswith("ACL SETUSER USER ~prices:feed +type +xadd +evalsha")
 
 
-def test_a_user_for_the_streams_alone_ends_the_consumer_at_the_start(pipeline: Pipeline, new_user: NewUser) -> None:
+def test_user_limited_to_the_streams_stops_the_consumer_at_startup(pipeline: Pipeline, new_user: NewUser) -> None:
     line = refusal(pipeline.consumer(REDIS_URL=new_user("+@all", "~prices", "~prices:feed")))
     assert line.startswith("consumer: Redis refuses type, hset, hgetall, hdel on the key 'prices:consumers': ")
 
@@ -89,7 +89,7 @@ def stream_of(url: str, key: str = "prices") -> Stream:
     return Stream(redis.Redis.from_url(url, protocol=2), key, GROUP, "me")
 
 
-def test_each_right_that_is_missing_is_named(pipeline: Pipeline, new_user: NewUser) -> None:
+def test_each_missing_right_is_reported(pipeline: Pipeline, new_user: NewUser) -> None:
     pipeline.prices.ensure_group()
     checks: list[tuple[Callable[[Stream], bool], rights.Commands]] = [
         (Stream.check_append, rights.append("prices")),
@@ -103,7 +103,7 @@ def test_each_right_that_is_missing_is_named(pipeline: Pipeline, new_user: NewUs
                 check(stream_of(url))
 
 
-def test_the_checks_change_nothing(pipeline: Pipeline) -> None:
+def test_startup_checks_change_nothing(pipeline: Pipeline) -> None:
     pipeline.prices.append([{"seq": "1"}, {"seq": "2"}])
     for stream in (pipeline.prices, pipeline.feed):
         stream.ensure_group()
@@ -124,7 +124,7 @@ def test_the_checks_change_nothing(pipeline: Pipeline) -> None:
     assert everything() == before
 
 
-def test_the_rights_that_are_checked_are_all_that_a_pipeline_needs(pipeline: Pipeline, new_user: NewUser) -> None:
+def test_checked_rights_are_sufficient_for_a_pipeline(pipeline: Pipeline, new_user: NewUser) -> None:
     def user(*commands: rights.Commands) -> str:
         named = {f"+{right}" for each in commands for right in each}
         return new_user("~prices", "~prices:feed", "~prices:consumers", *sorted(named))
@@ -153,7 +153,7 @@ def in_stream(pipeline: Pipeline) -> Counter[tuple[bytes, bytes]]:
 
 
 @pytest.mark.parametrize("fault", ["another type", "no right"])
-def test_prices_are_appended_once_each_while_the_feed_stream_is_refused(
+def test_prices_are_appended_once_while_the_feed_stream_is_refused(
     pipeline: Pipeline, new_user: NewUser, fault: str
 ) -> None:
     url = new_user("+@all", "~prices", "~prices:feed")
@@ -181,7 +181,7 @@ def test_prices_are_appended_once_each_while_the_feed_stream_is_refused(
     assert pipeline.last_seqs() == [pipeline.database.count()]
 
 
-def test_a_consumer_works_on_while_its_statistics_are_refused(pipeline: Pipeline) -> None:
+def test_consumer_continues_while_its_statistics_are_refused(pipeline: Pipeline) -> None:
     with Simulator(SimulatorConfig(rate=100)) as simulator:
         consumer = pipeline.consumer()
         producer = pipeline.producer(simulator.url, symbols=["AAPL"])
@@ -198,7 +198,7 @@ def test_a_consumer_works_on_while_its_statistics_are_refused(pipeline: Pipeline
     assert consumer.said().count("has another type") == 1
 
 
-def test_dead_letters_go_back_once_each_though_one_stream_is_refused(pipeline: Pipeline) -> None:
+def test_dead_letters_are_requeued_once_while_one_stream_is_refused(pipeline: Pipeline) -> None:
     pipeline.prices.append([{"odd": "1"}])
     pipeline.feed.append([{"odd": "2"}])
     pipeline.drain()

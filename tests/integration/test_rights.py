@@ -51,7 +51,7 @@ MISSING = [
 
 
 @pytest.mark.parametrize(("change", "words"), MISSING, ids=[change for change, _ in MISSING])
-def test_a_consumer_that_may_not_store_ends_at_its_start(
+def test_consumer_without_the_right_to_store_exits_at_startup(
     role: str, fresh_pipeline: Pipeline, change: str, words: str
 ) -> None:
     pipeline = fresh_pipeline
@@ -65,7 +65,7 @@ def test_a_consumer_that_may_not_store_ends_at_its_start(
     assert "Traceback" not in consumer.said()
 
 
-def test_a_policy_that_allows_inserts_is_enough(role: str, fresh_database: Database, servers: ServerPair) -> None:
+def test_row_policy_that_allows_inserts_is_enough(role: str, fresh_database: Database, servers: ServerPair) -> None:
     for table in ("prices_real_time", "feed_events", "dead_letters"):
         fresh_database.query(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
         fresh_database.query(f"CREATE POLICY write ON {table} FOR INSERT TO {role} WITH CHECK (true)")
@@ -88,7 +88,7 @@ def test_a_policy_that_allows_inserts_is_enough(role: str, fresh_database: Datab
     ids=["right", "row security"],
 )  # fmt: skip
 @pytest.mark.parametrize("table", ["prices_real_time", "dead_letters"])
-def test_a_right_that_is_taken_later_is_named_and_waited_for(
+def test_right_revoked_at_runtime_is_logged_and_waited_for(
     role: str, fresh_database: Database, servers: ServerPair, table: str, take: str, give: str, words: str
 ) -> None:
     told = Told(PriceStore(Secret(fresh_database.url)), SESSION / 1e6)
@@ -106,7 +106,7 @@ def test_a_right_that_is_taken_later_is_named_and_waited_for(
         assert store.insert_batch(PRICES, "prices", entries) == Stored(1, 0, 1)
 
 
-def test_a_running_consumer_goes_on_when_it_has_its_right_again(role: str, fresh_pipeline: Pipeline) -> None:
+def test_consumer_continues_after_its_right_is_restored(role: str, fresh_pipeline: Pipeline) -> None:
     pipeline = fresh_pipeline
     events = make_events(20)
     consumer = pipeline.consumer(DATABASE_URL=url_of(role, pipeline.database, pipeline.servers))
@@ -121,7 +121,7 @@ def test_a_running_consumer_goes_on_when_it_has_its_right_again(role: str, fresh
 
 
 @pytest.mark.parametrize("command", [["verify"], ["status"], ["dead-letters", "list"], ["retention"]])
-def test_a_command_without_a_right_needs_a_person(
+def test_command_without_a_right_is_a_configuration_error(
     new_role: MakeRole, fresh_pipeline: Pipeline, command: list[str]
 ) -> None:
     pipeline, role = fresh_pipeline, new_role()
@@ -132,7 +132,7 @@ def test_a_command_without_a_right_needs_a_person(
     assert "the role in DATABASE_URL lacks a right: permission denied for" in running.last_log_line()[-1]
 
 
-def test_which_error_a_missing_right_is(role: str, fresh_database: Database, servers: ServerPair) -> None:
+def test_missing_right_error_depends_on_the_phase(role: str, fresh_database: Database, servers: ServerPair) -> None:
     with closing(PriceStore(Secret(url_of(role, fresh_database, servers)))) as store:
         with pytest.raises(DatabasePermissionError) as caught, store.transaction() as connection:
             connection.cursor().execute("SELECT FROM feed_events")

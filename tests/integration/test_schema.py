@@ -50,7 +50,7 @@ def insert(database: Database, **values: object) -> None:
 # Applied.
 
 
-def test_everything_is_applied_once_and_in_order(empty_database: Database) -> None:
+def test_migrations_are_applied_once_and_in_order(empty_database: Database) -> None:
     with connected(empty_database) as connection:
         assert migrate(connection, read_migrations()) == PLAIN
     with connected(empty_database) as connection:
@@ -58,7 +58,7 @@ def test_everything_is_applied_once_and_in_order(empty_database: Database) -> No
     assert applied(empty_database) == PLAIN
 
 
-def test_the_command_says_what_it_did(empty_pipeline: Pipeline) -> None:
+def test_migrate_reports_what_it_applied(empty_pipeline: Pipeline) -> None:
     first = empty_pipeline.processes.start("tickpipe", "migrate")
     assert first.wait() == 0
     assert first.last_log_line() == [f"applied: {', '.join(PLAIN)}"]
@@ -67,7 +67,7 @@ def test_the_command_says_what_it_did(empty_pipeline: Pipeline) -> None:
     assert second.last_log_line() == ["nothing to do: the schema is up to date"]
 
 
-def test_who_comes_second_waits_and_finds_nothing_to_do(empty_database: Database) -> None:
+def test_second_migration_waits_and_has_nothing_to_do(empty_database: Database) -> None:
     second = PriceStore(Secret(empty_database.url))
     with connected(empty_database) as first:
         assert migrate(first, read_migrations()) == PLAIN
@@ -79,7 +79,7 @@ def test_who_comes_second_waits_and_finds_nothing_to_do(empty_database: Database
     assert applied(empty_database) == PLAIN
 
 
-def test_of_many_at_once_one_applies_everything(empty_database: Database) -> None:
+def test_one_of_many_concurrent_migrations_applies_everything(empty_database: Database) -> None:
     stores = [PriceStore(Secret(empty_database.url)) for _ in range(8)]
     with ThreadPoolExecutor(len(stores)) as at_once:
         done = sorted(at_once.map(apply, stores, timeout=PATIENCE), key=len)
@@ -89,7 +89,7 @@ def test_of_many_at_once_one_applies_everything(empty_database: Database) -> Non
     assert empty_database.query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
 
 
-def test_three_consumers_starting_at_once_on_an_empty_database_agree(empty_pipeline: Pipeline) -> None:
+def test_three_consumers_start_together_on_an_empty_database(empty_pipeline: Pipeline) -> None:
     pipeline = empty_pipeline
     events = make_events(50)
     pipeline.append(list(ticks(events, SESSION)))
@@ -100,7 +100,7 @@ def test_three_consumers_starting_at_once_on_an_empty_database_agree(empty_pipel
     pipeline.assert_stored_exactly(events)
 
 
-def test_nothing_is_left_of_a_migration_that_fails(empty_database: Database) -> None:
+def test_failed_migration_is_rolled_back(empty_database: Database) -> None:
     migrations = [
         *read_migrations(),
         Migration("9999_broken.sql", "CREATE TABLE half (); SELECT 1 / 0"),
@@ -111,7 +111,7 @@ def test_nothing_is_left_of_a_migration_that_fails(empty_database: Database) -> 
     assert empty_database.query("SELECT to_regclass('tickpipe_migrations')") == [(None,)]
 
 
-def test_a_later_file_is_applied_to_what_is_there(fresh_database: Database) -> None:
+def test_later_migration_is_applied_to_an_existing_schema(fresh_database: Database) -> None:
     insert(fresh_database)
     later = Migration("9999_more.sql", "ALTER TABLE prices_real_time ADD COLUMN more int DEFAULT 7")
     with connected(fresh_database) as connection:
@@ -119,7 +119,7 @@ def test_a_later_file_is_applied_to_what_is_there(fresh_database: Database) -> N
     assert fresh_database.query("SELECT seq, more FROM prices_real_time") == [(1, 7)]
 
 
-def test_a_file_that_has_changed_since_it_was_applied_is_refused_by_name(database: Database) -> None:
+def test_migration_changed_after_it_was_applied_is_refused(database: Database) -> None:
     first, *others = read_migrations()
     changed = first._replace(sql=first.sql + "\n-- and more")
     later = Migration("9999_more.sql", "CREATE TABLE more ()")
@@ -131,7 +131,7 @@ def test_a_file_that_has_changed_since_it_was_applied_is_refused_by_name(databas
     assert database.query("SELECT to_regclass('more')") == [(None,)]
 
 
-def test_a_database_of_a_later_version_is_left_as_it_is(fresh_database: Database) -> None:
+def test_database_of_a_later_version_is_left_unchanged(fresh_database: Database) -> None:
     later = Migration("9999_more.sql", "CREATE TABLE more ()")
     with connected(fresh_database) as connection:
         migrate(connection, [*read_migrations(), later])
@@ -139,7 +139,7 @@ def test_a_database_of_a_later_version_is_left_as_it_is(fresh_database: Database
         assert migrate(connection, read_migrations()) == []
 
 
-def test_a_table_of_somebody_else_is_left_alone(empty_pipeline: Pipeline) -> None:
+def test_foreign_table_is_left_untouched(empty_pipeline: Pipeline) -> None:
     pipeline = empty_pipeline  # the tutorial's own table, say
     pipeline.database.query("CREATE TABLE prices_real_time (time timestamptz, symbol text, price float8)")
     consumer = pipeline.consumer()
@@ -161,7 +161,7 @@ def make_database(pipeline: Pipeline, encoding: str) -> str:
     return pipeline.servers.database_url(name)
 
 
-def test_a_database_that_was_made_without_an_encoding_takes_every_text(empty_pipeline: Pipeline) -> None:
+def test_sql_ascii_database_stores_every_text(empty_pipeline: Pipeline) -> None:
     pipeline = empty_pipeline  # `initdb` where the locale is C makes SQL_ASCII
     url = make_database(pipeline, "SQL_ASCII")
     good = next(ticks(make_events(1), SESSION))
@@ -174,7 +174,7 @@ def test_a_database_that_was_made_without_an_encoding_takes_every_text(empty_pip
         assert cursor.fetchall() == [(2, True)]
 
 
-def test_a_database_whose_encoding_lacks_characters_needs_a_person(empty_pipeline: Pipeline) -> None:
+def test_database_with_a_limited_encoding_is_refused(empty_pipeline: Pipeline) -> None:
     url = make_database(empty_pipeline, "LATIN1")
     for command in (["consumer"], ["tickpipe", "migrate"]):
         process = empty_pipeline.processes.start(*command, DATABASE_URL=url)
@@ -187,7 +187,7 @@ def test_a_database_whose_encoding_lacks_characters_needs_a_person(empty_pipelin
 # Roles.
 
 
-def test_a_role_without_rights_is_told_who_must_do_it(new_role: Callable[[], str], empty_pipeline: Pipeline) -> None:
+def test_role_without_rights_is_refused_with_advice(new_role: Callable[[], str], empty_pipeline: Pipeline) -> None:
     pipeline, role = empty_pipeline, new_role()
     name = pipeline.database.query("SELECT current_database()")[0][0]
     url = pipeline.servers.database_url(name, user=role)
@@ -199,7 +199,7 @@ def test_a_role_without_rights_is_told_who_must_do_it(new_role: Callable[[], str
         assert "run `tickpipe migrate` once with a DATABASE_URL whose role may" in words
 
 
-def test_a_role_that_may_only_write_is_enough_once_the_schema_is_there(
+def test_write_only_role_is_enough_for_an_existing_schema(
     new_role: Callable[[], str], fresh_pipeline: Pipeline
 ) -> None:
     pipeline, role = fresh_pipeline, new_role()
@@ -242,13 +242,13 @@ def test_a_role_that_may_only_write_is_enough_once_the_schema_is_there(
     ],
     ids=str,
 )
-def test_what_breaks_things_later_is_kept_out(database: Database, values: dict[str, object]) -> None:
+def test_constraints_refuse_invalid_rows(database: Database, values: dict[str, object]) -> None:
     with pytest.raises(psycopg2.IntegrityError):
         insert(database, **values)
     assert database.count() == 0
 
 
-def test_what_is_unusual_and_right_is_let_in(database: Database) -> None:
+def test_constraints_accept_unusual_valid_rows(database: Database) -> None:
     unusual: list[dict[str, object]] = [
         {"price": -37.63},  # oil, April 2020
         {"price": 0},
@@ -262,7 +262,7 @@ def test_what_is_unusual_and_right_is_let_in(database: Database) -> None:
     assert database.count() == len(unusual)
 
 
-def test_a_tick_is_known_by_session_and_seq(database: Database) -> None:
+def test_tick_is_identified_by_session_and_seq(database: Database) -> None:
     insert(database)
     insert(database, seq=2)
     insert(database, session=SESSION + 1)
@@ -274,7 +274,7 @@ def test_a_tick_is_known_by_session_and_seq(database: Database) -> None:
 # Candles.
 
 
-def test_candles_are_those_computed_by_hand(database: Database) -> None:
+def test_candles_match_a_manual_computation(database: Database) -> None:
     rng = random.Random(3)
     start = datetime(2025, 10, 9, 8, 58, 30, tzinfo=UTC)
     rows = []

@@ -47,7 +47,7 @@ def home(request: pytest.FixtureRequest) -> Database:
 
 
 @pytest.mark.parametrize("place", ["schema of the owner's name", "temporary schema"])
-def test_retention_uses_our_tables_whoever_made_others_of_their_names(home: Database, place: str) -> None:
+def test_retention_uses_our_tables_despite_tables_with_the_same_names(home: Database, place: str) -> None:
     insert_old_tick(home)
     if place == "temporary schema":
         schema, kind = "", "TEMP TABLE"
@@ -63,7 +63,7 @@ def test_retention_uses_our_tables_whoever_made_others_of_their_names(home: Data
     assert home.query("SELECT count(*) FROM public.prices_real_time") == [(0,)]
 
 
-def test_routines_that_look_names_up_late_have_a_path_of_ours_alone(home: Database) -> None:
+def test_late_binding_routines_have_a_fixed_search_path(home: Database) -> None:
     for name, settings in home.query(PATHS):
         if settings is None:  # it is called by one that has a path
             assert name == "drop_ticks"
@@ -73,7 +73,7 @@ def test_routines_that_look_names_up_late_have_a_path_of_ours_alone(home: Databa
         assert '"$user"' not in path
 
 
-def test_no_routine_runs_with_the_rights_of_its_owner(home: Database) -> None:
+def test_no_routine_is_security_definer(home: Database) -> None:
     ours = (
         "SELECT count(*) FROM pg_proc AS p WHERE pronamespace = 'public'::regnamespace AND {} "
         "AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = p.oid AND d.deptype = 'e')"

@@ -108,7 +108,7 @@ ticks = st.builds(
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(block=st.lists(ticks, min_size=1, max_size=12, unique_by=lambda tick: (tick.session, tick.seq)))
 @example(block=[Tick(*GOOD.values())._replace(symbol='{"\\",NULL}', exchange="NULL", received="1760000000123457")])
-def test_every_value_arrives_exactly_or_its_entry_is_a_dead_letter(
+def test_every_value_is_stored_exactly_or_is_a_dead_letter(
     database: Database, store: PriceStore, block: list[Tick]
 ) -> None:
     database.query("TRUNCATE prices_real_time, dead_letters")
@@ -146,7 +146,7 @@ def test_every_value_arrives_exactly_or_its_entry_is_a_dead_letter(
     assert all(found[entry.id][1] == flat(entry) for entry in entries if entry.id in impossible)
 
 
-def test_fractions_of_a_second_of_the_exchange_are_kept(database: Database, store: PriceStore) -> None:
+def test_fractional_exchange_seconds_are_kept(database: Database, store: PriceStore) -> None:
     store.insert_batch(PRICES, "prices", [entry(1, time="1760000000.125")])
     assert database.query("SELECT time FROM prices_real_time") == [(datetime(2025, 10, 9, 8, 53, 20, 125_000, UTC),)]
 
@@ -194,7 +194,7 @@ EVERY_KIND = [*RECOGNISED, *UNRECOGNISED]
 
 
 @pytest.mark.parametrize(("values", "reason"), EVERY_KIND, ids=[str(values) for values, _ in EVERY_KIND])
-def test_one_bad_row_in_a_block_is_a_dead_letter_and_the_others_are_stored(
+def test_one_bad_row_is_a_dead_letter_and_the_rest_of_the_batch_is_stored(
     database: Database, store: PriceStore, values: dict[str, str | bytes], reason: str
 ) -> None:
     bad = entry(50, **values)
@@ -208,7 +208,7 @@ def test_one_bad_row_in_a_block_is_a_dead_letter_and_the_others_are_stored(
     assert raw == flat(bad)
 
 
-def test_a_block_of_nothing_but_bad_rows_of_every_kind(database: Database, store: PriceStore) -> None:
+def test_batch_of_only_bad_rows_becomes_dead_letters(database: Database, store: PriceStore) -> None:
     entries = [entry(number, **RECOGNISED[number % len(RECOGNISED)][0]) for number in range(1000)]
     assert store.insert_batch(PRICES, "prices", entries) == Stored(0, 0, 1000)
     assert store.insert_batch(PRICES, "prices", entries) == Stored(0, 0, 1000)
@@ -219,13 +219,13 @@ def test_a_block_of_nothing_but_bad_rows_of_every_kind(database: Database, store
     assert all(reason for reason, _ in letters(database).values())
 
 
-def test_a_dead_letter_says_which_tick_it_was(database: Database, store: PriceStore) -> None:
+def test_dead_letter_identifies_its_tick(database: Database, store: PriceStore) -> None:
     store.insert_batch(PRICES, "prices", [entry(7, price="dear"), raw_entry(8, {b"what": b"is this?"})])
     found = database.query("SELECT session, seq, stream, entry_id FROM dead_letters ORDER BY entry_id")
     assert found == [(SESSION, 7, "prices", "1760000000000-7"), (None, None, "prices", "1760000000000-8")]
 
 
-def test_a_bad_tick_that_was_appended_twice_is_one_dead_letter(database: Database, store: PriceStore) -> None:
+def test_bad_tick_appended_twice_is_one_dead_letter(database: Database, store: PriceStore) -> None:
     first = entry(7, price="dear")
     assert store.insert_batch(PRICES, "prices", [first, first._replace(id=b"1760000000000-8")]).dead == 2
     assert letters(database).keys() == {first.id}
@@ -258,7 +258,7 @@ class CountingStore(PriceStore):
 
 
 @pytest.mark.parametrize("bad", [0, 1, 1000])
-def test_round_trips_of_a_block_of_1000_do_not_grow_with_its_bad_rows(database: Database, bad: int) -> None:
+def test_round_trips_do_not_grow_with_bad_rows(database: Database, bad: int) -> None:
     store = CountingStore(database.url)
     entries = [entry(number, **({"price": "dear"} if number <= bad else {})) for number in range(1, 1001)]
     assert store.insert_batch(PRICES, "prices", entries) == Stored(1000 - bad, 0, bad)
@@ -266,7 +266,7 @@ def test_round_trips_of_a_block_of_1000_do_not_grow_with_its_bad_rows(database: 
     assert store.round_trips == 3 if bad == 0 else store.round_trips <= 25
 
 
-def test_rows_that_only_the_database_can_tell_are_found_by_halving(database: Database) -> None:
+def test_rows_only_the_database_refuses_are_found_by_bisection(database: Database) -> None:
     store = CountingStore(database.url)
     bad = {1, 333, 334, 1000}
     entries = [entry(number, **({"price": "1e-400"} if number in bad else {})) for number in range(1, 1001)]
@@ -280,7 +280,7 @@ def test_rows_that_only_the_database_can_tell_are_found_by_halving(database: Dat
 # Delivered again.
 
 
-def test_inserted_is_the_true_number_of_new_rows(database: Database, store: PriceStore) -> None:
+def test_inserted_counts_only_new_rows(database: Database, store: PriceStore) -> None:
     entries = block(1000)
     assert store.insert_batch(PRICES, "prices", entries[:300]) == Stored(300, 0, 0)
     assert store.insert_batch(PRICES, "prices", entries) == Stored(700, 300, 0)
@@ -288,20 +288,20 @@ def test_inserted_is_the_true_number_of_new_rows(database: Database, store: Pric
     assert seqs(database) == list(range(1, 1001))
 
 
-def test_a_tick_twice_in_one_block_is_one_row(database: Database, store: PriceStore) -> None:
+def test_duplicate_tick_in_a_batch_is_one_row(database: Database, store: PriceStore) -> None:
     resent = entry(1)._replace(id=b"1760000000001-0")  # by a producer that got no answer
     assert store.insert_batch(PRICES, "prices", [entry(1), resent, entry(2)]) == Stored(2, 1, 0)
     assert seqs(database) == [1, 2]
 
 
-def test_an_entry_that_was_deleted_from_the_stream_is_passed_over(database: Database, store: PriceStore) -> None:
+def test_entry_deleted_from_the_stream_is_skipped(database: Database, store: PriceStore) -> None:
     assert store.insert_batch(PRICES, "prices", [entry(1), raw_entry(2, None), entry(3)]) == Stored(2, 0, 0)
     assert store.insert_batch(PRICES, "prices", [raw_entry(2, None)]) == Stored(0, 0, 0)
     assert seqs(database) == [1, 3]
     assert letters(database) == {}
 
 
-def test_feed_events_are_stored_once_and_bad_ones_are_dead_letters(database: Database, store: PriceStore) -> None:
+def test_feed_events_are_stored_once_and_malformed_ones_are_dead_letters(database: Database, store: PriceStore) -> None:
     events = [feed_event.make(SESSION, n, SESSION + n, "refused", {"symbols": {'"{\\': "ü, NULL"}}) for n in (1, 2, 3)]
     events[1] = events[1]._replace(detail="{no JSON")
     entries = [
@@ -342,7 +342,9 @@ def refused(database: Database, symbol: str, sqlstate: str) -> Iterator[None]:
     "sqlstate",
     ["08006", "25006", "40P01", "40001", "42501", "53100", "53200", "55P03", "57014", "57P01", "58030"],
 )
-def test_an_outage_is_told_by_its_class(database: Database, store: PriceStore, sqlstate: str, bisect: bool) -> None:
+def test_outages_are_recognised_by_error_class(
+    database: Database, store: PriceStore, sqlstate: str, bisect: bool
+) -> None:
     undecodable = raw_entry(12, {b"what": b"is this?"})
     entries = [*block(10), entry(11, symbol="BAD"), undecodable]
     with refused(database, "BAD", sqlstate), pytest.raises(DatabaseOutageError, match="refused"):
@@ -353,9 +355,7 @@ def test_an_outage_is_told_by_its_class(database: Database, store: PriceStore, s
 
 
 @pytest.mark.parametrize("sqlstate", ["54000", "P0001", "XX000"])
-def test_what_may_be_the_rows_fault_is_an_outage_until_told_to_bisect(
-    database: Database, store: PriceStore, sqlstate: str
-) -> None:
+def test_ambiguous_error_is_an_outage_until_bisection(database: Database, store: PriceStore, sqlstate: str) -> None:
     entries = [*block(10), entry(11, symbol="BAD")]
     with refused(database, "BAD", sqlstate):
         with pytest.raises(DatabaseOutageError, match="refused"):
@@ -365,7 +365,7 @@ def test_what_may_be_the_rows_fault_is_an_outage_until_told_to_bisect(
     assert letters(database).keys() == {entries[10].id}
 
 
-def test_a_read_only_database_is_an_outage(fresh_database: Database) -> None:
+def test_read_only_database_is_an_outage(fresh_database: Database) -> None:
     store = PriceStore(Secret(fresh_database.url))
     name = fresh_database.query("SELECT current_database()")[0][0]
     fresh_database.query(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
@@ -378,7 +378,7 @@ def test_a_read_only_database_is_an_outage(fresh_database: Database) -> None:
     store.close()
 
 
-def test_a_statement_timeout_is_an_outage(fresh_database: Database) -> None:
+def test_statement_timeout_is_an_outage(fresh_database: Database) -> None:
     store = PriceStore(Secret(fresh_database.url))
     name = fresh_database.query("SELECT current_database()")[0][0]
     fresh_database.query(f"ALTER DATABASE {name} SET statement_timeout = '500ms'")
@@ -388,9 +388,7 @@ def test_a_statement_timeout_is_an_outage(fresh_database: Database) -> None:
     store.close()
 
 
-def test_a_killed_connection_is_an_outage_and_the_next_try_connects_again(
-    database: Database, store: PriceStore
-) -> None:
+def test_killed_connection_is_an_outage_and_the_next_attempt_reconnects(database: Database, store: PriceStore) -> None:
     assert store.works()
     database.query(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
@@ -401,7 +399,7 @@ def test_a_killed_connection_is_an_outage_and_the_next_try_connects_again(
     assert store.insert_batch(PRICES, "prices", block(10)) == Stored(10, 0, 0)
 
 
-def test_a_connection_killed_in_the_middle_of_a_block_stores_nothing(database: Database, store: PriceStore) -> None:
+def test_connection_killed_within_a_batch_stores_nothing(database: Database, store: PriceStore) -> None:
     with database.locked():
         inserting = in_thread(store.insert_batch, PRICES, "prices", block(10))
         (backend,) = wait_for(database.waiting)
@@ -419,7 +417,7 @@ TERMINATED = "terminating connection due to administrator command"
 
 
 @pytest.mark.parametrize("idle", [True, False])
-def test_an_outage_says_what_the_server_said_first(database: Database, store: PriceStore, idle: bool) -> None:
+def test_outage_quotes_the_first_server_message(database: Database, store: PriceStore, idle: bool) -> None:
     def lose_the_connection() -> None:
         with store.transaction() as connection, connection.cursor() as cursor:
             database.query(TERMINATE)
@@ -436,7 +434,7 @@ def test_an_outage_says_what_the_server_said_first(database: Database, store: Pr
     assert store.insert_batch(PRICES, "prices", block(1)) == Stored(1, 0, 0)
 
 
-def test_an_outage_says_why_a_statement_ended_the_connection(store: PriceStore) -> None:
+def test_outage_explains_why_the_connection_ended(store: PriceStore) -> None:
     """As CREATE EXTENSION timescaledb does where the library is not preloaded."""
 
     def end_it() -> None:
@@ -448,7 +446,7 @@ def test_an_outage_says_why_a_statement_ended_the_connection(store: PriceStore) 
     assert store.works()
 
 
-def test_an_error_of_our_own_is_not_hidden_by_a_connection_that_is_lost(database: Database, store: PriceStore) -> None:
+def test_own_error_is_not_hidden_by_a_lost_connection(database: Database, store: PriceStore) -> None:
     def fail() -> None:
         with store.transaction():
             database.query(TERMINATE)
@@ -459,7 +457,7 @@ def test_an_error_of_our_own_is_not_hidden_by_a_connection_that_is_lost(database
     assert store.works()
 
 
-def test_a_setting_that_an_extension_brings_later_holds_in_the_next_transaction(store: PriceStore) -> None:
+def test_setting_of_an_extension_loaded_later_applies_to_the_next_transaction(store: PriceStore) -> None:
     """The connection that creates TimescaleDB has its settings only from then on."""
     name = "timescaledb.max_tuples_decompressed_per_dml_transaction"
     with store.transaction() as connection, connection.cursor() as cursor:
@@ -469,7 +467,7 @@ def test_a_setting_that_an_extension_brings_later_holds_in_the_next_transaction(
         assert cursor.fetchone() == ("0",)
 
 
-def test_two_stores_that_write_the_same_block_at_once_store_it_once(database: Database, store: PriceStore) -> None:
+def test_concurrent_inserts_of_one_batch_store_it_once(database: Database, store: PriceStore) -> None:
     other = PriceStore(Secret(database.url))
     with database.locked():
         writing = [in_thread(each.insert_batch, PRICES, "prices", block(500)) for each in (store, other)]
@@ -481,14 +479,14 @@ def test_two_stores_that_write_the_same_block_at_once_store_it_once(database: Da
 
 
 @pytest.mark.parametrize("bisect", [False, True])
-def test_a_missing_schema_needs_a_person(empty_database: Database, bisect: bool) -> None:
+def test_missing_schema_is_a_configuration_error(empty_database: Database, bisect: bool) -> None:
     store = PriceStore(Secret(empty_database.url))
     with pytest.raises(ConfigurationError, match="run `tickpipe migrate`"):
         store.insert_batch(PRICES, "prices", block(10), bisect=bisect)
     store.close()
 
 
-def test_the_commit_is_on_disk_whatever_the_role_prefers(fresh_database: Database) -> None:
+def test_commit_is_synchronous_regardless_of_role_settings(fresh_database: Database) -> None:
     store = PriceStore(Secret(fresh_database.url))
     name = fresh_database.query("SELECT current_database()")[0][0]
     fresh_database.query(f"ALTER DATABASE {name} SET synchronous_commit = off")

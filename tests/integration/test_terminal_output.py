@@ -21,7 +21,7 @@ SHOWN = r"\x1b]0;owned\x07\x1b[2J\n\x7f\x9b31m\u202eABC"
 IN_JSON = r"\u001b]0;owned\u0007\u001b[2J\n\u007f\u009b31m\u202eABC"
 
 
-def test_no_command_prints_a_control_character_from_outside(pipeline: Pipeline) -> None:
+def test_commands_escape_control_characters_in_external_text(pipeline: Pipeline) -> None:
     session_start = time.time() - 100
     with closing(PriceStore(Secret(pipeline.database.url))) as store:
         apply(store)

@@ -46,15 +46,13 @@ def seqs(database: Database) -> list[int]:
     return [seq for (seq,) in database.query("SELECT seq FROM prices_real_time ORDER BY seq")]
 
 
-def test_all_of_sql_is_applied_once(timescale: Database) -> None:
+def test_all_migrations_are_applied_once(timescale: Database) -> None:
     with closing(PriceStore(Secret(timescale.url))) as store:
         assert apply(store) == [migration.name for migration in read_migrations()]
         assert apply(store) == []
 
 
-def test_the_ticks_are_a_hypertable_with_the_primary_key_as_its_only_index(
-    timescale: Database, store: PriceStore
-) -> None:
+def test_ticks_are_a_hypertable_with_only_the_primary_key_index(timescale: Database, store: PriceStore) -> None:
     assert timescale.query(
         "SELECT hypertable_name, column_name, time_interval::text FROM timescaledb_information.dimensions "
         "WHERE hypertable_schema = 'public'"
@@ -69,7 +67,7 @@ def test_the_ticks_are_a_hypertable_with_the_primary_key_as_its_only_index(
     assert [timescale.query(indexes, chunk) for (chunk,) in chunks] == [[(True, True)]] * 3
 
 
-def test_a_block_over_many_chunks_is_stored_once(timescale: Database, store: PriceStore) -> None:
+def test_batch_over_many_chunks_is_stored_once(timescale: Database, store: PriceStore) -> None:
     entries = [entry(tick.encode(each)) for each in ticks(make_days(5000), SESSION)]
     assert store.insert_batch(PRICES, "prices", entries[:3000]) == Stored(3000, 0, 0)
     assert store.insert_batch(PRICES, "prices", entries) == Stored(2000, 3000, 0)
@@ -77,13 +75,13 @@ def test_a_block_over_many_chunks_is_stored_once(timescale: Database, store: Pri
     assert seqs(timescale) == list(range(1, 5001))
 
 
-def test_no_bound_on_what_is_unpacked_refuses_a_block_that_is_delivered_again(store: PriceStore) -> None:
+def test_decompression_limit_does_not_refuse_a_redelivered_batch(store: PriceStore) -> None:
     with store.transaction() as connection, connection.cursor() as cursor:
         cursor.execute("SHOW timescaledb.max_tuples_decompressed_per_dml_transaction")
         assert cursor.fetchone() == ("0",)
 
 
-def test_bad_values_are_dead_letters_and_the_rest_of_the_block_is_stored(
+def test_bad_values_are_dead_letters_and_the_rest_of_the_batch_is_stored(
     timescale: Database, store: PriceStore
 ) -> None:
     block = list(ticks(make_days(3000), SESSION))
@@ -97,7 +95,7 @@ def test_bad_values_are_dead_letters_and_the_rest_of_the_block_is_stored(
     assert seqs(timescale) == [seq for seq in range(1, 3001) if seq not in {100, 2000, 3000}]
 
 
-def test_what_the_websocket_sends_is_what_is_stored(timescale_pipeline: Pipeline, tmp_path: Path) -> None:
+def test_every_sent_price_is_stored(timescale_pipeline: Pipeline, tmp_path: Path) -> None:
     pipeline, events = timescale_pipeline, make_days(3000)
     capture = write_capture(tmp_path / "capture.ndjson", events)
     with Simulator(SimulatorConfig(capture=capture, speed=0.0)) as simulator:
@@ -112,7 +110,7 @@ def test_what_the_websocket_sends_is_what_is_stored(timescale_pipeline: Pipeline
     assert "1 sessions verified, 0 incomplete" in verify.said()
 
 
-def test_the_vendors_bars_fill_the_candles_of_the_aggregates(timescale: Database, store: PriceStore) -> None:
+def test_vendor_bars_fill_the_aggregated_candles(timescale: Database, store: PriceStore) -> None:
     events = [
         {**event, "symbol": "AAPL", "timestamp": 1_760_000_040 + 60 * n} for n, event in enumerate(make_events(3))
     ]

@@ -118,9 +118,7 @@ def assert_no_secret(process: Running) -> None:
     assert "key-of-the-test" not in process.said()
 
 
-def test_the_whole_pipeline_by_tls_stores_everything(
-    secured: Secured, simulator: FaultySimulator, events: list[Event]
-) -> None:
+def test_pipeline_over_tls_stores_everything(secured: Secured, simulator: FaultySimulator, events: list[Event]) -> None:
     _, url = by_wss(secured, simulator)
     consumer = secured.start("consumer")
     producer = secured.producer(url)
@@ -146,20 +144,20 @@ WAY_OUT = "REDIS_URL is rediss://HOST:PORT/0?ssl_ca_certs=FILE"
 
 
 @pytest.mark.parametrize("command", ["producer", "consumer", "status"])
-def test_a_redis_of_another_ca_is_refused(secured: Secured, command: str) -> None:
+def test_redis_with_another_ca_is_refused(secured: Secured, command: str) -> None:
     url = secured.redis_url(ca_file=secured.stranger_file)
     options = ["--symbols", "BTC/USD"] if command == "producer" else []
     start = [command] if command in {"producer", "consumer"} else ["tickpipe", command]
     assert_refused(secured.start(*start, *options, REDIS_URL=url), f"Redis: {ANOTHER_CA}", WAY_OUT)
 
 
-def test_a_redis_under_another_name_is_refused(secured: Secured) -> None:
+def test_redis_with_another_host_name_is_refused(secured: Secured) -> None:
     other = secured.forward(secured.valkey, secured.ca, "elsewhere.test")
     process = secured.start("consumer", REDIS_URL=secured.redis_url(other.port))
     assert_refused(process, "Hostname mismatch, certificate is not valid for 'localhost'", WAY_OUT)
 
 
-def test_a_redis_of_no_known_ca_is_refused(secured: Secured) -> None:
+def test_redis_with_an_unknown_ca_is_refused(secured: Secured) -> None:
     """Without a file of ours the machine's CAs hold: never none."""
     url = secured.redis_url().partition("?")[0]
     assert_refused(secured.start("consumer", REDIS_URL=url), "certificate is not trusted", WAY_OUT)
@@ -169,19 +167,21 @@ def test_a_redis_of_no_known_ca_is_refused(secured: Secured) -> None:
     ("file", "words"),
     [("nowhere.pem", "a file of certificates cannot be read: No such file"), ("text.pem", "TLS fails:")],
 )
-def test_a_file_that_has_no_ca_is_named_at_once(secured: Secured, tmp_path: Path, file: str, words: str) -> None:
+def test_redis_ca_file_without_a_certificate_is_reported_immediately(
+    secured: Secured, tmp_path: Path, file: str, words: str
+) -> None:
     (tmp_path / "text.pem").write_text("no certificate", encoding="utf-8")
     assert_refused(secured.start("consumer", REDIS_URL=secured.redis_url(ca_file=tmp_path / file)), words, WAY_OUT)
 
 
 @pytest.mark.parametrize("command", ["consumer", "status", "verify"])
-def test_a_database_of_another_ca_is_refused(secured: Secured, command: str) -> None:
+def test_database_with_another_ca_is_refused(secured: Secured, command: str) -> None:
     start = [command] if command == "consumer" else ["tickpipe", command]
     process = secured.start(*start, DATABASE_URL=secured.database_url(ca_file=secured.stranger_file))
     assert_refused(process, "the database: ", "certificate verify failed", "sslmode=verify-full&sslrootcert=FILE")
 
 
-def test_a_database_under_another_name_is_refused(secured: Secured) -> None:
+def test_database_with_another_host_name_is_refused(secured: Secured) -> None:
     other = secured.forward(secured.socket, secured.ca, "elsewhere.test")
     process = secured.start("consumer", DATABASE_URL=secured.database_url(other.port))
     assert_refused(process, 'certificate for "elsewhere.test" does not match host name "localhost"', "sslrootcert=FILE")
@@ -190,7 +190,7 @@ def test_a_database_under_another_name_is_refused(secured: Secured) -> None:
 @pytest.mark.parametrize(
     ("file", "words"), [("nowhere.pem", 'nowhere.pem" does not exist'), ("text.pem", "could not read root certificate")]
 )
-def test_a_file_that_has_no_ca_of_the_database_is_named(
+def test_database_ca_file_without_a_certificate_is_reported(
     secured: Secured, tmp_path: Path, file: str, words: str
 ) -> None:
     (tmp_path / "text.pem").write_text("no certificate", encoding="utf-8")
@@ -198,18 +198,18 @@ def test_a_file_that_has_no_ca_of_the_database_is_named(
     assert_refused(process, words, "sslrootcert=FILE")
 
 
-def test_a_database_without_tls_is_refused_where_tls_is_asked_for(secured: Secured) -> None:
+def test_database_without_tls_is_refused_if_tls_is_required(secured: Secured) -> None:
     plain = secured.forward(secured.socket, None)
     process = secured.start("consumer", DATABASE_URL=secured.database_url(plain.port))
     assert_refused(process, "server does not support SSL, but SSL was required")
 
 
-def test_a_word_for_the_mode_that_is_none_is_refused(secured: Secured) -> None:
+def test_unknown_sslmode_is_refused(secured: Secured) -> None:
     process = secured.start("consumer", DATABASE_URL=secured.database_url().replace("verify-full", "verify-ful"))
     assert_refused(process, 'invalid sslmode value: "verify-ful"', "sslmode=verify-full")
 
 
-def test_doctor_names_both(secured: Secured) -> None:
+def test_doctor_reports_redis_and_database_certificates(secured: Secured) -> None:
     urls = {
         "REDIS_URL": secured.redis_url(ca_file=secured.stranger_file),
         "DATABASE_URL": secured.database_url(ca_file=secured.stranger_file),
@@ -222,7 +222,7 @@ def test_doctor_names_both(secured: Secured) -> None:
     assert_no_secret(doctor)
 
 
-def test_a_plain_url_to_a_port_of_tls_is_told_in_a_line_and_tried_again(secured: Secured) -> None:
+def test_plain_url_to_a_tls_port_is_logged_and_retried(secured: Secured) -> None:
     """It is no other than a Redis that falls: so it is tried again, with the other way out in each line."""
     hint = "if that port takes TLS only, REDIS_URL begins with rediss://"
     url = secured.redis_url(scheme="redis")
@@ -236,7 +236,7 @@ def test_a_plain_url_to_a_port_of_tls_is_told_in_a_line_and_tried_again(secured:
     assert_no_secret(status)
 
 
-def test_tls_to_a_port_without_it_is_told_in_a_line(secured: Secured) -> None:
+def test_tls_url_to_a_plain_port_is_logged(secured: Secured) -> None:
     plain = secured.forward(secured.valkey, None)
     status = secured.start("tickpipe", "status", REDIS_URL=secured.redis_url(plain.port))
     assert status.wait() == 1
@@ -245,7 +245,7 @@ def test_tls_to_a_port_without_it_is_told_in_a_line(secured: Secured) -> None:
     assert_no_secret(status)
 
 
-def test_clients_with_certificates_of_their_own(secured: Secured, tmp_path: Path) -> None:
+def test_client_certificates_are_accepted(secured: Secured, tmp_path: Path) -> None:
     """What Redis asks for unless told otherwise (`tls-auth-clients yes`), and PostgreSQL with `clientcert`."""
     secured.redis.shown = secured.database.shown = certificate(secured.ca, clients=secured.ca)
     mine = secured.ca.issue_cert("tickpipe")
@@ -260,7 +260,7 @@ def test_clients_with_certificates_of_their_own(secured: Secured, tmp_path: Path
     assert_refused(secured.start("consumer", REDIS_URL=redis_url), "the database: ", "certificate required")
 
 
-def test_a_certificate_that_goes_bad_while_all_runs_is_an_outage(
+def test_certificate_that_becomes_invalid_at_runtime_is_an_outage(
     secured: Secured, simulator: FaultySimulator, events: list[Event]
 ) -> None:
     """Connected before: it is the servers' matter now. Nothing ends, each line says why, and all is stored later."""
@@ -297,14 +297,16 @@ def test_a_certificate_that_goes_bad_while_all_runs_is_an_outage(
     assert_no_secret(consumer)
 
 
-def test_a_feed_of_another_ca_is_refused_and_sees_no_key(secured: Secured, simulator: FaultySimulator) -> None:
+def test_feed_with_another_ca_is_refused_and_never_receives_the_key(
+    secured: Secured, simulator: FaultySimulator
+) -> None:
     _, url = by_wss(secured, simulator, secured.stranger)
     process = secured.producer(url)
     assert_refused(process, f"localhost: {ANOTHER_CA}", "SSL_CERT_FILE names a CA of your own")
     assert simulator.connections == 0
 
 
-def test_a_feed_by_the_wrong_scheme_is_told_in_each_line(secured: Secured, simulator: FaultySimulator) -> None:
+def test_feed_url_with_the_wrong_scheme_is_logged_at_each_attempt(secured: Secured, simulator: FaultySimulator) -> None:
     """Either looks like a server that falls: it is tried again."""
     forwarder, _ = by_wss(secured, simulator)
     plain = secured.producer(f"ws://localhost:{forwarder.port}")

@@ -110,7 +110,7 @@ def ended(process: psutil.Process) -> bool:
 # The whole pipeline.
 
 
-def test_up_stores_all_that_it_receives_and_leaves_nothing_running(up: Callable[..., Running], home: Path) -> None:
+def test_up_stores_everything_and_leaves_nothing_running(up: Callable[..., Running], home: Path) -> None:
     running = up("--for", "5")
     with closing(database(running)):
         assert "SIMULATED" in running.said()
@@ -128,7 +128,7 @@ def test_up_stores_all_that_it_receives_and_leaves_nothing_running(up: Callable[
     assert sorted(path.name for path in (home / "data").iterdir()) == ["demo"]
 
 
-def test_a_restart_finds_the_rows_of_before(up: Callable[..., Running], home: Path) -> None:
+def test_restarted_up_keeps_its_rows(up: Callable[..., Running], home: Path) -> None:
     first = up()
     database(first).close()
     assert first.stop(20) == 0
@@ -143,7 +143,7 @@ def test_a_restart_finds_the_rows_of_before(up: Callable[..., Running], home: Pa
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_ends_it_cleanly(up: Callable[..., Running], number: signal.Signals) -> None:
+def test_ctrl_c_stops_up_cleanly(up: Callable[..., Running], number: signal.Signals) -> None:
     running = up()
     database(running).close()
     children = family(running)
@@ -154,7 +154,7 @@ def test_ctrl_c_ends_it_cleanly(up: Callable[..., Running], number: signal.Signa
 
 
 @pytest.mark.parametrize("table", ["prices_real_time", "feed_events"])
-def test_consumers_that_are_killed_are_started_again_and_nothing_is_missing(
+def test_killed_consumers_are_restarted_and_nothing_is_missing(
     up: Callable[..., Running], home: Path, table: str
 ) -> None:
     running = up("--consumers", "2", CLAIM_IDLE="3")
@@ -184,9 +184,7 @@ def test_consumers_that_are_killed_are_started_again_and_nothing_is_missing(
 
 
 @pytest.mark.parametrize("program", ["valkey-server", "postgres"])
-def test_a_server_that_is_killed_is_started_again_and_nothing_is_missing(
-    up: Callable[..., Running], program: str
-) -> None:
+def test_killed_server_is_restarted_and_nothing_is_missing(up: Callable[..., Running], program: str) -> None:
     running = up()
     database(running).close()
     (server,) = [each for each, name in family(running).items() if name == program and each.ppid() == running.pid]
@@ -203,7 +201,7 @@ def test_a_server_that_is_killed_is_started_again_and_nothing_is_missing(
     assert stored(running) > 0
 
 
-def test_up_serves_the_dashboard_and_ends_it(up: Callable[..., Running]) -> None:
+def test_up_starts_and_stops_the_dashboard(up: Callable[..., Running]) -> None:
     with ExitStack() as stack:
         with suppress(OSError):  # else another has it: taken is taken
             stack.enter_context(socket.create_server((HOST, PORT)))
@@ -227,7 +225,7 @@ def test_up_serves_the_dashboard_and_ends_it(up: Callable[..., Running]) -> None
     assert [child for child in children if not ended(child)] == []
 
 
-def test_when_up_is_killed_nothing_of_it_is_left_running(up: Callable[..., Running]) -> None:
+def test_killed_up_leaves_nothing_running(up: Callable[..., Running]) -> None:
     running = up()
     database(running).close()
     children = family(running)
@@ -242,7 +240,7 @@ def test_when_up_is_killed_nothing_of_it_is_left_running(up: Callable[..., Runni
 @pytest.mark.parametrize(
     "names", [["DATABASE_URL"], ["REDIS_URL"], ["REDIS_URL", "DATABASE_URL"], ["DATABASE_URL_FILE"]]
 )
-def test_simulated_prices_do_not_go_among_your_own_by_mistake(
+def test_simulated_prices_are_not_mixed_with_real_ones(
     up: Callable[..., Running], home: Path, empty_pipeline: Pipeline, tmp_path: Path, names: list[str]
 ) -> None:
     pipeline = empty_pipeline
@@ -259,7 +257,9 @@ def test_simulated_prices_do_not_go_among_your_own_by_mistake(
     assert list(home.iterdir()) == []
 
 
-def test_simulate_says_that_it_is_meant(up: Callable[..., Running], home: Path, empty_pipeline: Pipeline) -> None:
+def test_simulate_option_allows_a_simulator_on_your_own_servers(
+    up: Callable[..., Running], home: Path, empty_pipeline: Pipeline
+) -> None:
     pipeline = empty_pipeline
     running = up("--simulate", REDIS_URL=pipeline.servers.valkey.url, DATABASE_URL=pipeline.database.url)
     wait_for(lambda: _has_rows(pipeline.database), 20, "the first row")
@@ -285,7 +285,7 @@ def refusal(process: Running) -> str:
     return words
 
 
-def test_a_wrong_password_of_the_database(processes: Processes, home: Path, pipeline: Pipeline) -> None:
+def test_wrong_database_password_exits_2(processes: Processes, home: Path, pipeline: Pipeline) -> None:
     server = PostgresServer(home / "postgres-18")
     server.start()
     try:
@@ -327,7 +327,7 @@ def test_a_wrong_password_of_the_database(processes: Processes, home: Path, pipe
 
 
 @pytest.mark.parametrize("command", ["producer", "consumer"])
-def test_a_wrong_password_of_redis(processes: Processes, home: Path, pipeline: Pipeline, command: str) -> None:
+def test_wrong_redis_password_exits_2(processes: Processes, home: Path, pipeline: Pipeline, command: str) -> None:
     server = ValkeyServer(home / "valkey", settings={"requirepass": "right"})
     server.start()
     try:
@@ -346,7 +346,7 @@ def test_a_wrong_password_of_redis(processes: Processes, home: Path, pipeline: P
         server.stop()
 
 
-def test_a_refused_key(pipeline: Pipeline) -> None:
+def test_refused_api_key_exits_2(pipeline: Pipeline) -> None:
     with Simulator(SimulatorConfig(api_key="right")) as simulator:
         producer = pipeline.producer(
             simulator.url, "--log-level", "DEBUG", symbols=["AAPL"], TWELVE_DATA_API_KEY=SECRET
@@ -355,7 +355,7 @@ def test_a_refused_key(pipeline: Pipeline) -> None:
     assert words == "producer: Twelve Data refuses the API key: check TWELVE_DATA_API_KEY."
 
 
-def test_symbols_that_are_all_refused(pipeline: Pipeline) -> None:
+def test_all_symbols_refused_exits_2(pipeline: Pipeline) -> None:
     with Simulator(SimulatorConfig()) as simulator:
         producer = pipeline.producer(simulator.url, symbols=["NOSUCH", "NORTHIS"])
         words = refusal(producer)
@@ -391,14 +391,14 @@ REFUSED: list[tuple[list[str], Mapping[str, str], str]] = [
 
 
 @pytest.mark.parametrize(("command", "environ", "words"), REFUSED, ids=[words for _, _, words in REFUSED])
-def test_a_setting_that_cannot_work(
+def test_impossible_setting_exits_2(
     processes: Processes, command: list[str], environ: Mapping[str, str], words: str
 ) -> None:
     defaults = {"TWELVE_DATA_API_KEY": "any", "REDIS_URL": "unix:///nowhere"}
     assert refusal(processes.start(*command, **{**defaults, **environ})).startswith(words)
 
 
-def test_a_key_in_a_file_is_read_again_at_every_connect(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_key_file_is_read_at_every_connect(pipeline: Pipeline, tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("wrong\n")
     with Simulator(SimulatorConfig(rate=50, api_key="right")) as simulator:
@@ -411,7 +411,7 @@ def test_a_key_in_a_file_is_read_again_at_every_connect(pipeline: Pipeline, tmp_
         assert producer.stop() == 0
 
 
-def test_a_dotenv_in_the_working_folder_is_read_and_the_environment_wins(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_dotenv_is_read_and_the_environment_overrides_it(pipeline: Pipeline, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("PRICE_STREAM=elsewhere\nCONSUMER_NAME=from-the-file\n")
     consumer = pipeline.consumer(CONSUMER_NAME="from-the-environment")
     consumer.wait_until_said("from-the-environment reads elsewhere as one of timescale")

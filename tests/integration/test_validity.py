@@ -87,7 +87,7 @@ def outcomes(database: Database, store: PriceStore, table: Table, fields: dict[s
 @example(field="time", text="-1e-7")
 @example(field="time", text="4102444799.9999995")
 @example(field="price", text="1e-400")
-def test_a_tick_has_one_outcome_by_every_path(database: Database, store: PriceStore, field: str, text: str) -> None:
+def test_tick_has_the_same_outcome_on_every_path(database: Database, store: PriceStore, field: str, text: str) -> None:
     found = outcomes(database, store, PRICES, {**GOOD._asdict(), field: text})
     assert len(set(found.values())) == 1, found
     if tick.problem(GOOD._replace(**{field: text})):
@@ -98,7 +98,7 @@ def test_a_tick_has_one_outcome_by_every_path(database: Database, store: PriceSt
 @given(field=st.sampled_from(feed_event.INTEGERS), text=spelled)
 @example(field="number", text="0x1A")
 @example(field="at", text="1_000")
-def test_a_feed_event_has_one_outcome_by_every_path(
+def test_feed_event_has_the_same_outcome_on_every_path(
     database: Database, store: PriceStore, field: str, text: str
 ) -> None:
     found = outcomes(database, store, FEED, {**EVENT._asdict(), field: text})
@@ -108,7 +108,7 @@ def test_a_feed_event_has_one_outcome_by_every_path(
 
 
 @pytest.mark.parametrize("text", SPELLINGS, ids=range(len(SPELLINGS)))
-def test_each_odd_spelling_has_one_outcome(database: Database, store: PriceStore, text: str) -> None:
+def test_each_unusual_spelling_has_one_outcome(database: Database, store: PriceStore, text: str) -> None:
     for field in ("seq", "received", "price", "time"):
         found = outcomes(database, store, PRICES, {**GOOD._asdict(), field: text})
         assert len(set(found.values())) == 1, (field, found)

@@ -45,7 +45,7 @@ def ended(store: PriceStore, *, ago: float = 1000.0, last_seq: int = N) -> Told:
     return session
 
 
-def test_a_complete_session_is_sealed_and_not_scanned_again(
+def test_complete_session_is_verified_and_not_scanned_again(
     store: PriceStore, run: Callable[..., list[Verdict]]
 ) -> None:
     ended(store).store(range(1, N + 1))
@@ -55,7 +55,7 @@ def test_a_complete_session_is_sealed_and_not_scanned_again(
     assert [verdict.state for verdict in run(everything=True)] == ["complete"]
 
 
-def test_what_retention_has_dropped_is_expired_and_a_hole_still_a_hole(
+def test_dropped_ticks_are_expired_and_missing_ones_still_missing(
     pipeline: Pipeline, store: PriceStore, run: Callable[..., list[Verdict]]
 ) -> None:
     old, new = ended(store, ago=10 * 86_400), ended(store)
@@ -85,7 +85,7 @@ def test_what_retention_has_dropped_is_expired_and_a_hole_still_a_hole(
     ],
     ids=["the first", "a middle one", "the last", "several", "the whole session"],
 )
-def test_what_is_deleted_by_hand_is_found_and_named(
+def test_manually_deleted_ticks_are_reported(
     deleted: list[int], missing: list[str], store: PriceStore, pipeline: Pipeline, run: Callable[..., list[Verdict]]
 ) -> None:
     ended(store).store(range(1, N + 1))
@@ -97,7 +97,7 @@ def test_what_is_deleted_by_hand_is_found_and_named(
     assert run() != [], "an incomplete session is never sealed"
 
 
-def test_a_missing_price_is_named_with_its_time(store: PriceStore, run: Callable[..., list[Verdict]]) -> None:
+def test_missing_price_is_reported_with_its_time(store: PriceStore, run: Callable[..., list[Verdict]]) -> None:
     session = ended(store)
     session.store(set(range(1, N + 1)) - {50})
     ((since, until),) = run()[0].spans
@@ -107,7 +107,7 @@ def test_a_missing_price_is_named_with_its_time(store: PriceStore, run: Callable
     assert until.timestamp() == pytest.approx(session.start + 0.051, abs=1e-4)
 
 
-def test_a_number_stored_twice_is_found(store: PriceStore, run: Callable[..., list[Verdict]]) -> None:
+def test_duplicate_number_is_found(store: PriceStore, run: Callable[..., list[Verdict]]) -> None:
     session = ended(store)
     session.store(range(1, N + 1))
     session.store([7], symbol="ETH/USD")
@@ -116,7 +116,7 @@ def test_a_number_stored_twice_is_found(store: PriceStore, run: Callable[..., li
     assert verdict.state == "incomplete"
 
 
-def test_the_expected_last_number_is_the_producers_so_a_lost_tail_shows(
+def test_lost_tail_is_found_by_the_last_seq_of_the_producer(
     store: PriceStore, run: Callable[..., list[Verdict]]
 ) -> None:
     session = Told(store, time.time() - 5)
@@ -127,7 +127,7 @@ def test_the_expected_last_number_is_the_producers_so_a_lost_tail_shows(
     assert [str(part) for part in verdict.missing] == [f"{N - 1}–{N}"]
 
 
-def test_a_session_that_lives_is_complete_so_far_and_never_sealed(
+def test_live_session_is_complete_so_far_and_never_verified(
     store: PriceStore, run: Callable[..., list[Verdict]]
 ) -> None:
     session = Told(store, time.time() - 5)
@@ -138,7 +138,7 @@ def test_a_session_that_lives_is_complete_so_far_and_never_sealed(
         assert (verdict.state, verdict.expected) == ("complete so far", 10)
 
 
-def test_a_session_that_ended_without_word_is_judged_up_to_its_highest_number(
+def test_session_without_a_stop_event_is_checked_up_to_its_highest_seq(
     store: PriceStore, run: Callable[..., list[Verdict]]
 ) -> None:
     session = Told(store, time.time() - 100)
@@ -163,7 +163,7 @@ def test_dead_letters_and_recorded_overflows_are_accounted_for(
     assert verdict.stored == N - 11
 
 
-def test_what_is_unread_or_pending_or_spooled_is_on_its_way(
+def test_unread_pending_and_spooled_ticks_are_in_transit(
     store: PriceStore, pipeline: Pipeline, run: Callable[..., list[Verdict]], tmp_path: Path
 ) -> None:
     session = ended(store)
@@ -176,7 +176,7 @@ def test_what_is_unread_or_pending_or_spooled_is_on_its_way(
     assert (verdict.state, verdict.waiting, verdict.sound) == ("complete so far", 3, True)
 
 
-def test_what_is_acked_and_not_in_the_table_is_missing_though_the_stream_still_has_it(
+def test_acked_tick_absent_from_the_table_is_missing(
     store: PriceStore, pipeline: Pipeline, run: Callable[..., list[Verdict]]
 ) -> None:
     session = ended(store)
@@ -186,7 +186,7 @@ def test_what_is_acked_and_not_in_the_table_is_missing_though_the_stream_still_h
     assert [str(part) for part in run()[0].missing] == [str(N)]
 
 
-def test_what_moves_on_between_two_looks_is_no_false_alarm(
+def test_tick_moving_between_two_reads_is_not_reported_missing(
     store: PriceStore, run: Callable[..., list[Verdict]]
 ) -> None:
     session = ended(store)
@@ -195,7 +195,7 @@ def test_what_moves_on_between_two_looks_is_no_false_alarm(
     assert (verdict.state, verdict.stored) == ("complete", N)
 
 
-def test_a_sealed_session_is_scanned_again_when_more_of_it_comes_from_an_adopted_spool(
+def test_verified_session_is_scanned_again_after_an_adopted_spool(
     store: PriceStore, run: Callable[..., list[Verdict]]
 ) -> None:
     session = ended(store)
@@ -213,7 +213,7 @@ def test_prices_of_any_exchange_time_are_counted(store: PriceStore, run: Callabl
     assert run()[0].state == "complete"
 
 
-def test_a_feed_event_that_is_missing_is_named_since_a_gap_may_hide_there(
+def test_missing_feed_event_is_reported(
     store: PriceStore, pipeline: Pipeline, run: Callable[..., list[Verdict]]
 ) -> None:
     session = Told(store, time.time() - 100)
@@ -226,7 +226,7 @@ def test_a_feed_event_that_is_missing_is_named_since_a_gap_may_hide_there(
     assert "FEED EVENT 2 is missing" in str(verdict)
 
 
-def test_a_feed_event_on_its_way_is_no_false_alarm(
+def test_feed_event_in_transit_is_not_reported_missing(
     store: PriceStore, pipeline: Pipeline, run: Callable[..., list[Verdict]]
 ) -> None:
     session = Told(store, time.time() - 100)
@@ -237,9 +237,7 @@ def test_a_feed_event_on_its_way_is_no_false_alarm(
     assert (verdict.state, verdict.waiting, verdict.sound) == ("complete so far", 1, True)
 
 
-def test_a_killed_sessions_first_quote_may_be_of_last_friday(
-    store: PriceStore, run: Callable[..., list[Verdict]]
-) -> None:
+def test_first_quote_of_a_killed_session_may_be_days_old(store: PriceStore, run: Callable[..., list[Verdict]]) -> None:
     session = Told(store, time.time() - 100)
     session.tell("alive", 1, last_seq=0)
     session.store([1, 2], time=str(int(session.start) - 2 * 86_400))
@@ -248,7 +246,7 @@ def test_a_killed_sessions_first_quote_may_be_of_last_friday(
     assert (verdict.state, verdict.expected, verdict.stored) == ("ended without word", 3, 3)
 
 
-def test_a_spool_that_cannot_be_read_and_a_stream_that_is_gone_are_no_crash(
+def test_unreadable_spool_and_missing_stream_do_not_crash_verify(
     store: PriceStore,
     pipeline: Pipeline,
     run: Callable[..., list[Verdict]],
@@ -262,7 +260,7 @@ def test_a_spool_that_cannot_be_read_and_a_stream_that_is_gone_are_no_crash(
     assert "cannot be read" in caplog.text
 
 
-def test_the_command_exits_1_and_names_what_is_missing(store: PriceStore, pipeline: Pipeline) -> None:
+def test_command_exits_1_and_lists_missing_ticks(store: PriceStore, pipeline: Pipeline) -> None:
     session = ended(store)
     session.store(range(1, N + 1))
     good = pipeline.processes.start("tickpipe", "verify", "--claim-idle", "0.1")
@@ -278,7 +276,7 @@ def test_the_command_exits_1_and_names_what_is_missing(store: PriceStore, pipeli
     assert (verdict["session"], verdict["missing"], verdict["sound"]) == (session.id, [[33, 33]], False)
 
 
-def test_a_killed_producers_price_whose_time_is_wrong_by_years_is_not_missing(
+def test_price_of_a_killed_producer_with_a_time_years_off_is_not_missing(
     store: PriceStore, run: Callable[..., list[Verdict]]
 ) -> None:
     killed = Told(store, time.time() - 1000)
