@@ -19,7 +19,7 @@ from benchmarks.peers.copy_rows import COPY, line
 from benchmarks.servers import DATABASE, bench
 from consumer.store import array_literal
 from consumer.tables import PRICES
-from tests.support.homes import temporary_home
+from tests.support.folders import temporary_folder
 
 BLOCK, BLOCKS, ROUNDS = 5_000, 40, 5
 _INSERT, _, _REST = PRICES.insert.partition("SELECT")
@@ -49,7 +49,7 @@ def main() -> None:
     ways = {name: inserting(statement) for name, statement in STATEMENTS.items()}
     ways["COPY of the same rows"] = lambda cursor, block: cursor.copy_expert(COPY, BytesIO(texts[block]))
     best = dict.fromkeys(ways, float("inf"))
-    with temporary_home() as home, bench(home) as found:
+    with temporary_folder() as home, bench(home) as found:
         found.query(DATABASE, "CREATE TABLE keyless (LIKE prices_real_time INCLUDING CONSTRAINTS)")
         connection = psycopg2.connect(found.database_url(DATABASE))
         for _ in range(ROUNDS):

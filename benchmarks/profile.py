@@ -22,7 +22,7 @@ from benchmarks.clients import Client, Usage, wait_for
 from benchmarks.feed import write_frames
 from benchmarks.plan import Scale
 from benchmarks.servers import DATABASE, STREAM, Bench, bench
-from tests.support.homes import temporary_home
+from tests.support.folders import temporary_folder
 
 EVENTS = 200_000
 #: Lines of each account.
@@ -31,7 +31,7 @@ SHOWN = 12
 
 def main() -> None:
     """Profile the drain of a stream, then a feed that sends as fast as it is read."""
-    with temporary_home() as home, bench(home, shared_preload_libraries="pg_stat_statements") as found:
+    with temporary_folder() as home, bench(home, shared_preload_libraries="pg_stat_statements") as found:
         found.query(DATABASE, "CREATE EXTENSION pg_stat_statements")
         found.fill_stream(EVENTS)
         with accounts(found, "stream → database, blocks of 1000"):

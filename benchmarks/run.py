@@ -33,7 +33,7 @@ from benchmarks.servers import DATABASE, ROOT, Bench, bench
 from common import cli
 from common.errors import ConfigurationError
 from tests.support.browser import find_program, launched
-from tests.support.homes import temporary_home
+from tests.support.folders import temporary_folder
 
 RESULTS = ROOT / "benchmarks" / "results"
 PICTURE = ROOT / "docs" / "bench.svg"
@@ -58,7 +58,7 @@ def run(
     scale = QUICK if quick else Scale()
     wanted = [*sink.RATIOS, *feed.RATIOS, *growth.ratios(scale), *dashboard.RATIOS]
     console = Console(width=None if sys.stdout.isatty() else 150)
-    with temporary_home() as home, bench(home) as found, ExitStack() as stack:
+    with temporary_folder() as home, bench(home) as found, ExitStack() as stack:
         results = measure(_parts(names, found, scale, stack), console)
         facts = machine(found)
     show(console, results, wanted)

@@ -14,7 +14,7 @@ from common.settings import Secret
 from common.streams.client import connect
 from common.streams.stream import Stream
 from consumer.store import PriceStore
-from tests.support.homes import temporary_home
+from tests.support.folders import temporary_folder
 from tickpipe.inspect.verify import verify
 from tickpipe.local.servers.embedded import embedded_servers
 
@@ -35,7 +35,7 @@ INSERT INTO feed_events VALUES (1767571200000000, 1, now(), 'stopped', jsonb_bui
 def main() -> None:
     """Fill a table with one session, and time verify on it, complete and with holes."""
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000_000
-    with temporary_home() as home, embedded_servers(home / "data") as servers:
+    with temporary_folder() as home, embedded_servers(home / "data") as servers:
         url = Secret(servers.database_url or "")
         stream = Stream(connect(Secret(servers.redis_url or "")), "prices", "timescale", "bench")
         stream.ensure_group()

@@ -27,7 +27,7 @@ import redis
 from tests.chaos.faults import FAULTS, Step, schedule
 from tests.chaos.oracle import SYMBOLS, Journal, Judgement, Numbered, compare_with_verify, judge
 from tests.support.faults import FaultySimulator
-from tests.support.homes import temporary_home
+from tests.support.folders import temporary_folder
 from tickpipe.inspect.verify import SILENT_AFTER
 from tickpipe.local.servers.postgres import PostgresServer
 from tickpipe.local.servers.valkey import ValkeyServer
@@ -323,7 +323,7 @@ def chaos(
     seed: int, seconds: float, rate: float, say: Callable[[str], None], steps: Sequence[Step] | None = None
 ) -> tuple[Judgement, Counter[str]]:
     """One run in a home of its own, whose logs are kept if it found a fault."""
-    with temporary_home() as home:
+    with temporary_folder() as home:
         run = Run(home, seed, seconds, rate, say, steps)
         try:
             judgement = run.execute()

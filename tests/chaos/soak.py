@@ -21,7 +21,7 @@ import psutil
 
 from tests.chaos.oracle import SYMBOLS, Numbered
 from tests.support.faults import FaultySimulator
-from tests.support.homes import temporary_home
+from tests.support.folders import temporary_folder
 from tickpipe.local.servers.valkey import ValkeyServer
 from tickpipe.simulator.random_walk import Event
 from tickpipe.simulator.websocket import SimulatorConfig
@@ -111,7 +111,7 @@ def soak(seconds: float, say: Callable[[str], None]) -> list[str]:
     """Run it; what was not as it should be."""
     seen = Soak()
     with (
-        temporary_home() as home,
+        temporary_folder() as home,
         FaultySimulator(SimulatorConfig(rate=50), Numbered(10**9), seen.journal) as sim,
         (home / "producer.log").open("wb") as log,
     ):

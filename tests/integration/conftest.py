@@ -14,7 +14,7 @@ import pytest
 
 from common.database.migrations import migrate, read_migrations
 from common.errors import ConfigurationError
-from tests.support.homes import temporary_home
+from tests.support.folders import temporary_folder
 from tests.support.pipeline import Database, Pipeline, ServerPair
 from tests.support.timescaledb import GivenServer, NpmServer
 from tickpipe.local.servers.postgres import PostgresServer
@@ -33,7 +33,7 @@ def skip_or_fail(error: ConfigurationError, what: str) -> NoReturn:
 @contextmanager
 def _server_pair() -> Iterator[ServerPair]:
     """Servers in a home of their own; their database `tickpipe` has the schema and is what tests' databases copy."""
-    with temporary_home() as home:
+    with temporary_folder() as home:
         try:
             pair = ServerPair(ValkeyServer(home / "valkey"), PostgresServer(home / "postgres-18"))
             pair.start()

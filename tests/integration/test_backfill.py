@@ -15,7 +15,7 @@ from consumer.store import PriceStore
 from tests.support.faults import FaultySimulator
 from tests.support.pipeline import Pipeline
 from tests.support.processes import Running
-from tests.support.told import Told
+from tests.support.sessions import StoredSession
 from tests.support.waiting import wait_for
 from tickpipe.simulator.websocket import SimulatorConfig
 
@@ -51,18 +51,18 @@ def start() -> int:
     return int(time.time()) // MINUTE * MINUTE - 2 * HOUR
 
 
-def begun(store: PriceStore, start: float, *symbols: str) -> Told:
-    session = Told(store, start)
-    session.tell("started", 0, feed="twelvedata", symbols=symbols)
-    session.tell("connected", 0)
-    session.tell("subscribed", 0, symbols=symbols)
+def begun(store: PriceStore, start: float, *symbols: str) -> StoredSession:
+    session = StoredSession(store, start)
+    session.emit("started", 0, feed="twelvedata", symbols=symbols)
+    session.emit("connected", 0)
+    session.emit("subscribed", 0, symbols=symbols)
     return session
 
 
-def blind(session: Told, since: float, until: float, *symbols: str) -> None:
+def blind(session: StoredSession, since: float, until: float, *symbols: str) -> None:
     """The connection was lost and came back, in seconds after the session's start."""
-    session.tell("disconnected", since, cause="reset", last_frame=round((session.start + since) * 1e6))
-    session.tell("subscribed", until, symbols=symbols)
+    session.emit("disconnected", since, cause="reset", last_frame=round((session.start + since) * 1e6))
+    session.emit("subscribed", until, symbols=symbols)
 
 
 def backfill(pipeline: Pipeline, simulator: FaultySimulator, *options: str, **environ: str) -> Running:
@@ -121,8 +121,8 @@ def test_minutes_with_gaps_have_vendor_bars_and_others_have_ticks(
     for seq in range(1, 31):  # one each 20 s
         session.store([seq], time=str(start + 20 * seq), received=str((start + 20 * seq) * 1_000_000))
     blind(session, 2 * MINUTE + 30, 5 * MINUTE + 1, "BTC/USD")
-    session.tell("stopped", 10 * MINUTE, last_seq=30)
-    begun(store, start + 10 * MINUTE, "BTC/USD").tell("unsubscribed", 1, symbols=["BTC/USD"])
+    session.emit("stopped", 10 * MINUTE, last_seq=30)
+    begun(store, start + 10 * MINUTE, "BTC/USD").emit("unsubscribed", 1, symbols=["BTC/USD"])
     assert said(backfill(pipeline, simulator)) == ["4 bars of 1 symbols stored over 1 gaps"]
     assert minutes(pipeline, "backfill", start) == [2, 3, 4, 5]
     assert minutes(pipeline, "ticks", start) == [0, 1, 6, 7, 8, 9, 10]
@@ -140,7 +140,7 @@ def test_minutes_without_bars_are_not_requested_again(
 ) -> None:
     session = begun(store, start, "AAPL", "BTC/USD")
     blind(session, 100, 400, "AAPL", "BTC/USD")
-    session.tell("unsubscribed", 500, symbols=["AAPL", "BTC/USD"])
+    session.emit("unsubscribed", 500, symbols=["AAPL", "BTC/USD"])
     simulator.answer_calls(CLOSED)  # to the first: AAPL
     assert said(backfill(pipeline, simulator)) == ["6 bars of 1 symbols stored over 2 gaps"]
     assert len(simulator.calls) == 2
@@ -154,7 +154,7 @@ def test_recent_minutes_without_bars_are_requested_again(
     start = int(time.time()) // MINUTE * MINUTE - 20 * MINUTE
     session = begun(store, start, "AAPL", "BTC/USD")
     blind(session, 100, 400, "AAPL", "BTC/USD")
-    session.tell("unsubscribed", 500, symbols=["AAPL", "BTC/USD"])
+    session.emit("unsubscribed", 500, symbols=["AAPL", "BTC/USD"])
     simulator.answer_calls(CLOSED)
     said(backfill(pipeline, simulator))
     assert said(backfill(pipeline, simulator)) == ["6 bars of 1 symbols stored over 1 gaps"]
@@ -165,11 +165,11 @@ def test_lost_prices_are_a_gap_of_every_covered_symbol(
     pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore, start: int
 ) -> None:
     session = begun(store, start, "BTC/USD", "ETH/USD")
-    session.tell("unsubscribed", 100, symbols=["ETH/USD"])
+    session.emit("unsubscribed", 100, symbols=["ETH/USD"])
     for since, until in ((70, 70), (200, 250)):
         lost = {"since": (start + since) * 1_000_000, "until": (start + until) * 1_000_000}
-        session.tell("overflow", 300, first_seq=7, last_seq=9, **lost, cause="spool full")
-    session.tell("unsubscribed", 400, symbols=["BTC/USD"])
+        session.emit("overflow", 300, first_seq=7, last_seq=9, **lost, cause="spool full")
+    session.emit("unsubscribed", 400, symbols=["BTC/USD"])
     assert said(backfill(pipeline, simulator)) == ["4 bars of 2 symbols stored over 3 gaps"]
     assert len(simulator.calls) == 2
     assert minutes(pipeline, "backfill", start) == [1, 3, 4]
@@ -181,7 +181,7 @@ def test_since_and_symbols_limit_the_backfill(
 ) -> None:
     session = begun(store, start, "BTC/USD", "ETH/USD", "RY")
     blind(session, 0, 10 * MINUTE, "BTC/USD", "ETH/USD", "RY")
-    session.tell("unsubscribed", 700, symbols=["BTC/USD", "ETH/USD", "RY"])
+    session.emit("unsubscribed", 700, symbols=["BTC/USD", "ETH/USD", "RY"])
     moment = pipeline.database.query(
         "SELECT to_char(to_timestamp(%s) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI')", start + 7 * MINUTE
     )
@@ -196,7 +196,7 @@ def test_unknown_symbol_is_reported_and_others_are_filled(
 ) -> None:
     session = begun(store, start, "BTC/USD", "AAAA")
     blind(session, 0, 60, "BTC/USD", "AAAA")
-    session.tell("unsubscribed", 500, symbols=["BTC/USD", "AAAA"])
+    session.emit("unsubscribed", 500, symbols=["BTC/USD", "AAAA"])
     running = backfill(pipeline, simulator)
     assert said(running, 1) == [
         "1 bars of 1 symbols stored over 1 gaps",
@@ -219,7 +219,7 @@ def test_backfill_keeps_stored_bars_and_resumes_after_an_outage(
 ) -> None:
     session = begun(store, start, "BTC/USD", "ETH/USD")
     blind(session, 0, 60, "BTC/USD", "ETH/USD")
-    session.tell("unsubscribed", 70, symbols=["BTC/USD", "ETH/USD"])
+    session.emit("unsubscribed", 70, symbols=["BTC/USD", "ETH/USD"])
     simulator.answer_calls((200, {"meta": {}, "values": [], "status": "ok"}), *[DOWN] * 5)
     running = backfill(pipeline, simulator)
     first, last = said(running, 1)
@@ -236,7 +236,7 @@ def test_backfill_stopped_while_waiting_for_credits_keeps_stored_bars(
 ) -> None:
     session = begun(store, start, "BTC/USD", "ETH/USD")
     blind(session, 0, 60, "BTC/USD", "ETH/USD")
-    session.tell("unsubscribed", 70, symbols=["BTC/USD", "ETH/USD"])
+    session.emit("unsubscribed", 70, symbols=["BTC/USD", "ETH/USD"])
     running = backfill(pipeline, simulator, "--credits-per-minute", "1")
     wait_for(lambda: pipeline.database.count("candles_backfill") == 1, message="the first answer is stored")
     running.signal(number)

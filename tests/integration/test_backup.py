@@ -15,7 +15,7 @@ import pytest
 
 from common.streams.stream import Stream
 from tests.support.capture import make_events, write_capture
-from tests.support.homes import temporary_home
+from tests.support.folders import temporary_folder
 from tests.support.pages import ROOT, Shell, blocks
 from tests.support.pipeline import GROUP, Database, Pipeline
 from tests.support.waiting import wait_for
@@ -28,7 +28,7 @@ N = 3000
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    with temporary_home() as home:
+    with temporary_folder() as home:
         yield home
 
 

@@ -23,7 +23,7 @@ from consumer.tables import PRICES
 from tests.support.candles import DAY, EPOCH, HOUR, MINUTE, Candle, Traded, candles, insert_ticks, make_ticks
 from tests.support.capture import make_events, read_capture, row, ticks
 from tests.support.pipeline import Database
-from tests.support.told import entry
+from tests.support.sessions import entry
 from tickpipe.maintenance import retention
 
 REAL_CAPTURE = Path(__file__).parents[3] / "shared/data/fx-ticks.ndjson"

@@ -16,7 +16,7 @@ from consumer.store import PriceStore, Stored
 from consumer.tables import PRICES
 from tests.support.capture import make_events, ticks
 from tests.support.pipeline import Database, Pipeline
-from tests.support.told import Told, entry
+from tests.support.sessions import StoredSession, entry
 from tests.support.waiting import PATIENCE, wait_for
 
 SESSION = 1_760_000_000_000_000
@@ -50,9 +50,9 @@ def waiting_for_standby(database: Database) -> list[int]:
 
 def insert(store: PriceStore, *, bad: bool = False) -> Future[None]:
     """Insert ten ticks of one session in a thread."""
-    entries = [entry(Told(store, SESSION / 1e6).tick(seq)._asdict()) for seq in range(1, 11)]
+    entries = [entry(StoredSession(store, SESSION / 1e6).tick(seq)._asdict()) for seq in range(1, 11)]
     if bad:
-        entries.append(entry(Told(store, SESSION / 1e6).tick(11, price="dear")._asdict()))
+        entries.append(entry(StoredSession(store, SESSION / 1e6).tick(11, price="dear")._asdict()))
     return in_thread(store.insert_batch, PRICES, "prices", entries)
 
 

@@ -14,7 +14,7 @@ from common.streams.stream import MAX_FIELDS, Stream
 from consumer.store import PriceStore
 from consumer.tables import PRICES
 from tests.support.pipeline import Pipeline
-from tests.support.told import Told, entry
+from tests.support.sessions import StoredSession, entry
 from tickpipe.maintenance.dead_letters import Filter, find, retry
 
 
@@ -27,16 +27,16 @@ def store(pipeline: Pipeline) -> Iterator[PriceStore]:
 
 
 @pytest.fixture
-def session(store: PriceStore) -> Told:
+def session(store: PriceStore) -> StoredSession:
     """Numbers 1 and 3 stored, 2 and 4 dead letters for two reasons."""
-    session = Told(store, datetime(2026, 1, 5, tzinfo=UTC).timestamp())
+    session = StoredSession(store, datetime(2026, 1, 5, tzinfo=UTC).timestamp())
     session.store([1, 3])
     session.store([2], price="n/a")
     session.store([4], symbol="X" * 65)
     return session
 
 
-def test_dead_letter_keeps_the_entry_byte_for_byte(store: PriceStore, session: Told) -> None:
+def test_dead_letter_keeps_the_entry_byte_for_byte(store: PriceStore, session: StoredSession) -> None:
     raw = [b"session", b"%d" % session.id, b"seq", b"9", b"odd\xff", b"\x00\xfe \xf0\x9f"]
     store.insert_batch(PRICES, "prices", [entry({})._replace(parts=raw)])
     letter = find(store, Filter(reason="FIELDS are not"), limit=10)[0]
@@ -59,12 +59,12 @@ def test_entry_with_a_duplicate_field_name_is_requeued_unchanged(
     assert pipeline.prices.read(1)[0].parts == raw
 
 
-def test_repeated_refusal_is_one_dead_letter(store: PriceStore, session: Told) -> None:
+def test_repeated_refusal_is_one_dead_letter(store: PriceStore, session: StoredSession) -> None:
     session.store([2], price="n/a")
     assert len(find(store, Filter(), limit=10)) == 2
 
 
-def test_list_accepts_filters(store: PriceStore, session: Told, pipeline: Pipeline) -> None:
+def test_list_accepts_filters(store: PriceStore, session: StoredSession, pipeline: Pipeline) -> None:
     assert [letter.seq for letter in find(store, Filter(reason="price"), limit=10)] == [2]
     assert [letter.seq for letter in find(store, Filter(session=session.id), limit=1)] == [2]
     assert find(store, Filter(session=1), limit=10) == []
@@ -126,7 +126,7 @@ def test_crash_during_retry_never_loses_a_dead_letter(store: PriceStore, pipelin
 
 
 def test_retry_of_more_than_one_batch_requeues_each_entry_once(store: PriceStore, pipeline: Pipeline) -> None:
-    many = Told(store, datetime(2026, 1, 6, tzinfo=UTC).timestamp())
+    many = StoredSession(store, datetime(2026, 1, 6, tzinfo=UTC).timestamp())
     many.store(range(1, 2502), price="n/a")
     assert list(retry(store, lambda name: Stream(pipeline.redis, name), Filter())) == [1000, 1000, 501]
     assert pipeline.appended() == 2501

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.homes import temporary_home
+from tests.support.folders import temporary_folder
 from tests.support.pages import ROOT, Block, Shell, blocks, looks_like
 from tests.support.pipeline import Pipeline
 from tests.support.waiting import PATIENCE, wait_for
@@ -31,7 +31,7 @@ def shell(tmp_path: Path, simulator: Simulator) -> Iterator[Shell]:
     """A reader's shell, without URLs; what is real there is the simulator here."""
     folder = tmp_path / "clone"
     folder.mkdir()
-    with temporary_home() as home:
+    with temporary_folder() as home:
         yield Shell(folder, {"TWELVE_DATA_URL": simulator.url, "TICKPIPE_DATA_DIR": str(home)})
 
 

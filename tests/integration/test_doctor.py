@@ -15,9 +15,9 @@ from common.database import migrations
 from common.settings import Secret
 from common.streams.stream import Stream
 from consumer.store import PriceStore
-from tests.support.homes import temporary_home
+from tests.support.folders import temporary_folder
 from tests.support.pipeline import GROUP, Database, Pipeline
-from tests.support.told import Told
+from tests.support.sessions import StoredSession
 from tests.support.waiting import wait_for
 from tickpipe.inspect.doctor import CheckContext, Finding, examine
 from tickpipe.inspect.sizes import SizeProbe
@@ -51,7 +51,7 @@ def states(findings: Findings, state: str) -> list[str]:
     return [what for what, finding in findings.items() if finding.state == state]
 
 
-def told(findings: Findings, words: str) -> Finding:
+def finding(findings: Findings, words: str) -> Finding:
     """The one finding that says so."""
     (found,) = [finding for what, finding in findings.items() if words in what]
     return found
@@ -73,7 +73,7 @@ def test_servers_with_our_settings_are_healthy(look: Callable[..., Findings]) ->
 def test_misconfigured_redis_is_reported(
     look: Callable[..., Findings], settings: dict[str, str], words: str, advice: str
 ) -> None:
-    with temporary_home() as home:
+    with temporary_folder() as home:
         server = ValkeyServer(home / "valkey", settings=settings)
         server.start()
         try:
@@ -81,12 +81,12 @@ def test_misconfigured_redis_is_reported(
         finally:
             server.stop()
     assert len(states(found, "BAD")) == 1
-    assert told(found, words).state == "BAD"
-    assert advice in told(found, words).advice
+    assert finding(found, words).state == "BAD"
+    assert advice in finding(found, words).advice
 
 
 def test_misconfigured_database_is_reported(look: Callable[..., Findings]) -> None:
-    with temporary_home() as home:
+    with temporary_folder() as home:
         server = PostgresServer(home / "postgres-18", settings={"fsync": "off", "full_page_writes": "off"})
         server.start()
         try:
@@ -96,7 +96,7 @@ def test_misconfigured_database_is_reported(look: Callable[..., Findings]) -> No
         finally:
             server.stop()
     assert sorted(states(found, "BAD")) == ["database: fsync off", "database: full_page_writes off"]
-    assert "set fsync = on" in told(found, "database: fsync").advice
+    assert "set fsync = on" in finding(found, "database: fsync").advice
 
 
 def test_asynchronous_commits_and_time_zone_are_reported(
@@ -107,8 +107,8 @@ def test_asynchronous_commits_and_time_zone_are_reported(
     pipeline.database.query(f"ALTER ROLE {role} SET TimeZone = 'Asia/Tokyo'")
     url = pipeline.database.url.replace("user=tickpipe", f"user={role}")
     found = look(database_url=url)
-    assert told(found, "synchronous_commit off").state == "note"
-    assert told(found, "time zone Asia/Tokyo").state == "ok"
+    assert finding(found, "synchronous_commit off").state == "note"
+    assert finding(found, "time zone Asia/Tokyo").state == "ok"
 
 
 def test_missing_read_right_is_a_note_and_other_checks_run(
@@ -131,8 +131,8 @@ def test_missing_read_right_is_a_note_and_other_checks_run(
         "database: feed and sizes",
     }
     assert all(each.state == "note" and "look yourself" in each.advice for each in hidden.values())
-    assert told(found, "prices: no group holds back").state == "ok"
-    assert told(found, "database: fsync on").state == "ok"
+    assert finding(found, "prices: no group holds back").state == "ok"
+    assert finding(found, "database: fsync on").state == "ok"
 
 
 @pytest.mark.parametrize("ahead", [-3600.0, 3600.0])
@@ -140,7 +140,7 @@ def test_clock_differences_are_reported(look: Callable[..., Findings], ahead: fl
     found = look(ahead=ahead)
     assert len(states(found, "BAD")) == 2
     for place in ("Redis", "database"):
-        assert told(found, f"{place}: its clock and this machine's differ by 3600.0 s").state == "BAD"
+        assert finding(found, f"{place}: its clock and this machine's differ by 3600.0 s").state == "BAD"
 
 
 def test_missing_or_changed_schema_is_reported(empty_pipeline: Pipeline, look: Callable[..., Findings]) -> None:
@@ -159,7 +159,7 @@ def test_backlog_without_readers_is_reported(pipeline: Pipeline, look: Callable[
     pipeline.prices.append([{"n": "1"}])
     found = look()
     assert states(found, "BAD") == ["prices: 0 consumers in group timescale, 1 entries left"]
-    assert told(found, "prices:feed: 0 consumers").state == "note"
+    assert finding(found, "prices:feed: 0 consumers").state == "note"
 
 
 def test_killed_consumer_is_not_counted(pipeline: Pipeline, look: Callable[..., Findings]) -> None:
@@ -171,15 +171,15 @@ def test_killed_consumer_is_not_counted(pipeline: Pipeline, look: Callable[..., 
     assert status.wait() == 0
     assert "consumers 1  silent 1" in status.said()
     assert "group timescale: 0 unread, 0 pending, 1 consumers and 1 silent" in status.said()
-    assert told(look(), "prices: 1 consumers and 1 silent in group timescale").state == "ok"
+    assert finding(look(), "prices: 1 consumers and 1 silent in group timescale").state == "ok"
     other.kill()
     wait_for(lambda: pipeline.prices.backlog()[4:] == (0, 2))
-    assert "see what keeps" in told(look(), "prices: 0 consumers and 2 silent in group timescale").advice
+    assert "see what keeps" in finding(look(), "prices: 0 consumers and 2 silent in group timescale").advice
 
 
 def test_missing_stream_is_reported(pipeline: Pipeline) -> None:
     with closing(PriceStore(Secret(pipeline.database.url))) as store:
-        Told(store, time.time()).store([1])
+        StoredSession(store, time.time()).store([1])
     words = "there is no stream 'nosuch' in this Redis yet"
     for command, said in {
         "status": f"{words}: has its producer run, is PRICE_STREAM the same?\nbacklog 0  consumers 0",
@@ -201,17 +201,17 @@ def test_silent_feed_unverified_session_and_dead_letters_are_reported(
     pipeline: Pipeline, look: Callable[..., Findings]
 ) -> None:
     with closing(PriceStore(Secret(pipeline.database.url))) as store:
-        session = Told(store, time.time() - 1000)
-        session.tell("started", 0, feed="twelvedata")
-        session.vouch("alive", 1, 2)
+        session = StoredSession(store, time.time() - 1000)
+        session.emit("started", 0, feed="twelvedata")
+        session.checkpoint("alive", 1, 2)
         session.store([1])
         session.store([2], price="NaN")
         found = look()
-        assert states(found, "BAD") == [told(found, "feed twelvedata: last word 17 min ago").what]
-        assert told(found, "1 sessions have ended").state == "note"
-        assert "`tickpipe verify`" in told(found, "1 sessions have ended").advice
-        assert told(found, "1 dead letters").state == "note"
-        session.vouch("stopped", 2, 2)
+        assert states(found, "BAD") == [finding(found, "feed twelvedata: last word 17 min ago").what]
+        assert finding(found, "1 sessions have ended").state == "note"
+        assert "`tickpipe verify`" in finding(found, "1 sessions have ended").advice
+        assert finding(found, "1 dead letters").state == "note"
+        session.checkpoint("stopped", 2, 2)
         assert states(look(), "BAD") == []
 
 
@@ -220,8 +220,8 @@ def test_timescaledb_is_healthy_without_failed_jobs(timescale: Database, look: C
         migrations.apply(store)
     found = look(database_url=timescale.url)
     assert states(found, "BAD") == []
-    assert told(found, "TimescaleDB 2.").state == "ok"
-    assert told(found, "0 background jobs failed").state == "ok"
+    assert finding(found, "TimescaleDB 2.").state == "ok"
+    assert finding(found, "0 background jobs failed").state == "ok"
     assert not [what for what in found if "ordinary table" in what]
 
 
@@ -233,14 +233,14 @@ def test_regular_table_with_timescaledb_installed_is_reported(
     timescale.query("CREATE EXTENSION IF NOT EXISTS timescaledb")
     found = look(database_url=timescale.url)
     assert states(found, "BAD") == []
-    assert "`tickpipe migrate --to-timescaledb`" in told(found, "ordinary table").advice
+    assert "`tickpipe migrate --to-timescaledb`" in finding(found, "ordinary table").advice
 
 
-def grown(store: PriceStore, rows: int) -> Told:
-    session = Told(store, time.time() - 600)
-    session.tell("started", 0, feed="twelvedata")
+def grown(store: PriceStore, rows: int) -> StoredSession:
+    session = StoredSession(store, time.time() - 600)
+    session.emit("started", 0, feed="twelvedata")
     session.store(range(1, rows + 1))
-    session.vouch("stopped", 600, rows)
+    session.checkpoint("stopped", 600, rows)
     return session
 
 
@@ -283,11 +283,11 @@ def test_sizes_exclude_rows_dropped_by_retention(pipeline: Pipeline, tmp_path: P
 def test_growth_covers_only_the_last_day(pipeline: Pipeline, tmp_path: Path) -> None:
     with patient(pipeline.servers.valkey.url, pipeline.database.url, tmp_path) as found:
         day = 86_400.0
-        session = Told(found.store, time.time() - 1.5 * day)
-        session.vouch("alive", 0.4 * day, 700)
-        session.vouch("stopped", 0.6 * day, 1000)
-        old = Told(found.store, time.time() - 9 * day)
-        old.vouch("stopped", 0.5 * day, 50_000)
+        session = StoredSession(found.store, time.time() - 1.5 * day)
+        session.checkpoint("alive", 0.4 * day, 700)
+        session.checkpoint("stopped", 0.6 * day, 1000)
+        old = StoredSession(found.store, time.time() - 9 * day)
+        old.checkpoint("stopped", 0.5 * day, 50_000)
         sizes = found.measure()
     assert sizes.table_rows_estimated == 51_000
     assert (sizes.table_rows_per_day_estimated, sizes.estimated_over_seconds) == (300, day)
@@ -307,10 +307,10 @@ def test_commands_print_json(pipeline: Pipeline) -> None:
     pipeline.prices.ensure_group()
     status = pipeline.processes.start("tickpipe", "status", "--json", "--disk", "/tmp")
     assert status.wait() == 0, status.said()
-    told = json.loads(status.said())
-    assert {"lag", "pending", "consumers"} < told["groups"]["timescale"].keys()
-    assert told["rows_per_second"] is None  # one look tells no rate
-    sizes = told["sizes"]
+    shown = json.loads(status.said())
+    assert {"lag", "pending", "consumers"} < shown["groups"]["timescale"].keys()
+    assert shown["rows_per_second"] is None  # one look tells no rate
+    sizes = shown["sizes"]
     assert sizes["table_bytes"] > 0
     assert sizes["table_disk_free_bytes"] > 0
     doctor = pipeline.processes.start("tickpipe", "doctor", "--json")

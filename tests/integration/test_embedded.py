@@ -22,7 +22,7 @@ import pytest
 import redis
 
 from common.errors import ConfigurationError, TickpipeError
-from tests.support.homes import temporary_home
+from tests.support.folders import temporary_folder
 from tests.support.waiting import wait_for
 from tickpipe.local.servers.embedded import Servers, default_data_dir, embedded_servers
 from tickpipe.local.servers.postgres import PostgresServer
@@ -46,7 +46,7 @@ with embedded_servers(Path(sys.argv[1])) as servers:
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    with temporary_home() as folder:
+    with temporary_folder() as folder:
         yield folder
 
 

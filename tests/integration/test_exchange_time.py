@@ -14,7 +14,7 @@ from common.database.migrations import apply
 from common.settings import Secret
 from consumer.store import PriceStore
 from tests.support.pipeline import Database, Pipeline
-from tests.support.told import Told
+from tests.support.sessions import StoredSession
 from tickpipe.dashboard.data import INTERVALS, Reader
 from tickpipe.dashboard.history import Charts
 from tickpipe.dashboard.quotes import Quotes
@@ -38,7 +38,7 @@ def store(backend: Database) -> Iterator[PriceStore]:
 def store_ticks(store: PriceStore, symbol: str, *ticks: tuple[float, float]) -> None:
     """Store ticks, each of (time of the exchange in seconds after now, price), received now in this order."""
     now = time.time()
-    session = Told(store, now)
+    session = StoredSession(store, now)
     for seq, (ahead, price) in enumerate(ticks, 1):
         session.store([seq], symbol=symbol, time=str(int(now + ahead)), price=str(price))
 
@@ -71,15 +71,15 @@ def test_ticks_with_future_times_come_last(store: PriceStore) -> None:
 
 
 def test_newest_tick_is_the_last_price_despite_a_slow_server_clock(store: PriceStore) -> None:
-    session = Told(store, time.time() + 600)
+    session = StoredSession(store, time.time() + 600)
     for seq in range(1, 100):
         session.store([seq], symbol="A", price=str(seq))
     assert last_price(store, "A") == 99
 
 
 def test_instrument_last_seen_is_the_receipt_of_its_newest_tick(store: PriceStore) -> None:
-    session = Told(store, time.time() - 500)
-    session.tell("instrument", 0, symbol="A")
+    session = StoredSession(store, time.time() - 500)
+    session.emit("instrument", 0, symbol="A")
     session.store([1], symbol="A", time=str(FAR_AHEAD))
     session.store([2000], symbol="A")  # 2 s later
     with store.transaction() as connection, connection.cursor() as cursor:

@@ -13,7 +13,7 @@ from common.settings import Secret
 from consumer.store import PriceStore
 from consumer.tables import FEED
 from tests.support.pipeline import Pipeline
-from tests.support.told import Told, entry
+from tests.support.sessions import StoredSession, entry
 
 Gap = tuple[str | None, float, float | None, str]
 
@@ -33,21 +33,21 @@ def gaps(pipeline: Pipeline, start: float) -> list[Gap]:
     ]
 
 
-def begun(store: PriceStore, start: float, *symbols: str, feed: str = "twelvedata") -> Told:
-    session = Told(store, start)
-    session.tell("started", 0, feed=feed, symbols=symbols)
-    session.tell("connected", 0)
-    session.tell("subscribed", 0, symbols=symbols)
+def begun(store: PriceStore, start: float, *symbols: str, feed: str = "twelvedata") -> StoredSession:
+    session = StoredSession(store, start)
+    session.emit("started", 0, feed=feed, symbols=symbols)
+    session.emit("connected", 0)
+    session.emit("subscribed", 0, symbols=symbols)
     return session
 
 
 def test_gap_lasts_from_the_last_frame_to_the_next_subscription(pipeline: Pipeline, store: PriceStore) -> None:
     start = float(int(time.time()) - 100)
     session = begun(store, start, "A", "B")
-    session.tell("disconnected", 40, cause="no answer", last_frame=round((start + 33) * 1e6))
-    session.tell("connected", 41)
-    session.tell("subscribed", 42, symbols=["A", "B"])
-    session.tell("alive", 99, last_seq=0)
+    session.emit("disconnected", 40, cause="no answer", last_frame=round((start + 33) * 1e6))
+    session.emit("connected", 41)
+    session.emit("subscribed", 42, symbols=["A", "B"])
+    session.emit("alive", 99, last_seq=0)
     cause = "disconnected: no answer"
     assert gaps(pipeline, start) == [("A", 33, 42, cause), ("B", 33, 42, cause)]
 
@@ -56,49 +56,49 @@ def test_killed_producer_leaves_a_gap_from_its_last_report_to_the_next_session(
     pipeline: Pipeline, store: PriceStore
 ) -> None:
     start = float(int(time.time()) - 100)
-    begun(store, start, "A").tell("alive", 5, last_seq=0)
-    begun(store, start + 60, "A").tell("alive", 39, last_seq=0)
+    begun(store, start, "A").emit("alive", 5, last_seq=0)
+    begun(store, start + 60, "A").emit("alive", 39, last_seq=0)
     assert gaps(pipeline, start) == [("A", 5, 60, "ended without word")]
 
 
 def test_missing_producer_is_an_open_gap(pipeline: Pipeline, store: PriceStore) -> None:
     start = float(int(time.time()) - 100)
-    begun(store, start, "A").tell("stopped", 10, last_seq=0)
+    begun(store, start, "A").emit("stopped", 10, last_seq=0)
     assert gaps(pipeline, start) == [("A", 10, None, "stopped")]
-    begun(store, start + 60, "A").tell("alive", 39, last_seq=0)
+    begun(store, start + 60, "A").emit("alive", 39, last_seq=0)
     assert gaps(pipeline, start) == [("A", 10, 60, "stopped")]
 
 
 def test_midnight_is_not_a_gap(pipeline: Pipeline, store: PriceStore) -> None:
     start = float(int(time.time()) - 100)
-    begun(store, start, "A").tell("stopped", 50, last_seq=0)
-    begun(store, start + 50, "A").tell("alive", 49, last_seq=0)
+    begun(store, start, "A").emit("stopped", 50, last_seq=0)
+    begun(store, start + 50, "A").emit("alive", 49, last_seq=0)
     assert gaps(pipeline, start) == []
 
 
 def test_symbol_covered_by_another_producer_has_no_gap(pipeline: Pipeline, store: PriceStore) -> None:
     start = float(int(time.time()) - 100)
     one = begun(store, start, "A", "B", feed="one")
-    begun(store, start + 0.5, "B", feed="two").tell("alive", 99, last_seq=0)
-    one.tell("disconnected", 40, cause="reset", last_frame=round((start + 40) * 1e6))
-    one.tell("subscribed", 50, symbols=["A", "B"])
-    one.tell("alive", 99, last_seq=0)
+    begun(store, start + 0.5, "B", feed="two").emit("alive", 99, last_seq=0)
+    one.emit("disconnected", 40, cause="reset", last_frame=round((start + 40) * 1e6))
+    one.emit("subscribed", 50, symbols=["A", "B"])
+    one.emit("alive", 99, last_seq=0)
     assert gaps(pipeline, start) == [("A", 40, 50, "disconnected: reset")]
 
 
 def test_refused_symbol_is_a_gap_with_its_reason(pipeline: Pipeline, store: PriceStore) -> None:
     start = float(int(time.time()) - 100)
     session = begun(store, start, "A")
-    session.tell("refused", 1, symbols={"B": "not in your plan"})
-    session.tell("alive", 99, last_seq=0)
+    session.emit("refused", 1, symbols={"B": "not in your plan"})
+    session.emit("alive", 99, last_seq=0)
     assert gaps(pipeline, start) == [("B", 1, None, "refused: not in your plan")]
 
 
 def test_unsubscribed_symbol_has_no_open_gap(pipeline: Pipeline, store: PriceStore) -> None:
     start = float(int(time.time()) - 100)
     session = begun(store, start, "A", "B")
-    session.tell("unsubscribed", 10, symbols=["B"])
-    session.tell("alive", 99, last_seq=0)
+    session.emit("unsubscribed", 10, symbols=["B"])
+    session.emit("alive", 99, last_seq=0)
     assert gaps(pipeline, start) == []
 
 
@@ -106,16 +106,16 @@ def test_overflow_is_a_gap_of_any_symbol(pipeline: Pipeline, store: PriceStore) 
     start = float(int(time.time()) - 100)
     session = begun(store, start, "A")
     since, until = round((start + 20) * 1e6), round((start + 21) * 1e6)
-    session.tell("overflow", 22, first_seq=7, last_seq=9, since=since, until=until, cause="spool full")
-    session.tell("alive", 99, last_seq=9)
+    session.emit("overflow", 22, first_seq=7, last_seq=9, since=since, until=until, cause="spool full")
+    session.emit("alive", 99, last_seq=9)
     assert gaps(pipeline, start) == [(None, 20, 21, "overflow: spool full")]
 
 
 def test_sessions_have_times_and_last_seq(pipeline: Pipeline, store: PriceStore) -> None:
     start = float(int(time.time()) - 100)
     session = begun(store, start, "A")
-    session.vouch("alive", 5, 70)
-    session.vouch("stopped", 9, 123)
+    session.checkpoint("alive", 5, 70)
+    session.checkpoint("stopped", 9, 123)
     ((row),) = pipeline.database.query(
         "SELECT session, feed, started_at, stopped_at, last_word_at, last_seq, connections FROM feed_sessions"
     )
@@ -127,11 +127,11 @@ def test_sessions_have_times_and_last_seq(pipeline: Pipeline, store: PriceStore)
 def test_span_started_by_a_fast_clock_neither_hides_nor_creates_a_gap(pipeline: Pipeline, store: PriceStore) -> None:
     start = float(int(time.time()) - 5000)
     ahead = begun(store, start, "A")
-    ahead.tell("subscribed", 4000, symbols=["B"])  # by a clock that is ahead by 3,990 s, and goes back after 20 s
-    ahead.tell("stopped", 30, last_seq=0)
+    ahead.emit("subscribed", 4000, symbols=["B"])  # by a clock that is ahead by 3,990 s, and goes back after 20 s
+    ahead.emit("stopped", 30, last_seq=0)
     later = begun(store, start + 30, "A", "B")
-    later.tell("stopped", 70, last_seq=0)
-    begun(store, start + 200, "A", "B").tell("stopped", 100, last_seq=0)
+    later.emit("stopped", 70, last_seq=0)
+    begun(store, start + 200, "A", "B").emit("stopped", 100, last_seq=0)
     expected = [("A", 100, 200), ("B", 100, 200), ("A", 300, None), ("B", 300, None)]
     assert gaps(pipeline, start) == [(*gap, "stopped") for gap in expected]
 

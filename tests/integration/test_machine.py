@@ -16,7 +16,7 @@ import pytest
 
 from common.libpq import EMBEDDED
 from tests.support.capture import make_events, ticks
-from tests.support.homes import temporary_home
+from tests.support.folders import temporary_folder
 from tests.support.http_proxy import http_proxy
 from tests.support.pipeline import Pipeline
 from tests.support.processes import Processes, Running
@@ -53,7 +53,7 @@ psycopg2.connect(sys.argv[1]).cursor().execute("SELECT pg_sleep(600)")
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    with temporary_home() as folder:
+    with temporary_folder() as folder:
         yield folder
 
 

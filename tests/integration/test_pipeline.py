@@ -82,7 +82,7 @@ def test_every_sent_price_is_stored(pipeline: Pipeline, tmp_path: Path) -> None:
         producer = pipeline.producer(simulator.url)
         pipeline.wait_until_stored(len(events))
         assert producer.stop() == 0
-        wait_for(lambda: pipeline.told("stopped"), message="the consumer has stored `stopped`")
+        wait_for(lambda: pipeline.feed_events("stopped"), message="the consumer has stored `stopped`")
     assert consumer.stop() == 0
     pipeline.assert_stored_exactly(events)
     assert pipeline.database.count("dead_letters") == 0
@@ -96,14 +96,14 @@ def test_feed_events_describe_the_session(pipeline: Pipeline, tmp_path: Path) ->
         assert producer.stop() == 0
     pipeline.drain()
 
-    (started,) = pipeline.told("started")
+    (started,) = pipeline.feed_events("started")
     assert (started["feed"], started["host"]) == ("stocks", "127.0.0.1")
     assert started["symbols"] == sorted([*SYMBOLS, "NOSUCH"])
-    assert pipeline.told("connected")[0]["host"] == "127.0.0.1"
-    assert sorted(pipeline.told("subscribed")[0]["symbols"]) == sorted(SYMBOLS)
-    assert list(pipeline.told("refused")[0]["symbols"]) == ["NOSUCH"]
+    assert pipeline.feed_events("connected")[0]["host"] == "127.0.0.1"
+    assert sorted(pipeline.feed_events("subscribed")[0]["symbols"]) == sorted(SYMBOLS)
+    assert list(pipeline.feed_events("refused")[0]["symbols"]) == ["NOSUCH"]
     assert pipeline.last_seqs() == [len(events)]
-    instruments = pipeline.told("instrument")
+    instruments = pipeline.feed_events("instrument")
     assert sorted(each["symbol"] for each in instruments) == sorted(SYMBOLS)  # each once
     found = {each["symbol"]: each.get("exchange") for each in instruments}
     assert found == {**STOCKS, **COINS, **dict.fromkeys(PAIRS)}

@@ -19,10 +19,10 @@ from consumer.store import PriceStore, Stored
 from consumer.tables import PRICES
 from tests.integration.conftest import skip_or_fail
 from tests.support.capture import make_events, ticks
-from tests.support.homes import temporary_home
+from tests.support.folders import temporary_folder
 from tests.support.pgbouncer import POOL_SIZE, find_pgbouncer, pgbouncer
 from tests.support.pipeline import Database, Pipeline
-from tests.support.told import Told
+from tests.support.sessions import StoredSession
 from tests.support.waiting import PATIENCE, wait_for
 from tickpipe.dashboard.data import Reader
 
@@ -39,7 +39,7 @@ def folder() -> Iterator[Path]:
         find_pgbouncer()
     except ConfigurationError as error:
         skip_or_fail(error, "pgbouncer")
-    with temporary_home() as home:
+    with temporary_folder() as home:
         yield home
 
 
@@ -155,7 +155,7 @@ def test_direct_and_pooled_migrations_exclude_each_other(
 
 def test_batch_is_stored_once_through_a_pooler(pooled_url: str, fresh_database: Database) -> None:
     with closing(PriceStore(Secret(pooled_url))) as store:
-        session = Told(store, 1_760_000_000)
+        session = StoredSession(store, 1_760_000_000)
         session.store(range(1, 1001))
         session.store(range(1, 1501))
         session.store([2000], price="dear")
@@ -211,7 +211,7 @@ def test_timescaledb_works_through_a_pooler(timescale: Database, folder: Path) -
         with ThreadPoolExecutor(len(stores)) as at_once:
             done = sorted(at_once.map(apply, stores, timeout=2 * PATIENCE), key=len)
         assert done == [[]] * (len(stores) - 1) + [[migration.name for migration in read_migrations()]]
-        session = Told(stores[0], 1_760_000_000)
+        session = StoredSession(stores[0], 1_760_000_000)
         session.store(range(1, 1001))
         assert timescale.query("SELECT count(compress_chunk(c)) FROM show_chunks('prices_real_time') AS c") == [(1,)]
         session.store(range(1, 1001))

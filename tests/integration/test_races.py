@@ -18,7 +18,7 @@ from common.settings import Secret
 from common.streams.stream import Stream
 from consumer.store import PriceStore
 from tests.support.pipeline import GROUP, Pipeline
-from tests.support.told import Told
+from tests.support.sessions import StoredSession
 
 Work = Callable[[redis.Redis, Stream], object]
 
@@ -154,7 +154,7 @@ def test_ids_are_compared_as_numbers(pipeline: Pipeline) -> None:
 
 def test_starting_consumer_reads_and_trims_a_full_redis(pipeline: Pipeline) -> None:
     """XGROUP CREATE is refused by a full Redis even where the group is there; but only reading makes room again."""
-    session = Told(PriceStore(Secret(pipeline.database.url)), 1_767_571_200)
+    session = StoredSession(PriceStore(Secret(pipeline.database.url)), 1_767_571_200)
     pipeline.prices.ensure_group()
     pipeline.feed.ensure_group()
     pipeline.append([session.tick(seq) for seq in range(1, 5001)])

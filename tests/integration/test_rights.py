@@ -13,7 +13,7 @@ from consumer.store import PriceStore, Stored
 from consumer.tables import PRICES
 from tests.support.capture import make_events, ticks
 from tests.support.pipeline import Database, Pipeline, ServerPair
-from tests.support.told import Told, entry
+from tests.support.sessions import StoredSession, entry
 from tests.support.waiting import wait_for
 
 SESSION = 1_760_000_000_000_000
@@ -91,8 +91,8 @@ def test_row_policy_that_allows_inserts_is_enough(role: str, fresh_database: Dat
 def test_right_revoked_at_runtime_is_logged_and_waited_for(
     role: str, fresh_database: Database, servers: ServerPair, table: str, take: str, give: str, words: str
 ) -> None:
-    told = Told(PriceStore(Secret(fresh_database.url)), SESSION / 1e6)
-    entries = [entry(told.tick(1)._asdict()), entry(told.tick(2, price="dear")._asdict())]
+    session = StoredSession(PriceStore(Secret(fresh_database.url)), SESSION / 1e6)
+    entries = [entry(session.tick(1)._asdict()), entry(session.tick(2, price="dear")._asdict())]
     with closing(PriceStore(Secret(url_of(role, fresh_database, servers)))) as store:
         store.check_rights()
         fresh_database.query(take.format(table=table, role=role))

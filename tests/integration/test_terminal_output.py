@@ -13,7 +13,7 @@ from common.streams.stream import Stream
 from consumer.store import PriceStore
 from consumer.tables import PRICES
 from tests.support.pipeline import Pipeline
-from tests.support.told import Told, entry
+from tests.support.sessions import StoredSession, entry
 
 NASTY = "\x1b]0;owned\x07\x1b[2J\n\x7f\x9b31m\u202eABC"
 SHOWN = r"\x1b]0;owned\x07\x1b[2J\n\x7f\x9b31m\u202eABC"
@@ -25,11 +25,11 @@ def test_commands_escape_control_characters_in_external_text(pipeline: Pipeline)
     session_start = time.time() - 100
     with closing(PriceStore(Secret(pipeline.database.url))) as store:
         apply(store)
-        session = Told(store, session_start)
-        session.tell("started", 0, feed=NASTY)
-        session.tell("instrument", 0, symbol=NASTY)
+        session = StoredSession(store, session_start)
+        session.emit("started", 0, feed=NASTY)
+        session.emit("instrument", 0, symbol=NASTY)
         session.store([1], symbol=NASTY, exchange=NASTY)
-        session.vouch("alive", 1, 2)  # number 2 is missing
+        session.checkpoint("alive", 1, 2)  # number 2 is missing
         store.insert_batch(PRICES, "prices", [entry({"symbol": NASTY, NASTY: NASTY})])
     Stream(pipeline.redis, "prices", NASTY, NASTY).ensure_group()
     pipeline.prices.ensure_group()

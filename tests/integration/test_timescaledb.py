@@ -19,7 +19,7 @@ from consumer.store import PriceStore, Stored
 from consumer.tables import PRICES
 from tests.support.capture import Event, make_events, ticks, write_capture
 from tests.support.pipeline import Database, Pipeline
-from tests.support.told import entry
+from tests.support.sessions import entry
 from tests.support.waiting import wait_for
 from tickpipe.simulator.websocket import Simulator, SimulatorConfig
 

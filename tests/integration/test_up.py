@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from common.streams.stream import Stream
-from tests.support.homes import temporary_home
+from tests.support.folders import temporary_folder
 from tests.support.pipeline import GROUP, Database, Pipeline
 from tests.support.processes import Processes, Running
 from tests.support.waiting import PATIENCE, wait_for
@@ -31,7 +31,7 @@ SECRET = "s3cr/t+word"
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    with temporary_home() as folder:
+    with temporary_folder() as folder:
         yield folder
 
 

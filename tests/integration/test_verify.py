@@ -15,7 +15,7 @@ from common.settings import Secret
 from consumer.store import PriceStore
 from producer.spool import Outgoing, Spool
 from tests.support.pipeline import Pipeline
-from tests.support.told import Told
+from tests.support.sessions import StoredSession
 from tickpipe.inspect.verdict import Verdict
 from tickpipe.inspect.verify import verify
 from tickpipe.ranges import Range
@@ -38,10 +38,10 @@ def run(pipeline: Pipeline, store: PriceStore, tmp_path: Path) -> Callable[..., 
     return run
 
 
-def ended(store: PriceStore, *, ago: float = 1000.0, last_seq: int = N) -> Told:
-    session = Told(store, time.time() - ago)
-    session.tell("started", 0, feed="twelvedata")
-    session.vouch("stopped", 1, last_seq)
+def ended(store: PriceStore, *, ago: float = 1000.0, last_seq: int = N) -> StoredSession:
+    session = StoredSession(store, time.time() - ago)
+    session.emit("started", 0, feed="twelvedata")
+    session.checkpoint("stopped", 1, last_seq)
     return session
 
 
@@ -119,9 +119,9 @@ def test_duplicate_number_is_found(store: PriceStore, run: Callable[..., list[Ve
 def test_lost_tail_is_found_by_the_last_seq_of_the_producer(
     store: PriceStore, run: Callable[..., list[Verdict]]
 ) -> None:
-    session = Told(store, time.time() - 5)
-    session.tell("started", 0)
-    session.vouch("alive", 4, N)
+    session = StoredSession(store, time.time() - 5)
+    session.emit("started", 0)
+    session.checkpoint("alive", 4, N)
     session.store(range(1, N - 1))
     (verdict,) = run()
     assert [str(part) for part in verdict.missing] == [f"{N - 1}–{N}"]
@@ -130,8 +130,8 @@ def test_lost_tail_is_found_by_the_last_seq_of_the_producer(
 def test_live_session_is_complete_so_far_and_never_verified(
     store: PriceStore, run: Callable[..., list[Verdict]]
 ) -> None:
-    session = Told(store, time.time() - 5)
-    session.vouch("alive", 4, 10)
+    session = StoredSession(store, time.time() - 5)
+    session.checkpoint("alive", 4, 10)
     session.store([*range(1, 11), 12])  # 11 is in flight: nobody has vouched for it
     for _ in range(2):
         (verdict,) = run()
@@ -141,8 +141,8 @@ def test_live_session_is_complete_so_far_and_never_verified(
 def test_session_without_a_stop_event_is_checked_up_to_its_highest_seq(
     store: PriceStore, run: Callable[..., list[Verdict]]
 ) -> None:
-    session = Told(store, time.time() - 100)
-    session.vouch("alive", 4, 10)
+    session = StoredSession(store, time.time() - 100)
+    session.checkpoint("alive", 4, 10)
     session.store(range(1, 16))
     (verdict,) = run()
     assert (verdict.state, verdict.expected) == ("ended without word", 15)
@@ -155,7 +155,7 @@ def test_dead_letters_and_recorded_overflows_are_accounted_for(
     store: PriceStore, run: Callable[..., list[Verdict]]
 ) -> None:
     session = ended(store)
-    session.tell("overflow", 1, first_seq=60, last_seq=69, since=0, until=1, cause="intake full")
+    session.emit("overflow", 1, first_seq=60, last_seq=69, since=0, until=1, cause="intake full")
     session.store(set(range(1, N + 1)) - {5} - set(range(60, 70)))
     session.store([5], price="no number")
     (verdict,) = run()
@@ -201,25 +201,25 @@ def test_verified_session_is_scanned_again_after_an_adopted_spool(
     session = ended(store)
     session.store(range(1, N + 1))
     run()
-    session.vouch("stopped", 2, N + 1)
+    session.checkpoint("stopped", 2, N + 1)
     assert [str(part) for part in run()[0].missing] == [str(N + 1)]
 
 
 def test_prices_of_any_exchange_time_are_counted(store: PriceStore, run: Callable[..., list[Verdict]]) -> None:
     """A capture of 2013 replayed today: the span that bounds the scan is the one the producer vouched for."""
-    session = Told(store, time.time() - 100)
+    session = StoredSession(store, time.time() - 100)
     session.store(range(1, 11), time="1357077600")
-    session.tell("stopped", 1, last_seq=10, time_min=1357077600, time_max=1357077600)
+    session.emit("stopped", 1, last_seq=10, time_min=1357077600, time_max=1357077600)
     assert run()[0].state == "complete"
 
 
 def test_missing_feed_event_is_reported(
     store: PriceStore, pipeline: Pipeline, run: Callable[..., list[Verdict]]
 ) -> None:
-    session = Told(store, time.time() - 100)
-    session.tell("started", 0)
-    session.tell("disconnected", 1, cause="reset", last_frame=0)
-    session.vouch("stopped", 2, 0)
+    session = StoredSession(store, time.time() - 100)
+    session.emit("started", 0)
+    session.emit("disconnected", 1, cause="reset", last_frame=0)
+    session.checkpoint("stopped", 2, 0)
     pipeline.database.query("DELETE FROM feed_events WHERE event = 'disconnected'")
     (verdict,) = run()
     assert (verdict.state, verdict.untold) == ("incomplete", [Range(2, 2)])
@@ -229,17 +229,17 @@ def test_missing_feed_event_is_reported(
 def test_feed_event_in_transit_is_not_reported_missing(
     store: PriceStore, pipeline: Pipeline, run: Callable[..., list[Verdict]]
 ) -> None:
-    session = Told(store, time.time() - 100)
-    session.tell("started", 0)
+    session = StoredSession(store, time.time() - 100)
+    session.emit("started", 0)
     session.skip("connected", 1, to=pipeline.feed)
-    session.vouch("stopped", 2, 0)
+    session.checkpoint("stopped", 2, 0)
     (verdict,) = run()
     assert (verdict.state, verdict.waiting, verdict.sound) == ("complete so far", 1, True)
 
 
 def test_first_quote_of_a_killed_session_may_be_days_old(store: PriceStore, run: Callable[..., list[Verdict]]) -> None:
-    session = Told(store, time.time() - 100)
-    session.tell("alive", 1, last_seq=0)
+    session = StoredSession(store, time.time() - 100)
+    session.emit("alive", 1, last_seq=0)
     session.store([1, 2], time=str(int(session.start) - 2 * 86_400))
     session.store([3])
     (verdict,) = run()
@@ -279,9 +279,9 @@ def test_command_exits_1_and_lists_missing_ticks(store: PriceStore, pipeline: Pi
 def test_price_of_a_killed_producer_with_a_time_years_off_is_not_missing(
     store: PriceStore, run: Callable[..., list[Verdict]]
 ) -> None:
-    killed = Told(store, time.time() - 1000)
-    killed.tell("started", 0, feed="twelvedata")
-    killed.vouch("alive", 1, N)
+    killed = StoredSession(store, time.time() - 1000)
+    killed.emit("started", 0, feed="twelvedata")
+    killed.checkpoint("alive", 1, N)
     killed.store(range(1, N + 1))
     for seq, wrong in ((N + 1, "4102444700"), (N + 2, "0")):  # after its last report
         killed.store([seq], time=wrong)

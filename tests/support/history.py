@@ -9,7 +9,7 @@ from common import tick
 from common.tick import Tick
 from consumer.store import PriceStore
 from consumer.tables import PRICES
-from tests.support.told import Told, entry
+from tests.support.sessions import StoredSession, entry
 from tickpipe.simulator.random_walk import EventSource
 
 #: Rows stored in one transaction.
@@ -30,28 +30,28 @@ def store_history(
 
     `blind`: from when to when before `now`, in seconds, the connection was lost.
     """
-    session = Told(store, now - seconds)
+    session = StoredSession(store, now - seconds)
     lost, found = seconds - blind[0], seconds - blind[1]
-    session.tell("started", 0, feed="twelvedata", host="here", symbols=list(symbols))
-    session.tell("connected", 0.1)
-    session.tell("subscribed", 0.2, symbols=list(symbols))
+    session.emit("started", 0, feed="twelvedata", host="here", symbols=list(symbols))
+    session.emit("connected", 0.1)
+    session.emit("subscribed", 0.2, symbols=list(symbols))
     if lost < found:
-        session.tell(
+        session.emit(
             "disconnected", lost + 1, cause="no answer to pings", last_frame=round((session.start + lost) * 1e6)
         )
-        session.tell("connected", found - 0.2)
-        session.tell("subscribed", found, symbols=list(symbols))
+        session.emit("connected", found - 0.2)
+        session.emit("subscribed", found, symbols=list(symbols))
     ticks = list(_ticks(session, source, symbols, seconds, every, (lost, found)))
     for first in range(0, len(ticks), BLOCK):
         block = [entry(tick.encode(one)) for one in ticks[first : first + BLOCK]]
         store.insert_batch(PRICES, "prices", block)
     span = {"time_min": int(session.start), "time_max": int(now)}
-    session.tell("stopped", seconds, last_seq=len(ticks), **span)
+    session.emit("stopped", seconds, last_seq=len(ticks), **span)
     return len(ticks)
 
 
 def _ticks(
-    session: Told,
+    session: StoredSession,
     source: EventSource,
     symbols: Sequence[str],
     seconds: float,

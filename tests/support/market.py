@@ -19,7 +19,7 @@ from common import tick
 from common.tick import Tick
 from consumer.store import PriceStore
 from consumer.tables import PRICES
-from tests.support.told import Told, entry
+from tests.support.sessions import StoredSession, entry
 
 NEW_YORK = ZoneInfo("America/New_York")
 #: A Tuesday, half past twelve in New York. The clocks went back on the Sunday.
@@ -87,38 +87,38 @@ def fill(store: PriceStore, prices: Sequence[Price]) -> None:
         store.insert_batch(PRICES, "prices", entries[begin : begin + 1000])
     last = {price.session: price.seq for price in prices}
     for start, end in zip(_STARTS, [*_STARTS[1:], None], strict=True):
-        session = Told(store, start.timestamp())
-        session.tell("started", 0, feed="twelvedata", symbols=SYMBOLS)
-        session.tell("connected", 0)
-        session.tell("subscribed", 0, symbols=SYMBOLS)
+        session = StoredSession(store, start.timestamp())
+        session.emit("started", 0, feed="twelvedata", symbols=SYMBOLS)
+        session.emit("connected", 0)
+        session.emit("subscribed", 0, symbols=SYMBOLS)
         for detail in _instruments():
-            session.tell("instrument", 1, **detail)
+            session.emit("instrument", 1, **detail)
         if end is None:
             _tell_today(session, prices)
         elif end == KILLED[1]:
-            session.tell("alive", (KILLED[0] - start).total_seconds(), last_seq=last[session.id])
+            session.emit("alive", (KILLED[0] - start).total_seconds(), last_seq=last[session.id])
         else:
             stopped = SPRING if start < SPRING < end else end
-            session.tell("stopped", (stopped - start).total_seconds(), last_seq=last[session.id])
+            session.emit("stopped", (stopped - start).total_seconds(), last_seq=last[session.id])
 
 
-def _tell_today(session: Told, prices: Sequence[Price]) -> None:
+def _tell_today(session: StoredSession, prices: Sequence[Price]) -> None:
     def after(moment: datetime) -> float:
         return moment.timestamp() - session.start
 
     lost, again = SILENT
     cause = "no answer to the heartbeat"
-    session.tell("disconnected", after(lost) + 30, cause=cause, last_frame=_microseconds(lost))
-    session.tell("connected", after(again))
-    session.tell("subscribed", after(again), symbols=SYMBOLS)
+    session.emit("disconnected", after(lost) + 30, cause=cause, last_frame=_microseconds(lost))
+    session.emit("connected", after(again))
+    session.emit("subscribed", after(again), symbols=SYMBOLS)
     before, later = next(
         (one, other) for one, other in pairwise(prices) if one.received_at < FULL[0] <= other.received_at
     )
     since, until = map(_microseconds, FULL)
     numbers = {"first_seq": before.seq + 1, "last_seq": later.seq - 1}
-    session.tell("overflow", after(FULL[1]), **numbers, since=since, until=until, cause="spool full")
+    session.emit("overflow", after(FULL[1]), **numbers, since=since, until=until, cause="spool full")
     # Its last word is said when this is long over: whenever it is asked, the session has not fallen silent.
-    session.tell("alive", after(datetime(2099, 1, 1, tzinfo=UTC)), last_seq=prices[-1].seq)
+    session.emit("alive", after(datetime(2099, 1, 1, tzinfo=UTC)), last_seq=prices[-1].seq)
 
 
 class _Walk:

@@ -229,7 +229,7 @@ class Pipeline:
         received: list[datetime] = [values[8] for values in rows]
         assert all(early < late for early, late in pairwise(received)), "received_at is not strictly increasing"
 
-    def told(self, event: str) -> list[dict[str, Any]]:
+    def feed_events(self, event: str) -> list[dict[str, Any]]:
         """The details of the feed events of one kind, in order."""
         return [
             detail
@@ -240,4 +240,4 @@ class Pipeline:
 
     def last_seqs(self) -> list[int]:
         """The last number of each session that has ended."""
-        return [int(detail["last_seq"]) for detail in self.told("stopped")]
+        return [int(detail["last_seq"]) for detail in self.feed_events("stopped")]

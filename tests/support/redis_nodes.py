@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-from tests.support.homes import temporary_home
+from tests.support.folders import temporary_folder
 from tests.support.ports import free_port
 from tests.support.tls import Forwarder
 from tests.support.waiting import wait_for
@@ -41,7 +41,7 @@ def run_id(client: redis.Redis) -> str:
 def redis_nodes(count: int, **settings: str) -> Iterator[list[Node]]:
     """Start this number of nodes. Call it from the main thread."""
     nodes: list[Node] = []
-    with temporary_home() as home:
+    with temporary_folder() as home:
         try:
             for number in range(count):
                 port = free_port()

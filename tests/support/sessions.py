@@ -19,7 +19,7 @@ def entry(fields: dict[str, str]) -> Entry:
     return Entry(b"1-%d" % next(_IDS), [part.encode() for pair in fields.items() for part in pair])
 
 
-class Told:
+class StoredSession:
     """One session: `start` in seconds since 1970; times below are seconds after it."""
 
     def __init__(self, store: PriceStore, start: float) -> None:
@@ -41,12 +41,12 @@ class Told:
         """Store these of its prices."""
         self._store.insert_batch(PRICES, "prices", [entry(tick.encode(self.tick(seq, **other))) for seq in seqs])
 
-    def tell(self, event: str, after: float, **detail: object) -> None:
+    def emit(self, event: str, after: float, **detail: object) -> None:
         """Store a feed event."""
         self._number += 1
         at = round((self.start + after) * 1e6)
-        told = feed_event.make(self.id, self._number, at, event, detail)
-        self._store.insert_batch(FEED, "prices:feed", [entry(feed_event.encode(told))])
+        stored = feed_event.make(self.id, self._number, at, event, detail)
+        self._store.insert_batch(FEED, "prices:feed", [entry(feed_event.encode(stored))])
 
     def skip(self, event: str, after: float, *, to: Stream, **detail: object) -> None:
         """Append a feed event to its stream; it is not stored."""
@@ -54,7 +54,7 @@ class Told:
         at = round((self.start + after) * 1e6)
         to.append([feed_event.encode(feed_event.make(self.id, self._number, at, event, detail))])
 
-    def vouch(self, event: str, after: float, last_seq: int) -> None:
+    def checkpoint(self, event: str, after: float, last_seq: int) -> None:
         """ProgressCallback `alive` or `stopped`."""
         span = {"time_min": int(self.start), "time_max": int(self.start + last_seq / 1000)}
-        self.tell(event, after, last_seq=last_seq, **span)
+        self.emit(event, after, last_seq=last_seq, **span)

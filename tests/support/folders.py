@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 @contextmanager
-def temporary_home() -> Iterator[Path]:
+def temporary_folder() -> Iterator[Path]:
     """A new folder directly under /tmp, removed at the end. (pytest's tmp_path is closed to `nobody` and long.)"""
     home = Path(tempfile.mkdtemp(prefix="tp-", dir="/tmp"))
     try:
