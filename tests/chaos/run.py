@@ -74,9 +74,9 @@ class Process:
 
 @dataclass
 class Run:
-    """One chaos run in `home`. `say` takes lines of progress."""
+    """One chaos run in `folder`. `say` takes lines of progress."""
 
-    home: Path
+    folder: Path
     seed: int
     seconds: float
     rate: float
@@ -88,8 +88,8 @@ class Run:
     alarms: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.valkey = ValkeyServer(self.home / "valkey")
-        self.postgres = PostgresServer(self.home / "postgres-18")
+        self.valkey = ValkeyServer(self.folder / "valkey")
+        self.postgres = PostgresServer(self.folder / "postgres-18")
         self.journal = Journal(time.time)
         config = SimulatorConfig(rate=self.rate)
         self.simulator = FaultySimulator(config, source=Numbered(BAD_EVERY), journal=self.journal)
@@ -105,17 +105,19 @@ class Run:
         self.simulator.start()
         self.environ = {
             "PATH": os.environ["PATH"],
-            "HOME": str(self.home),
+            "HOME": str(self.folder),
             "REDIS_URL": self.valkey.url,
             "DATABASE_URL": self.postgres.url,
             "TWELVE_DATA_API_KEY": "chaos",
             "TWELVE_DATA_URL": self.simulator.url,
-            "SPOOL_DIR": str(self.home / "spool"),
+            "SPOOL_DIR": str(self.folder / "spool"),
             "CLAIM_IDLE": str(CLAIM_IDLE),
         }
-        self.producer = Process(["producer", "--symbols", ",".join(SYMBOLS)], self.environ, self.home / "producer.log")
+        self.producer = Process(
+            ["producer", "--symbols", ",".join(SYMBOLS)], self.environ, self.folder / "producer.log"
+        )
         self.consumers = [
-            Process(["consumer", "--max-batch-size", "500"], self.environ, self.home / f"consumer-{number}.log")
+            Process(["consumer", "--max-batch-size", "500"], self.environ, self.folder / f"consumer-{number}.log")
             for number in range(CONSUMERS)
         ]
         try:
@@ -275,7 +277,7 @@ class Run:
             time.sleep(0.1)
 
     def _spools(self) -> list[Path]:
-        return [path for path in (self.home / "spool").rglob("*.spool") if _entries(path)]
+        return [path for path in (self.folder / "spool").rglob("*.spool") if _entries(path)]
 
     def _left(self) -> int:
         left = [1]  # where Redis does not say
@@ -322,23 +324,23 @@ def _entries(path: Path) -> int:
 def chaos(
     seed: int, seconds: float, rate: float, say: Callable[[str], None], steps: Sequence[Step] | None = None
 ) -> tuple[Judgement, Counter[str]]:
-    """One run in a home of its own, whose logs are kept if it found a fault."""
-    with temporary_folder() as home:
-        run = Run(home, seed, seconds, rate, say, steps)
+    """One run in a folder of its own, whose logs are kept if it found a fault."""
+    with temporary_folder() as folder:
+        run = Run(folder, seed, seconds, rate, say, steps)
         try:
             judgement = run.execute()
         except BaseException:
-            _keep_logs(home, seed, say)
+            _keep_logs(folder, seed, say)
             raise
         if judgement.faults:
-            _keep_logs(home, seed, say)
+            _keep_logs(folder, seed, say)
         return judgement, run.counts
 
 
-def _keep_logs(home: Path, seed: int, say: Callable[[str], None]) -> None:
+def _keep_logs(folder: Path, seed: int, say: Callable[[str], None]) -> None:
     kept = Path("/tmp") / f"tickpipe-chaos-{seed}"
     kept.mkdir(exist_ok=True)
-    for log in [*home.glob("*.log"), *home.glob("*/server.log")]:
+    for log in [*folder.glob("*.log"), *folder.glob("*/server.log")]:
         (kept / f"{log.parent.name}-{log.name}").write_bytes(log.read_bytes())
     say(f"logs kept in {kept}")
 

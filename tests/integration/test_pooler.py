@@ -39,8 +39,8 @@ def folder() -> Iterator[Path]:
         find_pgbouncer()
     except ConfigurationError as error:
         skip_or_fail(error, "pgbouncer")
-    with temporary_folder() as home:
-        yield home
+    with temporary_folder() as folder:
+        yield folder
 
 
 @pytest.fixture

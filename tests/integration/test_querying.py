@@ -406,7 +406,7 @@ PROGRAMS: dict[str, list[Program]] = {"pandas and polars": [polars_frame, pandas
 
 
 @dataclass
-class Home:
+class Backend:
     """A database with the market in it, and with older ticks and others', which nobody asks for."""
 
     database: Database
@@ -488,10 +488,10 @@ PSQL = str(Path(_spec.submodule_search_locations[0]) / "pginstall/bin/psql")
 
 
 @pytest.fixture(scope="module", params=["PostgreSQL", "TimescaleDB"])
-def home(request: pytest.FixtureRequest) -> Home:
+def backend(request: pytest.FixtureRequest) -> Backend:
     timescaledb = request.param == "TimescaleDB"
     name = "timescale_of_the_module" if timescaledb else "database_of_the_module"
-    return Home(request.getfixturevalue(name), timescaledb)
+    return Backend(request.getfixturevalue(name), timescaledb)
 
 
 sections_with_sql = pytest.mark.parametrize("heading", QUERIES)
@@ -517,45 +517,45 @@ def test_every_example_of_the_page_is_checked() -> None:
 
 
 @sections_with_sql
-def test_query_rows_match_a_manual_computation(heading: str, home: Home) -> None:
-    with home.having(SECTIONS[heading]) as blocks:
+def test_query_rows_match_a_manual_computation(heading: str, backend: Backend) -> None:
+    with backend.having(SECTIONS[heading]) as blocks:
         for block, query in zip(blocks, QUERIES[heading], strict=True):
-            query.check(home.database.query(at(NOW, block.code)), NOW)
+            query.check(backend.database.query(at(NOW, block.code)), NOW)
 
 
 @sections_with_sql
-def test_psql_prints_what_the_page_shows(heading: str, home: Home) -> None:
+def test_psql_prints_what_the_page_shows(heading: str, backend: Backend) -> None:
     blocks = [block for block in SECTIONS[heading] if block.language == "sql"]
-    with home.having([]):
-        printed = home.psql(*(at(NOW, block.code) for block in blocks))
+    with backend.having([]):
+        printed = backend.psql(*(at(NOW, block.code) for block in blocks))
     for block, result in zip(blocks, printed, strict=True):
         assert_shown(block.shown, result)
 
 
 @sections_with_sql
-def test_queries_read_little_more_than_they_return(heading: str, home: Home) -> None:
-    with home.having(SECTIONS[heading]) as blocks:
+def test_queries_read_little_more_than_they_return(heading: str, backend: Backend) -> None:
+    with backend.having(SECTIONS[heading]) as blocks:
         for block, query in zip(blocks, QUERIES[heading], strict=True):
             sql = at(NOW, block.code)
-            if query.reads_all and not home.timescaledb:
-                assert home.reads(sql) > home.rows / 10
+            if query.reads_all and not backend.timescaledb:
+                assert backend.reads(sql) > backend.rows / 10
                 continue
             about = sum(len(ticks(symbol, NOW - query.back)) for symbol in query.symbols)
-            assert home.reads(sql) <= 6 * about + 50 < home.rows
-            plan = "\n".join(line for (line,) in home.database.query(f"EXPLAIN {sql}"))
-            assert not re.search(rf"Seq Scan on ({'|'.join(home.tables)})\\b", plan), plan
+            assert backend.reads(sql) <= 6 * about + 50 < backend.rows
+            plan = "\n".join(line for (line,) in backend.database.query(f"EXPLAIN {sql}"))
+            assert not re.search(rf"Seq Scan on ({'|'.join(backend.tables)})\\b", plan), plan
 
 
 @pytest.mark.parametrize("heading", ["The exchange's day", "The FX day"])
-def test_days_are_correct_across_spring_daylight_saving(heading: str, home: Home) -> None:
+def test_days_are_correct_across_spring_daylight_saving(heading: str, backend: Backend) -> None:
     (block,) = SECTIONS[heading]
     (query,) = QUERIES[heading]
-    query.check(home.database.query(at(SPRING, block.code)), SPRING)
+    query.check(backend.database.query(at(SPRING, block.code)), SPRING)
 
 
-def test_fixed_24_hour_days_shift_after_daylight_saving(home: Home) -> None:
+def test_fixed_24_hour_days_shift_after_daylight_saving(backend: Backend) -> None:
     """What the page says of date_bin, and of 24 hours."""
-    rows = home.database.query(
+    rows = backend.database.query(
         """
         SELECT to_char(date_bin('1 day', moment, origin) AT TIME ZONE 'America/New_York', 'HH24:MI'),
                to_char((origin + interval '240 hours') AT TIME ZONE 'America/New_York', 'HH24:MI')
@@ -566,7 +566,7 @@ def test_fixed_24_hour_days_shift_after_daylight_saving(home: Home) -> None:
     assert rows == [("16:00", "16:00"), ("18:00", "18:00")]
 
 
-def test_volume_follows_the_documented_rules(home: Home) -> None:
+def test_volume_follows_the_documented_rules(backend: Backend) -> None:
     told = [
         ("10:00", "NASDAQ", 100),  # the very first
         ("10:01", "NASDAQ", 130),
@@ -581,7 +581,7 @@ def test_volume_follows_the_documented_rules(home: Home) -> None:
     ]
     expected = [0, 30, 0, 5, 20, 0, 15, 24, None]
     try:
-        home.database.query(
+        backend.database.query(
             """
             INSERT INTO prices_real_time (time, symbol, price, day_volume, exchange, received_at, session, seq)
             SELECT time, 'RULES', 1, volume, exchange, time, 2, row_number() OVER (ORDER BY time)
@@ -590,21 +590,21 @@ def test_volume_follows_the_documented_rules(home: Home) -> None:
             """,
             *(list(column) for column in zip(*told, strict=True)),
         )
-        rows = home.database.query(
+        rows = backend.database.query(
             "SELECT volume FROM candles('1 minute', '2025-11-05 00:00:00+00', '2025-11-07 00:00:00+00') "
             "WHERE symbol = 'RULES' ORDER BY bucket"
         )
     finally:
-        home.database.query("DELETE FROM prices_real_time WHERE symbol = 'RULES'")
+        backend.database.query("DELETE FROM prices_real_time WHERE symbol = 'RULES'")
     assert [volume for (volume,) in rows] == expected
 
 
 @pytest.mark.parametrize("heading", PROGRAMS)
 def test_example_programs_return_the_manual_rows(
-    heading: str, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    heading: str, backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DATABASE_URL", home.database.url)
+    monkeypatch.setenv("DATABASE_URL", backend.database.url)
     monkeypatch.setenv("PGTZ", "America/New_York")  # where it is kept: the clocks change within the rows
     for block, check in zip(SECTIONS[heading], PROGRAMS[heading], strict=True):
         names: dict[str, Any] = {}
@@ -612,4 +612,4 @@ def test_example_programs_return_the_manual_rows(
         check(names, tmp_path)
         assert_shown(block.shown, capsys.readouterr().out)
         about = len(ticks("AAPL", begin_of(NOW, DAY) - DAY))
-        assert home.reads(names["QUERY"]) <= 4 * about < home.rows
+        assert backend.reads(names["QUERY"]) <= 4 * about < backend.rows

@@ -35,7 +35,7 @@ def insert_old_tick(database: Database) -> None:
 
 
 @pytest.fixture(params=["plain", "hypertable"])
-def home(request: pytest.FixtureRequest) -> Database:
+def backend(request: pytest.FixtureRequest) -> Database:
     """A database with the schema: plain PostgreSQL, or TimescaleDB."""
     if request.param == "plain":
         plain: Database = request.getfixturevalue("fresh_database")
@@ -47,24 +47,24 @@ def home(request: pytest.FixtureRequest) -> Database:
 
 
 @pytest.mark.parametrize("place", ["schema of the owner's name", "temporary schema"])
-def test_retention_uses_our_tables_despite_tables_with_the_same_names(home: Database, place: str) -> None:
-    insert_old_tick(home)
+def test_retention_uses_our_tables_despite_tables_with_the_same_names(backend: Database, place: str) -> None:
+    insert_old_tick(backend)
     if place == "temporary schema":
         schema, kind = "", "TEMP TABLE"
     else:
-        owner = home.query("SELECT quote_ident(current_user)")[0][0]
-        home.query(f"CREATE SCHEMA {owner}")
+        owner = backend.query("SELECT quote_ident(current_user)")[0][0]
+        backend.query(f"CREATE SCHEMA {owner}")
         schema, kind = f"{owner}.", "TABLE"
     for trap in TRAPS:
-        home.query(trap.format(kind=kind, schema=schema))
-    home.query("CALL public.expire_ticks('2021-01-01')")
-    assert home.query("SELECT session, first_seq, last_seq FROM public.feed_expired") == [(1, 1, 1)]
-    assert home.query("SELECT count(*) > 0 FROM public.candles_kept") == [(True,)]
-    assert home.query("SELECT count(*) FROM public.prices_real_time") == [(0,)]
+        backend.query(trap.format(kind=kind, schema=schema))
+    backend.query("CALL public.expire_ticks('2021-01-01')")
+    assert backend.query("SELECT session, first_seq, last_seq FROM public.feed_expired") == [(1, 1, 1)]
+    assert backend.query("SELECT count(*) > 0 FROM public.candles_kept") == [(True,)]
+    assert backend.query("SELECT count(*) FROM public.prices_real_time") == [(0,)]
 
 
-def test_late_binding_routines_have_a_fixed_search_path(home: Database) -> None:
-    for name, settings in home.query(PATHS):
+def test_late_binding_routines_have_a_fixed_search_path(backend: Database) -> None:
+    for name, settings in backend.query(PATHS):
         if settings is None:  # it is called by one that has a path
             assert name == "drop_ticks"
             continue
@@ -73,14 +73,14 @@ def test_late_binding_routines_have_a_fixed_search_path(home: Database) -> None:
         assert '"$user"' not in path
 
 
-def test_no_routine_is_security_definer(home: Database) -> None:
+def test_no_routine_is_security_definer(backend: Database) -> None:
     ours = (
         "SELECT count(*) FROM pg_proc AS p WHERE pronamespace = 'public'::regnamespace AND {} "
         "AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = p.oid AND d.deptype = 'e')"
     )
-    assert home.query(ours.format("prosecdef")) == [(0,)]
+    assert backend.query(ours.format("prosecdef")) == [(0,)]
     public = "prokind = 'p' AND has_function_privilege('public', p.oid, 'EXECUTE')"
-    assert home.query(ours.format(public)) == [(0,)]
+    assert backend.query(ours.format(public)) == [(0,)]
 
 
 def test_another_role_can_neither_drop_ticks_nor_change_them(

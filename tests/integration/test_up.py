@@ -30,23 +30,23 @@ SECRET = "s3cr/t+word"
 
 
 @pytest.fixture
-def home() -> Iterator[Path]:
+def folder() -> Iterator[Path]:
     with temporary_folder() as folder:
         yield folder
 
 
 @pytest.fixture
-def processes(tmp_path: Path, home: Path) -> Iterator[Processes]:  # noqa: ARG001  they end before their home goes
+def processes(tmp_path: Path, folder: Path) -> Iterator[Processes]:  # noqa: ARG001  they end before their folder goes
     with Processes(tmp_path, {}) as processes:
         yield processes
 
 
 @pytest.fixture
-def up(processes: Processes, home: Path) -> Callable[..., Running]:
-    """Starts `tickpipe up` with its data in `home`."""
+def up(processes: Processes, folder: Path) -> Callable[..., Running]:
+    """Starts `tickpipe up` with its data in `folder`."""
 
     def start(*options: str, **environ: str) -> Running:
-        usual = ["--data-dir", str(home / "data"), "--rate", "200", "--no-dashboard"]
+        usual = ["--data-dir", str(folder / "data"), "--rate", "200", "--no-dashboard"]
         return processes.start("tickpipe", "up", *usual, *options, **environ)
 
     return start
@@ -110,7 +110,7 @@ def ended(process: psutil.Process) -> bool:
 # The whole pipeline.
 
 
-def test_up_stores_everything_and_leaves_nothing_running(up: Callable[..., Running], home: Path) -> None:
+def test_up_stores_everything_and_leaves_nothing_running(up: Callable[..., Running], folder: Path) -> None:
     running = up("--for", "5")
     with closing(database(running)):
         assert "SIMULATED" in running.said()
@@ -120,15 +120,15 @@ def test_up_stores_everything_and_leaves_nothing_running(up: Callable[..., Runni
         second = up()
         assert second.wait() == 2
         assert second.said().splitlines() == [
-            f"tickpipe: {home}/data/demo is in use by process {running.pid}: stop it, or use another folder"
+            f"tickpipe: {folder}/data/demo is in use by process {running.pid}: stop it, or use another folder"
         ]
     assert running.wait() == 0
     assert stored(running) > 0
     assert [child for child in children if not ended(child)] == []
-    assert sorted(path.name for path in (home / "data").iterdir()) == ["demo"]
+    assert sorted(path.name for path in (folder / "data").iterdir()) == ["demo"]
 
 
-def test_restarted_up_keeps_its_rows(up: Callable[..., Running], home: Path) -> None:
+def test_restarted_up_keeps_its_rows(up: Callable[..., Running], folder: Path) -> None:
     first = up()
     database(first).close()
     assert first.stop(20) == 0
@@ -137,7 +137,7 @@ def test_restarted_up_keeps_its_rows(up: Callable[..., Running], home: Path) -> 
     with closing(Database(url(second, "DATABASE_URL"))) as looking:
         wait_for(lambda: looking.count() > before, 20, "rows beside those of before")
     assert second.stop(20) == 0
-    with embedded_servers(home / "data/demo") as servers, closing(Database(servers.database_url or "")) as looking:
+    with embedded_servers(folder / "data/demo") as servers, closing(Database(servers.database_url or "")) as looking:
         assert looking.count() == before + stored(second) > before > 0
         assert len(looking.query("SELECT DISTINCT session FROM prices_real_time")) == 2
 
@@ -155,7 +155,7 @@ def test_ctrl_c_stops_up_cleanly(up: Callable[..., Running], number: signal.Sign
 
 @pytest.mark.parametrize("table", ["prices_real_time", "feed_events"])
 def test_killed_consumers_are_restarted_and_nothing_is_missing(
-    up: Callable[..., Running], home: Path, table: str
+    up: Callable[..., Running], folder: Path, table: str
 ) -> None:
     running = up("--consumers", "2", CLAIM_IDLE="3")
     with closing(database(running)) as looking:
@@ -172,7 +172,7 @@ def test_killed_consumers_are_restarted_and_nothing_is_missing(
     running.signal(signal.SIGINT)  # while what the others held is not yet due to be claimed
     assert running.wait() == 0
     total = stored(running)
-    with embedded_servers(home / "data/demo") as servers:
+    with embedded_servers(folder / "data/demo") as servers:
         with closing(Database(servers.database_url or "")) as looking:
             assert looking.query("SELECT count(*), count(DISTINCT seq), max(seq) FROM prices_real_time") == [
                 (total, total, total)
@@ -234,14 +234,14 @@ def test_killed_up_leaves_nothing_running(up: Callable[..., Running]) -> None:
     wait_for(lambda: all(ended(child) for child in children), 20, "all its processes have ended")
 
 
-# Simulated and real prices never share a home.
+# Simulated and real prices never share a folder.
 
 
 @pytest.mark.parametrize(
     "names", [["DATABASE_URL"], ["REDIS_URL"], ["REDIS_URL", "DATABASE_URL"], ["DATABASE_URL_FILE"]]
 )
 def test_simulated_prices_are_not_mixed_with_real_ones(
-    up: Callable[..., Running], home: Path, empty_pipeline: Pipeline, tmp_path: Path, names: list[str]
+    up: Callable[..., Running], folder: Path, empty_pipeline: Pipeline, tmp_path: Path, names: list[str]
 ) -> None:
     pipeline = empty_pipeline
     urls = {"REDIS_URL": pipeline.servers.valkey.url, "DATABASE_URL": pipeline.database.url}
@@ -254,11 +254,11 @@ def test_simulated_prices_are_not_mixed_with_real_ones(
     assert "--simulate" in words
     assert pipeline.database.query("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
     assert pipeline.redis.dbsize() == 0
-    assert list(home.iterdir()) == []
+    assert list(folder.iterdir()) == []
 
 
 def test_simulate_option_allows_a_simulator_on_your_own_servers(
-    up: Callable[..., Running], home: Path, empty_pipeline: Pipeline
+    up: Callable[..., Running], folder: Path, empty_pipeline: Pipeline
 ) -> None:
     pipeline = empty_pipeline
     running = up("--simulate", REDIS_URL=pipeline.servers.valkey.url, DATABASE_URL=pipeline.database.url)
@@ -267,8 +267,8 @@ def test_simulate_option_allows_a_simulator_on_your_own_servers(
     assert "SIMULATED" in running.said()
     assert stored(running) == pipeline.database.count() > 0
     assert pipeline.nothing_pending()
-    assert not list(home.rglob("postgres*"))
-    assert not list(home.rglob("valkey*"))
+    assert not list(folder.rglob("postgres*"))
+    assert not list(folder.rglob("valkey*"))
 
 
 # What cannot work ends at once, with one clear line.
@@ -285,13 +285,13 @@ def refusal(process: Running) -> str:
     return words
 
 
-def test_wrong_database_password_exits_2(processes: Processes, home: Path, pipeline: Pipeline) -> None:
-    server = PostgresServer(home / "postgres-18")
+def test_wrong_database_password_exits_2(processes: Processes, folder: Path, pipeline: Pipeline) -> None:
+    server = PostgresServer(folder / "postgres-18")
     server.start()
     try:
         with closing(Database(server.url)) as admin:
             admin.query("CREATE ROLE writer LOGIN PASSWORD 'right'")
-            rules = home / "postgres-18/data/pg_hba.conf"
+            rules = folder / "postgres-18/data/pg_hba.conf"
             rules.write_text("local all tickpipe trust\nlocal all writer,ghost scram-sha-256\nlocal all all reject\n")
             admin.query("SELECT pg_reload_conf()")
             wait_for(lambda: admin.query("SELECT count(*) FROM pg_hba_file_rules") == [(3,)])
@@ -327,8 +327,8 @@ def test_wrong_database_password_exits_2(processes: Processes, home: Path, pipel
 
 
 @pytest.mark.parametrize("command", ["producer", "consumer"])
-def test_wrong_redis_password_exits_2(processes: Processes, home: Path, pipeline: Pipeline, command: str) -> None:
-    server = ValkeyServer(home / "valkey", settings={"requirepass": "right"})
+def test_wrong_redis_password_exits_2(processes: Processes, folder: Path, pipeline: Pipeline, command: str) -> None:
+    server = ValkeyServer(folder / "valkey", settings={"requirepass": "right"})
     server.start()
     try:
         options = {"producer": ["--symbols", "AAPL"], "consumer": []}[command]

@@ -13,9 +13,9 @@ from pathlib import Path
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """A new folder directly under /tmp, removed at the end. (pytest's tmp_path is closed to `nobody` and long.)"""
-    home = Path(tempfile.mkdtemp(prefix="tp-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="tp-", dir="/tmp"))
     try:
-        home.chmod(0o755 if os.geteuid() == 0 else 0o700)
-        yield home
+        folder.chmod(0o755 if os.geteuid() == 0 else 0o700)
+        yield folder
     finally:
-        shutil.rmtree(home)
+        shutil.rmtree(folder)

@@ -41,11 +41,11 @@ def run_id(client: redis.Redis) -> str:
 def redis_nodes(count: int, **settings: str) -> Iterator[list[Node]]:
     """Start this number of nodes. Call it from the main thread."""
     nodes: list[Node] = []
-    with temporary_folder() as home:
+    with temporary_folder() as folder:
         try:
             for number in range(count):
                 port = free_port()
-                server = ValkeyServer(home / f"node-{number}", settings={"port": str(port), **settings})
+                server = ValkeyServer(folder / f"node-{number}", settings={"port": str(port), **settings})
                 server.start()
                 nodes.append(Node(server, port))
             yield nodes
