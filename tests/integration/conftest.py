@@ -12,10 +12,14 @@ from typing import NoReturn
 import psycopg2
 import pytest
 
-from common.database.migrations import migrate, read_migrations
+from common.database.migrations import apply, migrate, read_migrations
 from common.errors import ConfigurationError
+from common.settings import Secret
+from consumer.store import PriceStore
+from tests.support.candles import store_of
 from tests.support.folders import temporary_folder
 from tests.support.pipeline import Database, Pipeline, ServerPair
+from tests.support.processes import Processes
 from tests.support.timescaledb import GivenServer, NpmServer
 from tickpipe.local.servers.postgres import PostgresServer
 from tickpipe.local.servers.valkey import ValkeyServer
@@ -192,3 +196,37 @@ def new_role(servers: ServerPair) -> Iterator[Callable[[], str]]:
         yield make
         for role in roles:
             admin.query(f"DROP ROLE {role}")
+
+
+@pytest.fixture
+def store(database: Database) -> Iterator[PriceStore]:
+    store = PriceStore(Secret(database.url))
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def hypertable(timescale: Database) -> Database:
+    """A database with the schema, on a real TimescaleDB."""
+    with closing(store_of(timescale)) as store:
+        apply(store)
+    return timescale
+
+
+@pytest.fixture(params=["plain", "timescale"])
+def backend(request: pytest.FixtureRequest) -> Database:
+    """A database with the schema, in each of the two homes."""
+    found: Database = request.getfixturevalue("database" if request.param == "plain" else "hypertable")
+    return found
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with temporary_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
+def processes(tmp_path: Path, folder: Path) -> Iterator[Processes]:  # noqa: ARG001  they end before their folder goes
+    with Processes(tmp_path, {}) as processes:
+        yield processes

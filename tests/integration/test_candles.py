@@ -1,73 +1,43 @@
-"""Candles: on plain PostgreSQL and on a real TimescaleDB the same, and those computed in plain Python."""
+"""Candles match a computation in plain Python, on PostgreSQL and on a real TimescaleDB."""
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
-import psycopg2
 import pytest
 
 from common import tick
-from common.database.migrations import apply, migrate, read_migrations
-from common.errors import ConfigurationError
-from common.settings import Secret
-from consumer.store import PriceStore, Stored
+from common.database.migrations import apply
+from consumer.store import Stored
 from consumer.tables import PRICES
-from tests.support.candles import DAY, EPOCH, HOUR, MINUTE, Candle, Traded, candles, insert_ticks, make_ticks
-from tests.support.capture import make_events, read_capture, row, ticks
+from tests.support.candles import (
+    DAY,
+    EPOCH,
+    HOUR,
+    MINUTE,
+    SECOND,
+    START,
+    VIEWS,
+    Traded,
+    assert_candles,
+    candles,
+    found,
+    insert_ticks,
+    make_plain,
+    make_ticks,
+    refresh,
+    store_of,
+)
+from tests.support.capture import read_capture, row, ticks
 from tests.support.pipeline import Database
 from tests.support.sessions import entry
-from tickpipe.maintenance import retention
 
 REAL_CAPTURE = Path(__file__).parents[3] / "shared/data/fx-ticks.ndjson"
-COLUMNS = "symbol, bucket, open, high, low, close, ticks, volume"
-VIEWS = {"candles_1m": MINUTE, "candles_1h": HOUR, "candles_1d": DAY}
-START = datetime(2026, 3, 2, tzinfo=UTC)
-SECOND = timedelta(seconds=1)
-REFRESH = [f"CALL refresh_continuous_aggregate('aggregate_{width}', NULL, NULL)" for width in ("1m", "1h", "1d")]
-
-
-def store_of(database: Database) -> PriceStore:
-    return PriceStore(Secret(database.url))
-
-
-@pytest.fixture
-def hypertable(timescale: Database) -> Database:
-    """A database with the schema, on a real TimescaleDB."""
-    with closing(store_of(timescale)) as store:
-        apply(store)
-    return timescale
-
-
-@pytest.fixture(params=["plain", "timescale"])
-def backend(request: pytest.FixtureRequest) -> Database:
-    """A database with the schema, in each of the two homes."""
-    found: Database = request.getfixturevalue("database" if request.param == "plain" else "hypertable")
-    return found
-
-
-def refresh(database: Database) -> None:
-    """What the policies do, at once; nothing on plain PostgreSQL."""
-    if database.query("SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'"):
-        for statement in REFRESH:
-            database.query(statement)
-
-
-def found(database: Database, view: str) -> list[Candle]:
-    return [Candle(*row) for row in database.query(f"SELECT {COLUMNS} FROM {view} ORDER BY symbol, bucket")]
-
-
-def assert_candles(database: Database, expected: list[Traded]) -> None:
-    """All views show exactly the candles of these ticks. (Counts are quarters: sums of them are exact.)"""
-    for view, width in VIEWS.items():
-        assert found(database, view) == candles(expected, width), view
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -260,284 +230,3 @@ def test_tick_from_the_future_does_not_hide_the_newest(hypertable: Database) -> 
     for _ in range(2):
         assert_candles(hypertable, [far, *more])
         policies(hypertable)
-
-
-# Retention.
-
-
-def expire(database: Database, before: datetime) -> None:
-    database.query("CALL expire_ticks(%s)", before)
-
-
-def test_candles_outlive_their_ticks(backend: Database) -> None:
-    expected = make_ticks(5, days=4)
-    horizon = START + 2 * DAY
-    insert_ticks(backend, expected)
-    refresh(backend)
-    expire(backend, horizon + 5 * HOUR)
-    kept = [one for one in expected if one.time >= horizon]
-    assert backend.query("SELECT count(*), min(time) >= %s FROM prices_real_time", horizon) == [(len(kept), True)]
-    assert_candles(backend, expected)
-    refresh(backend)
-    assert_candles(backend, expected)
-    late = Traded("AAPL", "NASDAQ", START + HOUR, START + 5 * DAY, 9999.0, 5.0)
-    insert_ticks(backend, [late], session=2)
-    refresh(backend)
-    assert_candles(backend, expected)  # it is a row, but changes no candle
-    expire(backend, START + 3 * DAY)
-    refresh(backend)
-    assert_candles(backend, expected)
-    assert backend.query("SELECT count(*) FROM prices_real_time") == [
-        (sum(one.time >= START + 3 * DAY for one in expected),)
-    ]
-
-
-def test_dropped_ticks_are_recorded_per_session(backend: Database) -> None:
-    expected = make_ticks(6, days=2, count=300)
-    insert_ticks(backend, expected[:150])
-    insert_ticks(backend, expected[150:], session=2, first=501)
-    horizon = START + DAY
-    gone = {
-        (1 if n < 150 else 2, n + 1 if n < 150 else n + 351) for n, one in enumerate(expected) if one.time < horizon
-    }
-    expire(backend, horizon)
-    expire(backend, horizon)
-    recorded = [
-        (session, seq)
-        for session, first, last in backend.query("SELECT session, first_seq, last_seq FROM feed_expired")
-        for seq in range(first, last + 1)
-    ]
-    assert len(recorded) == len(set(recorded))
-    assert set(recorded) == gone
-    left = set(backend.query("SELECT session, seq FROM prices_real_time"))
-    assert left.isdisjoint(gone)
-    assert len(left) + len(gone) == len(expected)
-
-
-def test_ticks_dropped_twice_are_recorded_once(backend: Database) -> None:
-    expected = make_ticks(6, days=2, count=300)
-    insert_ticks(backend, expected)
-    expire(backend, START + DAY)
-    with closing(store_of(backend)) as store:
-        expired = retention.look(store).expired
-        assert expired == sum(one.time < START + DAY for one in expected)
-        insert_ticks(backend, expected[20:30], first=21)  # from a Redis of before
-        expire(backend, START + DAY)
-        assert retention.look(store).expired == expired
-    assert backend.query("SELECT count(*) FROM prices_real_time") == [(len(expected) - expired,)]
-
-
-def test_todays_ticks_are_not_dropped(backend: Database) -> None:
-    with pytest.raises(psycopg2.errors.RaiseException, match="not over"):
-        expire(backend, datetime.now(UTC) + DAY)
-    with pytest.raises(psycopg2.errors.RaiseException, match="READ COMMITTED"):
-        backend.query("BEGIN ISOLATION LEVEL REPEATABLE READ; CALL expire_ticks('2020-01-01')")
-    backend.query("ROLLBACK")
-
-
-def test_retention_is_off_by_default(backend: Database) -> None:
-    with closing(store_of(backend)) as store:
-        assert retention.look(store)[1:] == (None, None, 0)
-        old = datetime.now(UTC) - 100 * DAY
-        insert_ticks(backend, [Traded("AAPL", None, old, old, 1.0, None)] * 3)
-        retention.keep(store, timedelta(days=120))
-        assert backend.query("SELECT count(*) FROM prices_real_time") == [(3,)]
-        retention.keep(store, timedelta(days=90))
-        now = retention.look(store)
-        assert backend.query("SELECT count(*) FROM prices_real_time") == [(0,)]
-        assert now.expired == 3
-        assert now.ticks == (timedelta(days=90) if now.scheduled else None)
-        retention.switch_off(store)
-        assert retention.look(store).ticks is None
-
-
-def test_retention_job_drops_old_ticks(hypertable: Database) -> None:
-    with closing(store_of(hypertable)) as store:
-        retention.keep(store, timedelta(days=90))
-    old = datetime.now(UTC) - 100 * DAY
-    insert_ticks(hypertable, [Traded("AAPL", None, old, old, 1.0, None)] * 3)
-    ((job,),) = hypertable.query("SELECT job_id FROM timescaledb_information.jobs WHERE proc_name = 'expire_ticks_job'")
-    hypertable.query("CALL run_job(%s)", job)
-    assert hypertable.query("SELECT count(*) FROM prices_real_time") == [(0,)]
-    assert hypertable.query("SELECT session, first_seq, last_seq FROM feed_expired") == [(1, 1, 3)]
-
-
-@pytest.fixture
-def elsewhere(timescale: Database) -> Iterator[PriceStore]:
-    """A store that finds the schema `mine` first."""
-    timescale.query("CREATE EXTENSION IF NOT EXISTS timescaledb")
-    timescale.query("CREATE SCHEMA mine")
-    with closing(store_of(timescale)) as store:
-        with store.transaction() as connection, connection.cursor() as cursor:
-            cursor.execute("SET search_path TO mine, public")
-        yield store
-    timescale.query("RESET search_path")
-
-
-def test_retention_job_finds_ticks_in_a_custom_schema(timescale: Database, elsewhere: PriceStore) -> None:
-    apply(elsewhere)
-    retention.keep(elsewhere, timedelta(days=90))
-    timescale.query("SET search_path TO public")
-    timescale.query(
-        "INSERT INTO mine.prices_real_time (time, symbol, price, received_at, session, seq) "
-        "SELECT at, 'AAPL', 1, at, 1, 1 FROM (SELECT now() - interval '100 days' AS at) AS old"
-    )
-    ((job,),) = timescale.query("SELECT job_id FROM timescaledb_information.jobs WHERE proc_name = 'expire_ticks_job'")
-    timescale.query("CALL run_job(%s)", job)
-    assert timescale.query("SELECT session, first_seq, last_seq FROM mine.feed_expired") == [(1, 1, 1)]
-    assert timescale.query("SELECT mine.ticks_size() > 0") == [(True,)]
-
-
-@pytest.mark.usefixtures("hypertable")
-def test_login_with_its_own_schema_finds_the_hypertable_in_public(elsewhere: PriceStore) -> None:
-    assert retention.look(elsewhere).scheduled
-    assert apply(elsewhere) == []
-
-
-@pytest.mark.parametrize("age", ["", "90", "0d", "-1d", "90 d", "d", "9999999d", "1h"])
-def test_invalid_age_is_refused_with_its_value(age: str) -> None:
-    with pytest.raises(ConfigurationError, match="it looks like 90d"):
-        retention.read_age(age)
-
-
-# Columnstore.
-
-
-def compress(database: Database) -> None:
-    for (chunk,) in database.query("SELECT show_chunks('prices_real_time')::text"):
-        database.query("SELECT compress_chunk(%s)", chunk)
-
-
-def test_batch_redelivered_into_compressed_chunks_duplicates_nothing(hypertable: Database) -> None:
-    session = 1_760_000_000_000_000
-    entries = [entry(tick.encode(each)) for each in ticks(make_events(5000), session)]
-    with closing(store_of(hypertable)) as store:
-        assert store.insert_batch(PRICES, "prices", entries[:4000]) == Stored(4000, 0, 0)
-        compress(hypertable)
-        assert hypertable.query("SELECT bool_and(is_compressed) FROM timescaledb_information.chunks "
-                                "WHERE hypertable_name = 'prices_real_time'") == [(True,)]  # fmt: skip
-        assert store.insert_batch(PRICES, "prices", entries[:2000]) == Stored(0, 2000, 0)
-        assert store.insert_batch(PRICES, "prices", entries) == Stored(1000, 4000, 0)
-    assert hypertable.query("SELECT count(*), count(DISTINCT seq) FROM prices_real_time") == [(5000, 5000)]
-
-
-def test_old_chunks_move_to_the_documented_columnstore(hypertable: Database) -> None:
-    settings = hypertable.query("SELECT attname, segmentby_column_index, orderby_column_index, orderby_asc "
-                                "FROM timescaledb_information.compression_settings "
-                                "WHERE hypertable_name = 'prices_real_time' ORDER BY 2, 3")  # fmt: skip
-    assert settings == [
-        ("symbol", 1, None, None), ("time", None, 1, False), ("session", None, 2, True), ("seq", None, 3, True)
-    ]  # fmt: skip
-    old = datetime.now(UTC) - 9 * DAY
-    insert_ticks(hypertable, [Traded("AAPL", None, old, old, 1.0, None)])
-    ((job, after),) = hypertable.query(
-        "SELECT job_id, coalesce(config ->> 'compress_after', config ->> 'after') FROM timescaledb_information.jobs "
-        "WHERE hypertable_name = 'prices_real_time' AND proc_name ~ 'compression|columnstore'"
-    )
-    assert after == "7 days"
-    hypertable.query("CALL run_job(%s)", job)
-    assert hypertable.query("SELECT is_compressed FROM timescaledb_information.chunks "
-                            "WHERE hypertable_name = 'prices_real_time'") == [(True,)]  # fmt: skip
-
-
-def test_compressed_ticks_have_candles_and_retention(hypertable: Database) -> None:
-    expected = make_ticks(7)
-    insert_ticks(hypertable, expected)
-    compress(hypertable)
-    refresh(hypertable)
-    assert_candles(hypertable, expected)
-    expire(hypertable, START + DAY)
-    refresh(hypertable)
-    assert_candles(hypertable, expected)
-
-
-def test_retention_within_a_compressed_chunk_decompresses_only_what_it_needs(hypertable: Database) -> None:
-    limit = "timescaledb.max_tuples_decompressed_per_dml_transaction"
-    with closing(store_of(hypertable)) as store:
-        apply(store, chunk_interval="2 days")
-    expected = make_ticks(7)
-    insert_ticks(hypertable, expected)
-    compress(hypertable)
-    hypertable.query(f"SET {limit} = 10")
-    try:
-        for horizon in (START + DAY, START + 2 * DAY):  # one of them is in the middle of a chunk
-            expire(hypertable, horizon)
-            assert_candles(hypertable, expected)
-    finally:
-        hypertable.query(f"RESET {limit}")
-
-
-# Speed, read from the plan.
-
-
-def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for part in plan.get("Plans", ()):
-        yield from nodes(part)
-
-
-def test_one_hour_in_a_year_of_minutes_is_read_by_index(hypertable: Database) -> None:
-    """What is read for an hour is about an hour, though there is a year."""
-    hypertable.query(
-        "INSERT INTO prices_real_time (time, symbol, price, day_volume, received_at, session, seq) "
-        "SELECT t, 'BTC/USD', 1.0, extract(epoch FROM t)::bigint %% 86400, t, 1, row_number() OVER () "
-        "FROM generate_series(%s - interval '1 year', %s, interval '1 minute') AS t",
-        START, START,
-    )  # fmt: skip
-    hypertable.query(REFRESH[0])
-    hypertable.query("ANALYZE")
-    asked = f"SELECT {COLUMNS} FROM candles_1m WHERE symbol = 'BTC/USD' AND bucket > %s"
-    since = START - HOUR
-    assert len(hypertable.query(asked, since)) == 60
-    ((plans,),) = hypertable.query(f"EXPLAIN (ANALYZE, FORMAT json) {asked}", since)
-    (plan,) = json.loads(plans) if isinstance(plans, str) else plans
-    read = 0
-    for node in nodes(plan["Plan"]):
-        if node["Node Type"] == "Seq Scan":
-            assert node.get("Relation Name") == "candles_horizon", node
-        if "Relation Name" in node and "Index Cond" in node:
-            read += node["Actual Rows"] * node["Actual Loops"] + node.get("Rows Removed by Filter", 0)
-    assert read < 1500, "60 bars, and for each the bars of the five minutes before"
-
-
-# Moving over.
-
-
-def test_regular_database_is_migrated_by_one_command_only(timescale: Database) -> None:
-    expected = make_ticks(8)
-    make_plain(timescale)
-    insert_ticks(timescale, expected)
-    assert_candles(timescale, expected)
-    checksum = "SELECT count(*), sum(hashtext(p::text)::bigint) FROM prices_real_time AS p"
-    before = timescale.query(checksum)
-    with closing(store_of(timescale)) as store:
-        assert apply(store) == []
-        assert timescale.query("SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'") == []
-        moved = apply(store, to_timescaledb=True, chunk_interval="12 hours")
-        assert moved
-        assert all(name.endswith(".timescaledb.sql") for name in moved)
-        assert apply(store, to_timescaledb=True) == []
-    assert timescale.query(checksum) == before
-    assert timescale.query("SELECT count(*) FROM show_chunks('prices_real_time')")[0][0] >= 5
-    assert_candles(timescale, expected)
-
-
-def make_plain(database: Database) -> None:
-    """The schema as it is where TimescaleDB is not."""
-    with closing(psycopg2.connect(database.url)) as connection, connection:
-        migrate(connection, [each for each in read_migrations() if not each.timescaledb])
-
-
-def test_chunk_interval_is_an_option(timescale: Database) -> None:
-    with closing(store_of(timescale)) as store:
-        with pytest.raises(ConfigurationError, match="an interval looks like"):
-            apply(store, chunk_interval="soon")
-        apply(store, chunk_interval="6 hours")
-        interval = (
-            "SELECT time_interval FROM timescaledb_information.dimensions WHERE hypertable_name = 'prices_real_time'"
-        )
-        assert timescale.query(interval) == [(timedelta(hours=6),)]
-        apply(store, chunk_interval="2 days")
-        assert timescale.query(interval) == [(timedelta(days=2),)]
-        apply(store)
-        assert timescale.query(interval) == [(timedelta(days=2),)]

@@ -1,10 +1,8 @@
-"""Blocks in a real PostgreSQL: what is stored, what becomes a dead letter, and when nothing is stored at all."""
+"""Batches in a real PostgreSQL: stored rows and dead letters."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import psycopg2
@@ -14,69 +12,12 @@ from hypothesis import strategies as st
 
 from common import feed_event
 from common.database.connections import connect
-from common.errors import ConfigurationError, DatabaseOutageError, StreamOutageError
 from common.settings import Secret
-from common.streams.stream import Entry
-from common.threads import in_thread
 from common.tick import Tick
 from consumer.store import PriceStore, Stored
 from consumer.tables import FEED, PRICES
+from tests.support.batches import EPOCH, GOOD, SESSION, block, entry, flat, letters, raw_entry, seqs, to_bytes
 from tests.support.pipeline import Database
-from tests.support.waiting import PATIENCE, wait_for
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-SESSION = 1_760_000_000_000_000
-GOOD = {
-    "session": str(SESSION), "seq": "1", "symbol": "BTC/USD", "time": "1760000000", "price": "96480.5",
-    "day_volume": "1234.5", "bid": "96480.25", "ask": "96480.75", "exchange": "Coinbase Pro",
-    "received": str(SESSION + 1),
-}  # fmt: skip
-
-
-@pytest.fixture
-def store(database: Database) -> Iterator[PriceStore]:
-    store = PriceStore(Secret(database.url))
-    yield store
-    store.close()
-
-
-def entry(number: int, **values: str | bytes) -> Entry:
-    """A good tick of this number, but for these values."""
-    fields: Mapping[str, str | bytes] = {**GOOD, "seq": str(number), "received": str(SESSION + number), **values}
-    return raw_entry(number, {name.encode(): _bytes(value) for name, value in fields.items()})
-
-
-def raw_entry(number: int, fields: Mapping[bytes, bytes] | None) -> Entry:
-    parts = None if fields is None else [part for pair in fields.items() for part in pair]
-    return Entry(b"1760000000000-%d" % number, parts)
-
-
-def _bytes(value: str | bytes) -> bytes:
-    return value if isinstance(value, bytes) else value.encode(errors="surrogatepass")  # as common.stream does
-
-
-def block(count: int) -> list[Entry]:
-    return [entry(number) for number in range(1, count + 1)]
-
-
-def seqs(database: Database) -> list[int]:
-    return [seq for (seq,) in database.query("SELECT seq FROM prices_real_time ORDER BY seq")]
-
-
-def letters(database: Database) -> dict[bytes, tuple[str, list[bytes]]]:
-    """Reason and raw entry of each dead letter, by the entry's id; no id twice."""
-    rows = database.query("SELECT entry_id, reason, raw, stream FROM dead_letters")
-    assert {stream for *_, stream in rows} <= {"prices"}
-    found = {entry_id.encode(): (reason, [bytes(part) for part in raw]) for entry_id, reason, raw, _ in rows}
-    assert len(found) == len(rows)
-    return found
-
-
-def flat(entry: Entry) -> list[bytes]:
-    return [part for pair in (entry.fields or {}).items() for part in pair]
-
-
-# Values.
 
 names = st.one_of(
     st.text(min_size=1, max_size=64),
@@ -85,11 +26,15 @@ names = st.one_of(
         ["NULL", "null", '"', "\\", "{}", "{NULL}", '","', " ", "\\N", "%s", "%(a)s", "\\x00", "''", "\r\n"]
     ),
 )
+
+
 numbers = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False).map(repr),
     st.integers(-(10**30), 10**30).map(str),
     st.sampled_from(["-37.63", "0", "-0.0", "5e-324", "1.7976931348623157e308", "9007199254740993", "1E3", "0.1"]),
 )
+
+
 ticks = st.builds(
     Tick,
     session=st.integers(1, 2**63 - 1).map(str),
@@ -113,7 +58,7 @@ def test_every_value_is_stored_exactly_or_is_a_dead_letter(
 ) -> None:
     database.query("TRUNCATE prices_real_time, dead_letters")
     entries = [
-        raw_entry(number, {name.encode(): _bytes(value) for name, value in tick._asdict().items()})
+        raw_entry(number, {name.encode(): to_bytes(value) for name, value in tick._asdict().items()})
         for number, tick in enumerate(block)
     ]
     impossible = {
@@ -151,8 +96,6 @@ def test_fractional_exchange_seconds_are_kept(database: Database, store: PriceSt
     assert database.query("SELECT time FROM prices_real_time") == [(datetime(2025, 10, 9, 8, 53, 20, 125_000, UTC),)]
 
 
-# Bad values.
-
 #: Of every kind that `common.tick.problem` or the decoding knows: values, and words of the reason.
 RECOGNISED: list[tuple[dict[str, str | bytes], str]] = [
     ({"session": "today"}, "session is no whole number of 64 bits: 'today'"),
@@ -184,12 +127,15 @@ RECOGNISED: list[tuple[dict[str, str | bytes], str]] = [
     ({"colour": "red"}, "its fields are not those of a tick"),
 ]
 
+
 #: What only the database sees.
 UNRECOGNISED: list[tuple[dict[str, str | bytes], str]] = [
     ({"price": "1e-400"}, "out of range for type double precision"),
     ({"time": "4102444799.9999995"}, "violates check constraint"),  # which PostgreSQL rounds to 2100
     ({"received": str(2**63 - 1)}, "out of range"),
 ]
+
+
 EVERY_KIND = [*RECOGNISED, *UNRECOGNISED]
 
 
@@ -277,9 +223,6 @@ def test_rows_only_the_database_refuses_are_found_by_bisection(database: Databas
     assert store.round_trips < 25 + 4 * 10 * 6  # each of the four: ten halvings, each half about three statements
 
 
-# Delivered again.
-
-
 def test_inserted_counts_only_new_rows(database: Database, store: PriceStore) -> None:
     entries = block(1000)
     assert store.insert_batch(PRICES, "prices", entries[:300]) == Stored(300, 0, 0)
@@ -315,182 +258,3 @@ def test_feed_events_are_stored_once_and_malformed_ones_are_dead_letters(databas
         for n in (1, 3)
     ]
     assert database.query("SELECT stream, session, seq FROM dead_letters") == [("prices:feed", SESSION, 2)]
-
-
-# Outages: nothing is stored, not even a dead letter, and the block may come again.
-
-
-@contextmanager
-def refused(database: Database, symbol: str, sqlstate: str) -> Iterator[None]:
-    """While this lasts the database refuses the rows of a symbol with this SQLSTATE."""
-    database.query(
-        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
-        f"$$BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = '{sqlstate}'; END$$"
-    )
-    try:
-        database.query(
-            "CREATE TRIGGER refuse BEFORE INSERT ON prices_real_time FOR EACH ROW "
-            f"WHEN (NEW.symbol = '{symbol}') EXECUTE FUNCTION refuse()"
-        )
-        yield
-    finally:
-        database.query("DROP FUNCTION refuse CASCADE")
-
-
-@pytest.mark.parametrize("bisect", [False, True])
-@pytest.mark.parametrize(
-    "sqlstate",
-    ["08006", "25006", "40P01", "40001", "42501", "53100", "53200", "55P03", "57014", "57P01", "58030"],
-)
-def test_outages_are_recognised_by_error_class(
-    database: Database, store: PriceStore, sqlstate: str, bisect: bool
-) -> None:
-    undecodable = raw_entry(12, {b"what": b"is this?"})
-    entries = [*block(10), entry(11, symbol="BAD"), undecodable]
-    with refused(database, "BAD", sqlstate), pytest.raises(DatabaseOutageError, match="refused"):
-        store.insert_batch(PRICES, "prices", entries, bisect=bisect)
-    assert database.count() == database.count("dead_letters") == 0
-    assert store.insert_batch(PRICES, "prices", entries, bisect=bisect) == Stored(11, 0, 1)
-    assert letters(database).keys() == {undecodable.id}
-
-
-@pytest.mark.parametrize("sqlstate", ["54000", "P0001", "XX000"])
-def test_ambiguous_error_is_an_outage_until_bisection(database: Database, store: PriceStore, sqlstate: str) -> None:
-    entries = [*block(10), entry(11, symbol="BAD")]
-    with refused(database, "BAD", sqlstate):
-        with pytest.raises(DatabaseOutageError, match="refused"):
-            store.insert_batch(PRICES, "prices", entries)
-        assert database.count() == database.count("dead_letters") == 0
-        assert store.insert_batch(PRICES, "prices", entries, bisect=True) == Stored(10, 0, 1)
-    assert letters(database).keys() == {entries[10].id}
-
-
-def test_read_only_database_is_an_outage(fresh_database: Database) -> None:
-    store = PriceStore(Secret(fresh_database.url))
-    name = fresh_database.query("SELECT current_database()")[0][0]
-    fresh_database.query(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-    with pytest.raises(DatabaseOutageError, match="read-only"):
-        store.insert_batch(PRICES, "prices", [*block(10), entry(11, price="dear")])
-    assert fresh_database.count() == fresh_database.count("dead_letters") == 0
-    fresh_database.query("SET default_transaction_read_only = off")
-    fresh_database.query(f"ALTER DATABASE {name} RESET default_transaction_read_only")
-    assert store.insert_batch(PRICES, "prices", block(10)) == Stored(10, 0, 0)
-    store.close()
-
-
-def test_statement_timeout_is_an_outage(fresh_database: Database) -> None:
-    store = PriceStore(Secret(fresh_database.url))
-    name = fresh_database.query("SELECT current_database()")[0][0]
-    fresh_database.query(f"ALTER DATABASE {name} SET statement_timeout = '500ms'")
-    with fresh_database.locked(), pytest.raises(DatabaseOutageError, match="statement timeout"):
-        store.insert_batch(PRICES, "prices", block(10))
-    assert store.insert_batch(PRICES, "prices", block(10)) == Stored(10, 0, 0)
-    store.close()
-
-
-def test_killed_connection_is_an_outage_and_the_next_attempt_reconnects(database: Database, store: PriceStore) -> None:
-    assert store.works()
-    database.query(
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    )
-    with pytest.raises(DatabaseOutageError):
-        store.insert_batch(PRICES, "prices", block(10))
-    assert store.insert_batch(PRICES, "prices", block(10)) == Stored(10, 0, 0)
-
-
-def test_connection_killed_within_a_batch_stores_nothing(database: Database, store: PriceStore) -> None:
-    with database.locked():
-        inserting = in_thread(store.insert_batch, PRICES, "prices", block(10))
-        (backend,) = wait_for(database.waiting)
-        database.query("SELECT pg_terminate_backend(%s)", backend)
-        assert isinstance(inserting.exception(timeout=PATIENCE), DatabaseOutageError)
-    assert database.count() == 0
-    assert store.insert_batch(PRICES, "prices", block(10)) == Stored(10, 0, 0)
-
-
-TERMINATE = (
-    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-)
-TERMINATED = "terminating connection due to administrator command"
-
-
-@pytest.mark.parametrize("idle", [True, False])
-def test_outage_quotes_the_first_server_message(database: Database, store: PriceStore, idle: bool) -> None:
-    def lose_the_connection() -> None:
-        with store.transaction() as connection, connection.cursor() as cursor:
-            database.query(TERMINATE)
-            cursor.execute("SELECT 1")
-
-    if idle:
-        assert store.works()
-        database.query(TERMINATE)
-        with pytest.raises(DatabaseOutageError, match=TERMINATED):
-            store.insert_batch(PRICES, "prices", block(1))
-    else:
-        with pytest.raises(DatabaseOutageError, match=TERMINATED):
-            lose_the_connection()
-    assert store.insert_batch(PRICES, "prices", block(1)) == Stored(1, 0, 0)
-
-
-def test_outage_explains_why_the_connection_ended(store: PriceStore) -> None:
-    """As CREATE EXTENSION timescaledb does where the library is not preloaded."""
-
-    def end_it() -> None:
-        with store.transaction() as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
-
-    with pytest.raises(DatabaseOutageError, match=TERMINATED):
-        end_it()
-    assert store.works()
-
-
-def test_own_error_is_not_hidden_by_a_lost_connection(database: Database, store: PriceStore) -> None:
-    def fail() -> None:
-        with store.transaction():
-            database.query(TERMINATE)
-            raise StreamOutageError("Redis: unavailable")
-
-    with pytest.raises(StreamOutageError, match="Redis: unavailable"):
-        fail()
-    assert store.works()
-
-
-def test_setting_of_an_extension_loaded_later_applies_to_the_next_transaction(store: PriceStore) -> None:
-    """The connection that creates TimescaleDB has its settings only from then on."""
-    name = "timescaledb.max_tuples_decompressed_per_dml_transaction"
-    with store.transaction() as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT set_config(%s, '100000', false)", (name,))
-    with store.transaction() as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT current_setting(%s)", (name,))
-        assert cursor.fetchone() == ("0",)
-
-
-def test_concurrent_inserts_of_one_batch_store_it_once(database: Database, store: PriceStore) -> None:
-    other = PriceStore(Secret(database.url))
-    with database.locked():
-        writing = [in_thread(each.insert_batch, PRICES, "prices", block(500)) for each in (store, other)]
-        wait_for(lambda: len(database.waiting()) == 2)
-    for each in writing:
-        each.result(timeout=PATIENCE)
-    other.close()
-    assert seqs(database) == list(range(1, 501))
-
-
-@pytest.mark.parametrize("bisect", [False, True])
-def test_missing_schema_is_a_configuration_error(empty_database: Database, bisect: bool) -> None:
-    store = PriceStore(Secret(empty_database.url))
-    with pytest.raises(ConfigurationError, match="run `tickpipe migrate`"):
-        store.insert_batch(PRICES, "prices", block(10), bisect=bisect)
-    store.close()
-
-
-def test_commit_is_synchronous_regardless_of_role_settings(fresh_database: Database) -> None:
-    store = PriceStore(Secret(fresh_database.url))
-    name = fresh_database.query("SELECT current_database()")[0][0]
-    fresh_database.query(f"ALTER DATABASE {name} SET synchronous_commit = off")
-    with store.transaction() as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT current_setting('synchronous_commit'), current_setting('TimeZone')")
-        assert cursor.fetchone() == ("on", "UTC")
-    store.close()

@@ -5,11 +5,16 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+import psycopg2
 from psycopg2.extras import execute_values
 
+from common.database.migrations import migrate, read_migrations
+from common.settings import Secret
+from consumer.store import PriceStore
 from tests.support.pipeline import Database
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -138,3 +143,54 @@ def _rise(before: float, after: float, *, new_day: bool) -> float:
 
 def _floor(moment: datetime, width: timedelta) -> datetime:
     return moment - (moment - EPOCH) % width
+
+
+COLUMNS = "symbol, bucket, open, high, low, close, ticks, volume"
+
+
+VIEWS = {"candles_1m": MINUTE, "candles_1h": HOUR, "candles_1d": DAY}
+
+
+START = datetime(2026, 3, 2, tzinfo=UTC)
+
+
+SECOND = timedelta(seconds=1)
+
+
+REFRESH = [f"CALL refresh_continuous_aggregate('aggregate_{width}', NULL, NULL)" for width in ("1m", "1h", "1d")]
+
+
+def store_of(database: Database) -> PriceStore:
+    return PriceStore(Secret(database.url))
+
+
+def refresh(database: Database) -> None:
+    """What the policies do, at once; nothing on plain PostgreSQL."""
+    if database.query("SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'"):
+        for statement in REFRESH:
+            database.query(statement)
+
+
+def found(database: Database, view: str) -> list[Candle]:
+    return [Candle(*row) for row in database.query(f"SELECT {COLUMNS} FROM {view} ORDER BY symbol, bucket")]
+
+
+def assert_candles(database: Database, expected: list[Traded]) -> None:
+    """All views show exactly the candles of these ticks. (Counts are quarters: sums of them are exact.)"""
+    for view, width in VIEWS.items():
+        assert found(database, view) == candles(expected, width), view
+
+
+def expire(database: Database, before: datetime) -> None:
+    database.query("CALL expire_ticks(%s)", before)
+
+
+def compress(database: Database) -> None:
+    for (chunk,) in database.query("SELECT show_chunks('prices_real_time')::text"):
+        database.query("SELECT compress_chunk(%s)", chunk)
+
+
+def make_plain(database: Database) -> None:
+    """The schema as it is where TimescaleDB is not."""
+    with closing(psycopg2.connect(database.url)) as connection, connection:
+        migrate(connection, [each for each in read_migrations() if not each.timescaledb])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.tick import Tick
+from tickpipe.simulator.websocket import Simulator, SimulatorConfig
 
 Event = dict[str, Any]
 #: symbol, time, price, day_volume, bid, ask, exchange
@@ -80,3 +81,13 @@ def ticks(events: Sequence[Event], session: int) -> Iterator[Tick]:
     for seq, event in enumerate(events, 1):
         named = {**event, "session": session, "seq": seq, "time": event["timestamp"], "received": session + 3 * seq}
         yield Tick._make(str(named.get(name, "")) for name in Tick._fields)
+
+
+REAL_CAPTURE = Path(__file__).parents[3] / "shared/data/fx-ticks.ndjson"
+
+
+SESSION = 1_760_000_000_000_000
+
+
+def replay(path: Path, speed: float = 0.0) -> Simulator:
+    return Simulator(SimulatorConfig(capture=path, speed=speed))
