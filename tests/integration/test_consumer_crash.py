@@ -35,11 +35,12 @@ main()
 """
 
 
-#: A consumer whose open transaction the database ends after 1 s, and not after 20.
-SOON_TAKEN_FOR_FROZEN = """
-from consumer import cli, store
+#: A consumer with IDLE_IN_TRANSACTION_TIMEOUT of 1 s instead of 20 s.
+CONSUMER_WITH_SHORT_TIMEOUT = """
+from common.database import connections
+connections.SETTINGS = connections.SETTINGS.replace("'20s'", "'1s'")
+from consumer import cli
 
-store.IDLE_IN_TRANSACTION_TIMEOUT = 1
 cli.main()
 """
 
@@ -114,7 +115,7 @@ def test_consumer_frozen_within_a_transaction_does_not_block_others(pipeline: Pi
     events = make_events(500)
     pipeline.append([*ticks(events, SESSION)])
     with pipeline.database.locked():
-        frozen = pipeline.processes.start("python", "-c", SOON_TAKEN_FOR_FROZEN)
+        frozen = pipeline.processes.start("python", "-c", CONSUMER_WITH_SHORT_TIMEOUT)
         wait_for(lambda: len(pipeline.database.waiting()) == 1)
         frozen.signal(signal.SIGSTOP)
     others = [pipeline.consumer("--claim-idle", "0.5") for _ in range(2)]
