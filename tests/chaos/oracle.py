@@ -1,4 +1,4 @@
-"""Judges a run by the simulator's own journal of what it sent, not by any number of the producer's."""
+"""Compares the database with the simulator's own journal, without relying on the producer's numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SYMBOLS = ("BTC/USD", "ETH/USD", "EUR/USD", "AAPL")
 
 
 class Numbered:
-    """Price events that are told apart by their price: 1, 2, 3 … Every `bad_every`th cannot be stored."""
+    """Price events with the unique prices 1, 2, 3 … Every `bad_every`-th event cannot be stored."""
 
     def __init__(self, bad_every: int) -> None:
         self._bad_every = bad_every
@@ -44,7 +44,7 @@ class Numbered:
 
 
 class Sent(NamedTuple):
-    """An event that was handed to a connection, and when (seconds since 1970)."""
+    """An event sent on a connection, and the time in seconds since 1970."""
 
     number: int
     symbol: str
@@ -52,7 +52,7 @@ class Sent(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """A row of feed_gaps, seconds since 1970."""
+    """A row of feed_gaps, with times in seconds since 1970."""
 
     symbol: str | None
     since: float
@@ -62,32 +62,32 @@ class Gap(NamedTuple):
 
 @dataclass
 class Judgement:
-    """What became of the events. `faults` is empty where the run was sound."""
+    """The outcome of every event. `faults` is empty after a run without a loss."""
 
     sent: int = 0
     stored: int = 0
     dead_letters: int = 0
     in_gaps: int = 0
     faults: list[str] = field(default_factory=list)
-    #: Of each kill of a producer that lost events: how many seconds before it the first of them was sent.
+    #: For each producer kill that lost events: seconds from the first lost event to the kill.
     kill_costs: list[float] = field(default_factory=list)
 
 
 class Journal:
-    """What the simulator sent, connection by connection."""
+    """The events that the simulator sent on each connection."""
 
     def __init__(self, clock: Any) -> None:
         self.connections: dict[int, list[Sent]] = {}
         self._clock = clock
 
     def __call__(self, connection: int, event: Event) -> None:
-        """See Simulator: called in its thread, when the event is handed over."""
+        """Record an event. The simulator calls this in its own thread."""
         number = int(str(event["price"]).removeprefix("bad "))
         self.connections.setdefault(connection, []).append(Sent(number, event["symbol"], self._clock()))
 
 
 def judge(database_url: str, journal: Journal, kills: Sequence[float]) -> Judgement:
-    """Every event sent is in the table exactly once, or in dead_letters, or falls in a recorded gap.
+    """Check that each event is stored exactly once, is a dead letter or falls in a recorded gap.
 
     Within a connection only its end can be missing (TCP keeps order, and so do we), and a gap must be on record
     between the last price that was stored of it and the first of a later connection. `kills`: when producers were
@@ -134,7 +134,7 @@ def _judge_connection(
     gaps: Sequence[Gap],
     kills: Sequence[float],
 ) -> None:
-    """One connection: `following` is when the first price of a later one was received."""
+    """Check one connection. `following` is the receipt time of the next connection's first price."""
     there = [sent.number in found for sent in sents]
     kept = max((index for index, stored in enumerate(there) if stored), default=-1) + 1
     if holes := [sents[index] for index in range(kept) if not there[index]]:
@@ -145,20 +145,20 @@ def _judge_connection(
     judgement.in_gaps += len(lost)
     last = max((received[sent.number] for sent in sents[:kept] if sent.number in received), default=sents[0].at)
     for symbol in {sent.symbol for sent in lost} & set(SYMBOLS):
-        # 5 s: what a paused or busy producer may leave in the socket before it is received and the gap can begin.
+        # A paused or busy producer may leave 5 s of events in the socket before it receives them.
         since = min(following, lost[0].at + 5.0)
         if not any(gap.symbol == symbol and gap.since < since and gap.until > last for gap in gaps):
             judgement.faults.append(
                 f"LOST WITHOUT A GAP: {symbol}, {len(lost)} events of a connection, between {last:.3f} and "
                 f"{following:.3f}; gaps: {[gap for gap in gaps if gap.symbol == symbol]}"
             )
-    # A kill's own cost: only where the connection was well until the kill, and not cut by something else before.
+    # Count the cost of a kill only if no other fault had cut the connection before.
     well = [kill for kill in kills if kill - 0.25 <= sents[-1].at <= kill + 0.25]
     judgement.kill_costs += [kill - lost[0].at for kill in well if lost[0].at <= kill and last <= kill <= following]
 
 
 def compare_with_verify(judgement: Judgement, said: str) -> list[str]:
-    """Where `tickpipe verify --all --json` does not agree with the oracle."""
+    """Differences between `tickpipe verify --all --json` and the oracle."""
     verdicts = json.loads(said)
     faults = [f"verify: {verdict}" for verdict in verdicts if not verdict["sound"]]
     if sum(verdict["stored"] for verdict in verdicts) != judgement.stored:

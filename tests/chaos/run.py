@@ -36,12 +36,12 @@ from tickpipe.simulator.websocket import SimulatorConfig
 CONSUMERS = 3
 CLAIM_IDLE = 3.0
 BAD_EVERY = 4999
-#: Seconds everything gets to come to rest at the end.
+#: Seconds to wait at the end until all entries are stored.
 SETTLE_WITHIN = 120.0
 
 
 class Process:
-    """A command of ours that is started, killed, paused and started again. Its log is one file."""
+    """A tickpipe command that can be killed, paused and restarted. All its output is in one file."""
 
     def __init__(self, command: list[str], environ: dict[str, str], log: Path) -> None:
         self._command = [str(Path(sys.executable).with_name(command[0])), *command[1:]]
@@ -50,41 +50,41 @@ class Process:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it unless it runs."""
+        """Start the process unless it is running."""
         if self._process is None or self._process.poll() is not None:
             with self._log.open("ab") as file:
                 self._process = subprocess.Popen(self._command, env=self._environ, stdout=file, stderr=file)
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal, if it runs."""
+        """Send a signal if the process is running."""
         if self._process and self._process.poll() is None:
             self._process.send_signal(number)
 
     def end(self, number: signal.Signals, timeout: float = 30.0) -> int:
-        """Send it a signal and wait for its end: its exit status."""
+        """Send a signal and return the exit status."""
         self.send(signal.SIGCONT)
         self.send(number)
         return self._process.wait(timeout) if self._process else 0
 
     @property
     def status(self) -> int | None:
-        """Its exit status, None while it runs."""
+        """The exit status, or None while the process is running."""
         return self._process.poll() if self._process else None
 
 
 @dataclass
 class Run:
-    """One chaos run in `folder`. `say` takes lines of progress."""
+    """One chaos run in `folder`. `say` receives lines of progress."""
 
     folder: Path
     seed: int
     seconds: float
     rate: float
     say: Callable[[str], None]
-    steps: Sequence[Step] | None = None  # instead of the seed's schedule
+    steps: Sequence[Step] | None = None  # replaces the schedule of the seed
     counts: Counter[str] = field(default_factory=Counter)
     kills: list[float] = field(default_factory=list)
-    looks: int = 0  # that `tickpipe verify` took while all was running
+    looks: int = 0  # duration of each `tickpipe verify` during the run
     alarms: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -99,7 +99,7 @@ class Run:
         self.consumers: list[Process] = []
 
     def execute(self) -> Judgement:
-        """The whole run: start, break, mend, settle, judge."""
+        """Start the pipeline, break and repair it, wait for the last entries and check the result."""
         self.valkey.start()
         self.postgres.start()
         self.simulator.start()
@@ -142,10 +142,10 @@ class Run:
             self.valkey.stop()
 
     def _look_on(self, resting: threading.Event) -> None:
-        """`tickpipe verify` again and again: whatever happens meanwhile, it must raise no false alarm."""
+        """Run `tickpipe verify` repeatedly. It must never report a false loss."""
         while not resting.wait(1.0):
             status, said, _ = self._verify(CLAIM_IDLE * 2)
-            if said.startswith("["):  # else Redis or the database was away
+            if said.startswith("["):  # otherwise Redis or the database was unavailable
                 self.looks += 1
                 self.alarms += [f"FALSE ALARM: {verdict}" for verdict in json.loads(said) if not verdict["sound"]]
             elif status != 1:
@@ -179,7 +179,7 @@ class Run:
             time.sleep(min(left, 0.2))
 
     def _fault(self, step: Step) -> tuple[Callable[[], None], Callable[[], None]]:
-        """What begins a fault, and what ends it."""
+        """The actions that start and end a fault."""
         consumer = self.rng.choice(self.consumers)
         garbages: list[str | bytes] = ["not json", b"\x00\xff binary", "[" * 5000, '{"event": "odd"}', "x" * 1_000_000]
         garbage = self.rng.choice(garbages)
@@ -226,7 +226,7 @@ class Run:
 
     @contextlib.contextmanager
     def _redis(self) -> Iterator[redis.Redis]:
-        """A client of our own; what it wants to do is let be where Redis is just away."""
+        """A Redis client for faults. An action is skipped while Redis is unavailable."""
         client = redis.Redis.from_url(self.valkey.url, socket_timeout=2)
         with contextlib.closing(client), contextlib.suppress(redis.RedisError):
             yield client
@@ -249,7 +249,7 @@ class Run:
             client.xgroup_destroy("prices", "second")
 
     def _settle(self) -> None:
-        """No more faults and no more prices: all that is on its way arrives, and the spool is empty."""
+        """Wait without faults and prices until all entries are stored and the spool is empty."""
         self.simulator.hang_handshakes(on=False)
         self.simulator.mute(on=False)
         self.valkey.start()
@@ -280,14 +280,14 @@ class Run:
         return [path for path in (self.folder / "spool").rglob("*.spool") if _entries(path)]
 
     def _left(self) -> int:
-        left = [1]  # where Redis does not say
+        left = [1]  # if Redis does not respond
         with self._redis() as client:
             groups = [client.xinfo_groups(key)[0] for key in ("prices", "prices:feed")]
             left = [(group["lag"] or 0) + group["pending"] for group in groups]
         return sum(left)
 
     def _judge(self) -> Judgement:
-        """Ask the oracle, and `tickpipe verify`, once sessions without a goodbye count as ended."""
+        """Check with the oracle and with `tickpipe verify`, after killed sessions count as ended."""
         time.sleep(SILENT_AFTER)
         judgement = judge(self.postgres.url, self.journal, self.kills)
         status, said, errors = self._verify(1.0, "--all")
@@ -324,7 +324,7 @@ def _entries(path: Path) -> int:
 def chaos(
     seed: int, seconds: float, rate: float, say: Callable[[str], None], steps: Sequence[Step] | None = None
 ) -> tuple[Judgement, Counter[str]]:
-    """One run in a folder of its own, whose logs are kept if it found a fault."""
+    """Run once in a temporary folder. Keep the logs if a check fails."""
     with temporary_folder() as folder:
         run = Run(folder, seed, seconds, rate, say, steps)
         try:
@@ -346,7 +346,7 @@ def _keep_logs(folder: Path, seed: int, say: Callable[[str], None]) -> None:
 
 
 def report(judgement: Judgement, counts: Counter[str], seed: int) -> str:
-    """The run in a few lines."""
+    """A summary of the run."""
     costs = ", ".join(f"{cost * 1000:.0f}" for cost in sorted(judgement.kill_costs)) or "none"
     return "\n".join(
         [

@@ -30,7 +30,7 @@ EVERY = 20.0
 
 
 class Fault(NamedTuple):
-    """What begins it, how many seconds it lasts, what ends it."""
+    """The actions that start and end a fault, and its duration in seconds."""
 
     name: str
     begin: Sequence[Callable[[], None]]
@@ -39,7 +39,7 @@ class Fault(NamedTuple):
 
 
 def faults(sim: FaultySimulator) -> list[Fault]:
-    """Each way in which it is broken. A fault of new connections needs the old one gone."""
+    """All faults. A fault of new connections must first close the current one."""
     cut = sim.reset_all
     return [
         Fault("clean close", [sim.close_all]),
@@ -62,7 +62,7 @@ def faults(sim: FaultySimulator) -> list[Fault]:
 
 @dataclass
 class Soak:
-    """What was seen: seconds until prices flowed again, threads and megabytes of the producer after each fault."""
+    """Measurements after each fault: recovery time in seconds, threads and megabytes of the producer."""
 
     back: list[float] = field(default_factory=list)
     threads: list[int] = field(default_factory=list)
@@ -71,11 +71,11 @@ class Soak:
     price_at: float = 0.0
 
     def journal(self, _connection: int, _event: Event) -> None:
-        """See Simulator."""
+        """Record an event of the simulator."""
         self.price_at = time.monotonic()
 
     def break_it(self, fault: Fault, sim: FaultySimulator, producer: psutil.Popen) -> str:
-        """One fault, until it is back; what was seen."""
+        """Run one fault and measure the recovery."""
         time.sleep(max(0.0, EVERY - fault.lasts))
         for begin in fault.begin:
             begin()
@@ -92,7 +92,7 @@ class Soak:
         return f"{fault.name}: back after {self.back[-1]:.1f} s; {self.threads[-1]} threads, {self.sizes[-1]:.1f} MB"
 
     def judge(self, sim: FaultySimulator) -> str:
-        """The figures in one line; what is wrong with them goes to `wrong`."""
+        """Return the figures in one line. Append each violated limit to `wrong`."""
         early = self.sizes[len(self.sizes) // 4]
         if sim.most_open > 1:
             self.wrong.append(f"{sim.most_open} connections were open at once")
@@ -108,7 +108,7 @@ class Soak:
 
 
 def soak(seconds: float, say: Callable[[str], None]) -> list[str]:
-    """Run it; what was not as it should be."""
+    """Run all faults and return the violated limits."""
     seen = Soak()
     with (
         temporary_folder() as folder,

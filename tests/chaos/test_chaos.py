@@ -1,4 +1,4 @@
-"""Nothing lost, nothing doubled, under everything at once."""
+"""A short chaos run loses and duplicates nothing."""
 
 from __future__ import annotations
 

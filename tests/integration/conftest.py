@@ -28,7 +28,7 @@ _NUMBERS = itertools.count(1)
 
 
 def skip_or_fail(error: ConfigurationError, what: str) -> NoReturn:
-    """Fail where CI is set, skip elsewhere: `what` is not installed."""
+    """Fail if the variable CI is set, otherwise skip the test: `what` is not installed."""
     if os.environ.get("CI"):
         raise error
     pytest.skip(f"no {what} here: {error}")
@@ -36,7 +36,7 @@ def skip_or_fail(error: ConfigurationError, what: str) -> NoReturn:
 
 @contextmanager
 def _server_pair() -> Iterator[ServerPair]:
-    """Servers in a folder of their own; their database `tickpipe` has the schema and is what tests' databases copy."""
+    """Servers in a temporary folder. Tests copy their database `tickpipe`, which has the schema."""
     with temporary_folder() as folder:
         try:
             pair = ServerPair(ValkeyServer(folder / "valkey"), PostgresServer(folder / "postgres-18"))
@@ -53,20 +53,20 @@ def _server_pair() -> Iterator[ServerPair]:
 
 @contextmanager
 def _database(pair: ServerPair, template: str) -> Iterator[str]:
-    """The URL of a new database, dropped at the end."""
+    """The URL of a new database. It is dropped at the end."""
     name = f"test_{next(_NUMBERS)}"
     with closing(Database(pair.database_url("postgres"))) as admin:
         admin.query(f"CREATE DATABASE {name} TEMPLATE {template}")
         try:
             yield pair.database_url(name)
         finally:
-            admin.close()  # the server may have been restarted since
+            admin.close()  # the server may have been restarted
             admin.query(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[ServerPair]:
-    """Servers for all tests that leave them running."""
+    """Shared servers. A test must not stop them."""
     with _server_pair() as pair:
         yield pair
 
@@ -79,7 +79,7 @@ def _servers_of_the_module() -> Iterator[ServerPair]:
 
 @pytest.fixture
 def breakable_servers(_servers_of_the_module: ServerPair) -> Iterator[ServerPair]:
-    """Servers that a test may stop and kill; they run when it begins."""
+    """Servers that a test may stop and kill. They are running when the test starts."""
     _servers_of_the_module.start()
     yield _servers_of_the_module
     _servers_of_the_module.start()
@@ -93,7 +93,7 @@ def _common_url(servers: ServerPair) -> Iterator[str]:
 
 @pytest.fixture
 def database(_common_url: str) -> Iterator[Database]:
-    """A database with the schema and no rows. For tests that do not change the schema: a copy takes 0.2 s."""
+    """A shared database with the schema and no rows, for tests that do not change the schema."""
     with closing(Database(_common_url)) as database:
         database.empty()
         yield database
@@ -101,49 +101,49 @@ def database(_common_url: str) -> Iterator[Database]:
 
 @pytest.fixture
 def fresh_database(servers: ServerPair) -> Iterator[Database]:
-    """A database of the test's own, with the schema."""
+    """A new database with the schema."""
     with _database(servers, "tickpipe") as url, closing(Database(url)) as database:
         yield database
 
 
 @pytest.fixture(scope="module")
 def database_of_the_module(servers: ServerPair) -> Iterator[Database]:
-    """A database for all of a module's tests, with the schema."""
+    """A database with the schema, shared by the tests of a module."""
     with _database(servers, "tickpipe") as url, closing(Database(url)) as database:
         yield database
 
 
 @pytest.fixture
 def empty_database(servers: ServerPair) -> Iterator[Database]:
-    """A database of the test's own, with nothing in it."""
+    """A new database without the schema."""
     with _database(servers, "template1") as url, closing(Database(url)) as database:
         yield database
 
 
 @pytest.fixture
 def pipeline(servers: ServerPair, database: Database, tmp_path: Path) -> Iterator[Pipeline]:
-    """A pipeline on empty streams and a database with the schema and no rows."""
+    """A pipeline with empty streams and a shared database without rows."""
     with Pipeline(servers, database.url, tmp_path) as pipeline:
         yield pipeline
 
 
 @pytest.fixture
 def fresh_pipeline(servers: ServerPair, fresh_database: Database, tmp_path: Path) -> Iterator[Pipeline]:
-    """A pipeline on empty streams and a database of its own, with the schema."""
+    """A pipeline with empty streams and a new database."""
     with Pipeline(servers, fresh_database.url, tmp_path) as pipeline:
         yield pipeline
 
 
 @pytest.fixture
 def empty_pipeline(servers: ServerPair, empty_database: Database, tmp_path: Path) -> Iterator[Pipeline]:
-    """A pipeline on empty streams and a database with nothing in it."""
+    """A pipeline with empty streams and a database without the schema."""
     with Pipeline(servers, empty_database.url, tmp_path) as pipeline:
         yield pipeline
 
 
 @pytest.fixture
 def breakable_pipeline(breakable_servers: ServerPair, tmp_path: Path) -> Iterator[Pipeline]:
-    """A pipeline on servers that the test may stop and kill."""
+    """A pipeline with servers that the test may stop and kill."""
     with _database(breakable_servers, "tickpipe") as url, Pipeline(breakable_servers, url, tmp_path) as pipeline:
         yield pipeline
         breakable_servers.start()
@@ -151,7 +151,7 @@ def breakable_pipeline(breakable_servers: ServerPair, tmp_path: Path) -> Iterato
 
 @pytest.fixture(scope="session")
 def _timescaledb() -> Iterator[GivenServer | NpmServer]:
-    """One for each of xdist's workers that has such a test: 3 s and 0.8 GB."""
+    """One TimescaleDB for each xdist worker that needs it. It takes 3 s and 0.8 GB to start."""
     url = os.environ.get("TIMESCALEDB_URL")
     try:
         server = GivenServer(url) if url else NpmServer()
@@ -163,28 +163,28 @@ def _timescaledb() -> Iterator[GivenServer | NpmServer]:
 
 @pytest.fixture
 def timescale(_timescaledb: GivenServer | NpmServer) -> Iterator[Database]:
-    """An empty database of the test's own, on a real TimescaleDB: no schema, and the extension not yet created."""
+    """A new database on a real TimescaleDB, without the schema and the extension."""
     with _timescaledb.database() as url, closing(Database(url)) as database:
         yield database
 
 
 @pytest.fixture(scope="module")
 def timescale_of_the_module(_timescaledb: GivenServer | NpmServer) -> Iterator[Database]:
-    """The same for all of a module's tests, none of which may ask for `timescale` besides."""
+    """A TimescaleDB database shared by the tests of a module. They must not use `timescale` as well."""
     with _timescaledb.database() as url, closing(Database(url)) as database:
         yield database
 
 
 @pytest.fixture
 def timescale_pipeline(servers: ServerPair, timescale: Database, tmp_path: Path) -> Iterator[Pipeline]:
-    """A pipeline on empty streams and an empty TimescaleDB."""
+    """A pipeline with empty streams and an empty TimescaleDB."""
     with Pipeline(servers, timescale.url, tmp_path) as pipeline:
         yield pipeline
 
 
 @pytest.fixture
 def new_role(servers: ServerPair) -> Iterator[Callable[[], str]]:
-    """Makes roles that may log in and nothing more; removed at the end."""
+    """Creates roles with the right to log in and no other. They are dropped at the end."""
     roles: list[str] = []
 
     def make() -> str:
@@ -207,7 +207,7 @@ def store(database: Database) -> Iterator[PriceStore]:
 
 @pytest.fixture
 def hypertable(timescale: Database) -> Database:
-    """A database with the schema, on a real TimescaleDB."""
+    """A TimescaleDB database with the schema."""
     with closing(store_of(timescale)) as store:
         apply(store)
     return timescale
@@ -215,7 +215,7 @@ def hypertable(timescale: Database) -> Database:
 
 @pytest.fixture(params=["plain", "timescale"])
 def backend(request: pytest.FixtureRequest) -> Database:
-    """A database with the schema, in each of the two homes."""
+    """A database with the schema, on PostgreSQL and on TimescaleDB."""
     found: Database = request.getfixturevalue("database" if request.param == "plain" else "hypertable")
     return found
 

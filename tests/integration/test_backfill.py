@@ -1,4 +1,4 @@
-"""The feed's gaps, filled with the vendor's bars: the real command, asking the simulator, on a real database."""
+"""`tickpipe backfill` fills gaps with bars of the simulator in a real database."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MINUTE, HOUR = 60, 3600
 KEY = "key-of-the-test"
 DOWN = (503, {"code": 503, "message": "maintenance", "status": "error"})
 CLOSED = (400, {"code": 400, "message": "No data is available on the specified dates.", "status": "error"})
-#: One hour back, as if all of it had happened then.
+#: Moves all times one hour back.
 AN_HOUR_BACK = """
 UPDATE prices_real_time SET session = session - 3600000000, time = time - interval '1 hour',
                             received_at = received_at - interval '1 hour';
@@ -47,7 +47,7 @@ def store(pipeline: Pipeline) -> Iterator[PriceStore]:
 
 @pytest.fixture
 def start() -> int:
-    """The beginning of a minute, two hours ago."""
+    """The start of a minute two hours ago."""
     return int(time.time()) // MINUTE * MINUTE - 2 * HOUR
 
 
@@ -60,7 +60,7 @@ def begun(store: PriceStore, start: float, *symbols: str) -> StoredSession:
 
 
 def blind(session: StoredSession, since: float, until: float, *symbols: str) -> None:
-    """The connection was lost and came back, in seconds after the session's start."""
+    """Record a lost connection and its return, in seconds after the session start."""
     session.emit("disconnected", since, cause="reset", last_frame=round((session.start + since) * 1e6))
     session.emit("subscribed", until, symbols=symbols)
 
@@ -70,7 +70,7 @@ def backfill(pipeline: Pipeline, simulator: FaultySimulator, *options: str, **en
 
 
 def said(running: Running, status: int = 0) -> list[str]:
-    """Its last words, once it has ended so; the key is not in anything it said."""
+    """The last output line after this exit status. The output must not contain the API key."""
     assert running.wait(40) == status, running.said()
     assert KEY not in running.said()
     assert "Traceback" not in running.said()
@@ -78,7 +78,7 @@ def said(running: Running, status: int = 0) -> list[str]:
 
 
 def minutes(pipeline: Pipeline, source: str, start: float, symbol: str = "BTC/USD") -> list[int]:
-    """The minutes that have a candle of this source, counted from `start`."""
+    """The minutes after `start` that have a candle from this source."""
     rows = pipeline.database.query(
         "SELECT bucket FROM candles_1m_filled WHERE symbol = %s AND source = %s ORDER BY bucket", symbol, source
     )
@@ -105,8 +105,8 @@ def test_backfill_fills_the_candles_of_a_lost_connection(pipeline: Pipeline, sim
     )[0]
     for symbol in symbols:
         filled = sorted(minutes(pipeline, "ticks", first, symbol) + minutes(pipeline, "backfill", first, symbol))
-        assert filled == list(range(len(filled)))  # each minute once, from the first tick on …
-        assert 0 <= (last - first) // MINUTE - len(filled) <= 2  # … to the last that was over when it was asked
+        assert filled == list(range(len(filled)))  # each minute once, from the first tick …
+        assert 0 <= (last - first) // MINUTE - len(filled) <= 2  # … to the last complete minute
     bars = pipeline.database.count("candles_backfill")
     assert line == f"{bars} bars of 2 symbols stored over 2 gaps"
     assert pipeline.database.query("SELECT * FROM candles_1m ORDER BY symbol, bucket") == candles
@@ -118,7 +118,7 @@ def test_minutes_with_gaps_have_vendor_bars_and_others_have_ticks(
     pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore, start: int
 ) -> None:
     session = begun(store, start, "BTC/USD")
-    for seq in range(1, 31):  # one each 20 s
+    for seq in range(1, 31):  # one every 20 s
         session.store([seq], time=str(start + 20 * seq), received=str((start + 20 * seq) * 1_000_000))
     blind(session, 2 * MINUTE + 30, 5 * MINUTE + 1, "BTC/USD")
     session.emit("stopped", 10 * MINUTE, last_seq=30)
@@ -141,7 +141,7 @@ def test_minutes_without_bars_are_not_requested_again(
     session = begun(store, start, "AAPL", "BTC/USD")
     blind(session, 100, 400, "AAPL", "BTC/USD")
     session.emit("unsubscribed", 500, symbols=["AAPL", "BTC/USD"])
-    simulator.answer_calls(CLOSED)  # to the first: AAPL
+    simulator.answer_calls(CLOSED)  # for the first symbol, AAPL
     assert said(backfill(pipeline, simulator)) == ["6 bars of 1 symbols stored over 2 gaps"]
     assert len(simulator.calls) == 2
     assert said(backfill(pipeline, simulator)) == ["0 bars of 0 symbols stored over 0 gaps"]

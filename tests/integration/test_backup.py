@@ -1,4 +1,4 @@
-"""Backup and restore: the commands of docs/operations.md, run as they stand there."""
+"""The backup and restore commands of docs/operations.md, run unchanged."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def shell(tmp_path: Path, data_folder: Path) -> Shell:
 
 
 def produce(pipeline: Pipeline, folder: Path, seed: int) -> None:
-    """A producer's run from its first price to its last word: N prices, all of them in Redis at its end."""
+    """Run a producer until all its N prices and its last report are in Redis."""
     capture = write_capture(folder / f"{seed}.jsonl", make_events(N, seed))
     before = pipeline.appended()
     with Simulator(SimulatorConfig(capture=capture, speed=0)) as simulator:
@@ -64,7 +64,7 @@ def urls(pipeline: Pipeline) -> dict[str, str]:
 
 @contextmanager
 def embedded(shell: Shell, live: Path) -> Iterator[dict[str, str]]:
-    """The page's way to start the servers of a folder alone: the URLs that it prints. Ended by Ctrl-C."""
+    """Start the servers of a data folder as the page does, and return the printed URLs. Ctrl-C stops them."""
     process = subprocess.Popen(
         ["bash", "-c", BLOCKS["servers"].script],
         cwd=shell.folder,
@@ -156,12 +156,12 @@ def test_redis_older_than_the_database_duplicates_and_loses_nothing(
     assert "2 sessions verified, 0 incomplete" in said
     assert {**rows(pipeline.database), "verified_sessions": []} == before
 
-    produce(pipeline, tmp_path, 3)  # and life goes on
+    produce(pipeline, tmp_path, 3)  # the pipeline continues
     said = shell.run(BLOCKS["drain"], **urls(pipeline))
     assert "3 sessions verified, 0 incomplete" in said
     assert pipeline.database.count() == 3 * N
 
-    valkey.stop()  # and without any copy
+    valkey.stop()  # without a backup
     shutil.rmtree(valkey.home / valkey.data)
     valkey.start()
     produce(pipeline, tmp_path, 4)

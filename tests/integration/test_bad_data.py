@@ -32,7 +32,7 @@ def test_bad_entries_do_not_block_good_ones(pipeline: Pipeline) -> None:
     assert pipeline.nothing_pending()
 
 
-@pytest.mark.parametrize("digits", [19, 400, 5000])  # more than a float holds; more than Python makes a number of
+@pytest.mark.parametrize("digits", [19, 400, 5000])  # beyond float; beyond Python's limit for int()
 def test_out_of_range_receipt_time_is_a_dead_letter(pipeline: Pipeline, digits: int) -> None:
     good = [*ticks(make_events(20), SESSION)]
     pipeline.append([good[0]._replace(received="9" * digits), *good[1:]])

@@ -45,9 +45,9 @@ def test_candles_match_a_computation_in_python(backend: Database, seed: int) -> 
     expected = make_ticks(seed)
     assert len({bar.volume for bar in candles(expected, MINUTE)}) > 20
     insert_ticks(backend, expected)
-    assert_candles(backend, expected)  # all of it just now
+    assert_candles(backend, expected)  # computed from the ticks
     refresh(backend)
-    assert_candles(backend, expected)  # all of it from the aggregates
+    assert_candles(backend, expected)  # computed from the aggregates
     since, until = START + DAY + 3 * HOUR, START + DAY + 9 * HOUR
     inside = [bar for bar in candles(expected, 5 * MINUTE) if since <= bar.bucket < until]
     assert found(backend, f"candles('5 minutes', '{since}', '{until}')") == inside
@@ -68,7 +68,7 @@ def test_span_with_an_unknown_end_has_no_candles(backend: Database) -> None:
 
 @pytest.mark.skipif(not REAL_CAPTURE.exists(), reason="the recorded prices are not beside this repository")
 def test_candles_of_recorded_prices_with_volume_are_correct(backend: Database) -> None:
-    """Real quotes, as the consumer stores them. FX has no volume: dollar-yen gets one that counts up over the day."""
+    """Real quotes stored as a consumer does. FX has no volume, so USD/JPY gets an increasing counter."""
     events = [
         event if event["symbol"] != "USD/JPY" else {**event, "day_volume": event["timestamp"] % 86_400 // 7 * 0.25}
         for event in read_capture(REAL_CAPTURE)
@@ -101,7 +101,7 @@ def test_candles_include_the_newest_and_late_ticks(backend: Database) -> None:
     assert found(backend, f"candles_1m WHERE bucket > '{later}'") == [
         bar for bar in candles(in_time, MINUTE) if bar.bucket > later
     ]
-    insert_ticks(backend, late, first=20_001)  # a spool is replayed: days that have long been aggregated
+    insert_ticks(backend, late, first=20_001)  # a replayed spool adds ticks to days that are already aggregated
     refresh(backend)
     assert_candles(backend, expected)
 
@@ -114,18 +114,18 @@ def test_volume_follows_the_counter_rules(backend: Database) -> None:
     insert_ticks(
         backend,
         [
-            at(0, 100.0),  # the first there is: no bar before
+            at(0, 100.0),  # the first bar
             at(1, 130.0),
-            at(10, 150.0),  # the bar before is nine minutes ago
+            at(10, 150.0),  # the previous bar is nine minutes ago
             at(11, 140.0),  # a correction
             at(12, None),
             at(13, 145.0),
-            at(14, 50.0),  # less than half is left: it began again
-            at(15, 7.0, "ARCA"),  # a counter of its own
+            at(14, 50.0),  # below half: the counter restarted
+            at(15, 7.0, "ARCA"),  # a separate counter
             at(16, 60.0),
             at(16, 9.0, "ARCA"),
             at(110, 80.0),
-            at(125, 70.0),  # a new trading day: a fall of any size is a new beginning
+            at(125, 70.0),  # a new trading day: any decrease is a restart
         ],
     )
     for _ in range(2):
@@ -141,7 +141,7 @@ def test_tick_straying_into_the_previous_minute_counts_no_volume_twice(backend: 
     rng = random.Random(9)
     begun, counts = START + 22 * HOUR, list(accumulate(rng.randrange(1, 50) * 0.25 for _ in range(4000)))
     straying = []
-    for number, count in enumerate(counts):  # across midnight, which this counter does not mind
+    for number, count in enumerate(counts):  # across midnight without a restart
         received_at = begun + timedelta(seconds=3 * number)
         time = received_at - timedelta(seconds=rng.randrange(40) if number > 20 and rng.random() < 0.2 else 0)
         straying.append(Traded("AAPL", None, time, received_at, 1.0, count))
@@ -169,7 +169,7 @@ def test_negative_day_volume_is_ignored(backend: Database, counts: list[float]) 
 
 
 def policies(database: Database) -> None:
-    """What the scheduler does, at once."""
+    """Run the policies now instead of waiting for the scheduler."""
     for (job,) in database.query(
         "SELECT job_id FROM timescaledb_information.jobs "
         "WHERE proc_name = 'policy_refresh_continuous_aggregate' ORDER BY job_id"
@@ -188,7 +188,7 @@ def test_running_bars_continue_after_a_regular_table_was_migrated(timescale: Dat
 
 
 def assert_running_bars_go_on(database: Database, aggregate: Callable[[], object]) -> None:
-    """Ticks; all of it aggregated, the running minute, hour and day, too; more ticks, before and after the policies."""
+    """Add ticks after an aggregation that includes the running bars, before and after the policies."""
     now = datetime.now(UTC).replace(microsecond=0)
 
     def at(seconds: float, price: float, count: float) -> Traded:
@@ -207,7 +207,7 @@ def assert_running_bars_go_on(database: Database, aggregate: Callable[[], object
 
 
 def test_policies_aggregate_a_backlog_in_one_transaction(hypertable: Database) -> None:
-    """Else the candles would have a hole meanwhile, from the newest bars that are aggregated to the oldest."""
+    """Otherwise candles would be missing between the newest aggregated bars and the oldest."""
     insert_ticks(hypertable, make_ticks(12, days=4))
     policies(hypertable)
     for (table,) in hypertable.query(

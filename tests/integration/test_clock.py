@@ -1,4 +1,4 @@
-"""A producer's clock that jumps ahead and back: the rows, the verdict of `verify` and the gaps on record."""
+"""A producer clock that jumps ahead and back: stored rows, `verify` and recorded gaps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tickpipe.simulator.websocket import SimulatorConfig
 
 
 class Clock:
-    """The time now in microseconds, plus an offset that a test may change."""
+    """The current time in microseconds plus an adjustable offset."""
 
     offset = 0
 
@@ -55,7 +55,7 @@ def test_clock_jumps_lose_no_price_and_hide_no_gap(pipeline: Pipeline, tmp_path:
         wait_for_more()
         clock.offset = 0
         wait_for_more()
-        simulator.close_all(1012)  # within the hour that the clock was ahead by: this gap must show
+        simulator.close_all(1012)  # within the hour by which the clock was ahead: this gap must be visible
         wait_for(lambda: feed.connections == 2)
         wait_for_more()
         stop.set()

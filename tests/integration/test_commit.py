@@ -1,4 +1,4 @@
-"""A commit that the standby may not have is not acknowledged: the wait for it was cancelled."""
+"""A commit whose wait for the standby was cancelled is not acknowledged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SESSION = 1_760_000_000_000_000
 
 @contextmanager
 def absent_standby(database: Database) -> Iterator[None]:
-    """While this lasts, each commit waits for a standby that does not exist."""
+    """Within this context each commit waits for a standby that does not exist."""
     setting = "SELECT setting FROM pg_settings WHERE name = 'synchronous_standby_names'"
     database.query("SET synchronous_commit = local")
     try:
@@ -39,7 +39,7 @@ def absent_standby(database: Database) -> Iterator[None]:
 
 
 def waiting_for_standby(database: Database) -> list[int]:
-    """The backends of this database that wait for the standby, by pid."""
+    """The pids of the backends that wait for the standby."""
     return [
         pid
         for (pid,) in database.query(
@@ -57,14 +57,14 @@ def insert(store: PriceStore, *, bad: bool = False) -> Future[None]:
 
 
 def cancel(database: Database, inserting: Future[None]) -> BaseException | None:
-    """Cancel the wait for the standby as a person does; the error that the insert ends with."""
+    """Cancel the wait for the standby and return the error of the insert."""
     (pid,) = wait_for(lambda: waiting_for_standby(database), message="the commit waits for the standby")
     assert not inserting.done()
     database.query("SELECT pg_cancel_backend(%s)", pid)
     return inserting.exception(timeout=PATIENCE)
 
 
-@pytest.mark.parametrize("level", ["notice", "error"])  # with error the server sends no warning to a client that asks
+@pytest.mark.parametrize("level", ["notice", "error"])  # at level error the server sends no warnings
 def test_cancelled_wait_for_the_standby_is_an_outage(fresh_database: Database, level: str) -> None:
     ((name,),) = fresh_database.query("SELECT current_database()")
     fresh_database.query(f"ALTER DATABASE {name} SET client_min_messages = {level}")
@@ -74,12 +74,12 @@ def test_cancelled_wait_for_the_standby_is_an_outage(fresh_database: Database, l
             error = cancel(fresh_database, insert(store))
             assert isinstance(error, DatabaseOutageError)
             assert "canceling wait for synchronous replication" in str(error)
-        assert fresh_database.count() == 10  # though it is committed here
+        assert fresh_database.count() == 10  # it is committed on the primary
 
 
 @pytest.mark.parametrize("bad", [False, True])
 def test_redelivered_batch_waits_for_the_standby(fresh_database: Database, bad: bool) -> None:
-    """Its rows are there, by a commit that the standby may not have: nothing new is not a reason to acknowledge."""
+    """The rows exist, but the standby may lack them. A batch without new rows still has to wait."""
     with (
         closing(PriceStore(Secret(fresh_database.url))) as store,
         closing(PriceStore(Secret(fresh_database.url))) as other,
@@ -92,7 +92,7 @@ def test_redelivered_batch_waits_for_the_standby(fresh_database: Database, bad: 
             last = insert(other, bad=bad)
             wait_for(lambda: waiting_for_standby(fresh_database), message="another consumer waits, too")
             assert not last.done()
-        last.result(timeout=PATIENCE)  # no wait: the setting is gone
+        last.result(timeout=PATIENCE)  # no wait, because the setting was removed
     assert fresh_database.count() == 10
     assert fresh_database.count("dead_letters") == int(bad)
 
@@ -115,7 +115,7 @@ def test_consumer_acks_only_after_a_commit_without_a_warning(fresh_pipeline: Pip
 
 
 def test_commit_of_an_aborted_transaction_is_an_outage(database: Database) -> None:
-    """PostgreSQL answers COMMIT by ROLLBACK if a statement failed before and the error was ignored."""
+    """PostgreSQL answers COMMIT with ROLLBACK if an earlier statement failed."""
 
     def ignore_an_error(store: PriceStore) -> None:
         with store.transaction() as connection, connection.cursor() as cursor, suppress(psycopg2.DataError):

@@ -18,7 +18,7 @@ from tests.support.capture import (
 from tests.support.pipeline import Pipeline
 from tests.support.waiting import wait_for
 
-#: A consumer that dies at the last moment before the first ack of prices, when the commit has been made.
+#: A consumer that kills itself after the commit and before the first ack of prices.
 DIES_BEFORE_ACK = """
 import os, signal
 from common.streams.stream import Stream
@@ -84,7 +84,7 @@ def test_consumer_killed_between_commit_and_ack_duplicates_nothing(pipeline: Pip
     victim = pipeline.processes.start("python", "-c", DIES_BEFORE_ACK)
     assert victim.wait() == -signal.SIGKILL
     assert pipeline.database.count() == 1000  # committed …
-    assert list(pipeline.pending().values()) == [2000]  # … and not acked, and the next block was read meanwhile
+    assert list(pipeline.pending().values()) == [2000]  # … and not acked; the next batch had been read
 
     survivor = pipeline.consumer("--drain", "--claim-idle", "0.5")
     assert survivor.wait() == 0

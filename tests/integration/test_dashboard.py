@@ -49,7 +49,7 @@ def browser() -> Iterator[Browser]:
 
 
 class Board:
-    """A dashboard that runs, and the page in a browser."""
+    """A running dashboard and its page in a browser."""
 
     def __init__(self, process: Running, page: Page) -> None:
         self.process = process
@@ -61,18 +61,18 @@ class Board:
 
     @property
     def url(self) -> str:
-        """Where it is, once it says so."""
+        """The URL that the dashboard prints."""
         found = re.search(r"dashboard: (http://\S+)", self.process.said())
         return found[1] if found else ""
 
     def open(self, query: str = "") -> None:
-        """Load the page, and wait for its chart."""
+        """Load the page and wait for the chart."""
         wait_for(lambda: self.url, 20, "the dashboard tells its address")
         self.page.goto(self.url + query)
         wait_for(self.candles, 20, "the chart has candles")
 
     def chart(self) -> Any:
-        """The options of the chart that is shown."""
+        """The options of the visible chart."""
         return self.page.evaluate(
             """() => {
                 const element = document.querySelector(".chart");
@@ -82,12 +82,12 @@ class Board:
         )
 
     def candles(self) -> list[list[float]]:
-        """Open, close, low and high of each candle, the oldest first."""
+        """Open, close, low and high of each candle, oldest first."""
         series = self.chart().get("series") or [{}]
         return [each for each in series[0].get("data", []) if each[0] != "-"]
 
     def shaded(self) -> list[Any]:
-        """The gaps that the chart shades."""
+        """The shaded gaps."""
         series = self.chart().get("series") or []
         return series[2]["markArea"]["data"] if len(series) > 2 else []
 
@@ -96,7 +96,7 @@ class Board:
         return self.page.locator(f".box.{kind}")
 
     def has(self, kind: str, state: str) -> None:
-        """Wait until a stage is so."""
+        """Wait until a stage has this state."""
         self.page.wait_for_selector(f".box.{kind}.{state}")
 
     def _within(self, url: str) -> None:
@@ -131,7 +131,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def start(pipeline: Pipeline, context: BrowserContext) -> Iterator[Callable[..., Board]]:
-    """Starts a dashboard; at the end it must have said nothing wrong, and end with status 0."""
+    """Starts a dashboard. At the end it must have logged no error and exit with status 0."""
     boards: list[Board] = []
 
     def start(*options: str, query: str = "", **environ: str) -> Board:
@@ -150,7 +150,7 @@ def start(pipeline: Pipeline, context: BrowserContext) -> Iterator[Callable[...,
 
 @pytest.fixture
 def running(pipeline: Pipeline, store: PriceStore, walk: RandomWalk, simulator: Simulator) -> list[Running]:
-    """Hours of prices with a gap in them; a producer goes on where they end. The consumers that run."""
+    """Store hours of prices with a gap and start a producer that continues. Returns the consumers."""
     store_history(store, walk, SYMBOLS, now=time.time() - 1, seconds=2.8 * 3600, blind=(3600, 3050))
     pipeline.prices.ensure_group()
     pipeline.producer(simulator.url, symbols=SYMBOLS)
@@ -167,7 +167,7 @@ def test_chart_moves_shades_gaps_and_switches_symbols(start: Callable[..., Board
     wait_for(lambda: board.candles()[-1] != before[-1], message="the newest candle moves")
     assert len(before) > 100
     wait_for(lambda: len(board.shaded()) == 2, message="both gaps are shaded")
-    assert [area[0]["name"] for area in board.shaded()] == ["9 min", ""]  # no room for more words
+    assert [area[0]["name"] for area in board.shaded()] == ["9 min", ""]  # no room for more text
     assert re.fullmatch(r"2 gaps, the newest: .* \(stopped\)", page.inner_text(".gaps"))
 
     for kind in ("websocket", "stream", "consumers", "database"):
@@ -212,7 +212,7 @@ def test_stopped_parts_turn_red(
     board.has("consumers", "good")
     assert running[0].stop() == 0
     board.page.wait_for_function("document.querySelectorAll('.member').length === 1")
-    board.has("consumers", "good")  # one has said goodbye, the other works
+    board.has("consumers", "good")  # one has left the group, the other works
 
     simulator.stop()
     board.has("websocket", "bad")
@@ -249,12 +249,12 @@ def test_page_is_readable_on_a_phone_and_in_dark_mode(start: Callable[..., Board
     page.click(".theme")
     assert page.evaluate(background) == light
     page.reload()
-    assert page.evaluate(background) == light  # it was chosen
+    assert page.evaluate(background) == light  # the chosen theme
     wait_for(board.candles)
     page.click(".theme")
     assert page.evaluate(background) == dark
     page.emulate_media(color_scheme="light")
-    assert page.evaluate(background) == light  # it follows the system again
+    assert page.evaluate(background) == light  # the system theme
 
     for width in (390, 820, 1280):
         page.set_viewport_size({"width": width, "height": 844})
@@ -275,7 +275,7 @@ def test_page_with_500_symbols_is_fast(start: Callable[..., Board], pipeline: Pi
     board = start()
     page = board.page
     page.wait_for_selector("[placeholder='Search 500 symbols']")
-    assert page.locator(".symbol").count() < 40  # of 500, those in sight
+    assert page.locator(".symbol").count() < 40  # only visible rows
     page.evaluate("document.querySelector('.symbols-rows').scrollTop = 1e6")
     page.click("[data-symbol='S499']")
     wait_for(lambda: board.candles()[-1][1] == 500, message="the chart is the last one's")
@@ -289,7 +289,7 @@ def test_only_loopback_host_names_are_accepted(start: Callable[..., Board], pipe
         "VALUES (now(), 'A', 1, now(), 1, 1)"
     )
     board = start()
-    board.has("stream", "good")  # there is none yet, and nothing in it is unread
+    board.has("stream", "good")  # there is no group yet, so nothing is unread
     address = urlsplit(board.url)
     for host, status in (("localhost", 200), ("evil.example", 400)):
         connection = HTTPConnection(address.hostname or "", address.port, timeout=5)
@@ -307,7 +307,7 @@ def test_dashboard_connection_is_read_only(pipeline: Pipeline) -> None:
 
 
 def picture(page: Page, path: Path | str) -> None:
-    """Take a picture, once the page has drawn what it was last sent; DASHBOARD_SHOTS names a folder for copies."""
+    """Take a screenshot after the page is drawn. Copy it to the folder DASHBOARD_SHOTS if that is set."""
     page.mouse.move(0, 0)
     page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     whole = (page.viewport_size or {"width": 0})["width"] < 1000

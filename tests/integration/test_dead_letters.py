@@ -1,4 +1,4 @@
-"""Dead letters are listed, and put back without a loss."""
+"""`tickpipe dead-letters` lists dead letters and requeues them without a loss."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def store(pipeline: Pipeline) -> Iterator[PriceStore]:
 
 @pytest.fixture
 def session(store: PriceStore) -> StoredSession:
-    """Numbers 1 and 3 stored, 2 and 4 dead letters for two reasons."""
+    """Store 1 and 3; make 2 and 4 dead letters with different reasons."""
     session = StoredSession(store, datetime(2026, 1, 5, tzinfo=UTC).timestamp())
     session.store([1, 3])
     session.store([2], price="n/a")
@@ -92,14 +92,14 @@ def test_entry_that_became_valid_is_stored_on_retry(store: PriceStore, pipeline:
 
 @pytest.mark.usefixtures("session")
 def test_entry_still_invalid_on_retry_is_a_dead_letter_again(store: PriceStore, pipeline: Pipeline) -> None:
-    """The race: a consumer refuses the entry again before its old dead letter is deleted. The new one must stand."""
+    """A consumer refuses the entry again before the old dead letter is deleted. The new one must be kept."""
     consumer = pipeline.consumer("--claim-idle", "0.5")
 
     class Slow(Stream):
         def append_parts(self, entries: object) -> None:
             super().append_parts(entries)  # type: ignore[arg-type]
             pipeline.prices.ensure_group()
-            for _ in range(200):  # until the consumer waits for our transaction
+            for _ in range(200):  # until the consumer waits for this transaction
                 if pipeline.database.waiting():
                     return
                 pipeline.database.query("SELECT pg_sleep(0.05)")

@@ -1,4 +1,4 @@
-"""The commands on the pages, typed as they stand there, do what the page shows (tests/support/pages.py)."""
+"""The commands in the documentation run and print what the page shows (tests/support/pages.py)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def simulator() -> Iterator[Simulator]:
 
 @pytest.fixture
 def shell(tmp_path: Path, simulator: Simulator) -> Iterator[Shell]:
-    """A reader's shell, without URLs; what is real there is the simulator here."""
+    """A reader's shell without server URLs. The simulator replaces the vendor."""
     folder = tmp_path / "clone"
     folder.mkdir()
     with temporary_folder() as data_folder:
@@ -37,7 +37,7 @@ def shell(tmp_path: Path, simulator: Simulator) -> Iterator[Shell]:
 
 @pytest.fixture
 def running(pipeline: Pipeline, simulator: Simulator) -> Pipeline:
-    """A producer and a consumer that have stored prices of every symbol."""
+    """A running producer and consumer with stored prices of every symbol."""
     pipeline.producer(simulator.url, symbols=SYMBOLS)
     pipeline.consumer()
     enough = "SELECT count(*) FROM (SELECT FROM prices_real_time GROUP BY symbol) AS symbols"
@@ -48,7 +48,7 @@ def running(pipeline: Pipeline, simulator: Simulator) -> Pipeline:
 
 
 def serve(shell: Shell, block: Block, words: str, environ: dict[str, str]) -> str:
-    """Start the block's one command, wait for these words, tell it to stop: what it said."""
+    """Start the command of the block, wait for a text, stop the command and return its output."""
     (line,) = block.script.strip().splitlines()
     log = shell.folder / "served.log"
     with log.open("wb") as file:

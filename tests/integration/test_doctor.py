@@ -1,4 +1,4 @@
-"""`tickpipe doctor` and the sizes of `tickpipe status`: each finding made real on a server that is set so."""
+"""`tickpipe doctor` and the sizes of `tickpipe status`, on real servers configured for each finding."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Findings = dict[str, Finding]
 
 @contextmanager
 def patient(redis_url: str, database_url: str, spool: Path, *, ahead: float = 0.0) -> Iterator[CheckContext]:
-    """`ahead`: seconds that this machine's clock is."""
+    """Runs doctor. `ahead`: seconds by which the local clock is ahead."""
     client = redis.Redis.from_url(redis_url)
     with closing(PriceStore(Secret(database_url))) as store, closing(client):
         streams = [Stream(client, key, GROUP, "doctor") for key in ("prices", "prices:feed")]
@@ -52,7 +52,7 @@ def states(findings: Findings, state: str) -> list[str]:
 
 
 def finding(findings: Findings, words: str) -> Finding:
-    """The one finding that says so."""
+    """The one finding with this text."""
     (found,) = [finding for what, finding in findings.items() if words in what]
     return found
 
@@ -309,7 +309,7 @@ def test_commands_print_json(pipeline: Pipeline) -> None:
     assert status.wait() == 0, status.said()
     shown = json.loads(status.said())
     assert {"lag", "pending", "consumers"} < shown["groups"]["timescale"].keys()
-    assert shown["rows_per_second"] is None  # one look tells no rate
+    assert shown["rows_per_second"] is None  # a rate needs two measurements
     sizes = shown["sizes"]
     assert sizes["table_bytes"] > 0
     assert sizes["table_disk_free_bytes"] > 0

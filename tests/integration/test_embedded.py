@@ -171,7 +171,7 @@ def test_incomplete_database_is_not_used(folder: Path) -> None:
     server.start()
     server.stop()
     data = server.home / "data"
-    shutil.rmtree(data / "base")  # as far as an initdb got that was killed
+    shutil.rmtree(data / "base")  # the state after a killed initdb
     data.rename(server.home / "initdb-dead")
     server.start()
     assert run_sql(server.url, "SELECT 1") == [(1,)]

@@ -105,7 +105,7 @@ def test_server_that_cannot_start_reports_the_reason(folder: Path) -> None:
 def test_failed_initdb_reports_its_last_lines_and_the_log_file(folder: Path) -> None:
     server = PostgresServer(folder / "postgres-18")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))  # bytes: to the server, as good as a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))  # a file size limit in bytes acts like a full disk
     try:
         with pytest.raises(TickpipeError) as refused:
             server.start()
@@ -242,7 +242,7 @@ def test_unprivileged_user_runs_servers_as_itself(folder: Path) -> None:
 
 
 def python_for(uid: int) -> str:
-    """A Python of our version that this user can run: ours may lie under /root."""
+    """A Python of the same version that this user can run. The current one may be under /root."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     for python in (sys.executable, f"/usr/bin/python{version}", f"/usr/local/bin/python{version}"):
         try:

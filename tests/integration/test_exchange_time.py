@@ -1,4 +1,4 @@
-"""The exchange's time may be wrong: a tick that is ahead of its time hides no later price, and nothing is dropped."""
+"""A tick with an exchange time in the future hides no later price, and nothing is dropped."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def store(backend: Database) -> Iterator[PriceStore]:
 
 
 def store_ticks(store: PriceStore, symbol: str, *ticks: tuple[float, float]) -> None:
-    """Store ticks, each of (time of the exchange in seconds after now, price), received now in this order."""
+    """Store ticks (exchange time in seconds from now, price), received now in this order."""
     now = time.time()
     session = StoredSession(store, now)
     for seq, (ahead, price) in enumerate(ticks, 1):

@@ -1,4 +1,4 @@
-"""When was I blind, and why? `feed_sessions` and `feed_gaps`, asked in SQL."""
+"""The views `feed_sessions` and `feed_gaps`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def store(pipeline: Pipeline) -> Iterator[PriceStore]:
 
 
 def gaps(pipeline: Pipeline, start: float) -> list[Gap]:
-    """(symbol, since, until, cause), in seconds after `start`, the earliest first."""
+    """(symbol, since, until, cause) of each gap, in seconds after `start`, earliest first."""
     rows = pipeline.database.query("SELECT symbol, since, until, cause FROM feed_gaps ORDER BY since, symbol")
     return [
         (symbol, round(since.timestamp() - start, 3), until and round(until.timestamp() - start, 3), cause)
@@ -127,7 +127,7 @@ def test_sessions_have_times_and_last_seq(pipeline: Pipeline, store: PriceStore)
 def test_span_started_by_a_fast_clock_neither_hides_nor_creates_a_gap(pipeline: Pipeline, store: PriceStore) -> None:
     start = float(int(time.time()) - 5000)
     ahead = begun(store, start, "A")
-    ahead.emit("subscribed", 4000, symbols=["B"])  # by a clock that is ahead by 3,990 s, and goes back after 20 s
+    ahead.emit("subscribed", 4000, symbols=["B"])  # the clock is 3,990 s ahead and goes back after 20 s
     ahead.emit("stopped", 30, last_seq=0)
     later = begun(store, start + 30, "A", "B")
     later.emit("stopped", 70, last_seq=0)

@@ -73,7 +73,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def test_one_hour_in_a_year_of_minutes_is_read_by_index(hypertable: Database) -> None:
-    """What is read for an hour is about an hour, though there is a year."""
+    """Reading one hour touches about one hour of rows, although a year is stored."""
     hypertable.query(
         "INSERT INTO prices_real_time (time, symbol, price, day_volume, received_at, session, seq) "
         "SELECT t, 'BTC/USD', 1.0, extract(epoch FROM t)::bigint %% 86400, t, 1, row_number() OVER () "

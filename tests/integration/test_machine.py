@@ -1,4 +1,4 @@
-"""The user's machine: variables of the shell, install layouts, files in the working folder, signals at any moment."""
+"""Conditions of the machine: environment variables, install layouts, the working folder, early signals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.waiting import PATIENCE, wait_for
 ROOT = Path(__file__).parents[2]
 SECRET = "s3cr3t-p4ss"
 SESSION = 1_760_000_000_000_000
-#: Every variable of libpq 18, each with a value that sends a connection elsewhere or makes it fail.
+#: Every variable of libpq 18 with a value that redirects a connection or makes it fail.
 LIBPQ = {
     "PGAPPNAME": "other", "PGCHANNELBINDING": "require", "PGCLIENTENCODING": "SQL_ASCII", "PGCONNECT_TIMEOUT": "x",
     "PGDATABASE": "other", "PGDATESTYLE": "German", "PGGEQO": "x", "PGGSSDELEGATION": "1", "PGGSSENCMODE": "require",
@@ -39,7 +39,7 @@ LIBPQ = {
     "PGSSLROOTCERT": "/nowhere", "PGSSLSNI": "x", "PGSYSCONFDIR": "/nowhere", "PGTARGETSESSIONATTRS": "standby",
     "PGTZ": "Asia/Kolkata", "PGUSER": "other", "PGDATA": "/nowhere",
 }  # fmt: skip
-#: For the interpreter without scripts: the import path of this one.
+#: The import path of this interpreter, for one without scripts.
 WITH_OUR_PATH = f"import sys; sys.path[:] = {[str(ROOT), *filter(None, sys.path)]!r}; "
 #: Blocks the main thread in a C library.
 IN_A_QUERY = """
@@ -75,7 +75,7 @@ def up(processes: Processes, data_folder: Path) -> Callable[..., Running]:
 
 
 def assert_stored(up: Running) -> None:
-    """It has ended with status 0, and stored what it received: not nothing."""
+    """Check that the process exited with 0 and stored at least one price."""
     assert up.wait(2 * PATIENCE) == 0, up.said()
     found = re.fullmatch(r"received ([\d,]+) = stored ([\d,]+)", up.said().splitlines()[-1])
     assert found, up.said()
@@ -135,7 +135,7 @@ def test_invalid_proxy_exits_2(up: Callable[..., Running], processes: Processes,
 def test_embedded_database_ignores_libpq_variables(
     up: Callable[..., Running], processes: Processes, tmp_path: Path
 ) -> None:
-    (tmp_path / ".env").write_text("PGSERVICE=elsewhere\n")  # each process reads it
+    (tmp_path / ".env").write_text("PGSERVICE=elsewhere\n")  # every process reads this variable
     running = up(**LIBPQ)
     urls = printed_urls(running)
     for command in ("migrate", "status", "verify"):
@@ -174,7 +174,7 @@ def test_up_needs_no_scripts_and_ignores_modules_in_the_working_folder(
 
 
 def children(data_folder: Path) -> list[psutil.Process]:
-    """Every process that has a folder of this data_folder on its command line."""
+    """The processes whose command line contains this data folder."""
     return [
         process
         for process in psutil.process_iter(["cmdline", "status"])
@@ -237,9 +237,9 @@ def test_signals_are_handled_while_the_main_thread_is_in_a_c_library(processes: 
     assert process.wait() == 128 + signal.SIGINT
 
 
-# A database of the user: the variables of libpq keep their meaning, and change no result.
+# An external database: libpq variables apply, but do not change results.
 
-#: Settings that change how values are read or written, without an error.
+#: Settings that silently change how values are read or written.
 HARMFUL = {
     "array_nulls": "off", "extra_float_digits": "-10", "IntervalStyle": "sql_standard", "DateStyle": "SQL,DMY",
     "TimeZone": "Asia/Kolkata", "standard_conforming_strings": "off", "bytea_output": "escape",

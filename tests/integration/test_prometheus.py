@@ -1,4 +1,4 @@
-"""A real Prometheus with the files of observability/: it reads our processes, and alerts fire when a fault is made."""
+"""A real Prometheus with the files of observability/ scrapes the processes and fires alerts for faults."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 from tickpipe.simulator.websocket import SimulatorConfig
 
-#: Of scrapes and evaluations; in the files it is 10 s.
+#: Interval of scrapes and evaluations. The files have 10 s.
 EVERY = "500ms"
-#: For which a fault must last, where the file names any time.
+#: Minimum duration of a fault, if the alert has one.
 FOR = "2s"
 
 
@@ -40,7 +40,7 @@ def program() -> Path:
 
 
 def write_files(folder: Path, targets: Mapping[str, Sequence[int]]) -> Path:
-    """Our files in a hurry, for these ports of each job: the configuration's path."""
+    """Write a configuration with short intervals and these ports for each job. Returns its path."""
     configuration = read(FOLDER / "prometheus.yml")
     configuration["global"] = dict.fromkeys(["scrape_interval", "scrape_timeout", "evaluation_interval"], EVERY)
     for job in configuration["scrape_configs"]:
@@ -57,7 +57,7 @@ def write_files(folder: Path, targets: Mapping[str, Sequence[int]]) -> Path:
     return folder / "prometheus.yml"
 
 
-#: Its name, its severity, and whom it is about; "" where it is about nobody.
+#: Name, severity and subject of an alert; the subject may be "".
 Alert = tuple[str, str, str]
 
 
@@ -66,13 +66,13 @@ def _alert(labels: Mapping[str, str]) -> Alert:
 
 
 class Prometheus:
-    """What it answers."""
+    """The response to a request."""
 
     def __init__(self, port: int) -> None:
         self._port = port
 
     def ask(self, what: str, **parameters: object) -> Any:
-        """The data of an answer; None where it does not answer yet."""
+        """The data of the response, or None if there is no response yet."""
         url = f"http://127.0.0.1:{self._port}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
         try:
             with urllib.request.urlopen(url, timeout=5) as answer:
@@ -81,12 +81,12 @@ class Prometheus:
             return None
 
     def up(self) -> set[str]:
-        """The targets that were read, by address."""
+        """The scraped targets, by address."""
         targets = (self.ask("targets") or {"activeTargets": []})["activeTargets"]
         return {target["labels"]["instance"] for target in targets if target["health"] == "up"}
 
     def firing(self) -> set[Alert]:
-        """The alerts that fire now."""
+        """The firing alerts."""
         return {
             _alert(alert["labels"])
             for alert in (self.ask("alerts") or {"alerts": []})["alerts"]
@@ -94,7 +94,7 @@ class Prometheus:
         }
 
     def fired(self, since: float) -> dict[Alert, float]:
-        """When each alert was first seen to fire, in seconds since 1970."""
+        """The time at which each alert first fired, in seconds since 1970."""
         found = self.ask("query", query='ALERTS{alertstate="firing"}[10m]')
         begins: dict[Alert, float] = {}
         for series in found["result"]:
@@ -118,7 +118,7 @@ def test_each_alert_fires_only_for_its_fault(
     pipeline.producer(
         simulator.url,
         *("--metrics-port", str(feeding), "--unhealthy-after", "3"),
-        *("--append-timeout", "5"),  # a disk that is slow for a moment would be SpoolInUse
+        *("--append-timeout", "5"),  # a slow disk would fire SpoolInUse
         symbols=["BTC/USD"],
     )
     pipeline.consumer("--metrics-port", str(storing))
@@ -135,13 +135,13 @@ def test_each_alert_fires_only_for_its_fault(
     wait_for(lambda: prometheus.up() == {feed, one, other}, 20, "all targets are up")
     stored = "sum(rate(tickpipe_rows_stored_total[5s])) > 0"
     wait_for(lambda: (prometheus.ask("query", query=stored) or {}).get("result"), 20, "rows are stored")
-    # It reads nobody in its first 5 s, so that everybody is absent: less than the minute of our files, more than FOR.
+    # Prometheus scrapes nothing in its first 5 s. Targets look absent for longer than FOR, but under a minute.
     wait_for(lambda: prometheus.firing() == set(), 20, "no alert fires")
     began = time.time()
     made: dict[Alert, float] = {}
 
     def make(fault: Callable[[], object], *alerts: Alert) -> None:
-        """Make a fault and wait for its alerts."""
+        """Cause a fault and wait for its alerts."""
         made.update(dict.fromkeys(alerts, time.time()))
         fault()
         wait_for(lambda: prometheus.firing() >= set(alerts), 20, f"these fire: {alerts}")

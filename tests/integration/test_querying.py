@@ -24,7 +24,7 @@ sections_with_sql = pytest.mark.parametrize("heading", QUERIES)
 
 
 def assert_shown(shown: str, printed: str) -> None:
-    """What is printed is what the page shows; a line of … stands for one line or more."""
+    """Check that the output matches the page. A line with … matches one or more lines."""
     found = "".join(f"{line.rstrip()}\n" for line in printed.strip("\n").splitlines())
     pattern = "".join(r"(?:.*\n)+" if line == "…" else f"{re.escape(line)}\n" for line in shown.splitlines())
     assert re.fullmatch(pattern, found), f"the page shows\n\n{shown}\nand this is printed:\n\n{found}"
@@ -80,7 +80,7 @@ def test_days_are_correct_across_spring_daylight_saving(heading: str, backend: B
 
 
 def test_fixed_24_hour_days_shift_after_daylight_saving(backend: Backend) -> None:
-    """What the page says of date_bin, and of 24 hours."""
+    """The statement of the page about date_bin and 24-hour days."""
     rows = backend.database.query(
         """
         SELECT to_char(date_bin('1 day', moment, origin) AT TIME ZONE 'America/New_York', 'HH24:MI'),
@@ -94,12 +94,12 @@ def test_fixed_24_hour_days_shift_after_daylight_saving(backend: Backend) -> Non
 
 def test_volume_follows_the_documented_rules(backend: Backend) -> None:
     told = [
-        ("10:00", "NASDAQ", 100),  # the very first
+        ("10:00", "NASDAQ", 100),  # the first value
         ("10:01", "NASDAQ", 130),
         ("10:02", "NASDAQ", 120),  # a correction
         ("10:03", "NASDAQ", 125),
-        ("10:04", "NASDAQ", 20),  # less than half
-        ("10:05", "XETRA", 1000),  # the very first of another counter
+        ("10:04", "NASDAQ", 20),  # below half
+        ("10:05", "XETRA", 1000),  # the first value of another counter
         ("10:06", "XETRA", 1010),
         ("10:06", "NASDAQ", 25),
         ("34:00", "NASDAQ", 24),  # a new day
@@ -131,7 +131,7 @@ def test_example_programs_return_the_manual_rows(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATABASE_URL", backend.database.url)
-    monkeypatch.setenv("PGTZ", "America/New_York")  # where it is kept: the clocks change within the rows
+    monkeypatch.setenv("PGTZ", "America/New_York")  # a zone whose clocks change within the rows
     for block, check in zip(SECTIONS[heading], PROGRAMS[heading], strict=True):
         names: dict[str, Any] = {}
         exec(compile(at(NOW, block.code), str(PAGE), "exec"), names)  # noqa: S102

@@ -24,7 +24,7 @@ Work = Callable[[redis.Redis, Stream], object]
 
 
 class Intruded(redis.Redis):
-    """A client that lets an intruder act just before its command number `moment` (0: before the first)."""
+    """A client that runs an intruder just before command number `moment` (0: before the first)."""
 
     moment = -1
     sent = 0
@@ -42,7 +42,7 @@ def trim(_: redis.Redis, stream: Stream) -> object:
 
 
 def naive_trim(client: redis.Redis, stream: Stream) -> object:
-    """Oldest pending first, last delivered second: what is read in between is pending and trimmed."""
+    """Ask for the oldest pending entry, then for the last delivered. An entry read in between is trimmed."""
     oldest = cast("Any", client.xpending(stream.key, GROUP))["min"]
     delivered = cast("Any", client.xinfo_groups(stream.key))[0]["last-delivered-id"]
     return client.xtrim(stream.key, minid=min(oldest or delivered, delivered), approximate=False)
@@ -53,7 +53,7 @@ def remove_idle_consumers(_: redis.Redis, stream: Stream) -> object:
 
 
 def naive_remove_gone(client: redis.Redis, stream: Stream) -> object:
-    """Check, then delete: what the consumer is given in between goes with its name."""
+    """Check, then delete the consumer. Entries it reads in between are deleted with its name."""
     for consumer in cast("Any", client.xinfo_consumers(stream.key, GROUP)):
         if consumer["pending"] == 0:
             client.xgroup_delconsumer(stream.key, GROUP, consumer["name"])
@@ -66,13 +66,13 @@ def leave(_: redis.Redis, stream: Stream) -> object:
 
 
 def lost(pipeline: Pipeline, work: Work, moment: int) -> tuple[bool, int]:
-    """Whether an entry was lost with the intruder at this moment, and how many commands the work sent."""
+    """Whether the intruder at this moment lost an entry, and the number of commands that the work sent."""
     pipeline.redis.flushall()
     entries: list[dict[str, str]] = [{"n": str(n)} for n in range(4)]
     intruder = Stream(pipeline.redis, "prices", GROUP, "same name")
     intruder.ensure_group()
     intruder.append(entries)
-    intruder.ack([entry.id for entry in intruder.read(1)])  # the first is done; three are unread
+    intruder.ack([entry.id for entry in intruder.read(1)])  # the first is acked, three are unread
     with closing(cast("Intruded", Intruded.from_url(pipeline.servers.valkey.url))) as client:
         stream = Stream(client, "prices", GROUP, "same name")
         client.moment, client.intrude = moment, lambda: intruder.read(3)
@@ -106,7 +106,7 @@ def test_lagging_second_group_prevents_trimming(pipeline: Pipeline) -> None:
     ours.append([{"n": str(n)} for n in range(10)])
     ours.ack([entry.id for entry in ours.read(10)])
     other.ack([entry.id for entry in other.read(4)])
-    assert ours.trim() == 3  # all before the last that the other was given
+    assert ours.trim() == 3  # all entries before the last one delivered to the other group
     assert [entry.fields for entry in other.read(10)] == [{b"n": b"%d" % n} for n in range(4, 10)]
     said = pipeline.processes.start("tickpipe", "status")
     assert said.wait() == 0
@@ -153,7 +153,7 @@ def test_ids_are_compared_as_numbers(pipeline: Pipeline) -> None:
 
 
 def test_starting_consumer_reads_and_trims_a_full_redis(pipeline: Pipeline) -> None:
-    """XGROUP CREATE is refused by a full Redis even where the group is there; but only reading makes room again."""
+    """A full Redis refuses XGROUP CREATE even for an existing group, and only reading frees memory."""
     session = StoredSession(PriceStore(Secret(pipeline.database.url)), 1_767_571_200)
     pipeline.prices.ensure_group()
     pipeline.feed.ensure_group()

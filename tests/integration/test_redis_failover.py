@@ -1,4 +1,4 @@
-"""A Redis that is demoted behind one address, and a Redis Cluster behind a plain address: real nodes, real commands."""
+"""A Redis primary that is demoted, and a Redis Cluster behind a plain address, with real nodes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.waiting import wait_for
 from tickpipe.inspect.sizes import SizeProbe
 from tickpipe.simulator.websocket import Simulator, SimulatorConfig
 
-#: Prices after the failover that prove that they are appended directly.
+#: Number of prices that must be appended directly after the failover.
 ENOUGH = 100
 
 
@@ -39,7 +39,7 @@ def cluster() -> Iterator[list[Node]]:
 
 
 def sample(port: int, name: str, **labels: str) -> float:
-    """One sample of the metrics; -1 until the process listens."""
+    """One metric sample; -1 until the port is open."""
     for family in text_string_to_metric_families(get(port, "/metrics")[1]):
         for each in family.samples:
             if each.name == name and each.labels == labels:
@@ -61,7 +61,7 @@ def test_prices_are_appended_directly_and_stored_again_after_a_failover(pipeline
 
     with Simulator(SimulatorConfig(rate=100)) as simulator:
         consumer = pipeline.consumer(REDIS_URL=pair.url)
-        # A long timeout: the connection is not closed by us while the old node holds writes back.
+        # With a long timeout the client keeps the connection while the old node delays writes.
         options = ("--append-timeout", "30", "--metrics-port", str(port))
         producer = pipeline.producer(simulator.url, *options, symbols=[], REDIS_URL=pair.url, SYMBOLS="BTC/USD,AAPL")
         pipeline.wait_until_stored(ENOUGH)
@@ -79,7 +79,7 @@ def test_prices_are_appended_directly_and_stored_again_after_a_failover(pipeline
 
 
 def test_every_call_reaches_the_new_primary_after_one_error(pipeline: Pipeline, pair: FailoverPair) -> None:
-    """Calls that only read, too: the old node would answer them for ever."""
+    """Read-only calls must move as well: the old node would keep answering them."""
     calls: dict[str, Callable[[Stream], object]] = {
         "check": Stream.check,
         "append": lambda stream: stream.append([{"seq": "1"}]),
@@ -102,7 +102,7 @@ def test_every_call_reaches_the_new_primary_after_one_error(pipeline: Pipeline, 
     streams["append"].append([{"seq": "1"}])
     streams["ensure_group"].ensure_group()
     streams["report"].report(at=1)
-    pair.primary.command("XGROUP", "CREATECONSUMER", "prices", GROUP, "leave")  # else it has nothing to do
+    pair.primary.command("XGROUP", "CREATECONSUMER", "prices", GROUP, "leave")  # otherwise the consumer would be idle
     for client in clients.values():
         assert run_id(client) == pair.primary.run_id()
     measure = SizeProbe(clients["sizes"], ["prices"], PriceStore(Secret(pipeline.database.url)), pipeline.folder)
@@ -138,7 +138,7 @@ def test_replica_is_an_outage_that_names_the_node(pair: FailoverPair) -> None:
 
 @pytest.mark.parametrize("command", ["producer", "consumer"])
 def test_single_cluster_node_is_refused_at_startup(pipeline: Pipeline, cluster: list[Node], command: str) -> None:
-    """Though the first of the keys is on this node."""
+    """The first key is on this node, the second is not."""
     url = f"redis://127.0.0.1:{cluster[0].port}/0"
     options = ["--symbols", "AAPL", "--spool-dir", str(pipeline.folder / "spool")] if command == "producer" else []
     process = pipeline.processes.start(command, *options, REDIS_URL=url)

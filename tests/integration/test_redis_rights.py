@@ -1,4 +1,4 @@
-"""Keys and rights in Redis: checked at the start; if one is refused at run time, nothing acknowledged is repeated."""
+"""Redis keys and rights are checked at startup. A later refusal repeats no acknowledged entry."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NewUser = Callable[..., str]
 
 @pytest.fixture
 def new_user(pipeline: Pipeline) -> Iterator[NewUser]:
-    """Makes a user of Redis with these rules and nothing else, and gives the URL that logs in as this user."""
+    """Creates a Redis user with only these rules and returns the URL of its login."""
     names: list[str] = []
 
     def make(*rules: str) -> str:
@@ -42,18 +42,18 @@ def acl(pipeline: Pipeline, *words: str) -> None:
 
 
 def producer_once(pipeline: Pipeline, **environ: str) -> Running:
-    """A producer that ends before it connects to its feed, if its checks do their work."""
+    """Start a producer whose checks must fail before it connects to the feed."""
     return pipeline.producer("ws://127.0.0.1:9/nothing-listens-here", **environ)
 
 
 def refusal(process: Running) -> str:
-    """The one line of a process that ends with status 2."""
+    """The only output line of a process that exits with 2."""
     assert process.wait() == 2
     (line,) = process.last_log_line()
     return line
 
 
-# At the start: every key.
+# At startup: keys.
 
 
 @pytest.mark.parametrize("key", ["prices", "prices:feed"])
@@ -71,7 +71,7 @@ def test_key_of_another_type_stops_the_consumer_at_startup(pipeline: Pipeline, k
     assert f"the key '{key}' in this Redis is a string, not a {kind}" in refusal(pipeline.consumer())
 
 
-# At the start: every right.
+# At startup: rights.
 
 
 def test_user_limited_to_one_key_stops_the_producer_at_startup(pipeline: Pipeline, new_user: NewUser) -> None:
@@ -111,7 +111,7 @@ def test_startup_checks_change_nothing(pipeline: Pipeline) -> None:
     pipeline.prices.report(at=1)
 
     def everything() -> dict[bytes, object]:
-        """Each key with all that it holds: a stream with its groups, its consumers and their times."""
+        """Every key with its content: streams with groups, consumers and their times."""
         return {key: pipeline.redis.dump(key) for key in cast("list[bytes]", pipeline.redis.keys())}
 
     before = everything()
@@ -143,11 +143,11 @@ def test_checked_rights_are_sufficient_for_a_pipeline(pipeline: Pipeline, new_us
     assert pipeline.last_seqs() == [pipeline.database.count()]
 
 
-# At run time: an acknowledged entry is never repeated.
+# At runtime: no acknowledged entry is repeated.
 
 
 def in_stream(pipeline: Pipeline) -> Counter[tuple[bytes, bytes]]:
-    """How often each price is in the stream."""
+    """The number of stream entries of each price."""
     found = cast("list[tuple[bytes, dict[bytes, bytes]]]", pipeline.redis.xrange("prices"))
     return Counter((fields[b"session"], fields[b"seq"]) for _, fields in found)
 
@@ -158,7 +158,7 @@ def test_prices_are_appended_once_while_the_feed_stream_is_refused(
 ) -> None:
     url = new_user("+@all", "~prices", "~prices:feed")
     with Simulator(SimulatorConfig(rate=200)) as simulator:
-        # A long timeout: on a busy machine an append that is not answered in time would be repeated, and rightly.
+        # On a busy machine a short timeout would rightly repeat an unanswered append.
         producer = pipeline.producer(simulator.url, "--append-timeout", "30", symbols=["AAPL"], REDIS_URL=url)
         wait_for(lambda: pipeline.redis.exists("prices:feed"))
         if fault == "another type":

@@ -43,7 +43,7 @@ def test_candles_outlive_their_ticks(backend: Database) -> None:
     late = Traded("AAPL", "NASDAQ", START + HOUR, START + 5 * DAY, 9999.0, 5.0)
     insert_ticks(backend, [late], session=2)
     refresh(backend)
-    assert_candles(backend, expected)  # it is a row, but changes no candle
+    assert_candles(backend, expected)  # a row that changes no candle
     expire(backend, START + 3 * DAY)
     refresh(backend)
     assert_candles(backend, expected)
@@ -81,7 +81,7 @@ def test_ticks_dropped_twice_are_recorded_once(backend: Database) -> None:
     with closing(store_of(backend)) as store:
         expired = retention.look(store).expired
         assert expired == sum(one.time < START + DAY for one in expected)
-        insert_ticks(backend, expected[20:30], first=21)  # from a Redis of before
+        insert_ticks(backend, expected[20:30], first=21)  # from an older Redis
         expire(backend, START + DAY)
         assert retention.look(store).expired == expired
     assert backend.query("SELECT count(*) FROM prices_real_time") == [(len(expected) - expired,)]
@@ -124,7 +124,7 @@ def test_retention_job_drops_old_ticks(hypertable: Database) -> None:
 
 @pytest.fixture
 def elsewhere(timescale: Database) -> Iterator[PriceStore]:
-    """A store that finds the schema `mine` first."""
+    """A store whose search path starts with the schema `mine`."""
     timescale.query("CREATE EXTENSION IF NOT EXISTS timescaledb")
     timescale.query("CREATE SCHEMA mine")
     with closing(store_of(timescale)) as store:
@@ -180,7 +180,7 @@ def test_retention_within_a_compressed_chunk_decompresses_only_what_it_needs(hyp
     compress(hypertable)
     hypertable.query(f"SET {limit} = 10")
     try:
-        for horizon in (START + DAY, START + 2 * DAY):  # one of them is in the middle of a chunk
+        for horizon in (START + DAY, START + 2 * DAY):  # one is in the middle of a chunk
             expire(hypertable, horizon)
             assert_candles(hypertable, expected)
     finally:

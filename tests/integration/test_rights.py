@@ -1,4 +1,4 @@
-"""A role that lacks a right: exit status 2 at the start, a clear line and another try while a consumer runs."""
+"""A role without a right: exit status 2 at startup; a log line and a retry at runtime."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def url_of(role: str, database: Database, servers: ServerPair) -> str:
     return servers.database_url(name, user=role)
 
 
-#: A statement that takes a right or changes a table, and a part of the error.
+#: A statement that revokes a right or changes a table, and part of the resulting error.
 MISSING = [
     ("REVOKE INSERT ON prices_real_time FROM {role}", "permission denied for table prices_real_time"),
     ("REVOKE INSERT ON feed_events FROM {role}", "permission denied for table feed_events"),
@@ -61,7 +61,7 @@ def test_consumer_without_the_right_to_store_exits_at_startup(
     assert consumer.wait() == 2
     (line,) = consumer.last_log_line()
     assert words in line
-    assert pipeline.prices.backlog().lag in {0, 3}  # nothing was read
+    assert pipeline.prices.backlog().lag in {0, 3}  # no entry was read
     assert "Traceback" not in consumer.said()
 
 

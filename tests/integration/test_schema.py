@@ -1,4 +1,4 @@
-"""sql/ on a real PostgreSQL: applied once, by whoever comes first, and keeping out what breaks things later."""
+"""The migrations on a real PostgreSQL: applied once, with constraints that refuse invalid rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PLAIN = sorted(path.name for path in SQL_FOLDER.glob("*.sql") if not path.name.e
 
 @contextmanager
 def connected(database: Database) -> Iterator[psycopg2.extensions.connection]:
-    """A connection whose transaction is committed at the end."""
+    """A connection that commits at the end."""
     with closing(psycopg2.connect(database.url)) as connection, connection:
         yield connection
 
@@ -38,7 +38,7 @@ def applied(database: Database) -> list[str]:
 
 
 def insert(database: Database, **values: object) -> None:
-    """A good row, but for these values."""
+    """Insert a valid row, except for these values."""
     row = {
         "time": "2025-10-09 08:53:20+00", "symbol": "BTC/USD", "price": 1.0, "received_at": "2025-10-09 08:53:20+00",
         "session": SESSION, "seq": 1, **values,
@@ -47,7 +47,7 @@ def insert(database: Database, **values: object) -> None:
     database.query(f"INSERT INTO prices_real_time ({', '.join(row)}) VALUES ({marks})", *row.values())
 
 
-# Applied.
+# Applying.
 
 
 def test_migrations_are_applied_once_and_in_order(empty_database: Database) -> None:
@@ -140,7 +140,7 @@ def test_database_of_a_later_version_is_left_unchanged(fresh_database: Database)
 
 
 def test_foreign_table_is_left_untouched(empty_pipeline: Pipeline) -> None:
-    pipeline = empty_pipeline  # the tutorial's own table, say
+    pipeline = empty_pipeline  # for example the table of the TimescaleDB tutorial
     pipeline.database.query("CREATE TABLE prices_real_time (time timestamptz, symbol text, price float8)")
     consumer = pipeline.consumer()
     assert consumer.wait() == 2
@@ -155,14 +155,14 @@ def test_foreign_table_is_left_untouched(empty_pipeline: Pipeline) -> None:
 
 
 def make_database(pipeline: Pipeline, encoding: str) -> str:
-    """The URL of a new, empty database beside the pipeline's; its server ends with the tests."""
+    """The URL of a new, empty database on another server with this encoding."""
     name = f"in_{encoding.lower()}"
     pipeline.database.query(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
     return pipeline.servers.database_url(name)
 
 
 def test_sql_ascii_database_stores_every_text(empty_pipeline: Pipeline) -> None:
-    pipeline = empty_pipeline  # `initdb` where the locale is C makes SQL_ASCII
+    pipeline = empty_pipeline  # `initdb` uses SQL_ASCII if the locale is C
     url = make_database(pipeline, "SQL_ASCII")
     good = next(ticks(make_events(1), SESSION))
     pipeline.append([good._replace(exchange="Börse €"), good._replace(seq="2", symbol="€" * 90)])
@@ -214,7 +214,7 @@ def test_write_only_role_is_enough_for_an_existing_schema(
     assert pipeline.database.count("dead_letters") == 1
 
 
-# What the checks keep out, whoever writes.
+# Constraints.
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_write_only_role_is_enough_for_an_existing_schema(
     + [
         {"time": "1969-12-31 23:59:59.999999+00"},
         {"time": "2100-01-01 00:00:00+00"},
-        {"time": "57743-01-01 00:00:00+00"},  # milliseconds taken for seconds
+        {"time": "57743-01-01 00:00:00+00"},  # milliseconds instead of seconds
         {"time": "infinity"},
         {"time": "-infinity"},
         {"symbol": ""},
@@ -279,7 +279,7 @@ def test_candles_match_a_manual_computation(database: Database) -> None:
     start = datetime(2025, 10, 9, 8, 58, 30, tzinfo=UTC)
     rows = []
     for seq in range(1500):
-        time = start + timedelta(seconds=rng.randrange(600))  # many share a second; they arrive in any order
+        time = start + timedelta(seconds=rng.randrange(600))  # several per second, in any order
         received = start + timedelta(microseconds=rng.randrange(10**9))
         rows.append((rng.choice(["A", "B"]), time, rng.uniform(-5, 5), received, seq))
         insert(database, symbol=rows[-1][0], time=time, price=rows[-1][2], received_at=received, seq=seq)

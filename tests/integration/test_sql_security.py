@@ -1,4 +1,4 @@
-"""Nobody who can create objects in another schema, or temporary ones, captures a name that our SQL uses."""
+"""Objects in another schema, or temporary objects, cannot capture a name used by tickpipe's SQL."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from common.settings import Secret
 from consumer.store import PriceStore
 from tests.support.pipeline import Database
 
-#: Our procedures and what they name, as traps: what they write is seen, and the horizon lets nothing through.
+#: Traps with the names of tickpipe's tables and procedures.
 TRAPS = [
     "CREATE {kind} {schema}feed_expired (LIKE public.feed_expired INCLUDING ALL)",
     "CREATE {kind} {schema}candles_kept (LIKE public.candles_kept INCLUDING ALL)",
@@ -65,7 +65,7 @@ def test_retention_uses_our_tables_despite_tables_with_the_same_names(backend: D
 
 def test_late_binding_routines_have_a_fixed_search_path(backend: Database) -> None:
     for name, settings in backend.query(PATHS):
-        if settings is None:  # it is called by one that has a path
+        if settings is None:  # its caller sets the search path
             assert name == "drop_ticks"
             continue
         path = settings.removeprefix("search_path=").split(", ")

@@ -19,7 +19,7 @@ SECRET = "s3cr/t+word"
 
 
 def refusal(process: Running) -> str:
-    """The one line with which it has refused to work: status 2, no traceback, and no secret wherever one looks."""
+    """The only error line of a command that exited with 2, without a traceback or a secret."""
     assert process.wait() == 2
     assert "Traceback" not in process.said()
     for secret in (SECRET, "s3cr%2Ft%2Bword", "s3cr"):

@@ -96,7 +96,7 @@ def test_fractional_exchange_seconds_are_kept(database: Database, store: PriceSt
     assert database.query("SELECT time FROM prices_real_time") == [(datetime(2025, 10, 9, 8, 53, 20, 125_000, UTC),)]
 
 
-#: Of every kind that `common.tick.problem` or the decoding knows: values, and words of the reason.
+#: Invalid values that validation or decoding finds, and part of the reason.
 RECOGNISED: list[tuple[dict[str, str | bytes], str]] = [
     ({"session": "today"}, "session is no whole number of 64 bits: 'today'"),
     ({"session": str(2**63)}, "session is no whole number of 64 bits"),
@@ -128,10 +128,10 @@ RECOGNISED: list[tuple[dict[str, str | bytes], str]] = [
 ]
 
 
-#: What only the database sees.
+#: Invalid values that only the database finds.
 UNRECOGNISED: list[tuple[dict[str, str | bytes], str]] = [
     ({"price": "1e-400"}, "out of range for type double precision"),
-    ({"time": "4102444799.9999995"}, "violates check constraint"),  # which PostgreSQL rounds to 2100
+    ({"time": "4102444799.9999995"}, "violates check constraint"),  # PostgreSQL rounds it to 2100
     ({"received": str(2**63 - 1)}, "out of range"),
 ]
 
@@ -146,7 +146,7 @@ def test_one_bad_row_is_a_dead_letter_and_the_rest_of_the_batch_is_stored(
     bad = entry(50, **values)
     entries = [*block(49), bad, *[entry(number) for number in range(51, 101)]]
     assert store.insert_batch(PRICES, "prices", entries) == Stored(99, 0, 1)
-    assert store.insert_batch(PRICES, "prices", entries) == Stored(0, 99, 1)  # delivered again
+    assert store.insert_batch(PRICES, "prices", entries) == Stored(0, 99, 1)  # redelivered
     assert seqs(database) == [number for number in range(1, 101) if number != 50]
     assert letters(database).keys() == {bad.id}
     found, raw = letters(database)[bad.id]
@@ -220,7 +220,9 @@ def test_rows_only_the_database_refuses_are_found_by_bisection(database: Databas
     store.close()
     assert seqs(database) == [number for number in range(1, 1001) if number not in bad]
     assert letters(database).keys() == {entries[number - 1].id for number in bad}
-    assert store.round_trips < 25 + 4 * 10 * 6  # each of the four: ten halvings, each half about three statements
+    assert (
+        store.round_trips < 25 + 4 * 10 * 6
+    )  # for each of the four: ten bisections with about three statements a half
 
 
 def test_inserted_counts_only_new_rows(database: Database, store: PriceStore) -> None:
@@ -232,7 +234,7 @@ def test_inserted_counts_only_new_rows(database: Database, store: PriceStore) ->
 
 
 def test_duplicate_tick_in_a_batch_is_one_row(database: Database, store: PriceStore) -> None:
-    resent = entry(1)._replace(id=b"1760000000001-0")  # by a producer that got no answer
+    resent = entry(1)._replace(id=b"1760000000001-0")  # a producer repeats an unanswered append
     assert store.insert_batch(PRICES, "prices", [entry(1), resent, entry(2)]) == Stored(2, 1, 0)
     assert seqs(database) == [1, 2]
 

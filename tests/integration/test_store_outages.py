@@ -114,7 +114,7 @@ def test_outage_quotes_the_first_server_message(database: Database, store: Price
 
 
 def test_outage_explains_why_the_connection_ended(store: PriceStore) -> None:
-    """As CREATE EXTENSION timescaledb does where the library is not preloaded."""
+    """Loads a setting as CREATE EXTENSION timescaledb does without preloading."""
 
     def end_it() -> None:
         with store.transaction() as connection, connection.cursor() as cursor:
@@ -137,7 +137,7 @@ def test_own_error_is_not_hidden_by_a_lost_connection(database: Database, store:
 
 
 def test_setting_of_an_extension_loaded_later_applies_to_the_next_transaction(store: PriceStore) -> None:
-    """The connection that creates TimescaleDB has its settings only from then on."""
+    """The connection that creates the TimescaleDB extension has its settings only afterwards."""
     name = "timescaledb.max_tuples_decompressed_per_dml_transaction"
     with store.transaction() as connection, connection.cursor() as cursor:
         cursor.execute("SELECT set_config(%s, '100000', false)", (name,))

@@ -1,4 +1,4 @@
-"""Names and messages from outside on the terminal: the real commands print them, and no terminal obeys them."""
+"""The commands print external names and messages without terminal control characters."""
 
 from __future__ import annotations
 

@@ -29,14 +29,14 @@ DAY = 86_400
 
 @pytest.fixture
 def store(timescale: Database) -> Iterator[PriceStore]:
-    """The consumer's way into a database with the schema."""
+    """A price store on a TimescaleDB with the schema."""
     with closing(PriceStore(Secret(timescale.url))) as store:
         apply(store)
         yield store
 
 
 def make_days(count: int, days: int = 3) -> list[Event]:
-    """So many events, from the first second of some days to their last."""
+    """Make events spread evenly over some days."""
     events = make_events(count)
     start = events[0]["timestamp"] // DAY * DAY
     return [{**event, "timestamp": start + number * days * DAY // count} for number, event in enumerate(events)]

@@ -1,4 +1,4 @@
-"""TLS to Redis, to the database and to the vendor: everything by it, and who cannot prove who they are is refused."""
+"""TLS to Redis, the database and the vendor. Servers without a trusted certificate are refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PASSWORD = "p4ss-of-the-test"
 
 
 class Secured:
-    """A pipeline whose servers have TLS, each behind a forwarder of its own, with a certificate for `localhost`."""
+    """A pipeline whose servers have TLS forwarders with certificates for `localhost`."""
 
     def __init__(self, pipeline: Pipeline, folder: Path, stack: ExitStack) -> None:
         self.pipeline = pipeline
@@ -47,7 +47,7 @@ class Secured:
         return path
 
     def forward(self, target: str | tuple[str, int], shown: CA | None, host: str = "localhost") -> Forwarder:
-        """One more forwarder; `shown` None: without TLS."""
+        """Add a forwarder. `shown` None: without TLS."""
         return self._stack.enter_context(
             Forwarder(target, certificate(shown, host) if shown else None, postgres=target == self.socket)
         )
@@ -63,7 +63,7 @@ class Secured:
 
     @property
     def environ(self) -> dict[str, str]:
-        """What all commands need."""
+        """Environment variables for all commands."""
         return {
             "REDIS_URL": self.redis_url(),
             "DATABASE_URL": self.database_url(),
@@ -71,11 +71,11 @@ class Secured:
         }
 
     def start(self, command: str, *options: str, **environ: str) -> Running:
-        """Start a command, by TLS where `environ` says nothing else."""
+        """Start a command with TLS unless `environ` overrides it."""
         return self.pipeline.processes.start(command, *options, **self.environ | environ)
 
     def producer(self, url: str, symbols: Sequence[str] = SYMBOLS, **environ: str) -> Running:
-        """Start a producer that trusts our CA for the websocket."""
+        """Start a producer that trusts the test CA for the websocket."""
         environ = {"SSL_CERT_FILE": str(self.ca_file), **environ}
         return self.start("producer", "--symbols", ",".join(symbols), "--url", url, **environ)
 
@@ -98,14 +98,14 @@ def simulator(tmp_path: Path, events: list[Event]) -> Iterator[FaultySimulator]:
 
 
 def by_wss(secured: Secured, simulator: FaultySimulator, shown: CA | None = None) -> tuple[Forwarder, str]:
-    """The simulator's address by TLS."""
+    """The TLS address of the simulator."""
     parts = urlsplit(simulator.url)
     forwarder = secured.forward(("127.0.0.1", parts.port or 0), shown or secured.ca)
     return forwarder, f"wss://localhost:{forwarder.port}{parts.path}"
 
 
 def assert_refused(process: Running, *words: str) -> None:
-    """It ends with status 2 and one line for its user that has these words, and no secret is in anything it says."""
+    """Check for exit status 2, one error line with this text and no secret in the output."""
     assert process.wait() == 2
     (line,) = process.last_log_line()
     assert line.startswith(f"{process.name.partition('-')[2]}: ")
@@ -129,7 +129,7 @@ def test_pipeline_over_tls_stores_everything(secured: Secured, simulator: Faulty
     assert doctor.wait() == 0, doctor.said()
     assert "ok   Redis answers" in doctor.said()
     assert producer.stop() == 0
-    wait_for(secured.pipeline.last_seqs)  # its last word is stored
+    wait_for(secured.pipeline.last_seqs)  # its last report is stored
     assert consumer.stop() == 0
     verify = secured.start("tickpipe", "verify")
     assert verify.wait() == 0, verify.said()
@@ -158,7 +158,7 @@ def test_redis_with_another_host_name_is_refused(secured: Secured) -> None:
 
 
 def test_redis_with_an_unknown_ca_is_refused(secured: Secured) -> None:
-    """Without a file of ours the machine's CAs hold: never none."""
+    """Without a CA file the CAs of the system apply."""
     url = secured.redis_url().partition("?")[0]
     assert_refused(secured.start("consumer", REDIS_URL=url), "certificate is not trusted", WAY_OUT)
 
@@ -223,7 +223,7 @@ def test_doctor_reports_redis_and_database_certificates(secured: Secured) -> Non
 
 
 def test_plain_url_to_a_tls_port_is_logged_and_retried(secured: Secured) -> None:
-    """It is no other than a Redis that falls: so it is tried again, with the other way out in each line."""
+    """This looks like a failing Redis, so it is retried. Each log line suggests the other scheme."""
     hint = "if that port takes TLS only, REDIS_URL begins with rediss://"
     url = secured.redis_url(scheme="redis")
     consumer = secured.start("consumer", REDIS_URL=url)
@@ -246,7 +246,7 @@ def test_tls_url_to_a_plain_port_is_logged(secured: Secured) -> None:
 
 
 def test_client_certificates_are_accepted(secured: Secured, tmp_path: Path) -> None:
-    """What Redis asks for unless told otherwise (`tls-auth-clients yes`), and PostgreSQL with `clientcert`."""
+    """Client certificates: the default of Redis (`tls-auth-clients yes`), and PostgreSQL with `clientcert`."""
     secured.redis.shown = secured.database.shown = certificate(secured.ca, clients=secured.ca)
     mine = secured.ca.issue_cert("tickpipe")
     crt, key = tmp_path / "client.crt", tmp_path / "client.key"
@@ -263,7 +263,7 @@ def test_client_certificates_are_accepted(secured: Secured, tmp_path: Path) -> N
 def test_certificate_that_becomes_invalid_at_runtime_is_an_outage(
     secured: Secured, simulator: FaultySimulator, events: list[Event]
 ) -> None:
-    """Connected before: it is the servers' matter now. Nothing ends, each line says why, and all is stored later."""
+    """After the first connection nothing exits. Each log line has the reason; everything is stored later."""
     feed, url = by_wss(secured, simulator)
     everything = [secured.redis, secured.database, feed]
     simulator.quiet(on=True)
@@ -279,17 +279,19 @@ def test_certificate_that_becomes_invalid_at_runtime_is_an_outage(
     simulator.quiet(on=False)
     producer.wait_until_said("spooling to")
     consumer.wait_until_said(ANOTHER_CA)
-    producer.wait_until_said("the server closed the connection (code 1000)")  # the capture's end: all is received
+    producer.wait_until_said(
+        "the server closed the connection (code 1000)"
+    )  # the capture has ended, so all events are received
     producer.wait_until_said("producer.feed: the server's certificate is not trusted")
     secured.redis.shown = good
-    consumer.wait_until_said("the database: connection to server")  # some were read, and cannot be stored
+    consumer.wait_until_said("the database: connection to server")  # some entries were read and cannot be stored
     consumer.wait_until_said("certificate verify failed")
     for each in everything:
         each.shown = good
     secured.pipeline.wait_until_stored(len(events), timeout=40)
     assert (consumer.status, producer.status) == (None, None)
     assert producer.stop() == 0
-    wait_for(secured.pipeline.last_seqs)  # its last word is stored
+    wait_for(secured.pipeline.last_seqs)  # its last report is stored
     assert consumer.stop() == 0
     verify = secured.start("tickpipe", "verify")
     assert verify.wait() == 0, verify.said()
@@ -307,7 +309,7 @@ def test_feed_with_another_ca_is_refused_and_never_receives_the_key(
 
 
 def test_feed_url_with_the_wrong_scheme_is_logged_at_each_attempt(secured: Secured, simulator: FaultySimulator) -> None:
-    """Either looks like a server that falls: it is tried again."""
+    """Both look like a failing server and are retried."""
     forwarder, _ = by_wss(secured, simulator)
     plain = secured.producer(f"ws://localhost:{forwarder.port}")
     by_tls = secured.producer(simulator.url.replace("ws://", "wss://"))

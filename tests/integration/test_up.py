@@ -25,7 +25,7 @@ from tickpipe.local.servers.embedded import embedded_servers
 
 @pytest.fixture
 def up(processes: Processes, folder: Path) -> Callable[..., Running]:
-    """Starts `tickpipe up` with its data in `folder`."""
+    """Starts `tickpipe up` with a data folder in `folder`."""
 
     def start(*options: str, **environ: str) -> Running:
         usual = ["--data-dir", str(folder / "data"), "--rate", "200", "--no-dashboard"]
@@ -35,7 +35,7 @@ def up(processes: Processes, folder: Path) -> Callable[..., Running]:
 
 
 def url(up: Running, name: str) -> str:
-    """One of the URLs that it prints for other terminals."""
+    """One of the printed server URLs."""
 
     def find() -> re.Match[str] | None:
         assert up.status is None, up.said()
@@ -45,7 +45,7 @@ def url(up: Running, name: str) -> str:
 
 
 def database(up: Running) -> Database:
-    """The database of a pipeline that runs, once it has rows."""
+    """The database of the running pipeline, after the first row."""
     found = Database(url(up, "DATABASE_URL"))
     wait_for(lambda: _has_rows(found), 2 * PATIENCE, "the first row")
     return found
@@ -54,12 +54,12 @@ def database(up: Running) -> Database:
 def _has_rows(database: Database) -> bool:
     try:
         return database.count() > 0
-    except psycopg2.Error:  # there is no table yet
+    except psycopg2.Error:  # the table does not exist yet
         return False
 
 
 def stored(up: Running) -> int:
-    """Received and stored, which are the same, as it says at its end."""
+    """The final count of stored prices, which must equal the received ones."""
     words = up.said().splitlines()[-1]
     found = re.fullmatch(r"received ([\d,]+) = stored ([\d,]+)", words)
     assert found, words
@@ -68,10 +68,10 @@ def stored(up: Running) -> int:
 
 
 def family(up: Running) -> dict[psutil.Process, str]:
-    """The processes that it has started, and those that they have started: the name of each one's program."""
+    """All child processes with the names of their programs."""
     found = {}
     for child in psutil.Process(up.pid).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # a connection of the database ends at any time
+        with suppress(psutil.NoSuchProcess):  # database connections may end at any time
             if command := child.cmdline():
                 module = command[command.index("-m") + 1] if "-m" in command else command[0]
                 found[child] = Path(module).name
@@ -148,7 +148,7 @@ def test_killed_consumers_are_restarted_and_nothing_is_missing(
             lambda: len([each for each in consumers(running) if each not in before]) == 2,
             message="two others are started",
         )
-    running.signal(signal.SIGINT)  # while what the others held is not yet due to be claimed
+    running.signal(signal.SIGINT)  # before the entries of the others can be claimed
     assert running.wait() == 0
     total = stored(running)
     with embedded_servers(folder / "data/demo") as servers:
@@ -182,7 +182,7 @@ def test_killed_server_is_restarted_and_nothing_is_missing(up: Callable[..., Run
 
 def test_up_starts_and_stops_the_dashboard(up: Callable[..., Running]) -> None:
     with ExitStack() as stack:
-        with suppress(OSError):  # else another has it: taken is taken
+        with suppress(OSError):  # otherwise the port is in use and another is chosen
             stack.enter_context(socket.create_server((HOST, PORT)))
         running = up("--dashboard")
         database(running).close()

@@ -1,4 +1,4 @@
-"""Whether a row is stored depends on the row alone: not on its neighbours, nor on the path that its batch takes."""
+"""Whether a row is stored depends only on the row, on no other row and on no code path."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GOOD = tick.Tick(
 )  # fmt: skip
 EVENT = feed_event.make(1_760_000_000_000_000, 1, 1_760_000_000_000_001, "connected", {"a": 1})
 
-#: Spellings that PostgreSQL or Python reads as a number, or that look like one.
+#: Texts that PostgreSQL or Python reads as a number, or that look like one.
 SPELLINGS = (
     "0x1A", "0X1a", "0o17", "0b11", "1_000", "1_0.5", " 12 ", "12 ", "\t12", "12\n", "+5", "-5", "--5", "007",
     "0" * 30 + "7", "infinity", "Infinity", "-inf", "nan", "NaN", "1e400", "-1e400", "1e-400", "1e3", "1E+3", "1.",
@@ -51,7 +51,7 @@ def entry(number: int, fields: dict[str, str]) -> Entry:
 
 
 def outcomes(database: Database, store: PriceStore, table: Table, fields: dict[str, str]) -> dict[str, object]:
-    """What becomes of the entry by each path: the row as it is stored, or None if it is a dead letter."""
+    """The outcome on each path: the stored row, or None for a dead letter."""
     columns, name, stream = (
         ("session, seq, symbol, time, price, day_volume, bid, ask, exchange, received_at", "prices_real_time", "prices")
         if table is PRICES

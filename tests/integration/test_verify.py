@@ -1,4 +1,4 @@
-"""`tickpipe verify`: what is missing or doubled is found and named; what is on its way is no false alarm."""
+"""`tickpipe verify` reports missing and duplicate ticks, and no tick that is in transit."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_dropped_ticks_are_expired_and_missing_ones_still_missing(
     first, second = run()
     assert (first.state, first.stored, first.expired, first.missing) == ("incomplete", 0, N - 1, [Range(7, 7)])
     assert (second.state, second.stored, second.expired) == ("complete", N, 0)
-    old.store([7])  # it turns up after all, and is dropped the next time
+    old.store([7])  # it arrives late and is dropped by the next run
     assert [verdict.state for verdict in run()] == ["complete"]
     pipeline.database.query("CALL expire_ticks(now() - interval '3 days')")
     first, second = run(everything=True)
@@ -132,7 +132,7 @@ def test_live_session_is_complete_so_far_and_never_verified(
 ) -> None:
     session = StoredSession(store, time.time() - 5)
     session.checkpoint("alive", 4, 10)
-    session.store([*range(1, 11), 12])  # 11 is in flight: nobody has vouched for it
+    session.store([*range(1, 11), 12])  # 11 is in transit: no checkpoint covers it
     for _ in range(2):
         (verdict,) = run()
         assert (verdict.state, verdict.expected) == ("complete so far", 10)
@@ -206,7 +206,7 @@ def test_verified_session_is_scanned_again_after_an_adopted_spool(
 
 
 def test_prices_of_any_exchange_time_are_counted(store: PriceStore, run: Callable[..., list[Verdict]]) -> None:
-    """A capture of 2013 replayed today: the span that bounds the scan is the one the producer vouched for."""
+    """A capture of 2013 replayed today: the producer's report gives the time range of the scan."""
     session = StoredSession(store, time.time() - 100)
     session.store(range(1, 11), time="1357077600")
     session.emit("stopped", 1, last_seq=10, time_min=1357077600, time_max=1357077600)

@@ -23,7 +23,7 @@ GOOD = {
 
 
 def entry(number: int, **values: str | bytes) -> Entry:
-    """A good tick of this number, but for these values."""
+    """A valid tick with this number, except for these values."""
     fields: Mapping[str, str | bytes] = {**GOOD, "seq": str(number), "received": str(SESSION + number), **values}
     return raw_entry(number, {name.encode(): to_bytes(value) for name, value in fields.items()})
 
@@ -34,7 +34,7 @@ def raw_entry(number: int, fields: Mapping[bytes, bytes] | None) -> Entry:
 
 
 def to_bytes(value: str | bytes) -> bytes:
-    return value if isinstance(value, bytes) else value.encode(errors="surrogatepass")  # as common.stream does
+    return value if isinstance(value, bytes) else value.encode(errors="surrogatepass")  # as common.streams.stream does
 
 
 def block(count: int) -> list[Entry]:
@@ -46,7 +46,7 @@ def seqs(database: Database) -> list[int]:
 
 
 def letters(database: Database) -> dict[bytes, tuple[str, list[bytes]]]:
-    """Reason and raw entry of each dead letter, by the entry's id; no id twice."""
+    """Reason and raw entry of each dead letter by entry id. Ids are unique."""
     rows = database.query("SELECT entry_id, reason, raw, stream FROM dead_letters")
     assert {stream for *_, stream in rows} <= {"prices"}
     found = {entry_id.encode(): (reason, [bytes(part) for part in raw]) for entry_id, reason, raw, _ in rows}
@@ -60,7 +60,7 @@ def flat(entry: Entry) -> list[bytes]:
 
 @contextmanager
 def refused(database: Database, symbol: str, sqlstate: str) -> Iterator[None]:
-    """While this lasts the database refuses the rows of a symbol with this SQLSTATE."""
+    """Make the database refuse the rows of a symbol with this SQLSTATE."""
     database.query(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
         f"$$BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = '{sqlstate}'; END$$"

@@ -1,4 +1,4 @@
-"""A real browser without a window: the Chromium or Chrome of this machine."""
+"""The Chromium or Chrome of this machine, without a window."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 PROGRAMS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
 PROGRAM_OF_MACOS = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
-#: As root there is no sandbox; the rest keeps the browser from talking to anybody but us.
+#: Root has no sandbox. The other options disable all external requests.
 OPTIONS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -23,13 +23,13 @@ OPTIONS = [
 
 
 def find_program() -> str | None:
-    """The browser's path, where there is one."""
+    """The path of the browser, or None."""
     return next(filter(None, map(shutil.which, [*PROGRAMS, PROGRAM_OF_MACOS])), None)
 
 
 @contextmanager
 def launched(program: str) -> Iterator[Browser]:
-    """The browser, running."""
+    """A running browser."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=OPTIONS)
         yield browser

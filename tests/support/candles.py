@@ -1,4 +1,4 @@
-"""Ticks that candles are hard to make of, and the candles that they must become, computed in plain Python."""
+"""Ticks with difficult times and volumes, and their candles computed in plain Python."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
 
 class Traded(NamedTuple):
-    """A tick, as far as candles look at it."""
+    """The fields of a tick that candles use."""
 
     symbol: str
     exchange: str | None
@@ -33,7 +33,7 @@ class Traded(NamedTuple):
 
 
 class Candle(NamedTuple):
-    """One row of candles_1m and its like."""
+    """One row of candles_1m, candles_1h or candles_1d."""
 
     symbol: str
     bucket: datetime
@@ -81,7 +81,7 @@ def make_ticks(seed: int, *, days: int = 3, count: int = 1500, start: datetime |
 
 
 def insert_ticks(database: Database, ticks: Sequence[Traded], *, session: int = 1, first: int = 1) -> None:
-    """Store the ticks, numbered from `first` on."""
+    """Store the ticks with numbers from `first`."""
     rows = [(tick.time, tick.symbol, tick.price, tick.day_volume, tick.exchange, tick.received_at, session, seq)
             for seq, tick in enumerate(ticks, first)]  # fmt: skip
     names = "time, symbol, price, day_volume, exchange, received_at, session, seq"
@@ -90,7 +90,7 @@ def insert_ticks(database: Database, ticks: Sequence[Traded], *, session: int = 
 
 
 def candles(ticks: Iterable[Traded], width: timedelta) -> list[Candle]:
-    """The candles of these ticks, ordered by symbol and time: minutes one by one, larger ones from the minutes."""
+    """The candles of these ticks, ordered by symbol and time. Larger candles are computed from minutes."""
     bars = sorted(_minutes(ticks), key=lambda bar: (bar[1].symbol, bar[1].bucket, bar[0]))
     groups: dict[tuple[str, datetime], list[tuple[datetime, Candle, datetime]]] = defaultdict(list)
     for opened_at, bar, closed_at in bars:
@@ -114,11 +114,11 @@ def candles(ticks: Iterable[Traded], width: timedelta) -> list[Candle]:
 
 
 def _minutes(ticks: Iterable[Traded]) -> list[tuple[datetime, Candle, datetime]]:
-    """(received first, bar, received last) of each symbol, exchange and minute."""
+    """(first receipt, bar, last receipt) of each symbol, exchange and minute."""
     groups: dict[tuple[str, str, datetime], list[Traded]] = defaultdict(list)
     for tick in ticks:
         groups[tick.symbol, tick.exchange or "", _floor(tick.time, MINUTE)].append(tick)
-    before: dict[tuple[str, str], tuple[float, datetime]] = {}  # the last count, and of which minute
+    before: dict[tuple[str, str], tuple[float, datetime]] = {}  # the last count and its minute
     result = []
     for (symbol, exchange, bucket), parts in sorted(groups.items()):
         parts.sort(key=lambda tick: tick.received_at)
@@ -165,7 +165,7 @@ def store_of(database: Database) -> PriceStore:
 
 
 def refresh(database: Database) -> None:
-    """What the policies do, at once; nothing on plain PostgreSQL."""
+    """Refresh all aggregates. Does nothing without TimescaleDB."""
     if database.query("SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'"):
         for statement in REFRESH:
             database.query(statement)
@@ -176,7 +176,7 @@ def found(database: Database, view: str) -> list[Candle]:
 
 
 def assert_candles(database: Database, expected: list[Traded]) -> None:
-    """All views show exactly the candles of these ticks. (Counts are quarters: sums of them are exact.)"""
+    """Check that all views have exactly these candles. Volumes are quarters, so sums are exact."""
     for view, width in VIEWS.items():
         assert found(database, view) == candles(expected, width), view
 
@@ -191,6 +191,6 @@ def compress(database: Database) -> None:
 
 
 def make_plain(database: Database) -> None:
-    """The schema as it is where TimescaleDB is not."""
+    """Apply the schema without TimescaleDB."""
     with closing(psycopg2.connect(database.url)) as connection, connection:
         migrate(connection, [each for each in read_migrations() if not each.timescaledb])

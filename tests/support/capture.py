@@ -1,4 +1,4 @@
-"""Price events for a simulator to replay, and the rows that they must become."""
+"""Price events for the simulator to replay, and the rows that they become."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def make_events(count: int, seed: int = 1) -> list[Event]:
-    """Price events of Twelve Data's three shapes; many share a second; numbers of every length, some negative."""
+    """Price events of Twelve Data's three shapes, several per second, with numbers of every length and sign."""
     rng = random.Random(seed)
     return [_event(rng, 1_760_000_000 + number // 7) for number in range(count)]
 
@@ -48,7 +48,7 @@ def _event(rng: random.Random, timestamp: int) -> Event:
 
 
 def _number(rng: random.Random) -> float | int:
-    """With all 17 digits, as a person writes it, whole, tiny or huge; sometimes negative (oil, April 2020)."""
+    """A number with 2 or 17 digits, whole, tiny or huge, and sometimes negative (as oil in April 2020)."""
     value = rng.choice(
         [rng.uniform(0, 1e5), round(rng.uniform(0, 1e5), 2), rng.randrange(10**6), rng.random() * 1e-9, 1e22 / 3]
     )
@@ -70,7 +70,7 @@ def read_capture(path: Path) -> list[Event]:
 
 
 def row(event: Event) -> Row:
-    """The row that this event must become."""
+    """The row of this event."""
     day_volume, bid, ask = (None if event.get(name) is None else float(event[name]) for name in Tick._fields[5:8])
     time = _EPOCH + timedelta(seconds=event["timestamp"])
     return (event["symbol"], time, float(event["price"]), day_volume, bid, ask, event.get("exchange"))

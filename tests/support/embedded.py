@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 AnyServer = type[ValkeyServer] | type[PostgresServer]
 
 
-#: A process that owns the servers until its stdin ends.
+#: A process that runs the servers until its stdin is closed.
 OWNER = """
 import sys
 from pathlib import Path
@@ -37,7 +37,7 @@ with embedded_servers(Path(sys.argv[1])) as servers:
 
 
 def write(servers: Servers, value: int) -> None:
-    """Leave one acknowledged stream entry and one committed row."""
+    """Write one acknowledged stream entry and one committed row."""
     assert servers.redis_url
     assert servers.database_url
     with closing(redis.Redis.from_url(servers.redis_url)) as stream:
@@ -53,7 +53,7 @@ def run_sql(url: str, *statements: str) -> list[tuple[object, ...]]:
 
 
 def prices(servers: Servers) -> tuple[list[int], list[int]]:
-    """What `write` left: in the stream, in the table."""
+    """The values of `write` in the stream and in the table."""
     assert servers.redis_url
     assert servers.database_url
     with closing(redis.Redis.from_url(servers.redis_url, decode_responses=True)) as stream:
@@ -75,7 +75,7 @@ def server_processes(data_dir: Path) -> list[psutil.Process]:
 
 
 def refusal(data_dir: Path) -> str:
-    """The one line with which a start on this folder is refused."""
+    """The one-line error of a start on this folder."""
     with pytest.raises(ConfigurationError) as refused, embedded_servers(data_dir):
         pass
     assert "\n" not in str(refused.value)
@@ -84,7 +84,7 @@ def refusal(data_dir: Path) -> str:
 
 @contextmanager
 def owner(data_dir: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process with the servers running; it is asked to end, if it still can, when the block does."""
+    """Another process that runs the servers. It is stopped at the end of the context."""
     command = [sys.executable, "-c", OWNER, str(data_dir)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout

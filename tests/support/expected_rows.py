@@ -51,9 +51,9 @@ def begin_of(moment: datetime, width: timedelta) -> datetime:
 
 @cache
 def minutes(symbol: str) -> list[Candle]:
-    """All minutes with a tick, from tick to tick."""
+    """The candles of all minutes with a tick."""
     bars: dict[datetime, list[Tick]] = defaultdict(list)
-    for tick in PRICES:  # in the order of their receipt
+    for tick in PRICES:  # in order of receipt
         if tick.symbol == symbol:
             bars[begin_of(tick.time, MINUTE)].append(tick)
     candles, before, day = [], None, None
@@ -72,7 +72,7 @@ def minutes(symbol: str) -> list[Candle]:
 
 
 def merged(bucket: datetime, candles: Sequence[Candle]) -> Candle:
-    """One candle of several in their order."""
+    """Merge candles in order into one."""
     volumes = [candle.volume for candle in candles if candle.volume is not None]
     return Candle(
         bucket,
@@ -95,12 +95,12 @@ def by_hand(symbol: str, width: timedelta, since: datetime, until: datetime = NO
 
 
 def in_new_york(day: date, hour: int, minute: int = 0) -> datetime:
-    """The moment when a clock there shows this."""
+    """The moment of this clock time in New York."""
     return datetime.combine(day, time(hour, minute), NEW_YORK).astimezone(UTC)
 
 
 def equal(rows: Rows, expected: Iterable[Sequence[object]]) -> bool:
-    """Whether they are the same, but for the last digits of sums and means."""
+    """Whether the rows are equal, except for the last digits of sums and means."""
     wanted = [tuple(row) for row in expected]
     return len(rows) == len(wanted) > 0 and all(
         len(row) == len(other) and all(_equal(value, wish) for value, wish in zip(row, other, strict=True))
@@ -114,7 +114,7 @@ def _equal(value: Any, wish: Any) -> bool:
     return bool(value == wish)
 
 
-# What each query must give: in the page's order, by heading.
+# The expected rows of each query, in the order of the page.
 
 
 def last_prices(rows: Rows, now: datetime) -> None:
@@ -236,7 +236,7 @@ def volume_profile(rows: Rows, now: datetime) -> None:
 
 
 def day_volume(symbol: str, since: datetime) -> float:
-    """Where the counter stands."""
+    """The value of the counter."""
     return max(tick.day_volume for tick in ticks(symbol, since) if tick.day_volume is not None)
 
 
@@ -253,7 +253,7 @@ def correlation(rows: Rows, now: datetime) -> None:
     ((found, count),) = rows
     assert count == len(steps) > 100
     assert float(found) == pytest.approx(statistics.correlation(*returns), abs=0.0000501)
-    assert 0.2 < found < 0.9  # by the way they were made: neither nothing nor all in common
+    assert 0.2 < found < 0.9  # the random walks share a part of their steps
 
 
 def coins_with_names(rows: Rows, now: datetime) -> None:
@@ -289,12 +289,12 @@ def what_was_missed_is_in_the_candle_after(rows: Rows, now: datetime) -> None:
 
 @dataclass(frozen=True)
 class Query:
-    """What a query must give, and the ticks it is about: of these symbols, so far back."""
+    """The check of a query, and the symbols and period that it reads."""
 
     check: Callable[[Rows, datetime], None]
     symbols: Sequence[str] = ()
     back: timedelta = timedelta(0)
-    reads_all: bool = False  #: all ticks of the symbol, without TimescaleDB
+    reads_all: bool = False  #: reads all ticks of the symbol without TimescaleDB
 
 
 QUERIES = {

@@ -1,4 +1,4 @@
-"""A simulator that misbehaves on demand, in the ways a websocket server and the network are known to."""
+"""A simulator that fails on demand as websocket servers and networks do."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from websockets.http11 import Request, Response
 from tickpipe.simulator.random_walk import Event, EventSource
 from tickpipe.simulator.websocket import Connection, Journal, Simulator, SimulatorConfig
 
-#: Seconds a fault may take to be in force.
+#: Seconds until a fault is active.
 CALL_TIMEOUT = 5.0
-#: Seconds a client has to answer a close frame.
+#: Seconds within which a client must answer a close frame.
 CLOSE_TIMEOUT = 2.0
 
 
@@ -51,30 +51,30 @@ class FaultySimulator(Simulator):
         self._answers: deque[tuple[int, object]] = deque()
         self.calls: list[Mapping[str, str]] = []  # the parameters of each REST call, in order
 
-    # What was seen.
+    # Observations.
 
     @property
     def open_connections(self) -> int:
-        """Connections that are open now. Half-open ones do not count: whether the client left cannot be seen."""
+        """Number of open connections, without half-open ones, whose clients may have left."""
         self._catch_up()
         return len(self._alive())
 
     @property
     def most_open(self) -> int:
-        """The most connections that were open at the same time since the start."""
+        """The maximum of simultaneous connections since the start."""
         self._catch_up()
         return self._most_open
 
     @property
     def connections(self) -> int:
-        """Connections opened since the start: handshakes that succeeded."""
+        """The number of successful handshakes since the start."""
         self._catch_up()
         return self._connections
 
-    # Faults that happen once, to every connection there is.
+    # Faults that happen once, to every open connection.
 
     def close_all(self, code: int = 1000, reason: str = "") -> None:
-        """Close cleanly, with a close frame; clients that do not answer it are cut off later."""
+        """Close with a close frame. Clients that do not answer are disconnected later."""
 
         async def close() -> None:
             connections = self._alive()
@@ -98,7 +98,7 @@ class FaultySimulator(Simulator):
         self._run(reset())
 
     def half_open_all(self) -> None:
-        """Neither read nor send nor close any more on these sockets; pings stay unanswered. New ones work."""
+        """Stop reading, sending and closing on these sockets. New connections work."""
 
         async def freeze() -> None:
             for connection in self._open.values():
@@ -108,7 +108,7 @@ class FaultySimulator(Simulator):
         self._run(freeze())
 
     def send_raw(self, data: str | bytes) -> None:
-        """Send any text or binary frame; clients that do not take it are not waited for."""
+        """Send a text or binary frame without waiting for slow clients."""
 
         async def send(to: ServerConnection) -> None:
             with contextlib.suppress(ConnectionClosed):
@@ -117,22 +117,22 @@ class FaultySimulator(Simulator):
         async def send_to_all() -> None:
             for connection in self._alive():
                 self._spawn(send(connection.socket))
-            await asyncio.sleep(0)  # all of them have begun
+            await asyncio.sleep(0)  # all have started
 
         self._run(send_to_all())
 
-    # Faults that last until they are taken back.
+    # Faults that last until they are switched off.
 
     def hang_handshakes(self, on: bool) -> None:
-        """Accept TCP, never answer the HTTP upgrade. Handshakes that hang already go on hanging."""
+        """Accept TCP and never answer the HTTP upgrade. Hanging handshakes keep hanging."""
         self._set(_hanging=on)
 
     def mute(self, on: bool) -> None:
-        """Answer pings, but send neither prices nor any reply. A replay stands still."""
+        """Answer pings only, without prices and replies. A replay pauses."""
         self._set(_muted=on)
 
     def quiet(self, on: bool) -> None:
-        """Send replies, but no prices. A replay stands still."""
+        """Send replies without prices. A replay pauses."""
         self._set(_quiet=on)
 
     def refuse_key(self, on: bool, status: Literal[200, 401] = 200) -> None:
@@ -140,22 +140,22 @@ class FaultySimulator(Simulator):
         self._set(_refusal=status if on else None)
 
     def close_after_subscribe(self, seconds: float | None, code: int = 1000) -> None:
-        """Close so many seconds after each subscription, as if another client on the same key pushed this one out."""
+        """Close this many seconds after each subscription, as if another client used the same key."""
         self._set(_close_after=seconds, _close_code=code)
 
     def max_client_events(self, n: int | None) -> None:
-        """Close a connection (1008) at the n-th message from its client, unanswered."""
+        """Close a connection (1008) at the n-th client message without a reply."""
         self._set(_max_client_events=n)
 
     def max_connections(self, n: int | None) -> None:
-        """One connection more closes (1000) the oldest."""
+        """Close the oldest connection (1000) if there are more than this."""
         self._set(_max_connections=n)
 
     def answer_calls(self, *answers: tuple[int, object]) -> None:
-        """Answer the next REST calls with these HTTP statuses and JSON bodies, one each."""
+        """Answer the next REST calls with these HTTP statuses and JSON bodies, one for each call."""
         self._set(_answers=deque(answers))
 
-    # The simulator's hooks. All run in its thread.
+    # Hooks of the simulator. All run in its thread.
 
     async def _admit(self, socket: ServerConnection, request: Request) -> Response | None:
         if self._hanging:
@@ -208,7 +208,7 @@ class FaultySimulator(Simulator):
         return [each for each in connections if each.is_open and each.number not in self._half_open]
 
     def _catch_up(self) -> None:
-        """Let the simulator's thread finish what it is at: a client may know of its connection a moment earlier."""
+        """Wait for the simulator's thread: a client may see its connection slightly earlier."""
         if self._thread and self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._run(asyncio.sleep(0))
 
@@ -220,7 +220,7 @@ class FaultySimulator(Simulator):
         self._run(apply())
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do it in the simulator's thread and wait for it."""
+        """Run an action in the simulator's thread and wait for the result."""
         if self._thread is None or not self._thread.is_alive():
             work.close()
             raise RuntimeError("the simulator does not run")

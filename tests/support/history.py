@@ -1,4 +1,4 @@
-"""Hours of simulated prices, stored as if a producer and consumers had run: with a gap in the middle."""
+"""Hours of simulated prices with a gap, stored as if a producer and consumers had run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An HTTP proxy that tunnels (CONNECT), or refuses to."""
+"""An HTTP proxy that accepts or refuses CONNECT."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class HttpProxy:
-    """`requests`: the address and the login of each CONNECT request so far."""
+    """`requests`: address and credentials of each CONNECT request."""
 
     port: int
     status: str
@@ -45,7 +45,7 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
 
 @contextmanager
 def http_proxy(status: str = "200 OK") -> Iterator[HttpProxy]:
-    """A proxy on the loopback that answers CONNECT with this status."""
+    """A proxy on the loopback interface that answers CONNECT with this status."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         proxy = HttpProxy(listener.getsockname()[1], status)
 

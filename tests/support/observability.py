@@ -1,4 +1,4 @@
-"""What observability/ asks of the database and of Prometheus: read from the files, as Grafana would send it."""
+"""The queries in observability/ to the database and to Prometheus, as Grafana sends them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ruamel.yaml import YAML
 
 FOLDER = Path(__file__).resolve().parents[2] / "observability"
 PROVISIONING = FOLDER / "grafana/provisioning"
-#: Grafana puts a duration in their place.
+#: Grafana replaces these variables by a duration.
 _RANGES = r"\$__(rate_interval|range)\b"
 
 
 class Query(NamedTuple):
-    """SQL, and what it is for: `kind` is the panel's type, or `variable`, `annotation`, `alert`; `panel` as read."""
+    """A SQL query. `kind`: the panel type, or `variable`, `annotation` or `alert`. `panel`: its JSON."""
 
     place: str
     kind: str
@@ -39,7 +39,7 @@ def dashboards() -> dict[str, dict[str, Any]]:
 
 
 def panels(dashboard: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """All panels, those of collapsed rows too."""
+    """All panels, including those in collapsed rows."""
     for panel in dashboard["panels"]:
         yield panel
         yield from panel.get("panels", ())
@@ -56,7 +56,7 @@ def grafana_rules() -> list[dict[str, Any]]:
 
 
 def sql_queries() -> list[Query]:
-    """Everything that Grafana asks of the database."""
+    """All queries from Grafana to the database."""
     found = []
     for name, dashboard in dashboards().items():
         for panel in panels(dashboard):
@@ -82,7 +82,7 @@ def sql_queries() -> list[Query]:
 
 
 def promql() -> dict[str, str]:
-    """Everything that is asked of Prometheus, by its place, with durations where Grafana puts them."""
+    """All Prometheus queries by place, with durations filled in."""
     found = {f"alerts.yml: {rule['alert']}, {rule['labels']['severity']}": rule["expr"] for rule in prometheus_rules()}
     for name, dashboard in dashboards().items():
         for panel in panels(dashboard):
@@ -93,12 +93,12 @@ def promql() -> dict[str, str]:
 
 
 def metrics(expression: str) -> set[str]:
-    """The metrics of ours that an expression names."""
+    """The tickpipe metrics in an expression."""
     return set(re.findall(r"\btickpipe_\w+", expression))
 
 
 def interpolated(sql: str, since: datetime, until: datetime, variables: Mapping[str, str]) -> str:
-    """The SQL that reaches the database. Raises AssertionError where it has a macro that is not known here."""
+    """The SQL without macros. Raises AssertionError for an unknown macro."""
 
     def moment(at: datetime) -> str:
         return f"'{at.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}Z'"
@@ -113,7 +113,7 @@ def interpolated(sql: str, since: datetime, until: datetime, variables: Mapping[
 
 
 def readonly_sql(password: str, disk_alert_gb: str) -> str:
-    """readonly.sql as psql sends it."""
+    """readonly.sql with its variables replaced, as psql sends it."""
     lines = (FOLDER / "readonly.sql").read_text(encoding="utf-8").splitlines()
     text = "\n".join(line for line in lines if not line.startswith("\\"))
     return text.replace(":'password'", f"'{password}'").replace(":'disk_alert_gb'", f"'{disk_alert_gb}'")

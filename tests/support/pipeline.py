@@ -1,4 +1,4 @@
-"""A pipeline under test: real servers, a database and streams of its own, the real commands, and looks at all of it."""
+"""A pipeline under test: real servers, its own database and streams, and the real commands."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ GROUP = "timescale"
 
 @dataclass(frozen=True)
 class ServerPair:
-    """A real Valkey and a real PostgreSQL. To be started from the main thread."""
+    """A real Valkey and a real PostgreSQL. Start them from the main thread."""
 
     valkey: ValkeyServer
     postgres: PostgresServer
 
     def start(self) -> None:
-        """Start both, where they do not run."""
+        """Start the servers that are not running."""
         self.valkey.start()
         self.postgres.start()
 
@@ -52,28 +52,28 @@ class ServerPair:
 
 
 class Database:
-    """Looks at a database; connects when first needed, and again after an error."""
+    """A database connection, opened on first use and after an error."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self._connection: psycopg2.extensions.connection | None = None
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     @property
     def connection(self) -> psycopg2.extensions.connection:
-        """The connection, each statement committed at once."""
+        """The connection, in autocommit mode."""
         if self._connection is None:
             self._connection = psycopg2.connect(self.url)
             self._connection.autocommit = True
         return self._connection
 
     def query(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """Run one statement, committed at once: its rows, if it has any."""
+        """Run one statement in autocommit mode and return its rows."""
         try:
             with self.connection.cursor() as cursor:
                 cursor.execute(sql, parameters or None)
@@ -83,7 +83,7 @@ class Database:
             raise
 
     def empty(self) -> None:
-        """Remove all rows, and whoever is still connected: a killed process's transaction may not have ended yet."""
+        """Remove all rows and terminate other connections: a killed process may still have a transaction."""
         self.query(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -93,12 +93,12 @@ class Database:
         self.query(f"TRUNCATE {', '.join(names)}")
 
     def count(self, table: str = "prices_real_time") -> int:
-        """How many rows there are."""
+        """The number of rows."""
         return int(self.query(f"SELECT count(*) FROM {table}")[0][0])
 
     @contextmanager
     def locked(self, table: str = "prices_real_time") -> Iterator[None]:
-        """While this lasts nobody can write to the table: who tries is stopped in the middle of a transaction."""
+        """Lock the table. A writer blocks within its transaction."""
         holder = psycopg2.connect(self.url)
         try:
             with holder.cursor() as cursor:
@@ -108,7 +108,7 @@ class Database:
             holder.close()
 
     def waiting(self) -> list[int]:
-        """The backends that wait for a lock, by pid."""
+        """The pids of the backends that wait for a lock."""
         return [
             pid
             for (pid,) in self.query(
@@ -147,7 +147,7 @@ class Pipeline:
     # The processes.
 
     def producer(self, url: str, *options: str, symbols: Sequence[str] = SYMBOLS, **environ: str) -> Running:
-        """Start a producer that reads this websocket."""
+        """Start a producer for this websocket."""
         named = ["--symbols", ",".join(symbols)] if symbols else []
         return self.processes.start(
             "producer", *named, "--url", url, "--spool-dir", str(self.folder / "spool"), *options, **environ
@@ -158,7 +158,7 @@ class Pipeline:
         return self.processes.start("consumer", *options, **environ)
 
     def hold_until_said(self, stream: Stream, consumer: Running, text: str) -> None:
-        """Keep the entries that the test has read from becoming idle until the consumer says this text."""
+        """Prevent the test's pending entries from becoming idle until the consumer logs this text."""
         held: Any = [entry.id for entry in stream.read_own_pending(10_000)]
 
         def said() -> bool:
@@ -168,42 +168,42 @@ class Pipeline:
         wait_for(said, message=f"{consumer.name} says {text!r}")
 
     def drain(self, timeout: float = PATIENCE) -> None:
-        """Run a consumer until nothing is left for anybody."""
+        """Run a consumer until no entry is unprocessed."""
         status = self.consumer("--drain", "--claim-idle", "0.5").wait(timeout)
         assert status == 0, f"`consumer --drain` ended with status {status}"
 
     # The streams.
 
     def append(self, ticks: Sequence[Tick]) -> None:
-        """Put ticks on the stream, as a producer does."""
+        """Append ticks as a producer does."""
         self.prices.append([tick.encode(each) for each in ticks])
 
     def appended(self) -> int:
-        """Entries that were ever put on the stream of the prices; 0 where there is none yet."""
+        """The number of entries ever appended to the price stream."""
         return self.prices.backlog().appended if self.redis.exists("prices") else 0
 
     def feed_entries(self) -> list[FeedEvent]:
-        """What stands on the feed's stream."""
+        """The entries of the feed stream."""
         return [feed_event.decode(fields) for _, fields in cast("Any", self.redis.xrange("prices:feed"))]
 
     def pending(self) -> dict[str, int]:
-        """The entries that each consumer of the prices was given and has not acked, where it has any."""
+        """The number of pending entries of each consumer of prices, if it has any."""
         self.prices.ensure_group()
         found = cast("Any", self.redis.xpending("prices", GROUP))["consumers"] or []
         return {each["name"].decode(): each["pending"] for each in found}
 
     def consumers(self) -> set[str]:
-        """The names in the group."""
+        """The consumer names in the group."""
         return {each["name"].decode() for each in cast("Any", self.redis.xinfo_consumers("prices", GROUP))}
 
     def nothing_pending(self) -> bool:
-        """Whether all that was read from both streams is acked."""
+        """Whether both streams have no pending entries."""
         return self.prices.pending() == 0 and self.feed.pending() == 0
 
     # The rows.
 
     def wait_until_stored(self, count: int, timeout: float = PATIENCE) -> None:
-        """Wait until there are at least so many rows."""
+        """Wait until there are at least this many rows."""
         wait_for(lambda: self.database.count() >= count, timeout, f"{count} rows are stored")
 
     def sessions(self) -> list[int]:
@@ -213,7 +213,7 @@ class Pipeline:
         ]
 
     def assert_stored_exactly(self, events: Sequence[Event], *, session: int | None = None) -> None:
-        """These events and no others are the rows of the one session: in order, every value, numbered 1, 2, 3 …"""
+        """Check that the rows of the session are exactly these events, in order, numbered 1, 2, 3 …"""
         session = session if session is not None else self.sessions()[0]
         rows = self.database.query(
             "SELECT symbol, time, price, day_volume, bid, ask, exchange, seq, received_at "
@@ -239,5 +239,5 @@ class Pipeline:
         ]
 
     def last_seqs(self) -> list[int]:
-        """The last number of each session that has ended."""
+        """The last seq of each ended session."""
         return [int(detail["last_seq"]) for detail in self.feed_events("stopped")]

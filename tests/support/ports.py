@@ -1,4 +1,4 @@
-"""Ports for what a test starts."""
+"""Free ports for servers in tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import suppress
 
 
 def free_port() -> int:
-    """A port that nobody has, and that no outgoing connection will be given (Linux takes those from 32768 on)."""
+    """A free port below the range of outgoing connections (from 32768 on Linux)."""
     while True:
         port = random.SystemRandom().randrange(20_000, 32_768)
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):

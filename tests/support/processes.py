@@ -1,4 +1,4 @@
-"""The real commands as real processes, in an environment of their own, always ended."""
+"""The real commands as processes with a clean environment. All are ended after the test."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ import pytest
 
 from tests.support.waiting import PATIENCE, wait_for
 
-#: A line of the log, as against what a command has to say to its user.
+#: A log line, in contrast to output for the user.
 LOG_LINE = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z ")
-#: Seconds that `tickpipe up` may take to stop its servers at the end of a test that has failed.
+#: Seconds for `tickpipe up` to stop its servers after a failed test.
 GRACE = 15.0
 
 
 def inherited_environ() -> dict[str, str]:
-    """The variables that each command inherits: the path of programs, and the settings of coverage if it measures."""
+    """The variables that each command inherits: PATH, and the settings of coverage if it is active."""
     return {name: value for name, value in os.environ.items() if name == "PATH" or name.startswith("COVERAGE_")}
 
 
 class Running:
-    """A command that was started. All that it says goes to one file."""
+    """A started command. All its output goes to one file."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
         self.name = name
@@ -39,15 +39,15 @@ class Running:
 
     @property
     def status(self) -> int | None:
-        """Its exit status; None while it runs, negative where a signal ended it."""
+        """The exit status: None while running, negative after a signal."""
         return self._process.poll()
 
     def said(self) -> str:
-        """All that it has said so far."""
+        """The output so far."""
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def last_log_line(self) -> list[str]:
-        """What it has said to its user: all lines that are no log."""
+        """The output lines that are not log lines."""
         return [line for line in self.said().splitlines() if not LOG_LINE.match(line)]
 
     def signal(self, number: signal.Signals) -> None:
@@ -55,34 +55,34 @@ class Running:
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """End it as a crash would (SIGKILL), and return when it is gone."""
+        """Kill the process (SIGKILL) and wait for its end."""
         self._process.kill()
         self._process.wait()
 
     def wait(self, timeout: float = PATIENCE) -> int:
-        """Its exit status; the test fails where it does not end within `timeout` seconds."""
+        """Return the exit status. Fails after `timeout` seconds."""
         try:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             pytest.fail(f"{self.name} still runs after {timeout:g} s")
 
     def stop(self, timeout: float = 10.0) -> int:
-        """Ask it to end (SIGTERM): its exit status."""
+        """Send SIGTERM and return the exit status."""
         self.signal(signal.SIGTERM)
         return self.wait(timeout)
 
     def wait_until_said(self, words: str, timeout: float = PATIENCE) -> None:
-        """Wait until these words stand in what it says."""
+        """Wait until the output contains this text."""
         wait_for(lambda: words in self.said() or self.status is not None, timeout, f"{self.name} said {words!r}")
         if words not in self.said():
             pytest.fail(f"{self.name} ended with status {self.status} and never said {words!r}")
 
 
 class Processes:
-    """Starts commands. At the end all are ended, by pid, and what they said is printed: pytest shows it on failure."""
+    """Starts commands. At the end it kills them by pid and prints their output, which pytest shows on failure."""
 
     def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
-        """`folder` becomes their working folder and home; of our own environment they get `inherited_environ`."""
+        """`folder` is their working folder and HOME. They inherit only `inherited_environ`."""
         self._folder = folder
         self._environ = {**inherited_environ(), "HOME": str(folder), "LC_ALL": "C.UTF-8", **environ}
         self._started: list[Running] = []
@@ -94,7 +94,7 @@ class Processes:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         for process in self._started:
-            if process.status is None and process.name.endswith("tickpipe"):  # it has servers to stop
+            if process.status is None and process.name.endswith("tickpipe"):  # `up` has servers to stop
                 process.signal(signal.SIGTERM)
         until = time.monotonic() + GRACE
         for process in self._started:
@@ -105,7 +105,7 @@ class Processes:
             print(process.said())  # noqa: T201
 
     def start(self, *command: str | Path, **environ: str) -> Running:
-        """Start a path, or a command of our environment (`producer`, `consumer`, `tickpipe` …), with more variables."""
+        """Start a program by path, or a command such as `producer`, with more variables."""
         name = f"{len(self._started) + 1}-{Path(command[0]).name}"
         log = self._folder / f"{name}.log"
         with log.open("wb") as file:

@@ -28,7 +28,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs/querying.md"
 
 @dataclass
 class Block:
-    """What stands between two fences, and in the block of text after it, its result."""
+    """A fenced code block of the page and the output shown after it."""
 
     language: str
     code: str
@@ -36,12 +36,12 @@ class Block:
 
     @property
     def is_query(self) -> bool:
-        """Whether it gives rows; all else makes something."""
+        """Whether the block returns rows. Other blocks create objects."""
         return self.language == "sql" and self.code.startswith(("SELECT", "WITH"))
 
 
 def read_page() -> dict[str, list[Block]]:
-    """The page's blocks, by the heading above them."""
+    """The blocks of the page by heading."""
     sections: dict[str, list[Block]] = defaultdict(list)
     for part in re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE):
         blocks = sections[part.partition("\n")[0]]
@@ -57,21 +57,21 @@ SECTIONS = read_page()
 
 
 def at(moment: datetime, code: str) -> str:
-    """The code, asked at this moment."""
+    """The code with `now()` replaced by this moment."""
     return code.replace("now()", f"timestamptz '{moment.isoformat()}'")
 
 
-# The same by hand.
+#
 
 
 @dataclass
 class Backend:
-    """A database with the market in it, and with older ticks and others', which nobody asks for."""
+    """A database with the market's prices, older ticks and ticks of other symbols."""
 
     database: Database
     timescaledb: bool = False
     rows: int = field(init=False)
-    tables: list[str] = field(init=False)  #: where the ticks are
+    tables: list[str] = field(init=False)  #: tables and chunks with ticks
 
     def __post_init__(self) -> None:
         with closing(PriceStore(Secret(self.database.url))) as store:
@@ -88,12 +88,12 @@ class Backend:
             """,
             list(SYMBOLS),
         )
-        if self.timescaledb:  # what their policies would have done until now
+        if self.timescaledb:  # as the policies would have done by now
             for width, behind in (("1m", MINUTE), ("1h", HOUR), ("1d", DAY)):
                 self.database.query(f"CALL refresh_continuous_aggregate('aggregate_{width}', NULL, %s)", NOW - behind)
         self.database.query("ANALYZE")
-        self.database.query("SET TIME ZONE 'Asia/Tokyo'")  # no query depends on it
-        self.database.query("SET max_parallel_workers_per_gather = 0")  # their reads would be counted elsewhere
+        self.database.query("SET TIME ZONE 'Asia/Tokyo'")  # no query depends on the time zone
+        self.database.query("SET max_parallel_workers_per_gather = 0")  # reads of workers are counted elsewhere
         self.rows = self.database.count()
         chunks = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'prices_real_time'::regclass"
         chunk_names = [name.rpartition(".")[2] for (name,) in self.database.query(chunks)]
@@ -101,7 +101,7 @@ class Backend:
 
     @contextmanager
     def having(self, blocks: Sequence[Block]) -> Iterator[list[Block]]:
-        """The queries among the blocks, while there is what the others make."""
+        """The queries among the blocks, with the objects that the other blocks create."""
         try:
             for block in blocks:
                 if block.language == "sql" and not block.is_query:
@@ -111,7 +111,7 @@ class Backend:
             self.database.query("DROP TABLE IF EXISTS company, crypto_assets")
 
     def reads(self, sql: str) -> int:
-        """How many ticks it reads from the disk's pages, by index or not."""
+        """The number of ticks that a statement reads, by index or scan."""
         counted = """
             SELECT sum(seq_tup_read + idx_tup_fetch)::bigint FROM pg_stat_xact_all_tables
             WHERE relid = 'prices_real_time'::regclass
@@ -125,7 +125,7 @@ class Backend:
         return int(after - before)
 
     def psql(self, *blocks: str) -> list[str]:
-        """What psql prints for each block, in a session in UTC."""
+        """The output of psql for each block, in UTC."""
         script = "SET TIME ZONE 'UTC';\n" + "".join(f"{block}\\echo ======\n" for block in blocks)
         done = subprocess.run(
             [PSQL, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", self.database.url],

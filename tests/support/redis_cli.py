@@ -13,7 +13,7 @@ import redis
 
 
 def shown(reply: object, indent: str = "") -> str:
-    """The reply as a person sees it on a terminal."""
+    """The reply as redis-cli prints it on a terminal."""
     match reply:
         case None:
             return "(nil)"
@@ -28,14 +28,14 @@ def shown(reply: object, indent: str = "") -> str:
             return f"\n{indent}".join(lines)
         case bytes():
             text = reply.decode(errors="backslashreplace")
-            if text == "OK" or "\r\n" in text:  # a status, or INFO's report
+            if text == "OK" or "\r\n" in text:  # a status or the reply of INFO
                 return text
             return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
     raise TypeError(type(reply))
 
 
 def main(words: list[str]) -> int:
-    """Run one command; 1 where Redis answers with an error."""
+    """Run one command. Returns 1 if Redis answers with an error."""
     url = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
     while words and words[0] in {"-s", "-u"}:
         option, place, *words = words

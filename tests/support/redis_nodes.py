@@ -1,4 +1,4 @@
-"""Redis nodes that belong together: a primary and its replica behind one address, and the nodes of a cluster."""
+"""A Redis primary and replica behind one address, and a Redis cluster."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tickpipe.local.servers.valkey import ValkeyServer
 
 
 class Node:
-    """A Valkey that listens on a TCP port of this machine, and a client to it that goes around the forwarder."""
+    """A Valkey on a local TCP port, and a client that bypasses the forwarder."""
 
     def __init__(self, server: ValkeyServer, port: int) -> None:
         self.server = server
@@ -24,7 +24,7 @@ class Node:
         self.admin: redis.Redis = redis.Redis.from_url(server.url, protocol=2)
 
     def run_id(self) -> str:
-        """The id of this process of the server."""
+        """The run id of the server process."""
         return run_id(self.admin)
 
     def command(self, *words: str | int) -> Any:
@@ -33,13 +33,13 @@ class Node:
 
 
 def run_id(client: redis.Redis) -> str:
-    """The id of the server that this client is connected to."""
+    """The run id of the server behind this client."""
     return str(client.info("server")["run_id"])
 
 
 @contextmanager
 def redis_nodes(count: int, **settings: str) -> Iterator[list[Node]]:
-    """Start this number of nodes. Call it from the main thread."""
+    """Start nodes. Call this from the main thread."""
     nodes: list[Node] = []
     with temporary_folder() as folder:
         try:
@@ -65,7 +65,7 @@ class FailoverPair:
         self.url = f"redis://127.0.0.1:{self.forwarder.port}/0"
 
     def replicate(self) -> None:
-        """Make the second node the replica of the first, and wait until it has all data."""
+        """Make the second node a replica of the first and wait for its initial sync."""
         self.replica.command("REPLICAOF", "127.0.0.1", self.primary.port)
         wait_for(self._in_step, message="the replica has all that the primary has")
 
@@ -99,7 +99,7 @@ def failover_pair() -> Iterator[FailoverPair]:
 
 @contextmanager
 def cluster_of_two(apart: str) -> Iterator[list[Node]]:
-    """A cluster of two nodes: the slot of the key `apart` is on the second one, all other slots are on the first."""
+    """A cluster of two nodes. The second has the slot of the key `apart`, the first all others."""
     with redis_nodes(2, **{"cluster-enabled": "yes", "cluster-node-timeout": "5000"}) as (first, second):
         slot = int(first.command("CLUSTER", "KEYSLOT", apart))
         first.command("CLUSTER", "ADDSLOTSRANGE", 0, slot - 1, slot + 1, 16_383)

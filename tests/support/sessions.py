@@ -1,4 +1,4 @@
-"""Sessions told by hand: feed events and ticks stored as a consumer would, at any time one likes."""
+"""Sessions with chosen times: feed events and ticks stored as a consumer stores them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _IDS = itertools.count(1)
 
 
 def entry(fields: dict[str, str]) -> Entry:
-    """A stream entry of these fields."""
+    """A stream entry with these fields."""
     return Entry(b"1-%d" % next(_IDS), [part.encode() for pair in fields.items() for part in pair])
 
 
 class StoredSession:
-    """One session: `start` in seconds since 1970; times below are seconds after it."""
+    """One session. `start`: seconds since 1970. Other times are seconds after it."""
 
     def __init__(self, store: PriceStore, start: float) -> None:
         self.id = round(start * 1e6)
@@ -29,7 +29,7 @@ class StoredSession:
         self._number = 0
 
     def tick(self, seq: int, **other: str) -> Tick:
-        """Its price number `seq`, one a millisecond."""
+        """The price with number `seq`. There is one price per millisecond."""
         at = self.start + seq / 1000
         values = {
             "session": str(self.id), "seq": str(seq), "symbol": "BTC/USD", "time": str(int(at)), "price": "1.5",
@@ -38,7 +38,7 @@ class StoredSession:
         return Tick(**{**values, **other})
 
     def store(self, seqs: Iterable[int], **other: str) -> None:
-        """Store these of its prices."""
+        """Store these prices."""
         self._store.insert_batch(PRICES, "prices", [entry(tick.encode(self.tick(seq, **other))) for seq in seqs])
 
     def emit(self, event: str, after: float, **detail: object) -> None:
@@ -49,12 +49,12 @@ class StoredSession:
         self._store.insert_batch(FEED, "prices:feed", [entry(feed_event.encode(stored))])
 
     def skip(self, event: str, after: float, *, to: Stream, **detail: object) -> None:
-        """Append a feed event to its stream; it is not stored."""
+        """Append a feed event to its stream without storing it."""
         self._number += 1
         at = round((self.start + after) * 1e6)
         to.append([feed_event.encode(feed_event.make(self.id, self._number, at, event, detail))])
 
     def checkpoint(self, event: str, after: float, last_seq: int) -> None:
-        """ProgressCallback `alive` or `stopped`."""
+        """Store the checkpoint `alive` or `stopped`."""
         span = {"time_min": int(self.start), "time_max": int(self.start + last_seq / 1000)}
         self.emit(event, after, last_seq=last_seq, **span)

@@ -1,4 +1,4 @@
-"""A real TimescaleDB for the tests: a server that somebody has started, or one compiled to WebAssembly, from npm."""
+"""A real TimescaleDB for the tests: the server of TIMESCALEDB_URL, or a WebAssembly build from npm."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from common.errors import ConfigurationError
 from tests.support.pipeline import Database
 
 FOLDER = Path(__file__).resolve().parents[1] / "timescaledb"
-#: Seconds that npm may take; a test has 180.
+#: Timeout of npm in seconds. A test has 180 s.
 INSTALL_TIMEOUT = 120.0
 
 
 class GivenServer:
-    """A server that runs already, by the URL of one of its databases. Its role must be a superuser."""
+    """A running server, by the URL of one of its databases. The role must be a superuser."""
 
     def __init__(self, url: str) -> None:
         self._url = url
 
     def close(self) -> None:
-        """It is not ours to end."""
+        """Do nothing: the server was not started here."""
 
     @contextmanager
     def database(self) -> Iterator[str]:
-        """The URL of a new database with nothing in it, dropped at the end."""
+        """The URL of a new, empty database. It is dropped at the end."""
         name = f"tickpipe_{secrets.token_hex(6)}"
         with closing(Database(self._url)) as admin:
-            admin.query(f"CREATE DATABASE {name} TEMPLATE template0")  # template1 may have the extension already
+            admin.query(f"CREATE DATABASE {name} TEMPLATE template0")  # template1 may already have the extension
             try:
                 yield re.sub(r"^(\w+://[^/?]*)(/[^?]*)?", rf"\1/{name}", self._url)
             finally:
@@ -49,20 +49,20 @@ class NpmServer:
     """
 
     def __init__(self) -> None:
-        """Raises ConfigurationError where it cannot be installed."""
+        """Raises ConfigurationError if npm cannot install it."""
         _install()
         self._process = _start()
 
     def close(self) -> None:
-        """End it: all it has is in memory."""
+        """Stop the server. All its data is in memory."""
         self._process.kill()
         self._process.communicate()
 
     @contextmanager
     def database(self) -> Iterator[str]:
-        """The URL of a new database with nothing in it; at the end its connections are closed and it is gone."""
+        """The URL of a new, empty database. Its connections are closed and it is dropped at the end."""
         url = self._read_url()
-        if not url:  # the test before this one has killed it
+        if not url:  # the previous test has killed it
             self.close()
             self._process = _start()
             url = self._read_url()
@@ -71,7 +71,7 @@ class NpmServer:
         finally:
             assert self._process.stdin
             with suppress(BrokenPipeError):
-                self._process.stdin.write("the next one\n")  # made while other things are done
+                self._process.stdin.write("the next one\n")  # created in the background
                 self._process.stdin.flush()
 
     def _read_url(self) -> str:
@@ -86,13 +86,13 @@ def _start() -> subprocess.Popen[str]:
 
 
 def _install() -> None:
-    """`npm ci`, where what it installed last is not what the lock file says."""
+    """Run `npm ci` unless the installed packages match the lock file."""
     lock, done = FOLDER / "package-lock.json", FOLDER / "node_modules/.package-lock.json"
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
         raise ConfigurationError("Node.js with npm is not installed")
     with lock.open() as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # one of xdist's workers installs, the others wait
+        fcntl.flock(file, fcntl.LOCK_EX)  # one xdist worker installs, the others wait
         if done.exists() and done.stat().st_mtime >= lock.stat().st_mtime:
             return
         try:

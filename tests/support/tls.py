@@ -1,4 +1,4 @@
-"""TLS before servers that have none: the embedded ones are built without it, and the simulator is plain, too."""
+"""TLS forwarders for servers without TLS: the embedded servers and the simulator."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Self
 
 from trustme import CA
 
-#: What a client of PostgreSQL sends first if it wants TLS: a length of 8, and SSLRequest's code.
+#: The first bytes of a PostgreSQL client that wants TLS: length 8 and the SSLRequest code.
 _SSL_REQUEST = bytes.fromhex("00000008 04d2162f")
-#: Seconds a client may take for its handshake.
+#: Timeout of a TLS handshake in seconds.
 _HANDSHAKE = 10.0
 
 
 def certificate(ca: CA, host: str = "localhost", *, clients: CA | None = None) -> ssl.SSLContext:
-    """What a server shows: a certificate of `ca` for `host`. `clients`: the CA that its clients need one of."""
+    """The certificate of a server: signed by `ca` for `host`. `clients`: the CA of required client certificates."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert(host).configure_cert(context)
     if clients:
@@ -29,12 +29,12 @@ def certificate(ca: CA, host: str = "localhost", *, clients: CA | None = None) -
 
 
 class Forwarder:
-    """A port on this machine, by TLS or in the plain, and what comes through it goes on to a server."""
+    """A local port, with or without TLS, that forwards to a server."""
 
     def __init__(self, target: str | tuple[str, int], shown: ssl.SSLContext | None, *, postgres: bool = False) -> None:
         """`target`: a socket's path, or host and port. `shown`: None is a server without TLS."""
         self.shown = shown
-        self.target = target  # may be changed: connections that are open stay where they are
+        self.target = target  # may be changed; open connections are kept
         self._postgres = postgres
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: set[socket.socket] = set()
@@ -47,13 +47,13 @@ class Forwarder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with suppress(OSError):  # wakes the thread in accept(), which close() would not
+        with suppress(OSError):  # close() would not wake the thread in accept()
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.cut()
 
     def cut(self) -> None:
-        """End every connection there is."""
+        """Close every connection."""
         for client in list(self._open):
             with suppress(OSError):
                 client.shutdown(socket.SHUT_RDWR)
@@ -66,7 +66,7 @@ class Forwarder:
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        """One connection. A handshake that fails ends it, as it does in a real server."""
+        """Serve one connection. A failed handshake closes it, as in a real server."""
         plain = client
         with suppress(OSError):
             if self.shown:
@@ -84,7 +84,7 @@ class Forwarder:
             client.sendall(b"S")
         secure = shown.wrap_socket(client, server_side=True)
         secure.settimeout(None)
-        self._open.add(secure)  # the plain one has no file any more
+        self._open.add(secure)  # the plain socket no longer has a file descriptor
         return secure
 
     def _connected(self) -> socket.socket:
@@ -94,10 +94,12 @@ class Forwarder:
 
 
 def _pump(client: socket.socket, server: socket.socket) -> None:
-    """Hand on what comes from either end, until one of them closes."""
+    """Forward data in both directions until one end closes."""
     other = {client: server, server: client}
     while True:
-        waits = isinstance(client, ssl.SSLSocket) and client.pending()  # decrypted already: select cannot see it
+        waits = (
+            isinstance(client, ssl.SSLSocket) and client.pending()
+        )  # already decrypted, so select does not report it
         for end in [client] if waits else select.select([client, server], [], [])[0]:
             data = end.recv(65_536)
             if not data:

@@ -1,4 +1,4 @@
-"""Waiting for a condition, instead of sleeping and hoping."""
+"""Waiting for a condition instead of sleeping."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 
 T = TypeVar("T")
 
-#: Seconds between two looks.
+#: Seconds between two checks.
 POLL = 0.02
-#: Seconds until a test gives up waiting for what takes a moment: only a machine that is very busy takes some of them.
+#: Timeout of a short wait in seconds. It is long because the machine may be very busy.
 PATIENCE = 30.0
 
 
 def wait_for(condition: Callable[[], T | None], timeout: float = PATIENCE, message: str = "") -> T:
-    """Look until `condition()` is true, and return what it gave; the test fails after `timeout` seconds."""
+    """Wait until `condition()` is true and return its value. Fails after `timeout` seconds."""
     until = time.monotonic() + timeout
     while not (found := condition()):
         if time.monotonic() > until:
