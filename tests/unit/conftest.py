@@ -1,4 +1,4 @@
-"""What the unit tests share: a Redis in memory, and retries that do not make anybody wait."""
+"""Fixtures of the unit tests: a Redis in memory and short retries."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from hypothesis import settings
 from common import retry
 from common.streams.stream import Stream
 
-settings.register_profile("unit", deadline=None)  # the machine is shared: a slow example proves nothing
+settings.register_profile("unit", deadline=None)  # examples may be slow on a shared machine
 settings.load_profile("unit")
 
 StreamMaker = Callable[..., Stream]
 
 
 def stored(client: redis.Redis, key: str = "prices") -> list[tuple[bytes, dict[bytes, bytes]]]:
-    """All that the stream holds: ids and fields."""
+    """The entries of the stream: ids and fields."""
     return cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrange(key))
 
 
 @pytest.fixture
 def redis_server() -> fakeredis.FakeServer:
-    """The server; `connected = False` takes it away."""
+    """The server. `connected = False` makes it unavailable."""
     return fakeredis.FakeServer()
 
 
@@ -37,7 +37,7 @@ def redis_client(redis_server: fakeredis.FakeServer) -> redis.Redis:
 
 @pytest.fixture
 def make_stream(redis_server: fakeredis.FakeServer) -> StreamMaker:
-    """Makes a Stream with a client of its own, as each process has."""
+    """Creates a Stream with its own client, as each process has."""
 
     def make(key: str = "prices", group: str = "g", consumer: str = "me") -> Stream:
         return Stream(fakeredis.FakeStrictRedis(server=redis_server, protocol=2), key, group, consumer)
@@ -47,6 +47,6 @@ def make_stream(redis_server: fakeredis.FakeServer) -> StreamMaker:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries wait for milliseconds."""
+    """Retry after milliseconds."""
     monkeypatch.setattr(retry, "FIRST", 0.001)
     monkeypatch.setattr(retry, "LONGEST", 0.002)

@@ -1,4 +1,4 @@
-"""The command lines: what `--help` names, and one clear line with status 2 where the configuration is wrong."""
+"""The command lines: `--help`, and one clear error line with status 2 for a wrong configuration."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Ended(NamedTuple):
 
     @property
     def words(self) -> str:
-        """What was printed, without frames and line ends."""
+        """The output without frames and line breaks."""
         return " ".join(re.sub(r"[│╭╮╰╯─]", " ", self.out).split())
 
 
@@ -48,7 +48,7 @@ Command = Callable[..., Ended]
 
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
-    """Runs a command line within this process, in an empty folder and an environment of its own."""
+    """Runs a command line in this process, with an empty folder and a clean environment."""
     monkeypatch.chdir(tmp_path)
     root, wrapper = logging.getLogger(), logging.getLogger("websocket")
     logging_before = root.level, root.handlers[:], wrapper.level
@@ -72,7 +72,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def assert_refused(ended: Ended, words: str) -> None:
     assert ended.status == 2
     assert ended.out == ""
-    (line,) = ended.err.splitlines()  # one, and no traceback
+    (line,) = ended.err.splitlines()  # one line, without a traceback
     assert re.search(words, line)
     assert SECRET not in ended.err
 
@@ -192,7 +192,7 @@ def test_wrong_configuration_prints_one_line_and_exits_2(
     command: Command, tmp_path: Path, argv: list[str], environ: dict[str, str], words: str
 ) -> None:
     assert_refused(command(*argv, **environ), words)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]  # nothing written
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]  # no output
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_invalid_number_is_reported_with_its_option_and_variable(
     ended = command(*argv, **KEY, **SYMBOLS, **environ)
     assert (ended.status, ended.out) == (2, "")
     assert "Input should be" in ended.err
-    assert re.match(f"{argv[0]}: {words}", ended.err.splitlines()[-1])  # the last line is what `up` tells of a child
+    assert re.match(f"{argv[0]}: {words}", ended.err.splitlines()[-1])  # `up` quotes the last line of a child process
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_installed_commands_report_wrong_configuration_in_one_line(
     assert_refused(Ended(done.returncode, done.stdout, done.stderr), f"^{argv[0]}: ")
 
 
-# --- What is away
+# --- Unreachable servers
 
 
 def test_unreachable_server_is_reported_with_its_variable(command: Command) -> None:
@@ -276,13 +276,13 @@ def test_unreachable_server_is_reported_with_its_variable(command: Command) -> N
 
 
 def hear_ctrl_c() -> None:
-    """As on a terminal: a shell starts what runs in the background with Ctrl-C ignored, and so may CI its tests."""
+    """Restore Ctrl-C as on a terminal: shells and CI start background processes with Ctrl-C ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts an installed command in an environment of its own; it is ended with the test."""
+    """Starts an installed command with a clean environment. It is ended after the test."""
     started: list[subprocess.Popen[str]] = []
 
     def run(*command: str, **environ: str) -> subprocess.Popen[str]:
@@ -318,7 +318,7 @@ def test_ctrl_c_during_imports_prints_no_traceback(
     assert process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=30) == ("", "")
-    assert process.returncode == -signal.SIGINT  # which a shell calls 130
+    assert process.returncode == -signal.SIGINT  # 130 in a shell
 
 
 @pytest.mark.parametrize("command", ["producer", "consumer", "tickpipe"])
@@ -354,7 +354,7 @@ cli.run(lambda **_: (os.kill(os.getpid(), signal.SIGINT), time.sleep(60)), "name
     assert process.returncode == 130
 
 
-#: Sends two signals, one right after the other, to processes that then do nothing; and one signal alone to a last one.
+#: Sends two signals in quick succession to idle processes, and one signal to the last process.
 TWO_SIGNALS = """
 import os, signal, threading
 from common import process

@@ -1,4 +1,4 @@
-"""Metrics and health: each number moves with what it counts, and /healthz is red exactly while work cannot be done."""
+"""Metrics and health: each metric follows its events, and /healthz fails exactly during an outage."""
 
 from __future__ import annotations
 
@@ -53,20 +53,20 @@ Samples = dict[str, float]
 
 
 def families(collector: Collector) -> list[Metric]:
-    """What a scrape sees."""
+    """The samples of a scrape."""
     registry = CollectorRegistry()
     registry.register(collector)
     return list(text_string_to_metric_families(generate_latest(registry).decode()))
 
 
 def samples(collector: Collector) -> Samples:
-    """All samples but buckets, named as in `name` or `name{value}`."""
+    """All samples except buckets, as `name` or `name{value}`."""
     found = [sample for family in families(collector) for sample in family.samples if "le" not in sample.labels]
     return {sample.name + "".join(f"{{{value}}}" for value in sample.labels.values()): sample.value for sample in found}
 
 
 def changed(before: Samples, after: Samples) -> Samples:
-    """What has moved, by how much."""
+    """The changed samples and their differences."""
     return {name: value - before.get(name, 0.0) for name, value in after.items() if value != before.get(name, 0.0)}
 
 
@@ -74,7 +74,7 @@ def changed(before: Samples, after: Samples) -> Samples:
 
 
 class Producer:
-    """A producer without its websocket and threads, at a time that stands still unless it is moved."""
+    """A producer without websocket and threads, with a manual clock."""
 
     def __init__(self, folder: Path, *, spool_max: int = 10**6, intake_max: int = 100) -> None:
         self.now = 1000.0
@@ -213,7 +213,7 @@ def test_reconnects_and_connection_state_are_measured() -> None:
 
 
 class _Anything:
-    """A publisher and a spool that nobody uses."""
+    """An unused publisher and spool."""
 
     entries = spooled = lost = 0
     refused, refused_at = "", float("-inf")
@@ -229,7 +229,7 @@ def test_producer_is_unhealthy_without_messages_until_the_next(producer: Produce
     stop.set()
     producer.feed._pause(stop, ConnectionRefusedError("Connection refused"), lasted=0.0, evicted=False)
     assert producer.reasons == ["no word from feed.example for 61 s: Connection refused"]
-    producer.feed._on_frame(ABNF.OPCODE_PONG, b"")  # the machine is there, the feed is not
+    producer.feed._on_frame(ABNF.OPCODE_PONG, b"")  # the host answers, the feed does not
     assert len(producer.reasons) == 1
     producer.hear("heartbeat")
     assert producer.reasons == []
@@ -288,7 +288,7 @@ def test_lost_prices_are_unhealthy_for_a_while(tmp_path: Path, options: dict[str
 
 
 class Consumer:
-    """A consumer on a Redis in memory and a database that does what it is told, at a time that stands still."""
+    """A consumer with a Redis in memory, a scripted database and a manual clock."""
 
     def __init__(self, make_stream: StreamMaker, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
@@ -334,7 +334,7 @@ def test_consumer_counts_and_measures_stored_rows(consumer: Consumer) -> None:
         consumer.now += 0.25
 
     consumer.append(9)
-    consumer.append(3, consumer.feed)  # of which nothing is counted
+    consumer.append(3, consumer.feed)  # not counted
     consumer.stored, consumer.on_insert = Stored(6, 2, 1), take_time
     before = samples(consumer.metrics)
     consumer.worker.run()
@@ -346,7 +346,7 @@ def test_consumer_counts_and_measures_stored_rows(consumer: Consumer) -> None:
         "tickpipe_block_entries_sum": 9,
         "tickpipe_insert_seconds_count": 1,
         "tickpipe_insert_seconds_sum": 0.25,
-        "tickpipe_latency_seconds_count": 6,  # as many as rows are new
+        "tickpipe_latency_seconds_count": 6,  # one for each new row
         "tickpipe_latency_seconds_sum": 6 * 2.0,
     }
 
@@ -381,7 +381,7 @@ def test_lag_and_pending_keep_their_values_during_a_redis_outage(
     consumer.append(5)
     consumer.append(2, consumer.feed)
     consumer.prices.read(3)
-    assert samples(consumer.metrics)["tickpipe_redis_up"] == 0  # nobody has looked
+    assert samples(consumer.metrics)["tickpipe_redis_up"] == 0  # not measured yet
     consumer.watch.look()
     wanted = {
         "tickpipe_lag_entries{prices}": 2,
@@ -478,13 +478,13 @@ def test_different_error_starts_a_new_outage() -> None:
     progress.failed(StreamOutageError("Redis: away"))
     now += 7
     assert progress.reasons(UNHEALTHY_AFTER) == ["Redis: away (failing for 7 s)"]
-    progress.failed(DatabaseOutageError("the database: away"))  # so Redis has answered
+    progress.failed(DatabaseOutageError("the database: away"))  # Redis has answered
     assert progress.reasons(UNHEALTHY_AFTER) == ["the database: away (failing for 0 s)"]
     progress.made()
     assert progress.reasons(UNHEALTHY_AFTER) == []
 
 
-# --- What both share
+# --- Shared
 
 
 @given(st.lists(st.tuples(st.floats(0, 20), st.integers(1, 5))))
@@ -504,7 +504,7 @@ def test_distribution_is_a_prometheus_histogram(observed: list[tuple[float, int]
 
 
 class Anything(Collector):
-    """Tells one number, or fails."""
+    """Returns one number or fails."""
 
     def __init__(self) -> None:
         self.fails = False
@@ -534,7 +534,7 @@ def server(collector: Anything) -> Iterator[Server]:
 
 
 def get(server: Server, path: str) -> tuple[int, str]:
-    """Status and body."""
+    """Status and body of the response."""
     host, port = server.server_address[:2]
     try:
         with urllib.request.urlopen(f"http://{host!s}:{port}{path}", timeout=PATIENCE) as answer:
@@ -586,11 +586,11 @@ def test_unknown_host_is_refused() -> None:
         Server("256.0.0.1", 1)
 
 
-# --- The page
+# --- Documentation
 
 
 def table() -> dict[str, dict[str, tuple[str, str, str]]]:
-    """The table of the page: for each process, type, label and meaning of each metric."""
+    """The documented table: type, label and meaning of each metric by process."""
     rows = re.findall(
         r"^\| `(\w+)` \| (\w+) \| (\w+) \| (?:`(\w+)` )?\| (.+) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE
     )

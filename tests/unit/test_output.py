@@ -1,4 +1,4 @@
-"""Each command in a poor shell, locale or folder: its output or one line, the right status, no traceback."""
+"""Commands with a limited shell, locale or folder: output or one error line, the right status, no traceback."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from producer.spool import spool_folder
 from tickpipe.local.servers.embedded import default_data_dir
 
 BIN = Path(sys.executable).parent
-#: Seconds for a command to end, on a machine that is busy.
+#: Timeout of a command in seconds, on a busy machine.
 PATIENCE = 500
 pytestmark = pytest.mark.timeout(600)
 
@@ -34,7 +34,7 @@ Shell = Callable[..., list[Ended]]
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
-    """Runs lines of a shell, all at once, in an environment without servers; a line that has no reader has one."""
+    """Runs shell lines in parallel, in an environment without servers."""
 
     def run(*lines: str, folder: Path = tmp_path, **environ: str) -> list[Ended]:
         own = {"PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(tmp_path), "COLUMNS": "200", **environ}
@@ -102,7 +102,7 @@ def test_output_to_a_closed_stdout_is_discarded(shell: Shell) -> None:
 
 
 def test_broken_pipe_ends_the_command_without_output(shell: Shell) -> None:
-    """The reader goes before the first byte: it does not race with the writer."""
+    """The reader exits before the first byte, without a race."""
     line = (
         "{{ while [ -e waiting-{0} ]; do sleep 0.05; done; {1}; echo $? > status-{0}; }} | "
         "{{ exec <&-; rm waiting-{0}; }}; cat status-{0}"
@@ -129,7 +129,7 @@ def test_commands_run_in_a_deleted_working_folder(shell: Shell, tmp_path: Path) 
 
 @pytest.fixture
 def homeless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No HOME, and a user without an entry in the system's list of users, as in a container."""
+    """No HOME and no passwd entry, as in a container."""
 
     def no_entry(uid: int) -> None:
         raise KeyError(f"getpwuid(): uid not found: {uid}")
@@ -143,7 +143,7 @@ def homeless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("homeless")
 def test_user_without_a_data_folder_must_name_one(tmp_path: Path) -> None:
-    """Otherwise a folder named '~' would hold the data."""
+    """Otherwise the data would be in a folder named '~'."""
     calls: dict[str, Callable[[], object]] = {
         "--spool-dir": lambda: spool_folder(None, Secret("redis://host"), "prices"),
         "--data-dir": lambda: default_data_dir("demo"),

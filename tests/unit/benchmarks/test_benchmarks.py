@@ -1,4 +1,4 @@
-"""What `make bench` computes from its samples; no servers, no timing."""
+"""The computations of `make bench` from its samples, without servers and timing."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_turns_alternate_direction() -> None:
 
 @pytest.mark.parametrize("scale", [Scale(), QUICK])
 def test_tutorial_peer_stores_all_events(scale: Scale) -> None:
-    assert scale.events % tutorial.BLOCK == 0  # what does not fill a block, it keeps
+    assert scale.events % tutorial.BLOCK == 0  # an incomplete batch is kept
 
 
 def test_picture_is_valid_and_its_longest_bar_fits() -> None:

@@ -1,4 +1,4 @@
-"""The codec of stream entries: what is encoded is decoded, and what is not ours is refused with its fields kept."""
+"""The codec of stream entries: encoded values round-trip, and other entries are refused with their fields."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from common.errors import BadDataError, DecodeError
 from common.feed_event import FeedEvent
 from common.tick import Tick
 
-#: Any text that UTF-8 and PostgreSQL can hold.
+#: Any text that UTF-8 and PostgreSQL can store.
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 RECORDS = st.one_of(st.tuples(*[TEXT] * 10).map(Tick._make), st.tuples(*[TEXT] * 5).map(FeedEvent._make))
 CODECS: dict[type, Codec[Any]] = {Tick: tick.CODEC, FeedEvent: feed_event.CODEC}
@@ -24,7 +24,7 @@ TICK = Tick("1700000000000000", "1", "BTC/USD", "1700000000", "1.10", "", "", ""
 
 
 def on_the_wire(fields: Mapping[str, str]) -> dict[bytes, bytes]:
-    """The fields as Redis gives them back."""
+    """The fields as Redis returns them."""
     return {name.encode(): value.encode(errors="surrogatepass") for name, value in fields.items()}
 
 

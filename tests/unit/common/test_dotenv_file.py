@@ -1,4 +1,4 @@
-"""A `.env` is read as it is meant, or refused with its line: no line is skipped."""
+"""A `.env` file is read completely or refused with the line number. No line is skipped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECRET = "s3cr3t"
 
 @pytest.fixture
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes | str], dict[str, str]]:
-    """Runs a command that does nothing in a folder with this `.env`: the variables that it then has."""
+    """Runs an empty command in a folder with this `.env` and returns its variables."""
     monkeypatch.chdir(tmp_path)
 
     def run(content: bytes | str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A feed event: its values as text, its detail as a JSON object that any database takes."""
+"""Feed events: values are text, and the detail is a JSON object that any database can store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One line a record, in UTC, on stderr; secrets never show, whoever logs them."""
+"""The log has one line per record, in UTC, on stderr. Secrets are always masked."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_unknown_log_level_is_refused(level: str) -> None:
         log.configure(level)
 
 
-# --- Short secrets, and secrets in other forms
+# --- Short and encoded secrets
 
 #: Each place of a secret in a setting.
 PLACES = {
@@ -123,7 +123,7 @@ def test_mask_length_threshold_is_met(capsys: pytest.CaptureFixture[str], place:
 
 
 def test_unregistered_keys_and_passwords_are_masked(capsys: pytest.CaptureFixture[str]) -> None:
-    """A key's file can be replaced while we run."""
+    """A key file can be replaced at runtime."""
     log.configure("INFO")
     logging.getLogger("x").info("wss://host/price?apikey=%s&a=b and redis://u:%s@host", "zq12345", "zq12345")
     assert capsys.readouterr().err.endswith(" x: wss://host/price?apikey=…&a=b and redis://u:…@host\n")

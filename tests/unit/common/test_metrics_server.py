@@ -1,4 +1,4 @@
-"""The HTTP server of /metrics and /healthz under attack: foreign pages, slow and idle clients, headers without end."""
+"""The HTTP server of /metrics and /healthz under attack: cross-site pages, slow and idle clients, endless headers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from common import metrics
 from common.metrics import Health, Server, metric
 from tests.support.waiting import PATIENCE, wait_for
 
-#: A body larger than what the kernel buffers for one connection on the loopback.
+#: A body larger than the kernel's buffers for one loopback connection.
 LARGE = 8 * 1024 * 1024
 
 
@@ -51,7 +51,7 @@ def connect(server: Server, *, receive_buffer: int = 0) -> socket.socket:
 
 
 def read_all(client: socket.socket) -> bytes:
-    """What the server sends until it closes the connection."""
+    """Everything that the server sends before it closes the connection."""
     received = b""
     with suppress(ConnectionResetError):
         while part := client.recv(65_536):
@@ -60,14 +60,14 @@ def read_all(client: socket.socket) -> bytes:
 
 
 def status(server: Server, *headers: str, path: str = "/metrics") -> int:
-    """The status that answers a request with these headers."""
+    """The response status of a request with these headers."""
     with closing(connect(server)) as client:
         client.sendall("\r\n".join([f"GET {path} HTTP/1.1", *headers, "", ""]).encode())
         return int(read_all(client).split(b" ", 2)[1])
 
 
 def threads() -> int:
-    """Threads that serve a connection."""
+    """The threads that serve connections."""
     return sum("process_request_thread" in thread.name for thread in threading.enumerate())
 
 
@@ -126,7 +126,7 @@ def test_idle_connections_are_closed_before_active_ones(server: Server, monkeypa
         client.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         assert answering.wait(PATIENCE)
         idle = [stack.enter_context(closing(connect(server))) for _ in range(200)]
-        assert read_all(idle[0]) == b""  # the oldest idle one made room
+        assert read_all(idle[0]) == b""  # the oldest idle connection was closed
         go_on.set()
         assert b" 200 " in read_all(client)
 
@@ -142,7 +142,7 @@ def test_endless_request_head_is_refused_early(server: Server, head: bytes) -> N
 
 @pytest.mark.parametrize("sent", [b"", b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nX: "])
 def test_slow_client_is_disconnected(server: Server, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
-    """Each byte is in time for a timeout that counts from byte to byte."""
+    """Every byte arrives within a timeout that restarts with each byte."""
     monkeypatch.setattr(metrics, "ANSWER_WITHIN", 1.0)
     with closing(connect(server)) as client:
         client.sendall(sent)

@@ -1,4 +1,4 @@
-"""How a number is written in a stream entry."""
+"""The format of numbers in stream entries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files and values with the characters that editors and copying add."""
+"""Files and values with characters added by editors and by copying."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from common.plain_text import MAX_BYTES
 from common.symbols import read_symbols
 
 KEY = "s3cr3tk3y"
-#: Characters that no screen shows, of each kind.
+#: Invisible characters of each kind.
 INVISIBLE = [
     "\ufeff", "\u200b", "\u200d", "\u2060", "\u00ad", "\u202e", "\u00a0", "\u2007", "\u3000", "\u2028", "\x1b",
     "\x7f", "\x85", "\x0b", "\u3164", "\u2800", "\ufe0f", "\u034f", "\ue000",
 ]  # fmt: skip
-#: A text as an editor saves it: the encoding, and the codec that writes it with its byte order mark.
+#: Encodings of editors, with the codec that writes the byte order mark.
 SAVED_AS: dict[str, Callable[[str], bytes]] = {
     "UTF-8": lambda text: text.encode(),
     "UTF-8 with a mark": lambda text: text.encode("utf-8-sig"),
@@ -114,7 +114,7 @@ def make_fifo(path: Path) -> None:
     os.mkfifo(path)
 
 
-#: Files that hold no text, and a part of the reason.
+#: Binary files and part of the error.
 UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda _: None, "No such file"),
     "folder": (Path.mkdir, "directory"),

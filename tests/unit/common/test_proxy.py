@@ -1,4 +1,4 @@
-"""Which proxy a connection uses, from the environment variables."""
+"""The choice of a proxy from the environment variables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secrets come from variables or files, and show themselves to `reveal()` only."""
+"""Secrets come from variables or files. Only `reveal()` shows them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from common.errors import ConfigurationError
 from common.settings import Secret, read_secret
 
 KEY = "s3cr3t-k3y"
-#: Variable, and how it is read.
+#: Each variable and the function that reads it.
 URLS = {"REDIS_URL": settings.redis_url, "DATABASE_URL": settings.database_url}
 
 

@@ -1,4 +1,4 @@
-"""The symbols a person names, by option, variable or file."""
+"""Symbols given by option, variable or file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text from outside on a terminal and in a log: control characters are shown, never obeyed."""
+"""External text on a terminal and in the log: control characters are escaped."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_dashboard_html_is_escaped() -> None:
 
 
 def test_only_the_terminal_module_writes_to_the_terminal() -> None:
-    """So no command can forget it."""
+    """A command cannot forget to escape text."""
     writes = re.compile(r"typer\.echo|click\.echo|(?<![.\w])print\(|std(out|err)\.write|(?<!\w)Console\(")
     for package in ("common", "producer", "consumer", "tickpipe"):
         for path in (ROOT / package).rglob("*.py"):

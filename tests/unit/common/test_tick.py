@@ -1,4 +1,4 @@
-"""`tick.problem`: why the database would refuse a tick. Its limits are the table's."""
+"""Validation of ticks with the limits of the table."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_names_have_a_maximum_length(field: str, value: str) -> None:
 
 
 def assert_named(field: str, value: str, words: str) -> None:
-    """The problem names the field, what is wrong, and the value, of which not more than a line."""
+    """The error names the field, the reason and at most one line of the value."""
     found = problem(GOOD._replace(**{field: value}))
     assert found is not None
     assert found.startswith(f"{field} ")

@@ -1,4 +1,4 @@
-"""Which errors of TLS need a person, and which are a connection that was lost."""
+"""TLS errors: configuration errors and lost connections."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_lost_connection_is_not_a_tls_refusal(error: BaseException | None) -> No
         (TimeoutError(), False, False),  # a Redis that is slow
         (ConnectionResetError(), False, True),
         (ConnectionResetError(), True, False),
-        (ConnectionRefusedError(), False, False),  # nobody listens: no word on TLS
+        (ConnectionRefusedError(), False, False),  # the port is closed, which has nothing to do with TLS
         (ConnectionRefusedError(), True, False),
     ],
 )

@@ -1,4 +1,4 @@
-"""A URL means the server it names, or is refused: no password becomes a host, and no message has a part of it."""
+"""A URL connects to the server it names or is refused. No password is used as a host or quoted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECRET = "S3cr@t"
 
 
 class Server(NamedTuple):
-    """Where a URL leads."""
+    """The server of a URL."""
 
     host: str | None
     port: int | str | None
@@ -48,7 +48,7 @@ REACHES = {"REDIS_URL": redis_server, "DATABASE_URL": database_server}
 
 
 def refusal(name: str, url: str) -> str:
-    """The message for a URL that is refused."""
+    """The error of a refused URL."""
     with pytest.raises(ConfigurationError) as caught:
         REACHES[name](url)
     assert caught.value.exit_status == 2
@@ -217,11 +217,11 @@ def test_ambiguous_database_url_is_refused(url: str, reason: str) -> None:
     assert "'#' is %23" in message
 
 
-#: Texts with many of the characters that mean something in a URL, or nothing to a screen.
+#: Texts with special characters of URLs and with invisible characters.
 passwords = st.text(
     st.sampled_from("#?/@:%[]&=+,;'\" \\\t\n\x00\x1b\u200bäπ09afxyz") | st.characters(codec="utf-8"), max_size=12
 )
-#: Where each kind of URL leads, and the URL, with a place for user and password.
+#: The server of each kind of URL, and the URL with a place for user and password.
 WRITTEN = {
     "REDIS_URL": ("redis://{user}:{password}@host.example:6380/1", Server("host.example", 6380, 1)),
     "DATABASE_URL": ("postgresql://{user}:{password}@host.example:6380/db", Server("host.example", "6380", "db")),
@@ -236,7 +236,7 @@ WRITTEN = {
 def test_percent_encoded_password_is_decoded(name: str, user: str, password: str) -> None:
     url, server = WRITTEN[name]
     encoded = url.format(user=quote(user, safe=""), password=quote(password, safe=""))
-    if name == "DATABASE_URL" and "\0" in user + password:  # no password of PostgreSQL has it
+    if name == "DATABASE_URL" and "\0" in user + password:  # PostgreSQL passwords cannot contain it
         refusal(name, encoded)
         return
     found = REACHES[name](encoded)
@@ -245,7 +245,7 @@ def test_percent_encoded_password_is_decoded(name: str, user: str, password: str
 
 
 def static_texts(name: str) -> str:
-    """All that the messages have without a secret: those for users and passwords of one character."""
+    """The messages for users and passwords of one character, as a reference without secrets."""
     texts = []
     for character in "#?/@:%[]\t\n\x00\x1b\u200b℀":
         for user, password in (("u", character), (character, "p")):
@@ -264,7 +264,7 @@ def static_texts(name: str) -> str:
 @example(user="1?2", password="3")
 @example(user="/u", password="3")
 def test_raw_password_is_used_or_refused(name: str, user: str, password: str) -> None:
-    """A ':' in the user is left out: the password begins after the first one, by every reading."""
+    """Users have no ':' because the password starts after the first one."""
     url, server = WRITTEN[name]
     try:
         found = REACHES[name](url.format(user=user, password=password))

@@ -1,4 +1,4 @@
-"""What the store does without a database: array literals, and URLs that are none."""
+"""The store without a database: array literals and invalid URLs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from consumer.store import PriceStore, array_literal
 
 
 def parse_array(literal: str) -> list[str | None]:
-    """A one-dimensional array as PostgreSQL reads it (its manual, "Array Input and Output Syntax")."""
+    """Parse a one-dimensional array as PostgreSQL does (manual, "Array Input and Output Syntax")."""
     assert literal[0] == "{"
     assert literal[-1] == "}"
     values: list[str | None] = []
@@ -22,14 +22,14 @@ def parse_array(literal: str) -> list[str | None]:
         if rest[0] == '"':
             position = 1
             while rest[position] != '"':
-                position += rest[position] == "\\"  # the next one as it is
+                position += rest[position] == "\\"  # the next character is literal
                 value += rest[position]
                 position += 1
             values.append(value)
             rest = rest[position + 1 :]
         else:
             value = rest.partition(",")[0]
-            assert value == "NULL"  # nothing else of ours stands unquoted
+            assert value == "NULL"  # no other unquoted value is written
             values.append(None)
             rest = rest[len(value) :]
         assert rest == "" or (rest[0] == "," and len(rest) > 1)
@@ -50,7 +50,7 @@ def test_array_literals_round_trip_and_empty_is_null(values: list[str]) -> None:
     [
         "nonsense",
         "mysql://user:p4ss@host/db",
-        "postgresql://user:p4ss/word@host/db",  # libpq takes p4ss for the port, and would quote it
+        "postgresql://user:p4ss/word@host/db",  # libpq reads p4ss as the port and would quote it
         "postgresql://user:p4%zz@host/db",
         "postgresql://user:p4ss@host:0/db",
         "postgresql://user:p4ss@host:99999/db",

@@ -1,4 +1,4 @@
-"""The consumer's loop: nothing is acked before it is stored, and nothing is left behind."""
+"""The consumer loop: entries are acked after they are stored, and none is left unprocessed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("impatient")
 
 
 class Store:
-    """Keeps what it is given. `on_insert` may look, or raise, before it does; `pending` is asked at that moment."""
+    """A store in memory. `on_insert` runs before each insert and may raise."""
 
     def __init__(self) -> None:
         self.blocks: list[tuple[str, list[int]]] = []
@@ -47,7 +47,7 @@ class Store:
 
     @property
     def seqs(self) -> list[int]:
-        """Of the prices, in the order they were stored."""
+        """The stored prices in order."""
         return [seq for stream, block in self.blocks for seq in block if stream == "prices"]
 
 
@@ -89,7 +89,7 @@ def fill(stream: Stream, first: int, last: int) -> None:
     stream.append([{"seq": str(n), "received": "1000000"} for n in range(first, last + 1)])
 
 
-# --- What is read, and when
+# --- Reading
 
 
 def test_both_streams_are_stored_in_order_in_batches_and_acked(
@@ -113,7 +113,7 @@ def test_own_pending_entries_are_processed_first(
     make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store
 ) -> None:
     fill(stream, 1, 25)
-    make_stream(consumer="me").read(12)  # and was killed
+    make_stream(consumer="me").read(12)  # then it was killed
     make_worker().run()
     assert [block for _, block in store.blocks] == [[*range(1, 11)], [11, 12], [*range(13, 23)], [23, 24, 25]]
     assert stream.pending() == 0
@@ -124,7 +124,7 @@ def test_entries_of_idle_consumers_are_claimed(
 ) -> None:
     fill(stream, 1, 25)
     make_stream(consumer="dead").read(12)
-    make_worker(claim_idle=0.1).run()  # a drain waits for it
+    make_worker(claim_idle=0.1).run()  # a drain waits for this entry
     assert sorted(store.seqs) == [*range(1, 26)]
     assert stream.pending() == 0
 
@@ -154,13 +154,13 @@ def test_entry_deleted_while_pending_is_acked(
     assert (store.seqs, stream.pending()) == ([2], 0)
 
 
-# --- Only what is stored is acked
+# --- Acknowledging
 
 
 def test_entries_are_acked_after_they_are_stored(make_worker: MakeWorker, stream: Stream, store: Store) -> None:
     fill(stream, 1, 25)
     make_worker().run()
-    # Each block, all of it, while it is being stored, and the one that is read meanwhile; none before it.
+    # During each insert the batch and the next one are pending, and no earlier batch.
     least, most = [10, 10, 5], [20, 25, 15]
     assert [sorted(three)[1] for three in zip(least, store.pending, most, strict=True)] == store.pending
 
@@ -187,9 +187,9 @@ def test_batch_is_kept_and_retried_during_an_outage(make_worker: MakeWorker, str
 
     store.answers, store.on_insert = False, away
     make_worker().run()
-    assert store.pending == [3] * 6  # not acked meanwhile
+    assert store.pending == [3] * 6  # not acked yet
     assert (store.seqs, stream.pending()) == ([1, 2, 3], 0)
-    assert store.bisected == [False] * 6  # it was the database, not the block
+    assert store.bisected == [False] * 6  # the error came from the database, not from the batch
 
 
 def test_batch_that_fails_while_the_database_responds_is_bisected(
@@ -202,7 +202,7 @@ def test_batch_that_fails_while_the_database_responds_is_bisected(
     fill(stream, 1, 13)
     store.on_insert = fail
     make_worker().run()
-    assert store.bisected == ([False] * BISECT_AFTER + [True]) * 2  # each block by itself
+    assert store.bisected == ([False] * BISECT_AFTER + [True]) * 2  # each batch separately
     assert store.seqs == [*range(1, 14)]
 
 
@@ -215,8 +215,8 @@ def test_stop_finishes_the_current_batch_and_leaves_the_group(
     fill(stream, 1, 25)
     store.on_insert = stop.set
     make_worker(drain=False).run()
-    assert store.seqs == [*range(1, 21)]  # that one, and the one that was read meanwhile
-    assert stream.backlog()[2:] == (5, 0, 0, 0)  # 5 unread, none pending, no consumer's name
+    assert store.seqs == [*range(1, 21)]  # the current batch and the next one
+    assert stream.backlog()[2:] == (5, 0, 0, 0)  # 5 unread, none pending, no consumers
 
 
 def test_stop_finishes_every_claimed_batch(
@@ -244,7 +244,7 @@ def test_stop_during_a_database_outage_leaves_the_batch_pending(
     assert len(make_stream(consumer="me").read_own_pending(9)) == 3
 
 
-# --- When Redis is away, or has forgotten
+# --- Redis outages and lost groups
 
 
 def test_redis_outage_is_waited_out_and_pending_entries_are_recovered(
@@ -254,7 +254,7 @@ def test_redis_outage_is_waited_out_and_pending_entries_are_recovered(
     redis_server: fakeredis.FakeServer,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Redis goes away between the store and the ack."""
+    """Redis fails between the insert and the ack."""
     store.ask_pending = lambda: 0
     away = iter([True])
 
@@ -264,10 +264,10 @@ def test_redis_outage_is_waited_out_and_pending_entries_are_recovered(
     fill(stream, 1, 3)
     store.on_insert = go_away
     draining = threads.in_thread(make_worker().run)
-    wait_for(lambda: "; try 2, next in" in caplog.text)  # and goes on trying
+    wait_for(lambda: "; try 2, next in" in caplog.text)  # retries continue
     redis_server.connected = True
     draining.result(timeout=PATIENCE)
-    assert store.seqs == [1, 2, 3, 1, 2, 3]  # again: the database knows them
+    assert store.seqs == [1, 2, 3, 1, 2, 3]  # redelivered: the rows exist
     assert stream.pending() == 0
 
 
@@ -297,7 +297,7 @@ def test_full_redis_that_refuses_reports_does_not_stop_the_worker(
     fill(stream, 1, 15)
     make_worker().run()
     assert store.seqs == [*range(1, 16)]
-    assert stream.backlog()[2:] == (0, 0, 0, 0)  # and it has left
+    assert stream.backlog()[2:] == (0, 0, 0, 0)  # the consumer has left
 
 
 @pytest.mark.parametrize("error", [StreamOutageError("WRONGTYPE"), ConfigurationError("NOPERM")])
@@ -321,10 +321,10 @@ def test_refused_statistics_are_logged_once_and_work_continues(
     worker._report()
     assert store.seqs == [*range(1, 16)]
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert said == [f"consumer statistics are not written: {error}"] * 2  # to write them, and to remove old ones
+    assert said == [f"consumer statistics are not written: {error}"] * 2  # for writing reports and for pruning
 
 
-# --- What it does besides
+# --- Housekeeping
 
 
 def test_worker_publishes_its_statistics(make_worker: MakeWorker, stream: Stream) -> None:

@@ -1,4 +1,4 @@
-"""The feed against a server that misbehaves: it comes back each time, on one connection, and numbers on."""
+"""The feed and a failing server: it reconnects with one connection and continues numbering."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from tickpipe.simulator.websocket import SimulatorConfig
 
 KEY = "s3cr3t-k3y"
 DAY = 86_400_000_000
-#: Every wait of the feed, in fractions of a second.
+#: Short waits for all of the feed, in seconds.
 QUICK: dict[str, Any] = {
     "heartbeat_every": 0.2,
     "heartbeat_timeout": 0.3,
@@ -55,7 +55,7 @@ QUICK: dict[str, Any] = {
 
 
 class Running:
-    """A feed in its thread, and what it has put in its intake."""
+    """A feed in its own thread, and the content of its queue."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Running:
         return self._prices
 
     def words(self, kind: str) -> list[dict[str, Any]]:
-        """The details of the feed events of this kind so far, each with its `session` and `at`."""
+        """The details of all feed events of this kind, with `session` and `at`."""
         self._take()
         return [
             {"session": int(session), "at": at, **detail} for session, what, at, detail in self._words if what == kind
@@ -96,17 +96,17 @@ class Running:
 
     @property
     def kinds(self) -> list[str]:
-        """The kinds of the feed events, without those that come now and then."""
+        """The kinds of feed events, without periodic ones."""
         self._take()
         return [kind for _, kind, _, _ in self._words if kind not in {"alive", "instrument"}]
 
     def wait_for_prices(self, more: int = 3) -> None:
-        """Wait until so many more have come."""
+        """Wait for this many more prices."""
         until = len(self.prices) + more
         wait_for(lambda: len(self.prices) >= until)
 
     def end(self) -> None:
-        """Stop it, and raise what it raised."""
+        """Stop the feed and raise its error."""
         self.stop.set()
         self.ended.result(timeout=PATIENCE)
 
@@ -131,7 +131,7 @@ def running(url: str, symbols: str = "BTC/USD,AAPL", **options: Any) -> Iterator
 
 @pytest.fixture
 def sent() -> list[Event]:
-    """What the simulator has sent."""
+    """The events that the simulator has sent."""
     return []
 
 
@@ -149,7 +149,7 @@ def _quick_to_reconnect(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def assert_numbered(prices: list[PriceEvent]) -> None:
-    """1, 2, 3 … in one session, each received after the one before."""
+    """Check for numbers 1, 2, 3 … in one session with increasing receipt times."""
     assert [price.seq for price in prices] == [*range(1, len(prices) + 1)]
     assert len({price.session.id for price in prices}) == 1
     received = [prices[0].session.id, *(price.received for price in prices)]
@@ -261,7 +261,7 @@ def test_hanging_handshake_times_out(simulator: FaultySimulator, caplog: pytest.
 
 @pytest.mark.parametrize("upgraded", [False, True], ids=["the handshake", "a frame"])
 def test_trickling_peer_times_out(upgraded: bool) -> None:
-    """Byte by byte for ever: no single read takes long, and nothing ever arrives."""
+    """The peer sends endless single bytes, so no read times out and no message is complete."""
     done = threading.Event()
 
     def serve(listener: socket.socket) -> None:
@@ -325,13 +325,13 @@ NESTED = '{"event": "price", "symbol": %s%s}'
 
 
 def deepest_frame() -> str:
-    """A price nested just so deep that it can be read."""
+    """A price at the nesting limit of the JSON parser."""
     frames = (NESTED % ("[" * depth, "]" * depth) for depth in range(2000, 100, -1))
     return next(frame for frame in frames if decode_frame(frame.encode()) is not None)
 
 
 def test_malformed_frames_are_skipped_and_the_connection_is_kept(simulator: FaultySimulator) -> None:
-    deepest = deepest_frame()  # before the feed runs: it takes the interpreter for a while
+    deepest = deepest_frame()  # before the feed starts, because it takes a while
     with running(simulator.url) as one:
         one.wait_for_prices(1)
         for frame in ("{no json", b"\x00\xff", "x" * 1_000_000, "[1]", b'{"event": "price"}'):
@@ -346,7 +346,7 @@ def test_malformed_frames_are_skipped_and_the_connection_is_kept(simulator: Faul
 
 
 def test_message_at_the_nesting_limit_is_logged_or_skipped(simulator: FaultySimulator) -> None:
-    """What Python just reads, it may fail to print: the thread's depth decides at which of these."""
+    """Python may parse a message that it cannot print. The limit depends on the depth of the thread's stack."""
     with running(simulator.url) as one:
         one.wait_for_prices(1)
         for depth in range(900, 1000):
@@ -420,7 +420,7 @@ def test_close_frame_code_is_recorded(data: bytes, code: int | None) -> None:
 
 
 class Keys:
-    """Gives one key after the other, the last one for ever, and counts."""
+    """Returns one key after another, then always the last one, and counts the calls."""
 
     def __init__(self, *keys: str) -> None:
         self.asked = 0
@@ -499,7 +499,7 @@ def test_symbols_change_without_reconnecting(simulator: FaultySimulator) -> None
         seen = len(one.prices)
         wait_for(lambda: {price.event["symbol"] for price in one.prices[seen:][-20:]} == {"AAPL", "EUR/USD"})
         simulator.reset_all()
-        wait_for(lambda: len(one.words("subscribed")) == 3)  # and stay so after it
+        wait_for(lambda: len(one.words("subscribed")) == 3)  # and afterwards
         assert sorted(one.words("subscribed")[2]["symbols"]) == ["AAPL", "EUR/USD"]
         assert (simulator.connections, simulator.most_open) == (2, 1)
 
@@ -517,7 +517,7 @@ def test_all_symbols_refused_later_does_not_stop_the_feed(simulator: FaultySimul
 def test_subscribe_error_without_symbols_refuses_all(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else it would sit there, connected and subscribed to nothing, without a word."""
+    """Otherwise the feed would stay connected without a subscription and without an error."""
     monkeypatch.setattr(
         "tickpipe.simulator.websocket._status",
         lambda *_: {"event": "subscribe-status", "status": "error", "message": "limit"},
@@ -529,7 +529,7 @@ def test_subscribe_error_without_symbols_refuses_all(
 
 
 def test_gap_after_a_stop_starts_at_the_last_frame(simulator: FaultySimulator) -> None:
-    """Closing takes a round trip, in which prices still arrive that nobody takes."""
+    """Prices that arrive during the closing handshake are not processed."""
     with running(simulator.url, "AAPL") as one:
         one.wait_for_prices(3)
         one.end()
@@ -542,7 +542,7 @@ def test_gap_after_a_stop_starts_at_the_last_frame(simulator: FaultySimulator) -
 
 
 class Clock:
-    """Microseconds since 1970, which a test may move."""
+    """An adjustable clock in microseconds since 1970."""
 
     def __init__(self, now: int) -> None:
         self.ahead = now - clock.microseconds()
@@ -585,7 +585,7 @@ def test_session_changes_at_midnight_without_reconnecting(
 def test_clock_jumps_lose_no_price_and_repeat_no_number(
     steps: list[tuple[str, int, int]],
 ) -> None:
-    now = 20_000 * DAY  # a step back from here ends on the day before
+    now = 20_000 * DAY  # a step back from here leads to the previous day
     intake = EventQueue(10**6)
     feed = Feed(
         FeedConfig(alive_every=0.0),
@@ -596,7 +596,7 @@ def test_clock_jumps_lose_no_price_and_repeat_no_number(
         monotonic=lambda: 0.0,
     )
     feed._begin_session(now)
-    read: list[int] = []  # by the clock, when each price came
+    read: list[int] = []  # clock time of each price
     for kind, seconds, microseconds in steps:
         now += seconds * 700_000 + microseconds
         if kind == "tick":
@@ -656,7 +656,7 @@ def test_clock_going_back_starts_a_session_without_reconnecting(
 
 
 def test_connection_lost_after_the_clock_went_back_is_a_gap(simulator: FaultySimulator) -> None:
-    """The last frame came by the clock of before: as the start of the gap it would hide the gap."""
+    """The last frame has the time of the old clock. As the start of the gap it would hide the gap."""
     hour = 3600 * 1_000_000
     clock = Clock(20_000 * DAY + 12 * hour)
     with running(simulator.url, clock=clock) as one:
@@ -673,7 +673,7 @@ def test_connection_lost_after_the_clock_went_back_is_a_gap(simulator: FaultySim
 
 def test_full_queue_is_recorded_with_the_exact_range(simulator: FaultySimulator) -> None:
     with running(simulator.url, bound=50) as one:
-        wait_for(lambda: one.feed.lost >= 20)  # nobody takes
+        wait_for(lambda: one.feed.lost >= 20)  # nothing reads the queue
         one.wait_for_prices(50)
         simulator.quiet(on=True)
         one.end()
@@ -698,9 +698,9 @@ def test_stop_interrupts_the_reconnect_wait(
         simulator.stop()
         wait_for(lambda: "; next try in " in caplog.text)
         alive = len(one.words("alive"))
-        wait_for(lambda: len(one.words("alive")) > alive)  # it says so while it waits
+        wait_for(lambda: len(one.words("alive")) > alive)  # the wait is logged
         assert one.words("alive")[-1]["connected"] is False
-        one.end()  # gives up waiting for it long before the next try
+        one.end()  # the join ends long before the next attempt
         assert one.kinds[-2:] == ["disconnected", "stopped"]
 
 
@@ -723,7 +723,7 @@ def test_reconnecting_does_not_leak_threads(simulator: FaultySimulator) -> None:
         assert threading.active_count() <= before
 
 
-# --- How long to wait
+# --- Backoff
 
 
 def reconnect(
@@ -734,7 +734,7 @@ def reconnect(
 
 
 class AtMost(random.Random):
-    """The longest wait the jitter gives."""
+    """The maximum of the jitter."""
 
     def uniform(self, a: float, b: float) -> float:
         assert (a, b) == (0.5, 1.0)
@@ -743,7 +743,7 @@ class AtMost(random.Random):
 
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()  # the real waits
+    monkeypatch.undo()  # the default waits
 
 
 @pytest.mark.usefixtures("patience")
@@ -805,7 +805,7 @@ def test_address_is_identified_by_its_host(url: str) -> None:
 )
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_frames_do_not_depend_on_fragmentation(frames: list[tuple[str, int]], cuts: list[int]) -> None:
-    """Whether a frame comes whole, in parts, with others, or in pieces of a message: what is read is what was sent."""
+    """Frames are read correctly whether whole, split, joined or fragmented."""
     sent, wire = [], b""
     for number, (kind, size) in enumerate(frames):
         data = (b"%d" % number).ljust(size, b".")[:size]
@@ -862,7 +862,7 @@ def test_the_connection_ignores_the_environment(
 def test_prices_arrive_through_an_authenticated_proxy(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")  # the caller has decided
+    monkeypatch.setenv("no_proxy", "127.0.0.1")  # the caller chose the proxy explicitly
     with http_proxy() as proxy:
         url = Secret(f"http://us%40er:{KEY}%23@127.0.0.1:{proxy.port}")
         with running(simulator.url, proxy=Proxy("http_proxy", url)) as one:

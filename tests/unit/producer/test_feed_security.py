@@ -1,4 +1,4 @@
-"""A hostile websocket server: it gets the API key nowhere else, and cannot make the producer eat memory."""
+"""A hostile websocket server can neither leak the API key nor exhaust the producer's memory."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from producer.queue import EventQueue
 from tests.support.waiting import PATIENCE, wait_for
 
 KEY = "the+key/of us"
-#: What the vendor's documentation gives as the largest message is 1 MB.
+#: The vendor documents a maximum message size of 1 MB.
 FAR_TOO_MUCH = 64 * 1024 * 1024
 
 
 @contextmanager
 def answering(answer: Callable[[bytes], bytes]) -> Iterator[tuple[str, list[bytes]]]:
-    """A TCP server that answers the first bytes of each connection and closes it. Its address and what it received."""
+    """A TCP server that answers once per connection and closes it. Yields its address and the received data."""
     heard: list[bytes] = []
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
 
@@ -60,7 +60,7 @@ def sending(send: Callable[[ServerConnection], None]) -> Iterator[str]:
 
 @contextmanager
 def feeding(url: str) -> Iterator[tuple[Feed, EventQueue]]:
-    """A feed that runs on this websocket."""
+    """A running feed on this websocket."""
     stop, intake = threading.Event(), EventQueue(1000)
     feed = Feed(
         FeedConfig(url=url), api_key=lambda: Secret(KEY), symbols=["AAPL"], intake=intake, clock=clock.microseconds
@@ -74,7 +74,7 @@ def feeding(url: str) -> Iterator[tuple[Feed, EventQueue]]:
 
 
 def causes(intake: EventQueue) -> list[str]:
-    """The causes of the disconnections that were recorded."""
+    """The recorded causes of disconnections."""
     return [
         str(json.loads(item.detail)["cause"])
         for item in intake.take(timeout=0) or []
@@ -171,7 +171,7 @@ def test_message_of_maximum_size_is_accepted() -> None:
 
 
 def test_compressed_frame_closes_the_connection() -> None:
-    """None was agreed on, so no bomb is ever unpacked."""
+    """Compression is not negotiated, so no decompression bomb is unpacked."""
     with (
         sending(lambda connection: connection.socket.sendall(b"\xc1\x03abc" + b"\0" * 10)) as url,
         feeding(url) as (_, intake),

@@ -1,4 +1,4 @@
-"""The publisher: straight to Redis, or all of it to the spool and none past it; what finds no place is counted."""
+"""The publisher appends to Redis or spools whole batches in order, and counts lost events."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ START = 1_700_000_000_000_000
 
 
 class House:
-    """A producer without its feed: session, intake, publisher and spool, on a Redis that can be taken away."""
+    """A producer without a feed: session, queue, publisher and spool, on a Redis that can fail."""
 
     def __init__(self, folder: Path, *, spool_max: int = 10**6, bound: int = 10**6) -> None:
         self.server = fakeredis.FakeServer()
@@ -52,7 +52,7 @@ class House:
             assert self.intake.put(self.price())
 
     def publish(self) -> None:
-        """All that has arrived, as the publisher's thread would."""
+        """Publish everything in the queue, as the publisher thread does."""
         while batch := self.intake.take(timeout=0):
             self.publisher.publish(batch)
 
@@ -60,7 +60,7 @@ class House:
         replay(self.spool, self.streams, threading.Event())
 
     def seqs(self, where: str = "stream") -> list[int]:
-        """The numbers of the prices in the stream or in the spool, in order."""
+        """The seqs of the prices in the stream or spool, in order."""
         if where == "stream":
             return [int(fields[b"seq"]) for _, fields in stored(self.client)]
         entries = self.spool.head("prices", 10**6)[1]
@@ -72,7 +72,7 @@ class House:
         return [(event.event, json.loads(event.detail)) for event in events]
 
     def lost(self) -> list[int]:
-        """The numbers that overflows name, in order."""
+        """The seqs in overflow events, in order."""
         ranges = [(told["first_seq"], told["last_seq"]) for kind, told in self.words() if kind == "overflow"]
         return [seq for first, last in ranges for seq in range(first, last + 1)]
 
@@ -92,7 +92,7 @@ def house(tmp_path: Path, impatient: None) -> Iterator[House]:  # noqa: ARG001
         yield one
 
 
-# --- The intake
+# --- The queue
 
 
 def test_queue_returns_everything_in_batches(house: House) -> None:
@@ -124,7 +124,7 @@ def test_closed_queue_returns_nothing(house: House) -> None:
     assert [len(house.intake.take(timeout=0) or []), house.intake.take(timeout=0)] == [1, None]
 
 
-# --- To Redis
+# --- Appending to Redis
 
 
 def test_entries_match_the_contract(house: House) -> None:
@@ -175,7 +175,7 @@ def test_lone_surrogate_is_passed_as_bytes_and_refused_at_decoding(house: House,
         tick.decode(odd)
 
 
-# --- To the spool, and back
+# --- Spooling and replaying
 
 
 def test_nothing_overtakes_a_spool_that_is_not_empty(house: House) -> None:
@@ -228,17 +228,20 @@ def test_full_spool_counts_lost_prices_and_records_their_exact_ranges(
             house.publish()
             house.server.connected = True
             house.replay()
-            house.put(1)  # gets through
+            house.put(1)  # is appended
             house.publish()
         assert house.publisher.lost == 5
         assert house.seqs() == [4, 7]
-        assert house.lost() == [1, 2, 3, 5, 6]  # told as soon as it is over
-        assert [told["last_seq"] for kind, told in house.words() if kind == "alive"] == [3, 6]  # these still pass
+        assert house.lost() == [1, 2, 3, 5, 6]  # logged when the loss ends
+        assert [told["last_seq"] for kind, told in house.words() if kind == "alive"] == [
+            3,
+            6,
+        ]  # feed events are still accepted
         assert told_lost(caplog) == ["3 so far", "3 since the start", "5 so far", "5 since the start"]
 
 
 def told_lost(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """How many prices the log says are lost, in order."""
+    """The numbers of lost prices in the log, in order."""
     return [
         record.getMessage().rpartition(": ")[2].replace("price events lost ", "")
         for record in caplog.records
@@ -262,12 +265,12 @@ def test_full_spool_is_logged_every_minute_and_at_its_end(tmp_path: Path, caplog
 
 
 def test_losses_are_recorded_before_the_checkpoint_covers_them(tmp_path: Path) -> None:
-    """A producer that is killed right after an `alive` must not leave numbers that `verify` would miss for ever."""
+    """A producer killed right after an `alive` must not leave seqs that `verify` reports missing forever."""
     with opened(tmp_path, spool_max=0) as house:
         house.server.connected = False
         for _ in range(3):
             house.put(4)
-            house.publish()  # lost, and nothing is told yet: an event for each batch would be too many
+            house.publish()  # lost, but not yet recorded: one event per batch would be too many
         house.put(1)
         house.session.tell("alive", last_seq=house.session.seq)
         house.publish()
@@ -295,11 +298,11 @@ def test_feed_events_refused_by_the_spool_are_kept_for_later(house: House, monke
     assert house.lost() == [1, 2]
 
 
-# --- One stream is refused for good
+# --- One stream is refused
 
 
 def test_prices_are_appended_once_while_feed_events_are_refused(house: House) -> None:
-    """And nothing is lost: the events are appended, in order, as soon as that works again."""
+    """The events are appended in order when Redis accepts them again."""
     house.client.set("prices:feed", "x")
     for number in range(1, 4):
         house.put(2)
@@ -335,7 +338,7 @@ def test_feed_events_wait_for_earlier_prices(house: House) -> None:
 def test_replayed_entries_are_not_appended_again(
     house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: TickpipeError, orphan: bool
 ) -> None:
-    """Neither at the next try, nor by the next process that opens the spool."""
+    """Neither the next attempt nor the next process appends them again."""
     path = spool_path(tmp_path, 1) if orphan else house.spool.path
     spool = Spool(path, max_bytes=10**6) if orphan else house.spool
     append = house.streams.append
@@ -386,7 +389,7 @@ def test_appended_prices_survive_feed_events_the_spool_refuses(house: House, mon
     st.sampled_from([0, 400, 1_000, 10**6]),
 )
 def test_every_price_is_appended_once_or_recorded_as_lost(steps: list[tuple[bool, int, bool]], spool_max: int) -> None:
-    """However Redis comes and goes (`up`), whatever the spool takes, and whenever it is replayed."""
+    """This holds for every sequence of Redis outages (`up`), spool refusals and replays."""
     with tempfile.TemporaryDirectory() as folder, opened(Path(folder), spool_max=spool_max) as house:
         for up, count, replayed in steps:
             house.server.connected = up
@@ -412,7 +415,7 @@ def test_every_price_is_appended_once_or_recorded_as_lost(steps: list[tuple[bool
 
 @contextmanager
 def working(work: Callable[[], None], stop: threading.Event) -> Iterator[Future[None]]:
-    """Do it in a thread, until the end of the block."""
+    """Run the replay in a thread until the end of the context."""
     thread = threads.in_thread(work)
     try:
         yield thread
@@ -459,7 +462,7 @@ def test_unanswered_append_is_retried(house: House, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(house.streams, "append", unanswered)
     house.replay()
-    assert house.seqs() == [1, 2, 1, 2]  # the database knows them by their numbers
+    assert house.seqs() == [1, 2, 1, 2]  # the database removes duplicates by seq
 
 
 def test_orphans_are_replayed_alongside_the_live_spool_and_removed(house: House, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Numbering at the websocket's edge."""
+"""Sessions number prices and feed events on arrival."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def test_seq_has_no_gaps_and_received_is_increasing(readings: list[int]) -> None
     assert [price.seq for price in prices] == list(range(1, len(readings) + 1))
     received = [START, *(price.received for price in prices)]
     for now, (before, after) in zip(readings, pairwise(received), strict=True):
-        assert after == max(now, before + 1)  # a tie, or a clock that steps back, adds 1 µs
+        assert after == max(now, before + 1)  # an equal or earlier time adds 1 µs
 
 
 def test_feed_events_from_many_threads_are_numbered_in_order() -> None:
     told: list[FeedEvent] = []
 
     def emit(event: FeedEvent) -> None:
-        time.sleep(0)  # lets the others overtake, if they can
+        time.sleep(0)  # lets other threads overtake if they can
         told.append(event)
 
     session = Session(START, emit, lambda: START)

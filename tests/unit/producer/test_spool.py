@@ -1,4 +1,4 @@
-"""The spool: what is put is on disk, in order, until it is dropped; its file belongs to one process at a time."""
+"""The spool: entries stay on disk in order until they are dropped. One process at a time owns the file."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def open_spool(tmp_path: Path) -> Iterator[Opener]:
 
 
 def prices(spool: Spool, count: int = 9) -> list[Outgoing]:
-    """The prices at the spool's head."""
+    """The prices at the head of the spool."""
     return [Outgoing("prices", fields) for fields in spool.head("prices", count)[1]]
 
 
@@ -60,7 +60,7 @@ def test_entries_are_read_in_order_per_stream(open_spool: Opener) -> None:
     spool.put([price(2), word(2), price(3)])
     mark, entries = spool.head("prices", 2)
     assert entries == [price(1).fields, price(2).fields]
-    assert (spool.entries, spool.waiting("prices"), spool.waiting("feed")) == (5, 3, 2)  # looking takes nothing away
+    assert (spool.entries, spool.waiting("prices"), spool.waiting("feed")) == (5, 3, 2)  # reading removes nothing
     spool.drop("prices", mark)
     assert (spool.entries, spool.waiting("prices"), prices(spool)) == (3, 1, [price(3)])
     drop(spool, 3)
@@ -101,7 +101,7 @@ def test_file_is_created_on_first_use_and_removed_when_empty(open_spool: Opener,
 
 
 def test_emptied_spool_frees_its_disk_space_while_in_use(open_spool: Opener, tmp_path: Path) -> None:
-    """Else `status` and `doctor` would tell for months that prices wait, and a large one would keep its disk."""
+    """Otherwise `status` and `doctor` would report waiting prices, and the file would keep its disk space."""
     spool = open_spool()
     for _ in range(2):
         spool.put([price(n) for n in range(1000)])
@@ -125,9 +125,9 @@ def test_spool_has_one_owner(open_spool: Opener) -> None:
         open_spool()
 
 
-# --- Its bound
+# --- The size limit
 
-SIZE = len(json.dumps(price(1).fields))  # of a price on disk, in bytes
+SIZE = len(json.dumps(price(1).fields))  # bytes of a price on disk
 
 
 def test_size_limit_applies_to_prices_and_refused_batches_leave_nothing(open_spool: Opener) -> None:
@@ -140,7 +140,7 @@ def test_size_limit_applies_to_prices_and_refused_batches_leave_nothing(open_spo
     spool.put([price(3)])
     with pytest.raises(SpoolFullError):
         spool.put([price(4)])
-    spool.put([word(1)] * 50)  # what happens to the feed always passes
+    spool.put([word(1)] * 50)  # feed events are always accepted
     assert spool.entries == 53
 
 
@@ -175,7 +175,7 @@ def test_failing_disk_is_an_outage_and_recovers(open_spool: Opener) -> None:
 
 
 class NoRoomToDelete:
-    """A connection on a full disk: what is there can be read, but not deleted."""
+    """A connection on a full disk: entries can be read but not deleted."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -196,7 +196,7 @@ class NoRoomToDelete:
 
 
 def test_spool_empties_on_a_disk_too_full_to_delete(open_spool: Opener) -> None:
-    """Else its head would be appended again and again, and nothing could ever pass it."""
+    """Otherwise the head would be appended again and again and block all later entries."""
     spool = open_spool()
     spool.put([price(n) for n in range(5)])
     spool._db = NoRoomToDelete(spool._connection())  # type: ignore[assignment]
@@ -205,13 +205,13 @@ def test_spool_empties_on_a_disk_too_full_to_delete(open_spool: Opener) -> None:
         seen += prices(spool, 2)
         drop(spool, 2)
     assert seen == [price(n) for n in range(5)]
-    assert not spool.path.exists()  # removing the file needs no room, and gives some
+    assert not spool.path.exists()  # removing the file needs no space and frees some
     spool.put([price(9)])
     assert prices(spool) == [price(9)]
 
 
 def test_spool_empties_on_a_disk_turned_read_only(open_spool: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Linux makes it after an error of the disk."""
+    """As Linux remounts a file system after a disk error."""
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError(30, "Read-only file system")
@@ -257,14 +257,14 @@ def test_orphans_are_adopted_oldest_first_and_live_spools_are_skipped(open_spool
     for name in ("2.spool", "3.spool", "1.spool", "4.spool"):
         spool = open_spool(name)
         spool.put([Outgoing("prices", {"from": name})])
-        if name != "3.spool":  # its producer lives
+        if name != "3.spool":  # its producer is running
             spool.close()
     adopted = []
     for orphan in adopt_orphans(tmp_path, own=tmp_path / "4.spool"):
         assert prices(orphan) == [Outgoing("prices", {"from": orphan.path.name})]
         adopted.append(orphan.path.name)
         with pytest.raises(Timeout):
-            open_spool(orphan.path.name)  # nobody else may have it meanwhile
+            open_spool(orphan.path.name)  # no other process may own it
         orphan.close()
     assert adopted == ["1.spool", "2.spool"]
 
@@ -276,7 +276,7 @@ def test_broken_orphan_is_reported_kept_and_does_not_block_others(
     spool = open_spool("2.spool")
     spool.put([price(1)])
     spool.close()
-    for _ in range(2):  # its lock was let go of
+    for _ in range(2):  # its lock was released
         caplog.clear()
         for orphan in adopt_orphans(tmp_path, own=tmp_path / "9.spool"):
             assert orphan.path.name == "2.spool"
@@ -285,7 +285,7 @@ def test_broken_orphan_is_reported_kept_and_does_not_block_others(
     assert (tmp_path / "1.spool").exists()
 
 
-# --- Its folder
+# --- The folder
 
 
 def test_folder_is_private(tmp_path: Path) -> None:

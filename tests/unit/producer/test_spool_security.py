@@ -1,4 +1,4 @@
-"""What another user, or a damaged disk, may have put into the spool's folder harms neither us nor other files."""
+"""Files planted in the spool folder, by another user or a damaged disk, are harmless."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def modes(folder: Path) -> dict[str, int]:
 
 
 def plant(path: Path, *statements: str) -> None:
-    """Make an SQLite file."""
+    """Create an SQLite file."""
     with closing(sqlite3.connect(path)) as db, db:
         for statement in statements:
             db.execute(statement)
 
 
 def orphans(folder: Path) -> dict[str, list[Fields]]:
-    """The entries of the spools that can be adopted and read."""
+    """The entries of all adoptable and readable spools."""
     found = {}
     for spool in adopt_orphans(folder, own=folder / "own.spool"):
         with closing(spool):
@@ -103,7 +103,7 @@ def test_startup_follows_no_planted_symlink(tmp_path: Path) -> None:
     assert (folder / ".writable").is_symlink()
 
 
-# --- Files in it
+# --- Files
 
 
 @pytest.mark.parametrize("exists", [True, False])
@@ -139,12 +139,12 @@ def test_planted_folder_does_not_block(tmp_path: Path, caplog: pytest.LogCapture
 @pytest.mark.parametrize(
     "schema",
     [
-        # A view that never ends.
+        # An endless view.
         ["CREATE VIEW entries AS WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n"],
-        # A trigger that puts back what is deleted.
+        # A trigger that restores deleted rows.
         [CREATE, "INSERT INTO entries VALUES (1, 'prices', '{}')",
          "CREATE TRIGGER again AFTER DELETE ON entries BEGIN INSERT INTO entries VALUES (old.id, 'prices', '{}'); END"],
-        # Another table beside it, an index that is an expression, other columns.
+        # Another table, an expression index, other columns.
         [CREATE, "CREATE TABLE more (x)"],
         [CREATE, "CREATE INDEX i ON entries (hex(fields))"],
         ["CREATE TABLE entries (id, stream, fields)"],
@@ -187,7 +187,7 @@ def test_oversized_row_is_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert "1.spool" in caplog.text
 
 
-# --- Names in file names
+# --- File names
 
 
 @pytest.mark.parametrize("name", ["../../etc", "a/../../b", "a\0b", "a\nb", "é" * 400, "{}", "x" * 5000, "", ".", ".."])

@@ -1,4 +1,4 @@
-"""Redis Streams as the pipeline uses them. What needs a real server (blocking, memory limits) is in integration/."""
+"""Redis Streams as the pipeline uses them. Tests of blocking and memory limits are in integration/."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def seqs(entries: list[Entry]) -> list[int]:
 
 @pytest.fixture
 def stream(make_stream: StreamMaker) -> Stream:
-    """Entries 1 to 5, and a group that has read nothing."""
+    """Append entries 1 to 5 and create a group that has read none."""
     stream = make_stream()
     stream.append([fields(n) for n in range(1, 6)])
     stream.ensure_group()
     return stream
 
 
-# --- Who is there
+# --- Members
 
 
 def test_members_report_their_pending_entries(stream: Stream, make_stream: StreamMaker) -> None:
@@ -65,7 +65,7 @@ def test_entries_are_read_in_order_by_one_consumer_each(stream: Stream, make_str
 def test_batch_is_appended_in_one_command(
     redis_client: redis.Redis, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And so all or none; a script that Redis does not know yet, or has lost, is sent again."""
+    """All entries are appended or none. A script unknown to Redis is sent again."""
     sent: list[object] = []
     execute = redis.Redis.execute_command
 
@@ -114,7 +114,7 @@ def test_own_pending_entries_are_redelivered_until_acked(stream: Stream, make_st
 def test_group_starts_at_the_beginning_and_is_created_once(stream: Stream, make_stream: StreamMaker) -> None:
     assert seqs(stream.read(2)) == [1, 2]  # appended before there was a group
     make_stream().ensure_group()
-    assert seqs(stream.read(9)) == [3, 4, 5]  # not begun again
+    assert seqs(stream.read(9)) == [3, 4, 5]  # not reset
     empty = make_stream(key="none yet")
     empty.ensure_group()
     assert empty.read(9) == []
@@ -126,7 +126,7 @@ def test_all_entries_of_a_dead_consumer_are_claimed(make_stream: StreamMaker) ->
     stream.ensure_group()
     make_stream(consumer="dead").read(45)
     make_stream(consumer="dead too").read(9)
-    assert list(stream.claim(idle_ms=60_000, count=4)) == []  # they may still live
+    assert list(stream.claim(idle_ms=60_000, count=4)) == []  # the consumers may still be running
     blocks = list(stream.claim(idle_ms=0, count=4))
     assert [seq for block in blocks for seq in seqs(block)] == [*range(1, 51)]
     assert max(len(block) for block in blocks) == 4
@@ -139,7 +139,7 @@ def test_an_entry_deleted_while_pending_has_no_fields(stream: Stream, redis_clie
     assert stream.read_own_pending(9) == [Entry(entries[0].id, None), entries[1]]
 
 
-# --- Looking
+# --- Backlog
 
 
 def test_backlog_counts_unread_and_pending_entries(stream: Stream, make_stream: StreamMaker) -> None:
@@ -201,7 +201,7 @@ def test_key_of_another_type_is_a_configuration_error(stream: Stream, redis_clie
         Stream(redis_client, "text").check()
 
 
-# --- Consumers that go
+# --- Consumers that leave
 
 
 def test_consumer_leaves_only_without_pending_entries(stream: Stream, make_stream: StreamMaker) -> None:
@@ -209,11 +209,11 @@ def test_consumer_leaves_only_without_pending_entries(stream: Stream, make_strea
     make_stream(consumer="other").read(1)
     stream.leave()
     assert stream.backlog().consumers == 2
-    assert stream.pending() == 3  # leaving destroys nothing
+    assert stream.pending() == 3  # leaving deletes nothing
     stream.ack(ids)
     stream.leave()
     assert (stream.backlog().consumers, stream.pending()) == (1, 1)
-    stream.leave()  # gone already
+    stream.leave()  # already removed
 
 
 def test_only_idle_consumers_without_pending_entries_are_removed(stream: Stream, make_stream: StreamMaker) -> None:
@@ -230,11 +230,11 @@ def test_only_idle_consumers_without_pending_entries_are_removed(stream: Stream,
 @pytest.mark.parametrize(
     ("last_read", "acked", "kept"),
     [
-        (2, [], ["9-0", "9-9", "9-10", "10-0", "100-0"]),  # the oldest pending one holds it
+        (2, [], ["9-0", "9-9", "9-10", "10-0", "100-0"]),  # the oldest pending entry prevents trimming
         (3, ["9-0", "9-9"], ["9-10", "10-0", "100-0"]),
         (4, ["9-0", "9-9", "9-10"], ["10-0", "100-0"]),  # as text, 10-0 comes before 9-0
         (5, ["9-9", "9-10", "10-0", "100-0"], ["9-0", "9-9", "9-10", "10-0", "100-0"]),
-        (5, ["9-0", "9-9", "9-10", "10-0", "100-0"], ["100-0"]),  # the last one read marks the place
+        (5, ["9-0", "9-9", "9-10", "10-0", "100-0"], ["100-0"]),  # trimmed up to the last read entry
         (0, [], ["9-0", "9-9", "9-10", "10-0", "100-0"]),
     ],
 )
@@ -273,7 +273,7 @@ GROUPS = st.sampled_from(["a", "b"])
 
 
 class Trimming(RuleBasedStateMachine):
-    """Two groups append, read, ack and trim in any order: what any of them still needs is never trimmed."""
+    """Two groups append, read, ack and trim in any order. No entry that a group needs is trimmed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -281,7 +281,7 @@ class Trimming(RuleBasedStateMachine):
         self.last = (8, 0)
         self.appended: list[tuple[int, int]] = []
         self.streams = {name: Stream(self.client, "prices", name, f"consumer of {name}") for name in "ab"}
-        self.read = dict.fromkeys("ab", 0)  # how many entries
+        self.read = dict.fromkeys("ab", 0)  # number of entries
         self.pending: dict[str, set[tuple[int, int]]] = {"a": set(), "b": set()}
         for stream in self.streams.values():
             stream.ensure_group()
@@ -417,7 +417,7 @@ def refusing_redis() -> Iterator[RefusingRedis]:
 
 
 class RefusingRedis(socketserver.ThreadingTCPServer):
-    """Answers every command with the same error (CLIENT, sent at each connect, with OK) and counts its connections."""
+    """Answers every command with the same error (CLIENT with OK) and counts connections."""
 
     daemon_threads = True
 
@@ -432,20 +432,20 @@ class RefusingRedis(socketserver.ThreadingTCPServer):
 
 
 class Refusing(socketserver.StreamRequestHandler):
-    """One connection."""
+    """Serve one connection."""
 
     def handle(self) -> None:
         assert isinstance(self.server, RefusingRedis)
         self.server.connections += 1
         while line := self.rfile.readline():
-            if line.startswith(b"*"):  # a command: an array of strings, each its length and itself
+            if line.startswith(b"*"):  # a command is an array of strings with their lengths
                 words = [self.rfile.read(int(self.rfile.readline()[1:]) + 2).strip() for _ in range(int(line[1:]))]
                 self.wfile.write(b"+OK\r\n" if words[0] == b"CLIENT" else b"-%s\r\n" % self.server.error.encode())
 
 
 @pytest.mark.parametrize("error", REFUSALS, ids=lambda error: error.split()[0])
 def test_address_is_resolved_again_after_any_error(refusing_redis: RefusingRedis, error: str) -> None:
-    """The node may have been demoted: whatever it says, another one may be at the address by now."""
+    """The node may have been demoted. After any error another node may be at the address."""
     refusing_redis.error = error
     client = connect(refusing_redis.url)
     stream = Stream(client, "prices", "g", "me")
@@ -465,7 +465,7 @@ def test_address_is_resolved_again_after_any_error(refusing_redis: RefusingRedis
 def test_moved_key_is_a_configuration_error_until_first_success(
     stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cluster of one shard works, and a failover within it is an outage. Each key counts for itself."""
+    """A cluster of one shard works and its failover is an outage. Each key is checked separately."""
 
     def moved(*_: object, **__: object) -> None:
         raise redis.exceptions.MovedError("1 127.0.0.1:6379")

@@ -1,4 +1,4 @@
-"""Twelve Data's JSON → ticks and words about the feed."""
+"""Twelve Data's JSON messages as ticks and feed events."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_any_json_value_is_decoded_and_parsed(event: dict[str, Any]) -> None:
             assert value == ""
 
 
-# --- Words about the feed
+# --- Status messages
 
 
 @pytest.mark.parametrize(

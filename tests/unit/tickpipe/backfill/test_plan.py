@@ -1,4 +1,4 @@
-"""Backfill's plan: which minutes are asked for, and in how many calls."""
+"""The plan of a backfill: the requested minutes and the number of calls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tickpipe.backfill.plan import Call, Gap, Span, minus, moment, plan, read_si
 from tickpipe.backfill.rest import Bar, RefusedSymbolError
 from tickpipe.backfill.run import BackfillResult, run
 
-START = 29_000_000  # a minute since 1970
+START = 29_000_000  # minutes since 1970
 BASE = moment(START)
 NOW = BASE + timedelta(days=30)
 
@@ -29,7 +29,7 @@ spans = st.lists(
 
 @st.composite
 def gaps(draw: st.DrawFn) -> list[Gap]:
-    """Of two symbols, to the second, within 40 minutes; some overlap, some have no length."""
+    """Gaps of two symbols within 40 minutes. Some overlap, some are empty."""
     moments = st.tuples(seconds, st.one_of(st.just(0), st.integers(1, 600)))
     return [
         Gap(symbol, None, BASE + timedelta(seconds=since), BASE + timedelta(seconds=since + length))
@@ -42,7 +42,7 @@ def each(spans: Sequence[Span]) -> list[int]:
 
 
 def fewest(minutes: Sequence[int], reach: int) -> int:
-    """The fewest stretches of `reach` minutes that cover these, by trying every way to divide them."""
+    """The smallest number of spans of `reach` minutes that cover these, by exhaustive search."""
 
     @cache
     def from_here(index: int) -> int:

@@ -1,4 +1,4 @@
-"""Twelve Data's REST interface: what is asked, what becomes of each answer, and when. The simulator answers."""
+"""Twelve Data's REST API against the simulator: requests, responses and rate limit."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def ask(vendor: TwelveDataRest, symbol: str = "BTC/USD", exchange: str | None = 
     return vendor.bars(symbol, exchange, SINCE, SINCE + minutes * MINUTE)
 
 
-# --- Asking
+# --- Requests
 
 
 def test_bars_cover_exactly_the_minutes_of_the_span(vendor: TwelveDataRest) -> None:
     bars = ask(vendor)
     assert [bar.at for bar in bars] == [SINCE + n * MINUTE for n in range(5)]
     assert all(bar.low <= min(bar.open, bar.close) <= max(bar.open, bar.close) <= bar.high for bar in bars)
-    assert {bar.volume for bar in bars} == {None}  # of pairs there is none
+    assert {bar.volume for bar in bars} == {None}  # pairs have no volume
     assert ask(vendor, minutes=2) == bars[:2]
     assert len(ask(vendor, minutes=1_400)) == 1_400
 
@@ -83,7 +83,7 @@ def test_request_matches_the_vendors_client(vendor: TwelveDataRest, simulator: F
     assert simulator.calls[1] == {**simulator.calls[0], "symbol": "RY", "exchange": "TSX"}
 
 
-# --- Answers that are none
+# --- Errors
 
 
 @pytest.mark.parametrize("status", [200, 400, 404])
@@ -168,7 +168,7 @@ def test_key_never_appears_in_urls_errors_or_logs(
         ask(vendor)
     shown = "".join(traceback.format_exception(raised.value)) + repr(raised.value) + repr(vendor) + caplog.text
     assert KEY not in shown
-    assert "s3cr3t" not in shown  # nor as a URL writes it
+    assert "s3cr3t" not in shown  # nor percent-encoded
     assert "s3cr3t" not in str(simulator.calls)
 
 
@@ -184,14 +184,14 @@ def test_address_with_a_password_is_refused_without_quoting_it() -> None:
     assert KEY not in str(raised.value)
 
 
-# --- The pace
+# --- Rate limit
 
 
 class Clock:
-    """Time that passes only when somebody sleeps."""
+    """A clock that advances only by sleeping."""
 
     def __init__(self) -> None:
-        self.now = 1_000_000_030.0  # 10 s after a minute began
+        self.now = 1_000_000_030.0  # 10 s after the start of a minute
         self.slept: list[float] = []
 
     def __call__(self) -> float:
@@ -203,7 +203,7 @@ class Clock:
 
 
 class Vendor:
-    """Answers with what it is given, in turn, and then well; each answer takes `takes` seconds."""
+    """Answers with the given responses in turn, then successfully. Each takes `takes` seconds."""
 
     def __init__(self, clock: Clock, *answers: Exception, takes: float = 0.0) -> None:
         self.clock, self.takes, self.answers = clock, takes, list(answers)
@@ -231,7 +231,7 @@ def test_calls_per_minute_do_not_exceed_credits(clock: Clock, takes: float) -> N
     vendor, paced = Vendor(clock, takes=takes), pace(clock, 8)
     assert [paced.ask(vendor) for _ in range(24)] == ["bars"] * 24
     assert all(later - early >= 60 for early, later in zip(vendor.asked, vendor.asked[8:], strict=False))
-    assert vendor.asked[23] - vendor.asked[0] <= 2 * 60 + 8 * takes + 2 * takes  # and none waits for nothing
+    assert vendor.asked[23] - vendor.asked[0] <= 2 * 60 + 8 * takes + 2 * takes  # and no call waits without need
 
 
 def test_client_waits_for_the_next_minute_without_credits(clock: Clock) -> None:
@@ -322,7 +322,7 @@ def test_an_invalid_proxy_is_a_configuration_error() -> None:
 
 
 class Hostile(BaseHTTPRequestHandler):
-    """Redirects with a status that the path names, or answers with a body without end."""
+    """Redirects with the status in the path, or sends an endless body."""
 
     heard: ClassVar[list[str]] = []
 

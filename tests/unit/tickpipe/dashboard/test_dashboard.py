@@ -1,4 +1,4 @@
-"""The dashboard's pure parts: what is drawn, and in which words."""
+"""The pure parts of the dashboard: charts, health and texts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def tick(second: float, price: float) -> Tick:
     return Tick(NOON + second, NOON + second, price, None, None, 1, int(second))
 
 
-# --- Candles move on with ticks
+# --- Candles and ticks
 
 
 def test_newest_candle_follows_new_ticks_and_ignores_known_ones() -> None:
@@ -164,7 +164,7 @@ def test_quote_keeps_recent_minutes_and_their_change() -> None:
     assert later.places == 2
     assert later.then(12.125, later.time, NOON).places == 3
     assert Quote("A", 0.0, NOON, NOON, 2, {1: 0.0}).change is None
-    assert Quote("OIL", -30.0, NOON, NOON, 2, {1: -40.0}).change == pytest.approx(0.25)  # it rose
+    assert Quote("OIL", -30.0, NOON, NOON, 2, {1: -40.0}).change == pytest.approx(0.25)  # the price rose
 
 
 # --- The pipeline's health
@@ -245,7 +245,7 @@ def test_rate_covers_the_last_seconds() -> None:
     assert rate(0.0, 100) == 0
     assert [rate(float(second), 100 + 10 * second) for second in range(1, 9)] == [10.0] * 8
     assert [rate(float(second), 180) for second in range(9, 14)][-1] == 0
-    assert rate(14.0, 5) == 0  # counted anew
+    assert rate(14.0, 5) == 0  # the counter restarted
     assert rate(15.0, 7) == 2
 
 
@@ -258,7 +258,7 @@ def test_stopped_consumer_is_idle_then_gone_then_forgotten() -> None:
     assert called(0, Member("a", 0, 0.5), Member("b", 3, 0.1)) == [("a", "works"), ("b", "works")]
     assert called(5, Member("a", 0, 0.5), Member("b", 3, 5.0)) == [("a", "works"), ("b", "silent")]
     assert called(9, Member("a", 0, 0.5)) == [("a", "works"), ("b", "gone")]
-    assert called(10) == [("b", "gone")]  # a has said goodbye: it was not silent
+    assert called(10) == [("b", "gone")]  # a has left the group, so it was not idle
     assert called(80) == []
 
 
@@ -285,7 +285,7 @@ def test_session_completeness_is_shown(one: Session, expected: tuple[str, str]) 
     assert completeness(one, NOON + 1) == expected
 
 
-# --- Words
+# --- Texts
 
 
 def test_external_text_is_escaped() -> None:
@@ -338,11 +338,11 @@ def test_numbers_are_formatted_for_the_page() -> None:
     assert [formatting.size(each) for each in (999, 12_400_000, 3e12)] == ["999 B", "12.4 MB", "3 TB"]
 
 
-# --- Asking no more often than is fair
+# --- Cached queries
 
 
 class Question:
-    """Answers with the count of its askings, by a clock of its own, each after `took` seconds."""
+    """A query that returns its call count, with a manual clock. Each call takes `took` seconds."""
 
     def __init__(self) -> None:
         self.now, self.took, self.asked = 0.0, 0.0, 0
@@ -354,7 +354,7 @@ class Question:
         return self.asked
 
     def at(self, now: float, took: float = 0.0) -> int:
-        """The answer then."""
+        """The result at this time."""
         self.now, self.took = now, took
         return self.paced()
 
@@ -362,8 +362,8 @@ class Question:
 def test_query_result_is_cached_and_a_slow_one_longer() -> None:
     question = Question()
     assert (question.at(0.0), question.at(0.0)) == (1, 1)
-    assert question.at(1.0, took=0.5) == 2  # at 1.5, after half a second: once is no reason
-    assert question.at(2.5, took=0.5) == 3  # at 3.0, after half a second again: 20 times that is due to the others
+    assert question.at(1.0, took=0.5) == 2  # at 1.5, after half a second: one slow call changes nothing
+    assert question.at(2.5, took=0.5) == 3  # at 3.0, slow again: the next call waits 20 times as long
     assert question.at(12.9) == 3
     assert question.at(13.0) == 4
 
@@ -371,7 +371,7 @@ def test_query_result_is_cached_and_a_slow_one_longer() -> None:
 def test_one_stall_does_not_extend_the_cache_for_minutes() -> None:
     question = Question()
     assert question.at(0.0) == 1
-    assert question.at(1.0, took=15.0) == 2  # the database hangs, and comes back
+    assert question.at(1.0, took=15.0) == 2  # the database hangs and recovers
     assert question.at(17.0) == 3
 
 
@@ -392,7 +392,7 @@ def test_health_is_checked_immediately_after_an_outage() -> None:
         now += 1.0
 
 
-# --- The extra, and the address
+# --- The extra and the address
 
 
 def test_missing_extra_is_reported_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The dashboard's HTTP and websocket server under attack: foreign pages, slow and idle clients, bodies without end."""
+"""The dashboard's HTTP and websocket server under attack: cross-site pages, slow and idle clients, endless bodies."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def address() -> Iterator[Address]:
         simulated=True,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "nice", lambda _: 0)  # it would hold for all tests
+        patch.setattr(os, "nice", lambda _: 0)  # otherwise it would apply to all tests
         for name, value in {"MAX_CONNECTIONS": 20, "MAX_WEBSOCKETS": 5, "MAX_PAGES": 10, "ANSWER_WITHIN": 3.0}.items():
             patch.setattr(server, name, value, raising=False)
         running = threads.in_thread(dashboard.serve, config, stop, ready)
@@ -73,7 +73,7 @@ def connect(address: Address) -> socket.socket:
 
 
 def ask(address: Address, target: str, *headers: str, body: bytes = b"", method: str = "GET") -> tuple[int, str]:
-    """Status and body of the answer."""
+    """Status and body of the response."""
     with closing(connect(address)) as client:
         lines = [f"{method} {target} HTTP/1.1", "Connection: close", *headers, "", ""]
         answer = b""
@@ -86,7 +86,7 @@ def ask(address: Address, target: str, *headers: str, body: bytes = b"", method:
 
 
 def websocket_status(address: Address, *, host: str, origin: str | None) -> int:
-    """The HTTP status that answers a websocket handshake."""
+    """The HTTP status of a websocket handshake."""
     headers = "" if origin is None else f"Origin: {origin}\r\n"
     with closing(connect(address)) as client:
         client.sendall(
@@ -123,7 +123,7 @@ def test_page_is_served_despite_many_idle_connections(address: Address) -> None:
     with ExitStack() as stack:
         idle = [stack.enter_context(closing(connect(address))) for _ in range(60)]
         assert ask(address, "/", f"Host: {address}")[0] == 200
-        assert idle[0].recv(1) == b""  # the oldest made room
+        assert idle[0].recv(1) == b""  # the oldest was closed
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: "])

@@ -1,4 +1,4 @@
-"""Sizes and what follows from them: days until the disk is full, growth between two looks, the line that tells it."""
+"""Sizes, growth between two measurements, and days until the disk is full."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_days_until_the_disk_is_full(free: float | None, per_day: float | None, 
     [
         (100, 200, 8640, 1000),
         (200, 100, 8640, -1000),
-        (100, 200, 59, None),  # too little time to tell a day from
+        (100, 200, 59, None),  # too short to estimate a day
         (None, 200, 8640, None),
         (100, None, 8640, None),
     ],

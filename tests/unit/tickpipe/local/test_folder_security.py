@@ -1,4 +1,4 @@
-"""Folders and logs of `tickpipe up`: no planted link leads us, who may be root, to another file."""
+"""Folders and logs of `tickpipe up`: planted links are not followed, not even as root."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_symlinked_server_folder_is_refused(tmp_path: Path) -> None:
 def test_server_folder_replaced_by_a_symlink_after_the_check_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In /tmp the folder's owner can do that at any moment; as root we would give away another file."""
+    """In /tmp the owner can replace the folder at any time. Root would then change the owner of another file."""
     victim, folder = tmp_path / "victim", tmp_path / "folder"
     victim.mkdir(mode=0o755)
     folder.mkdir(mode=0o755)

@@ -28,7 +28,7 @@ PAIR = COMMON | {"currency_base", "currency_quote", "bid", "ask"}
 
 
 class Client:
-    """What TDWebSocket does, step by step."""
+    """Connect and subscribe as the vendor's TDWebSocket does."""
 
     def __init__(self, url: str, key: str = "demo") -> None:
         self.socket = websocket.create_connection(f"{url}?apikey={key}", timeout=PATIENCE)
@@ -41,7 +41,7 @@ class Client:
         return event
 
     def receive_kind(self, kind: str) -> Event:
-        """The next event of a kind; prices on the way are passed by."""
+        """The next event of a kind. Other prices are skipped."""
         while (event := self.receive())["event"] != kind:
             pass
         return event
@@ -54,7 +54,7 @@ class Client:
         return [self.receive_kind("price") for _ in range(n)]
 
     def close_status(self) -> int:
-        """Read until the server closes; 1006 if it does so without a word."""
+        """Read until the server closes. Returns 1006 if there is no close frame."""
         try:
             while True:
                 opcode, data = self.socket.recv_data()
@@ -65,7 +65,7 @@ class Client:
 
 
 class Counted:
-    """A source whose every event has a price of its own."""
+    """A source whose events have unique prices."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -268,7 +268,7 @@ def test_rate_is_kept() -> None:
         began = time.monotonic()
         events = client.prices(1_000)
         seconds = time.monotonic() - began
-    assert seconds > 0.8  # 1 when the machine is idle; how much more it may be is no test's business
+    assert seconds > 0.8  # 1 on an idle machine; a busy one may need more
     assert [event["price"] for event in events] == list(range(2, 1_002))
     assert [event["symbol"] for event in events[:6]] == ["B", "C", "A"] * 2  # spread evenly
 
@@ -276,12 +276,12 @@ def test_rate_is_kept() -> None:
 def test_slow_client_gets_backpressure_instead_of_a_queue() -> None:
     source = Counted()
     with Simulator(SimulatorConfig(rate=200_000), source) as simulator:
-        with connected(simulator, "x" * 20_000) as client:  # big events fill the socket's buffers soon
+        with connected(simulator, "x" * 20_000) as client:  # large events fill the socket buffers quickly
             stalled_at = -1
             while source.count != stalled_at:
                 stalled_at = source.count
                 time.sleep(0.2)
-            assert 0 < stalled_at < 2_000  # made one by one, as there is room: 8 MB at most, mostly the kernel's
+            assert 0 < stalled_at < 2_000  # created one by one as space permits: at most 8 MB, mostly in the kernel
             assert [event["price"] for event in client.prices(stalled_at)] == list(range(1, stalled_at + 1))
             wait_for(lambda: source.count > stalled_at)
         assert simulator.stop().events_sent == source.count
@@ -332,14 +332,14 @@ def test_capture_is_replayed_exactly_then_closed(tmp_path: Path) -> None:
     journal: list[tuple[int, Event]] = []
     config = SimulatorConfig(capture=tmp_path / "capture", speed=0)
     with Simulator(config, journal=lambda *handed: journal.append(handed)) as simulator:
-        assert not simulator.wait(0.05)  # nobody has subscribed yet
+        assert not simulator.wait(0.05)  # there is no subscription yet
         with connected(simulator) as client:
             assert client.subscribe("AAPL")["status"] == "error"
             assert client.subscribe("eur/usd,Ümlaut")["status"] == "ok"
             assert received_until_closed(client) == events
         assert simulator.wait(PATIENCE)
         assert journal == [(1, event) for event in events]
-        with connected(simulator) as late:  # it is replayed once
+        with connected(simulator) as late:  # replayed once
             assert late.subscribe("EUR/USD")["status"] == "ok"
             late.send({"action": "heartbeat"})
             assert late.receive()["event"] == "heartbeat"
@@ -373,7 +373,7 @@ def test_replay_keeps_pace_and_pauses_without_subscribers(tmp_path: Path) -> Non
             client.subscribe("EUR/USD,Ümlaut")
             seen += received_until_closed(client)
         assert seen == events
-        assert time.monotonic() - began >= 0.8  # 0.4 s of market time and the half second's pause
+        assert time.monotonic() - began >= 0.8  # 0.4 s of market time and the pause of 0.5 s
 
 
 @pytest.mark.parametrize(
@@ -436,7 +436,7 @@ def test_stop_returns_a_summary_and_is_idempotent(simulator: Simulator) -> None:
 def test_stop_does_not_wait_for_unresponsive_peers(simulator: FaultySimulator) -> None:
     address = simulator.url.split("/")[2].split(":")
     with (
-        connected(simulator, "AAPL"),  # does not read, so answers no close frame
+        connected(simulator, "AAPL"),  # does not read, so it answers no close frame
         connected(simulator, "AAPL"),
         socket.create_connection((address[0], int(address[1]))) as never_asks,
     ):
@@ -444,7 +444,7 @@ def test_stop_does_not_wait_for_unresponsive_peers(simulator: FaultySimulator) -
         with connected(simulator, "AAPL"):
             began = time.monotonic()
             simulator.stop()
-            assert time.monotonic() - began < FLUSH_TIMEOUT / 2  # it did not wait for what they do not say
+            assert time.monotonic() - began < FLUSH_TIMEOUT / 2  # stop did not wait for their close frames
             never_asks.settimeout(PATIENCE)
             assert is_cut_off(never_asks)
 
@@ -475,7 +475,7 @@ def test_half_open_sends_nothing(simulator: FaultySimulator) -> None:
         client.socket.settimeout(0.2)
         with pytest.raises(websocket.WebSocketTimeoutException):
             client.receive_kind("nothing more, not even the pong")
-        with connected(simulator, "AAPL") as other:  # new ones work
+        with connected(simulator, "AAPL") as other:  # new connections work
             assert other.prices(1)
             assert (simulator.open_connections, simulator.most_open) == (1, 1)
 
@@ -575,11 +575,11 @@ def test_faults_may_be_called_from_the_journal() -> None:
         assert client.close_status() == 1000
 
 
-# --- Who may connect
+# --- Access
 
 
 def answer_to(simulator: Simulator, target: str, *headers: str) -> int:
-    """The status that answers a request with these headers."""
+    """The response status of a request with these headers."""
     place = urlsplit(simulator.rest_url)
     with socket.create_connection((place.hostname, place.port), timeout=PATIENCE) as client:
         client.sendall("\r\n".join([f"GET {target} HTTP/1.1", *headers, "", ""]).encode())
@@ -599,7 +599,7 @@ def test_cross_site_pages_get_neither_prices_nor_bars() -> None:
         host = urlsplit(simulator.rest_url).netloc
         prices, bars = "/v1/quotes/price?apikey=k", "/time_series?apikey=k"
         assert answer_to(simulator, prices, f"Host: {host}", *UPGRADE, f"Origin: http://{host}") == 101
-        assert answer_to(simulator, bars, f"Host: {host}", "Connection: Upgrade") == 404  # no symbol
+        assert answer_to(simulator, bars, f"Host: {host}", "Connection: Upgrade") == 404  # without a symbol
         for origin in ("http://evil.example", "null", "http://127.0.0.1:1"):
             assert answer_to(simulator, prices, f"Host: {host}", *UPGRADE, f"Origin: {origin}") == 403
             assert answer_to(simulator, bars, f"Host: {host}", f"Origin: {origin}") == 403
@@ -619,4 +619,4 @@ def test_idle_connections_are_limited_and_do_not_block_clients(monkeypatch: pyte
         with connected(simulator, "AAPL") as client:
             assert client.prices(1)
         with suppress(ConnectionResetError):
-            assert idle[0].recv(1) == b""  # the oldest made room
+            assert idle[0].recv(1) == b""  # the oldest was closed

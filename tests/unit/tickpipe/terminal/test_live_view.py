@@ -1,4 +1,4 @@
-"""The live view: no figure lost, SIMULATED where it is, trouble where it is."""
+"""The live view shows all figures, labels simulated prices and shows outages."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def shown(status: Status, *, title: str = "tickpipe", width: int = 120, height: 
 
 
 def words(text: str) -> str:
-    """The words alone: no frames, no line ends."""
+    """The text without frames and line breaks."""
     return " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split())
 
 
@@ -120,7 +120,7 @@ def test_hidden_symbols_are_counted(height: int) -> None:
     assert drawn == [f"S{n:02}" for n in range(len(drawn))]
     assert len(drawn) >= 1
     assert f"… and {50 - len(drawn)} more symbols" in text
-    assert len(text.splitlines()) <= height  # it fits, else the terminal would scroll
+    assert len(text.splitlines()) <= height  # it fits, otherwise the terminal would scroll
     assert "more symbols" not in shown(STATUS, height=height + 10)
 
 

@@ -1,4 +1,4 @@
-"""What takes long says how far it is: rate and time left on a terminal, nothing when piped."""
+"""Progress shows rate and time left on a terminal, and nothing if piped."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tickpipe.terminal.progress import line, progress
         (0, 0, 0, "verifying …"),
         (0, 0, 60, "verifying …"),
         (0, 1000, 5, "verifying: 0 of 1,000"),
-        (250, 1000, 0.5, "verifying: 250 of 1,000"),  # a rate over so little would be a guess
+        (250, 1000, 0.5, "verifying: 250 of 1,000"),  # too short to compute a rate
         (250, 1000, 5, "verifying: 250 of 1,000, 50/s, 15 s left"),
         (250, 0, 5, "verifying: 250, 50/s"),
         (1000, 1000, 5, "verifying: 1,000 of 1,000, 200/s"),
-        (1200, 1000, 6, "verifying: 1,200 of 1,000, 200/s"),  # an estimated total may be passed
+        (1200, 1000, 6, "verifying: 1,200 of 1,000, 200/s"),  # the count may exceed an estimated total
         (1, 1_000_000, 3600, "verifying: 1 of 1,000,000, 0/s, 41667 days left"),
     ],
 )
@@ -54,6 +54,6 @@ def test_progress_is_one_line_on_a_terminal(width: int) -> None:
 
 def test_progress_is_silent_when_piped(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown(terminal=False) == ""
-    with progress("verifying") as tell:  # pytest's stderr is no terminal
+    with progress("verifying") as tell:  # pytest's stderr is not a terminal
         tell(1, 2)
     assert capsys.readouterr() == ("", "")
