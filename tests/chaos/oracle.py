@@ -89,9 +89,9 @@ class Journal:
 def judge(database_url: str, journal: Journal, kills: Sequence[float]) -> Judgement:
     """Check that each event is stored exactly once, is a dead letter or falls in a recorded gap.
 
-    Within a connection only its end can be missing (TCP keeps order, and so do we), and a gap must be on record
-    between the last price that was stored of it and the first of a later connection. `kills`: when producers were
-    killed, seconds since 1970.
+    Only the end of a connection can be missing, because TCP and tickpipe keep the order. A gap must be recorded between
+    its last stored price and the first price of a later connection. `kills`: times of producer kills, in seconds since
+    1970.
     """
     with closing(psycopg2.connect(database_url)) as database, database.cursor() as cursor:
         cursor.execute("SELECT price, symbol, extract(epoch FROM received_at)::float8 FROM prices_real_time")

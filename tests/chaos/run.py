@@ -1,7 +1,7 @@
-"""A chaos run: real servers, the real producer, three consumers, a seeded scheduler that breaks them, an oracle.
+"""A chaos run: real servers, the real producer, three consumers, a seeded schedule of faults and an oracle.
 
-`make chaos MINUTES=10 SEED=7`, or `python -m tests.chaos.run --minutes 10 --seed 7`. One long outage instead:
-`--fault "kill Redis" --lasts 60`. `tickpipe verify` in a loop beside it all, without faults: `--fault none`.
+`make chaos MINUTES=10 SEED=7`, or `python -m tests.chaos.run --minutes 10 --seed 7`. For one long
+outage use `--fault "kill Redis" --lasts 60`. `--fault none` only runs `tickpipe verify` repeatedly.
 """
 
 from __future__ import annotations

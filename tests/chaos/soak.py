@@ -1,7 +1,7 @@
-"""A producer against a simulator that breaks it every 20 seconds in a different way: does it come back each time?
+"""A producer against a simulator that causes a different fault every 20 seconds.
 
-`make soak MINUTES=30`. Prints, for each fault, how long after the server was well again prices flowed, and at the end
-the worst of them, connections open at once, threads and memory.
+`make soak MINUTES=30`. Prints the recovery time after each fault. At the end it prints the
+maximum of recovery time, simultaneous connections, threads and memory.
 """
 
 from __future__ import annotations

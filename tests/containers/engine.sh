@@ -1,9 +1,9 @@
 #!/bin/sh
-# Docker's engine and Compose from Debian's packages, in a folder: where none is installed, and neither its ports nor its
-# firewall rules should be this machine's, so it has a network of its own. Needs root, debootstrap, iproute2, nftables.
-#   engine.sh FOLDER start        make the folder, start the engine
-#   engine.sh FOLDER run COMMAND  run a command beside the engine: engine.sh FOLDER run docker compose ps
-#   engine.sh FOLDER stop         stop it; the folder may be removed then
+# Runs Docker and Compose from Debian packages in a folder, with a separate network, so that its ports and firewall rules do
+# not affect this machine. Needs root, debootstrap, iproute2 and nftables.
+#   engine.sh FOLDER start        create the folder and start the engine
+#   engine.sh FOLDER run COMMAND  run a command with the engine: engine.sh FOLDER run docker compose ps
+#   engine.sh FOLDER stop         stop the engine; the folder can then be removed
 set -eu
 folder=$(realpath -m "$1") && shift
 root=$folder/root
@@ -12,7 +12,7 @@ case $1 in
 start)
     if [ ! -d "$root/var/lib/docker" ]; then
         mkdir -p "$folder"
-        engine=docker."io" # Debian's package; spelt apart, as its name is a registry's host, too
+        engine=docker."io" # the Debian package; split because the name is also the host of a registry
         debootstrap --variant=minbase \
             --include=ca-certificates,$engine,docker-cli,docker-compose,docker-buildx,iptables,debootstrap,curl \
             trixie "$root" >"$folder/log" || { tail "$folder/log" >&2 && exit 1; }
@@ -26,7 +26,7 @@ start)
     ip -n tickpipe route add default via 10.201.77.1
     cat /proc/sys/net/ipv4/ip_forward >"$folder/forward" && echo 1 >/proc/sys/net/ipv4/ip_forward
     nft 'table ip tickpipe { chain out { type nat hook postrouting priority 100; ip saddr 10.201.77.0/24 oifname != "tickpipe0" masquerade; }; }'
-    # A mount namespace whose root is the folder; /sys of the machine, since `ip netns exec` would hide its cgroups.
+    # A mount namespace with the folder as root. It has the machine's /sys, because `ip netns exec` would hide the cgroups.
     setsid nsenter --net=/run/netns/tickpipe unshare --mount --propagation private sh -eu -c '
         mount --bind "$1" "$1" && cd "$1"
         for at in proc sys dev; do mount --rbind "/$at" "$at"; done

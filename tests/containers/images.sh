@@ -1,12 +1,12 @@
 #!/bin/sh
-# Builds stand-ins, of Debian's packages, under the names of the images that we build from and run: for an engine that can
-# reach Debian's packages and no registry of images. Needs debootstrap and root. Never where you use the real ones.
+# Builds replacements from Debian packages under the names of the real images, for an engine without an image registry.
+# Needs debootstrap and root. Do not run it on an engine with the real images.
 set -eu
 cd "$(dirname "$0")"
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 debootstrap --variant=minbase --include=ca-certificates trixie "$folder/root" >"$folder/log" || { tail "$folder/log" >&2 && exit 1; }
-# What this machine trusts, and how it is told to use pip: not in any file of ours.
+# The CA certificates and the pip configuration of this machine.
 cp /etc/ssl/certs/ca-certificates.crt "$folder/root/etc/ssl/certs/"
 [ ! -f /etc/pip.conf ] || cp /etc/pip.conf "$folder/root/etc/"
 tar -C "$folder/root" -c . | docker import - tickpipe-debian

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The start of the stand-in for timescale/timescaledb. On an empty folder it makes the user, his password and the database,
-# with a server that listens on its socket only, as the real image does; then it is the server.
+# Entry point of the replacement for timescale/timescaledb. In an empty folder it first creates the user, the password and
+# the database with a server that listens only on its socket, as the real image does.
 set -eu
 if [ "$(id -u)" = 0 ]; then
     chown postgres:postgres "$PGDATA"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The Compose file as a user runs it, with the simulator in place of Twelve Data: built, scaled, killed, stopped, and every
-# price counted. Grafana is left out. Needs docker and its Compose, and ports 5432, 6379 and 9090. Takes about two minutes.
+# Tests the Compose file with the simulator instead of Twelve Data: builds, scales, kills and stops the containers and
+# counts the prices. See README.md.
 set -eu
 cd "$(dirname "$0")/../.."
 export TWELVE_DATA_API_KEY=any POSTGRES_PASSWORD='p@ss w/$rd' GRAFANA_PASSWORD="an'other"
@@ -12,15 +12,15 @@ compose() {
 say() { printf '\n== %s\n' "$*"; }
 fail() { printf 'FAILED: %s\n' "$*" >&2 && compose ps --all >&2 && compose logs --tail 20 >&2 && exit 1; }
 query() { compose exec -T timescaledb psql --username tickpipe --no-align --tuples-only --command "$1"; }
-within() { # SECONDS COMMAND …: until it succeeds
+within() { # SECONDS COMMAND …: repeat until it succeeds
     seconds=$1 && shift
     for _ in $(seq "$seconds"); do "$@" && return || sleep 1; done
-    fail "not within $seconds s: $*"
+    fail "timeout after $seconds s: $*"
 }
 up() { compose up --detach --wait --scale consumer=3 "$@" producer consumer simulator; }
 moving() { [ "$(query "SELECT count(*) FROM prices_real_time WHERE received_at > now() - interval '2 s'")" -gt 0 ]; }
 scraped() { compose exec -T prometheus wget -qO- 'http://127.0.0.1:9090/api/v1/query?query=sum(up)' | grep -q '"4"'; }
-killed() { # CONTAINER: kill -9, from a container beside it, so that the engine takes it for a crash
+killed() { # CONTAINER: kill -9 from another container, so that the engine detects a crash
     docker run --rm --pid host --user root tickpipe sh -c "kill -9 $(docker inspect --format '{{.State.Pid}}' "$1")"
 }
 
@@ -33,39 +33,39 @@ compose ps
 [ "$(docker run --rm tickpipe id -u)" != 0 ] || fail "the image runs as root"
 within 20 moving
 
-say "what is open"
+say "open ports"
 ports=$(docker ps --filter name=tickpipe-test --format '{{.Ports}}' | tr ',' '\n' | grep -e '->')
 echo "$ports"
-echo "$ports" | grep -v '127.0.0.1:' && fail "to others, too"
+echo "$ports" | grep -v '127.0.0.1:' && fail "a port is open to other machines"
 
 say "status, doctor, verify"
 for command in status doctor verify; do compose exec -T consumer tickpipe "$command"; done
 
-say "Prometheus, and the role that Grafana reads with"
+say "Prometheus and the role of Grafana"
 compose up --detach prometheus grafana-role
 within 60 scraped
 [ "$(compose exec -T --env PGPASSWORD="$GRAFANA_PASSWORD" timescaledb psql --host timescaledb --username tickpipe_reader \
-    --dbname tickpipe --no-align --tuples-only --command 'SELECT count(*) > 0 FROM prices_real_time')" = t ] || fail "no role"
+    --dbname tickpipe --no-align --tuples-only --command 'SELECT count(*) > 0 FROM prices_real_time')" = t ] || fail "the role of Grafana cannot read"
 
-say "kill -9 of each: it comes back"
+say "kill -9: each container restarts"
 for service in consumer redis timescaledb producer; do
     killed "tickpipe-test-$service-1"
     within 60 sh -c "docker inspect --format '{{.RestartCount}} {{.State.Health.Status}}' tickpipe-test-$service-1 | grep '1 healthy'"
 done
 within 60 moving
 
-say "stop: in time, with status 0"
+say "stop: within the grace period, with status 0"
 start=$(date +%s)
 compose stop
 echo "$(($(date +%s) - start)) s"
 statuses=$(compose ps --all --format '{{.ExitCode}} {{.Name}}')
 echo "$statuses"
-echo "$statuses" | grep -v '^0 ' && fail "another status"
+echo "$statuses" | grep -v '^0 ' && fail "a container exited with another status"
 
-say "on again, then the producer stops: is it all there?"
+say "start again, stop the producer, count the prices"
 up
 within 20 moving
 compose stop producer
 within 60 sh -c 'docker exec tickpipe-test-consumer-1 tickpipe status | grep "^backlog 0 "'
 compose exec -T consumer tickpipe verify --all
-say "all well"
+say "passed"

@@ -1,7 +1,7 @@
-"""The dashboard in a real browser, on a real pipeline. Its picture for the README is taken here.
+"""The dashboard in a real browser, on a real pipeline.
 
-`DASHBOARD_SHOT=docs/dashboard.png` says where that picture goes, otherwise it stays in the test's folder;
-`DASHBOARD_SHOTS` names a folder for copies of all pictures.
+`DASHBOARD_SHOT=docs/dashboard.png` writes the screenshot of the README. `DASHBOARD_SHOTS` names a folder for all
+screenshots.
 """
 
 from __future__ import annotations
@@ -289,7 +289,7 @@ def test_only_loopback_host_names_are_accepted(start: Callable[..., Board], pipe
         "VALUES (now(), 'A', 1, now(), 1, 1)"
     )
     board = start()
-    board.has("stream", "good")  # there is no group yet, so nothing is unread
+    board.has("stream", "good")  # without a group nothing is unread
     address = urlsplit(board.url)
     for host, status in (("localhost", 200), ("evil.example", 400)):
         connection = HTTPConnection(address.hostname or "", address.port, timeout=5)

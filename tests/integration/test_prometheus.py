@@ -72,7 +72,7 @@ class Prometheus:
         self._port = port
 
     def ask(self, what: str, **parameters: object) -> Any:
-        """The data of the response, or None if there is no response yet."""
+        """The data of the response, or None before the first response."""
         url = f"http://127.0.0.1:{self._port}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
         try:
             with urllib.request.urlopen(url, timeout=5) as answer:

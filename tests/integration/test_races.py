@@ -1,7 +1,7 @@
-"""Two races that lost entries when they were tried: here the interleaving is held, and the naive order fails.
+"""Two races between consumers that lose entries if commands are sent in the naive order.
 
-An intruder, another consumer of the group, reads just before the k-th command that the work under test sends, for
-every k. Whatever the work is, an entry that somebody was given must stay in the stream and in the pending list.
+An intruder, another consumer of the group, reads just before the k-th command of the work under test, for every k.
+An entry that the intruder has read must stay in the stream and in the pending list.
 """
 
 from __future__ import annotations

@@ -46,10 +46,10 @@ class Candle(NamedTuple):
 
 
 def make_ticks(seed: int, *, days: int = 3, count: int = 1500, start: datetime | None = None) -> list[Traded]:
-    """Ticks of a stock, a coin on two exchanges, one in two currencies; in the order in which they were received.
+    """Ticks of a stock, a coin on two exchanges and a currency pair, in order of receipt.
 
-    Counters restart at midnight or in the middle of a day, are corrected downwards, are missing now and then; the
-    exchange's times stray back by up to an hour; minutes, hours and a whole day are without ticks.
+    Counters restart at midnight or within a day, are corrected downwards and are sometimes missing. Exchange times
+    stray back by up to an hour. Some minutes, hours and a whole day have no ticks.
     """
     rng = random.Random(seed)
     start = start or datetime(2026, 3, 2, tzinfo=UTC)

@@ -26,9 +26,9 @@ def store_history(
     every: float = 4.0,
     blind: tuple[float, float] = (0.0, 0.0),
 ) -> int:
-    """Store `seconds` of prices up to `now` (since 1970), one of each symbol `every` so many seconds: how many.
+    """Store `seconds` of prices up to `now` (since 1970), one of each symbol every `every` seconds. Returns the count.
 
-    `blind`: from when to when before `now`, in seconds, the connection was lost.
+    `blind`: start and end of the lost connection, in seconds before `now`.
     """
     session = StoredSession(store, now - seconds)
     lost, found = seconds - blind[0], seconds - blind[1]

@@ -1,7 +1,7 @@
-"""A market, made up: two stocks, a currency pair and a coin, for some days around both changes of New York's clocks.
+"""A synthetic market: two stocks, a currency pair and a coin, for days around both clock changes in New York.
 
-Prices come as they do from the feed: several in a second, some late, counters of the day's volume that start again, and
-spans in which nothing was stored while the counters went on.
+Prices arrive as from the feed: several per second, some late, and with volume counters that restart. In some spans
+nothing is stored while the counters continue.
 """
 
 from __future__ import annotations

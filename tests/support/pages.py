@@ -1,12 +1,12 @@
-"""The commands on a page, run as they stand there: what a reader types, and whether he sees what the page shows.
+"""Runs the commands on a documentation page and compares their output with the page.
 
-Every block of ```sh or ```console on such a page has a comment before it that says what becomes of it:
+On such a page a comment before each block of ```sh or ```console says how it is run:
 
-    <!-- run -->                 with URLs of servers in the environment; it must end with status 0
-    <!-- run: home -->           the same without URLs, as on a new machine
-    <!-- run until: WORDS -->    it serves: until these words have come, then it is told to stop, and must end with 0
-    <!-- backup: NAME -->        run by tests/integration/test_backup.py under this name
-    <!-- not run: REASON -->     by nobody
+    <!-- run -->                 with server URLs in the environment; must exit with 0
+    <!-- run: home -->           without server URLs, as on a new machine; must exit with 0
+    <!-- run until: WORDS -->    stopped after this output; must then exit with 0
+    <!-- backup: NAME -->        run by tests/integration/test_backup.py by this name
+    <!-- not run: REASON -->     not run
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A `redis-cli` for the pages' commands: sends one command as it is given, prints the reply as redis-cli does.
+"""A minimal `redis-cli` for the commands on pages: sends one command and prints the reply as redis-cli does.
 
-Of redis-cli's options it knows -s and -u; without one it asks REDIS_URL.
+It supports the options -s and -u; the default is REDIS_URL.
 """
 
 from __future__ import annotations

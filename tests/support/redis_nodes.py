@@ -56,7 +56,7 @@ def redis_nodes(count: int, **settings: str) -> Iterator[list[Node]]:
 
 
 class FailoverPair:
-    """A primary and a replica. Clients connect to one address that can be switched, as a DNS name or a VIP can."""
+    """A primary and a replica behind one address, which can be switched like a DNS name or a virtual IP."""
 
     def __init__(self, primary: Node, replica: Node) -> None:
         self.primary = primary
@@ -72,7 +72,7 @@ class FailoverPair:
     def fail_over(self) -> None:
         """Promote the replica, demote the primary, then switch the address. Open connections stay on the old node.
 
-        Writes wait while this lasts, so that none is lost between the two nodes.
+        Writes are paused, so that none is lost between the two nodes.
         """
         self.primary.command("CLIENT", "PAUSE", 60_000, "WRITE")
         wait_for(self._in_step, message="the replica has all that the primary has")

@@ -41,11 +41,10 @@ class GivenServer:
 
 
 class NpmServer:
-    """TimescaleDB 2.23 in a process of Node, from tests/timescaledb. One database at a time.
+    """TimescaleDB 2.23 in a Node process, from tests/timescaledb. It serves one database at a time.
 
-    It is one backend for all connections: what is SET in one is set in all, while one is in a transaction the others
-    wait (to connect, too), no timeout is kept, and pg_stat_activity is empty. COPY kills it. A job runs by `CALL
-    run_job(id)` alone.
+    All connections share one backend. SET therefore applies to all connections, and a transaction blocks the others.
+    Timeouts do not work, pg_stat_activity is empty, COPY crashes the server, and jobs run only by `CALL run_job(id)`.
     """
 
     def __init__(self) -> None:

@@ -54,7 +54,7 @@ class Client:
         return [self.receive_kind("price") for _ in range(n)]
 
     def close_status(self) -> int:
-        """Read until the server closes. Returns 1006 if there is no close frame."""
+        """Read until the server closes. Returns 1006 without a close frame."""
         try:
             while True:
                 opcode, data = self.socket.recv_data()
@@ -332,7 +332,7 @@ def test_capture_is_replayed_exactly_then_closed(tmp_path: Path) -> None:
     journal: list[tuple[int, Event]] = []
     config = SimulatorConfig(capture=tmp_path / "capture", speed=0)
     with Simulator(config, journal=lambda *handed: journal.append(handed)) as simulator:
-        assert not simulator.wait(0.05)  # there is no subscription yet
+        assert not simulator.wait(0.05)  # before the first subscription
         with connected(simulator) as client:
             assert client.subscribe("AAPL")["status"] == "error"
             assert client.subscribe("eur/usd,Ümlaut")["status"] == "ok"
