@@ -1,4 +1,4 @@
-"""Embedded servers that cannot start name the reason in one line; as root they run as `nobody`."""
+"""Embedded servers that cannot start report the reason in one line. As root they run as another user."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_demo_and_live_have_different_data_folders() -> None:
 
 
 @as_root
-def test_root_runs_the_servers_as_nobody(folder: Path) -> None:
+def test_root_runs_the_servers_as_an_unprivileged_user(folder: Path) -> None:
     nobody = pwd.getpwnam("nobody").pw_uid
     with embedded_servers(folder / "data") as servers:
         write(servers, 1)
@@ -194,14 +194,14 @@ def test_root_runs_the_servers_as_nobody(folder: Path) -> None:
 
 
 @as_root
-def test_folder_unreachable_for_user_nobody_is_refused(folder: Path) -> None:
+def test_folder_unreachable_for_the_server_user_is_refused(folder: Path) -> None:
     (folder / "private").mkdir(mode=0o700)
     said = refusal(folder / "private/data")
     assert f"cannot reach {folder}/private/data: use --data-dir /var/lib/tickpipe" in said
 
 
 @as_root
-def test_programs_unreachable_for_user_nobody_are_copied(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_unreachable_for_the_server_user_are_copied(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     private = folder / "private"
     private.mkdir(mode=0o700)
     for kind in (ValkeyServer, PostgresServer):

@@ -1,4 +1,4 @@
-"""Temporary folders for the embedded servers. Paths are short and, for root, open to the user `nobody`."""
+"""Temporary folders for the embedded servers, with short paths."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A new folder directly under /tmp, removed at the end. pytest's tmp_path is too long and closed to `nobody`."""
+    """A new folder directly under /tmp, removed at the end."""
     folder = Path(tempfile.mkdtemp(prefix="tp-", dir="/tmp"))
     try:
         folder.chmod(0o755 if os.geteuid() == 0 else 0o700)

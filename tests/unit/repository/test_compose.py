@@ -1,4 +1,4 @@
-"""The files for containers and GitHub: valid by their schemas, and as careful as README says. Nothing is started."""
+"""The files for containers and GitHub match their schemas and the documented security rules. Nothing is started."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_redis_fsyncs_every_write(services: dict[str, dict[str, Any]]) -> None:
 def test_services_restart_and_have_a_stop_grace_period(services: dict[str, dict[str, Any]], name: str) -> None:
     service = services[name]
     assert service["restart"] == "unless-stopped"
-    assert int(service["stop_grace_period"].removesuffix("s")) > 10  # ours end within 10 s
+    assert int(service["stop_grace_period"].removesuffix("s")) > 10  # tickpipe's processes stop within 10 s
     if name in {"redis", "timescaledb"}:
         assert service["healthcheck"]["test"]
         assert not service["image"].endswith((":latest", service["image"].partition(":")[0]))
@@ -103,7 +103,7 @@ def test_services_restart_and_have_a_stop_grace_period(services: dict[str, dict[
         assert service["command"] == [name]
         environment = service["environment"]
         assert (environment["METRICS_PORT"], environment["METRICS_HOST"]) == (9464, "0.0.0.0")
-        assert "ports" not in service  # within the containers' network alone
+        assert "ports" not in service  # only within the network of the containers
         *python, code = service["healthcheck"]["test"]
         assert python == ["CMD", "python", "-c"]
         assert "http://127.0.0.1:9464/healthz" in code
@@ -172,7 +172,7 @@ def test_workflow_runs_make_test_on_supported_platforms() -> None:
     }
     *before, command = [step["run"] for step in job["steps"] if "run" in step]
     assert command == "make test PYTHON=python"
-    assert ["prometheus" in step for step in before] == [True, True]  # Linux and macOS: the runners have a browser
+    assert ["prometheus" in step for step in before] == [True, True]  # the runners of Linux and macOS have a browser
     assert any(step.get("uses", "").startswith("actions/setup-node@") for step in job["steps"])
 
 

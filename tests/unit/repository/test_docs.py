@@ -1,4 +1,4 @@
-"""What the pages say is there: links, named files, make targets, commands with their options and variables."""
+"""Links, files, make targets, commands, options and variables named in the documentation exist."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ SECRETS = {"TWELVE_DATA_API_KEY", "REDIS_URL", "DATABASE_URL"}
 #: Put together here, so that this file does not name them.
 REGISTRIES = ["pypi" + ".org", "files.python" + "hosted.org", "registry." + "npmjs.org"]
 
-#: Of the data of `tickpipe up`.
+#: Files in the data folder of `tickpipe up`.
 FOLDERS = {"live/", "demo/", "postgres-18/", "valkey/", "spool/", "logs/"}
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def in_git() -> list[Path]:
-    """The files in git, and those that would be added."""
+    """The files in git, including untracked files that are not ignored."""
     done = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -47,7 +47,7 @@ pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relativ
 
 
 def commands(words: str, command: Any) -> dict[str, Any]:
-    """The command, and those below it, by the words that start each."""
+    """The command and its subcommands, by name."""
     below = getattr(command, "commands", {})
     found = {name: each for sub, each in below.items() for name, each in commands(f"{words} {sub}", each).items()}
     return {words: command, **found}
@@ -69,7 +69,7 @@ def make_targets() -> set[str]:
 
 
 def code(page: Path) -> Iterator[str]:
-    """The lines of shell and console blocks, joined where they go on, and what stands in backticks."""
+    """The lines of shell and console blocks, with continuations joined, and inline code."""
     text = page.read_text(encoding="utf-8")
     for language, block in FENCE.findall(text):
         lines = block.replace("\\\n", " ").splitlines()
@@ -81,16 +81,16 @@ def code(page: Path) -> Iterator[str]:
 
 
 def spans(page: Path) -> Iterator[str]:
-    """What stands in backticks outside of blocks."""
+    """Inline code outside of blocks."""
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     yield from (span.replace("\n", " ") for span in re.findall(r"`([^`]+)`", text))
 
 
 def calls(line: str) -> Iterator[list[str]]:
-    """The commands in a line of shell, without variables set before them and without the environment's folder."""
+    """The commands in a shell line, without variable assignments and without the folder of the environment."""
     try:
         words = shlex.split(line, comments=True)
-    except ValueError:  # no shell: an apostrophe
+    except ValueError:  # prose with an apostrophe, not shell
         return
     call: list[str] = []
     for word in [*words, ";"]:
@@ -103,7 +103,7 @@ def calls(line: str) -> Iterator[list[str]]:
 
 
 def wrong(call: list[str]) -> str | None:
-    """What is wrong with a call of ours; None for all others."""
+    """The error in a tickpipe command, or None."""
     name, *words = call
     if name == "make":
         unknown = [word for word in words if "=" not in word and word not in make_targets()]
@@ -120,7 +120,7 @@ def wrong(call: list[str]) -> str | None:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them; the second of two that are the same gets -1."""
+    """The anchors of a page's headings as GitHub creates them. The second of two equal ones ends in -1."""
     found: list[str] = []
     for heading in re.findall(r"^#{1,6} (.+)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE):
         text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
@@ -129,7 +129,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def broken_links(page: Path) -> list[str]:
-    """The links of a page to files and headings that are not there."""
+    """The links of a page to missing files and headings."""
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     broken = []
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -201,7 +201,7 @@ def test_defaults_are_documented() -> None:
     assert {name: shown[name] for name in defaults} == defaults
 
 
-#: Variables of others that the pages name; all others are of a command, of a secret, or set on the page itself.
+#: Variables of other programs. All others must belong to a command or a secret, or be set on the page.
 OTHERS = {"PATH", "PYTHON", "CI", "MINUTES", "SEED", "OPTIONS", "LIVE", "REDIS_DATA", "BACKUP", "POSTGRES_PASSWORD"}
 OTHERS |= {"GRAFANA_PASSWORD", "DISK_ALERT_GB", "DASHBOARD_SHOT", "DASHBOARD_SHOTS", "TIMESCALEDB_URL"}  # of the tests
 OTHERS |= {"SSL_CERT_FILE", "COMPOSE_FILE", "COMPOSE_PROFILES", "PGPASSWORD"}  # OpenSSL's, Compose's, libpq's
@@ -209,7 +209,7 @@ OTHERS |= {"UPGRADE", "IMAGE_REGISTRY"}  # of make, of the release workflow
 
 
 def unknown_variables(text: str) -> set[str]:
-    """Variables that a page sets, reads or names, and nobody knows."""
+    """Unknown variables on a page."""
     named = set(re.findall(r"\$\{?([A-Z][A-Z_]+)\b|\b([A-Z][A-Z_]{2,})=|`([A-Z]+_[A-Z_]+)`", text))
     names = {name for found in named for name in found if name}
     ours = {str(param.envvar) for command in COMMANDS.values() for param in command.params if param.envvar}
@@ -225,7 +225,7 @@ def test_unknown_variables_are_found() -> None:
     assert unknown_variables("`SPOOL_DIR` $SPOOL_DIRS X_Y=1 `CLAIM_IDEL`") == {"SPOOL_DIRS", "X_Y", "CLAIM_IDEL"}
 
 
-#: What each subcommand of docker compose that we use takes: its options, and whether only its first word is a service.
+#: For each subcommand of docker compose: its options, and whether only the first argument is a service.
 DOCKER = {
     "up": ({"--build", "--detach", "--scale"}, False),
     "down": ({"--volumes"}, False),
@@ -237,7 +237,7 @@ DOCKER = {
 
 
 def wrong_docker(call: list[str], services: dict[str, Any]) -> str | None:
-    """What is wrong with a call of docker compose; None for all others."""
+    """The error in a docker compose command, or None."""
     if call[:1] != ["docker"]:
         return None
     if call[2:3] == ["--profile"]:
@@ -286,7 +286,7 @@ def test_wrong_container_commands_are_found() -> None:
     assert found == lines
 
 
-#: Pages whose every block of commands says whether a test runs it, and if not, why.
+#: Pages with a comment at every command block that says whether a test runs it.
 MARKED = ["getting-started.md", "operations.md", "architecture.md", "glossary.md", "adding-a-feed.md"]
 VERBS = {"run", "run home", "run until", "run home until", "backup", "not run"}
 

@@ -1,7 +1,7 @@
-"""The files for Prometheus and Grafana: they fit together, and name only metrics, data sources and pages that exist.
+"""The files for Prometheus and Grafana are consistent and use only existing metrics, data sources and pages.
 
-Their SQL is run in tests/integration/test_observability.py; a real Prometheus reads its files in test_prometheus.py.
-Grafana is never started.
+tests/integration/test_observability.py runs their SQL, and test_prometheus.py starts a real Prometheus. Grafana is never
+started.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ROOT = FOLDER.parent
 COMPOSE = ROOT / "docker-compose.yml"
 PROFILE = ["prometheus", "grafana", "grafana-role"]
 ALERTS = {"FeedSilent", "LagGrowing", "DeadLetters", "SpoolInUse", "SessionIncomplete", "DiskFilling", "ProcessDown"}
-#: Of Grafana 12; what is older was removed or replaced (graph, singlestat, table-old …).
+#: Panel types of Grafana 12, without removed ones (graph, singlestat, table-old …).
 PANELS = {"stat", "timeseries", "candlestick", "table", "state-timeline", "alertlist", "row"}
 
 each_dashboard = pytest.mark.parametrize("name", dashboards())
@@ -49,7 +49,7 @@ def services() -> dict[str, dict[str, Any]]:
 
 
 def sources() -> dict[str, str]:
-    """The provisioned data sources: type by uid."""
+    """The type of each provisioned data source, by uid."""
     return {each["uid"]: each["type"] for each in read(PROVISIONING / "datasources/tickpipe.yml")["datasources"]}
 
 
@@ -73,7 +73,7 @@ def test_referenced_metrics_are_exposed(
     assert len(expressions) > 30
     known = set().union(*exposed.values())
     assert {place: unknown for place, text in expressions.items() if (unknown := metrics(text) - known)} == {}
-    for text in expressions.values():  # what is asked of one kind of process is exposed by that kind
+    for text in expressions.values():  # the process that a query selects exposes the metric
         for metric, job in re.findall(r'(tickpipe_\w+)\{job="(\w+)"\}', text):
             assert metric in exposed[job]
 
@@ -137,7 +137,7 @@ def test_grafana_alerts_are_complete_and_use_no_interpolation() -> None:
             assert step["model"]["refId"] == name
             assert step["datasourceUid"] in {*sources(), "__expr__"}
             assert step["model"]["datasource"]["uid"] == step["datasourceUid"]
-    # Grafana replaces $NAME in annotations, not in SQL: neither is relied upon.
+    # Grafana replaces $NAME in annotations but not in SQL. The files use neither.
     assert "$" not in (PROVISIONING / "alerting/rules.yml").read_text(encoding="utf-8")
 
 
@@ -173,7 +173,7 @@ def test_panels_have_titles_descriptions_and_units(name: str) -> None:
         if panel["type"] == "row":
             continue
         assert len(panel["description"]) > 20, panel["title"]
-        if panel["type"] not in {"table", "alertlist"}:  # those have units by the column
+        if panel["type"] not in {"table", "alertlist"}:  # these panels have units by column
             assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
 
 
@@ -206,7 +206,7 @@ def test_observability_profile_is_off_by_default(services: dict[str, dict[str, A
     assert {name for name, service in services.items() if "profiles" in service} == set(PROFILE)
     for name in services.keys() - PROFILE:
         assert not services[name].get("depends_on", {}).keys() & set(PROFILE)
-    # Compose asks for a ${…:?} of a profile that is off too.
+    # Compose requires ${…:?} even of an inactive profile.
     asked = {name: re.findall(r"(?<!\$)\$\{(\w+):\?", str(service)) for name, service in services.items()}
     others = set().union(*(names for name, names in asked.items() if name not in PROFILE))
     assert set().union(*(asked[name] for name in PROFILE)) <= others

@@ -1,4 +1,4 @@
-"""The files around the code: lock files, make rules, workflows, changelog and the docs site."""
+"""Lock files, make rules, workflows, the changelog and the docs site."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOCKS = ["requirements.lock", "requirements-build.lock", "requirements-dev.lock"
 
 
 def dry_run(target: str) -> str:
-    """The commands that make would run for a target in a fresh clone."""
+    """The commands of a make target in a fresh clone."""
     command = ["make", "--dry-run", "--always-make", target]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
@@ -34,7 +34,7 @@ def test_make_targets_install_only_their_lock_files(target: str, expected: list[
 
 
 def requirements(lock: str) -> Iterator[tuple[str, str]]:
-    """The requirements of a lock file: each with its version and marker, and all lines below it."""
+    """The requirements of a lock file with version and marker, and the lines below each."""
     text = re.sub(r"^ *#.*\n", "", (ROOT / lock).read_text(encoding="utf-8"), flags=re.MULTILINE)
     for block in re.split(r"\n(?=\S)", text):
         yield block.partition(" \\\n")[0], block

@@ -1,4 +1,4 @@
-"""The check of the repository's English: which text it reads, how it counts, and when it fails."""
+"""tools/prose.py: the text it checks, the counts and the exit status."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture(scope="module")
 def prose() -> ModuleType:
-    """The script as a module."""
+    """The script, loaded as a module."""
     spec = importlib.util.spec_from_file_location("prose_check", ROOT / "tools/prose.py")
     assert spec
     assert spec.loader
