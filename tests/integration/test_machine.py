@@ -44,8 +44,8 @@ WITH_OUR_PATH = f"import sys; sys.path[:] = {[str(ROOT), *filter(None, sys.path)
 #: Blocks the main thread in a C library.
 IN_A_QUERY = """
 import sys, threading, psycopg2
-from common import cli
-stop = cli.stop_on_signals()
+from common import process
+stop = process.stop_on_signals()
 threading.Thread(target=lambda: (stop.wait(), print("stopping", flush=True)), daemon=True).start()
 psycopg2.connect(sys.argv[1]).cursor().execute("SELECT pg_sleep(600)")
 """

@@ -31,7 +31,7 @@ cli.main()
 #: A signal that arrives while stop.wait() has the lock of the event.
 SIGNALLED_WHILE_WAITING = """
 import signal
-from common.cli import stop_on_signals
+from common.process import stop_on_signals
 
 stop = stop_on_signals()
 with stop._cond:

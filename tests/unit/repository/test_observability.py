@@ -1,7 +1,7 @@
 """The files for Prometheus and Grafana are consistent and use only existing metrics, data sources and pages.
 
-tests/integration/test_observability.py runs their SQL, and test_prometheus.py starts a real Prometheus. Grafana is never
-started.
+tests/integration/test_observability.py runs their SQL, and test_prometheus.py starts a real Prometheus. Grafana is
+never started.
 """
 
 from __future__ import annotations
