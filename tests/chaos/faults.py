@@ -16,7 +16,7 @@ FAULTS = {
     "fill Redis": (1, 2.0, 4.0),
     "kill PostgreSQL": (2, 0.2, 3.0),
     "stop PostgreSQL": (1, 0.2, 2.0),
-    "kill a consumer with a block, PostgreSQL": (
+    "kill a consumer with a batch, PostgreSQL": (
         2,
         1.0,
         2.0,

@@ -201,7 +201,7 @@ class Run:
             "fill Redis": (self._fill_redis, self._empty_redis),
             "kill PostgreSQL": (self.postgres.kill, self.postgres.start),
             "stop PostgreSQL": (self.postgres.stop, self.postgres.start),
-            "kill a consumer with a block, PostgreSQL": (self.postgres.kill, lambda: self._kill_holder(consumer)),
+            "kill a consumer with a batch, PostgreSQL": (self.postgres.kill, lambda: self._kill_holder(consumer)),
             "close the websocket": (simulator.close_all, nothing),
             "reset the websocket": (simulator.reset_all, nothing),
             "half-open the websocket": (simulator.half_open_all, nothing),

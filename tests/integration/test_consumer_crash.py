@@ -50,7 +50,7 @@ def test_consumer_killed_within_a_batch_loses_nothing(pipeline: Pipeline) -> Non
     pipeline.append(list(ticks(events, SESSION)))
     with pipeline.database.locked():
         victim = pipeline.consumer()
-        wait_for(pipeline.database.waiting, message="the victim is in the middle of its INSERT")
+        wait_for(pipeline.database.waiting, message="the victim waits within its INSERT")
         wait_for(lambda: list(pipeline.pending().values()) == [2000], message="it has read the next one, too")
         victim.kill()
     assert pipeline.database.count() == 0

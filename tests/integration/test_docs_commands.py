@@ -43,7 +43,7 @@ def running(pipeline: Pipeline, simulator: Simulator) -> Pipeline:
     enough = "SELECT count(*) FROM (SELECT FROM prices_real_time GROUP BY symbol) AS symbols"
     wait_for(lambda: pipeline.database.query(enough) == [(len(SYMBOLS),)], message="each symbol has a price")
     vouched = "SELECT 1 FROM feed_sessions WHERE last_seq > 0"
-    wait_for(lambda: pipeline.database.query(vouched), message="the producer has vouched for some")
+    wait_for(lambda: pipeline.database.query(vouched), message="the producer has reported some")
     return pipeline
 
 

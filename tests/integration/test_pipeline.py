@@ -100,7 +100,7 @@ def test_three_consumers_share_the_stream(pipeline: Pipeline) -> None:
     pipeline.append(list(ticks(events, SESSION)))
     with pipeline.database.locked():  # until all three have a batch
         consumers = [pipeline.consumer("--max-batch-size", "100") for _ in range(3)]
-        wait_for(lambda: len(pipeline.pending()) == 3, message="each consumer holds a block")
+        wait_for(lambda: len(pipeline.pending()) == 3, message="each consumer has a batch")
     pipeline.wait_until_stored(len(events))
     assert [consumer.stop() for consumer in consumers] == [0, 0, 0]
     assert pipeline.nothing_pending()

@@ -20,7 +20,7 @@ from tests.support.waiting import PATIENCE, wait_for
 from tickpipe.simulator.websocket import Simulator, SimulatorConfig
 
 #: A consumer that waits 1 s instead of 8.5 s for an unresponsive server at shutdown.
-SOON_GIVES_UP = """
+CONSUMER_WITH_SHORT_SHUTDOWN = """
 from consumer import cli
 
 cli.STOP_WITHIN = 1.0
@@ -63,7 +63,7 @@ def test_stopped_consumers_finish_their_batches_and_leave(pipeline: Pipeline) ->
     with pipeline.database.locked():
         consumers = [pipeline.consumer("--max-batch-size", "700") for _ in range(2)]
         wait_for(lambda: len(pipeline.database.waiting()) == 2)
-        wait_for(lambda: sorted(pipeline.pending().values()) == [1400, 1400], message="each has a block, and the next")
+        wait_for(lambda: sorted(pipeline.pending().values()) == [1400, 1400], message="each has two batches")
         for consumer in consumers:
             consumer.signal(signal.SIGTERM)
     assert [consumer.wait(timeout=10) for consumer in consumers] == [0, 0]
@@ -79,7 +79,7 @@ def test_consumer_stopped_while_the_database_hangs_leaves_its_batch_to_others(pi
     events = make_events(100)
     pipeline.append(list(ticks(events, SESSION)))
     with pipeline.database.locked():
-        consumer = pipeline.processes.start("python", "-c", SOON_GIVES_UP)
+        consumer = pipeline.processes.start("python", "-c", CONSUMER_WITH_SHORT_SHUTDOWN)
         wait_for(pipeline.database.waiting)
         assert consumer.stop() == 1
     assert consumer.last_log_line()[0].startswith("consumer: told to stop while the database or Redis did not answer")

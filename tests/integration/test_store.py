@@ -16,7 +16,7 @@ from common.settings import Secret
 from common.tick import Tick
 from consumer.store import PriceStore, Stored
 from consumer.tables import FEED, PRICES
-from tests.support.batches import EPOCH, GOOD, SESSION, block, entry, flat, letters, raw_entry, seqs, to_bytes
+from tests.support.batches import EPOCH, GOOD, SESSION, entry, flat, letters, make_batch, raw_entry, seqs, to_bytes
 from tests.support.pipeline import Database
 
 names = st.one_of(
@@ -51,22 +51,22 @@ ticks = st.builds(
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(block=st.lists(ticks, min_size=1, max_size=12, unique_by=lambda tick: (tick.session, tick.seq)))
-@example(block=[Tick(*GOOD.values())._replace(symbol='{"\\",NULL}', exchange="NULL", received="1760000000123457")])
+@given(batch=st.lists(ticks, min_size=1, max_size=12, unique_by=lambda tick: (tick.session, tick.seq)))
+@example(batch=[Tick(*GOOD.values())._replace(symbol='{"\\",NULL}', exchange="NULL", received="1760000000123457")])
 def test_every_value_is_stored_exactly_or_is_a_dead_letter(
-    database: Database, store: PriceStore, block: list[Tick]
+    database: Database, store: PriceStore, batch: list[Tick]
 ) -> None:
     database.query("TRUNCATE prices_real_time, dead_letters")
     entries = [
         raw_entry(number, {name.encode(): to_bytes(value) for name, value in tick._asdict().items()})
-        for number, tick in enumerate(block)
+        for number, tick in enumerate(batch)
     ]
     impossible = {
         entry.id
-        for entry, tick in zip(entries, block, strict=True)
+        for entry, tick in zip(entries, batch, strict=True)
         if any("\0" in text or re.search("[\ud800-\udfff]", text) for text in (tick.symbol, tick.exchange))
     }
-    good = [tick for entry, tick in zip(entries, block, strict=True) if entry.id not in impossible]
+    good = [tick for entry, tick in zip(entries, batch, strict=True) if entry.id not in impossible]
 
     assert store.insert_batch(PRICES, "prices", entries) == Stored(len(good), 0, len(impossible))
 
@@ -144,7 +144,7 @@ def test_one_bad_row_is_a_dead_letter_and_the_rest_of_the_batch_is_stored(
     database: Database, store: PriceStore, values: dict[str, str | bytes], reason: str
 ) -> None:
     bad = entry(50, **values)
-    entries = [*block(49), bad, *[entry(number) for number in range(51, 101)]]
+    entries = [*make_batch(49), bad, *[entry(number) for number in range(51, 101)]]
     assert store.insert_batch(PRICES, "prices", entries) == Stored(99, 0, 1)
     assert store.insert_batch(PRICES, "prices", entries) == Stored(0, 99, 1)  # redelivered
     assert seqs(database) == [number for number in range(1, 101) if number != 50]
@@ -226,7 +226,7 @@ def test_rows_only_the_database_refuses_are_found_by_bisection(database: Databas
 
 
 def test_inserted_counts_only_new_rows(database: Database, store: PriceStore) -> None:
-    entries = block(1000)
+    entries = make_batch(1000)
     assert store.insert_batch(PRICES, "prices", entries[:300]) == Stored(300, 0, 0)
     assert store.insert_batch(PRICES, "prices", entries) == Stored(700, 300, 0)
     assert store.insert_batch(PRICES, "prices", entries) == Stored(0, 1000, 0)

@@ -9,7 +9,7 @@ from common.settings import Secret
 from common.threads import in_thread
 from consumer.store import PriceStore, Stored
 from consumer.tables import PRICES
-from tests.support.batches import block, entry, letters, raw_entry, refused, seqs
+from tests.support.batches import entry, letters, make_batch, raw_entry, refused, seqs
 from tests.support.pipeline import Database
 from tests.support.waiting import PATIENCE, wait_for
 
@@ -23,7 +23,7 @@ def test_outages_are_recognised_by_error_class(
     database: Database, store: PriceStore, sqlstate: str, bisect: bool
 ) -> None:
     undecodable = raw_entry(12, {b"what": b"is this?"})
-    entries = [*block(10), entry(11, symbol="BAD"), undecodable]
+    entries = [*make_batch(10), entry(11, symbol="BAD"), undecodable]
     with refused(database, "BAD", sqlstate), pytest.raises(DatabaseOutageError, match="refused"):
         store.insert_batch(PRICES, "prices", entries, bisect=bisect)
     assert database.count() == database.count("dead_letters") == 0
@@ -33,7 +33,7 @@ def test_outages_are_recognised_by_error_class(
 
 @pytest.mark.parametrize("sqlstate", ["54000", "P0001", "XX000"])
 def test_ambiguous_error_is_an_outage_until_bisection(database: Database, store: PriceStore, sqlstate: str) -> None:
-    entries = [*block(10), entry(11, symbol="BAD")]
+    entries = [*make_batch(10), entry(11, symbol="BAD")]
     with refused(database, "BAD", sqlstate):
         with pytest.raises(DatabaseOutageError, match="refused"):
             store.insert_batch(PRICES, "prices", entries)
@@ -47,11 +47,11 @@ def test_read_only_database_is_an_outage(fresh_database: Database) -> None:
     name = fresh_database.query("SELECT current_database()")[0][0]
     fresh_database.query(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     with pytest.raises(DatabaseOutageError, match="read-only"):
-        store.insert_batch(PRICES, "prices", [*block(10), entry(11, price="dear")])
+        store.insert_batch(PRICES, "prices", [*make_batch(10), entry(11, price="dear")])
     assert fresh_database.count() == fresh_database.count("dead_letters") == 0
     fresh_database.query("SET default_transaction_read_only = off")
     fresh_database.query(f"ALTER DATABASE {name} RESET default_transaction_read_only")
-    assert store.insert_batch(PRICES, "prices", block(10)) == Stored(10, 0, 0)
+    assert store.insert_batch(PRICES, "prices", make_batch(10)) == Stored(10, 0, 0)
     store.close()
 
 
@@ -60,8 +60,8 @@ def test_statement_timeout_is_an_outage(fresh_database: Database) -> None:
     name = fresh_database.query("SELECT current_database()")[0][0]
     fresh_database.query(f"ALTER DATABASE {name} SET statement_timeout = '500ms'")
     with fresh_database.locked(), pytest.raises(DatabaseOutageError, match="statement timeout"):
-        store.insert_batch(PRICES, "prices", block(10))
-    assert store.insert_batch(PRICES, "prices", block(10)) == Stored(10, 0, 0)
+        store.insert_batch(PRICES, "prices", make_batch(10))
+    assert store.insert_batch(PRICES, "prices", make_batch(10)) == Stored(10, 0, 0)
     store.close()
 
 
@@ -72,18 +72,18 @@ def test_killed_connection_is_an_outage_and_the_next_attempt_reconnects(database
         "WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
     with pytest.raises(DatabaseOutageError):
-        store.insert_batch(PRICES, "prices", block(10))
-    assert store.insert_batch(PRICES, "prices", block(10)) == Stored(10, 0, 0)
+        store.insert_batch(PRICES, "prices", make_batch(10))
+    assert store.insert_batch(PRICES, "prices", make_batch(10)) == Stored(10, 0, 0)
 
 
 def test_connection_killed_within_a_batch_stores_nothing(database: Database, store: PriceStore) -> None:
     with database.locked():
-        inserting = in_thread(store.insert_batch, PRICES, "prices", block(10))
+        inserting = in_thread(store.insert_batch, PRICES, "prices", make_batch(10))
         (backend,) = wait_for(database.waiting)
         database.query("SELECT pg_terminate_backend(%s)", backend)
         assert isinstance(inserting.exception(timeout=PATIENCE), DatabaseOutageError)
     assert database.count() == 0
-    assert store.insert_batch(PRICES, "prices", block(10)) == Stored(10, 0, 0)
+    assert store.insert_batch(PRICES, "prices", make_batch(10)) == Stored(10, 0, 0)
 
 
 TERMINATE = (
@@ -106,11 +106,11 @@ def test_outage_quotes_the_first_server_message(database: Database, store: Price
         assert store.works()
         database.query(TERMINATE)
         with pytest.raises(DatabaseOutageError, match=TERMINATED):
-            store.insert_batch(PRICES, "prices", block(1))
+            store.insert_batch(PRICES, "prices", make_batch(1))
     else:
         with pytest.raises(DatabaseOutageError, match=TERMINATED):
             lose_the_connection()
-    assert store.insert_batch(PRICES, "prices", block(1)) == Stored(1, 0, 0)
+    assert store.insert_batch(PRICES, "prices", make_batch(1)) == Stored(1, 0, 0)
 
 
 def test_outage_explains_why_the_connection_ended(store: PriceStore) -> None:
@@ -149,7 +149,7 @@ def test_setting_of_an_extension_loaded_later_applies_to_the_next_transaction(st
 def test_concurrent_inserts_of_one_batch_store_it_once(database: Database, store: PriceStore) -> None:
     other = PriceStore(Secret(database.url))
     with database.locked():
-        writing = [in_thread(each.insert_batch, PRICES, "prices", block(500)) for each in (store, other)]
+        writing = [in_thread(each.insert_batch, PRICES, "prices", make_batch(500)) for each in (store, other)]
         wait_for(lambda: len(database.waiting()) == 2)
     for each in writing:
         each.result(timeout=PATIENCE)
@@ -161,7 +161,7 @@ def test_concurrent_inserts_of_one_batch_store_it_once(database: Database, store
 def test_missing_schema_is_a_configuration_error(empty_database: Database, bisect: bool) -> None:
     store = PriceStore(Secret(empty_database.url))
     with pytest.raises(ConfigurationError, match="run `tickpipe migrate`"):
-        store.insert_batch(PRICES, "prices", block(10), bisect=bisect)
+        store.insert_batch(PRICES, "prices", make_batch(10), bisect=bisect)
     store.close()
 
 

@@ -84,11 +84,11 @@ def test_decompression_limit_does_not_refuse_a_redelivered_batch(store: PriceSto
 def test_bad_values_are_dead_letters_and_the_rest_of_the_batch_is_stored(
     timescale: Database, store: PriceStore
 ) -> None:
-    block = list(ticks(make_days(3000), SESSION))
-    block[99] = block[99]._replace(price="dear")
-    block[1999] = block[1999]._replace(price="NaN")
-    block[2999] = block[2999]._replace(time="57743000000")
-    entries = [entry(tick.encode(each)) for each in block]
+    batch = list(ticks(make_days(3000), SESSION))
+    batch[99] = batch[99]._replace(price="dear")
+    batch[1999] = batch[1999]._replace(price="NaN")
+    batch[2999] = batch[2999]._replace(time="57743000000")
+    entries = [entry(tick.encode(each)) for each in batch]
     assert store.insert_batch(PRICES, "prices", entries) == Stored(2997, 0, 3)
     assert store.insert_batch(PRICES, "prices", entries) == Stored(0, 2997, 3)
     assert timescale.query("SELECT seq FROM dead_letters ORDER BY seq") == [(100,), (2000,), (3000,)]

@@ -139,7 +139,7 @@ def test_killed_consumers_are_restarted_and_nothing_is_missing(
     running = up("--consumers", "2", CLAIM_IDLE="3")
     with closing(database(running)) as looking:
         with looking.locked(table):
-            wait_for(looking.waiting, message="a consumer is in the middle of a block")
+            wait_for(looking.waiting, message="a consumer is within a batch")
             before = consumers(running)
             assert len(before) == 2
             for consumer in before:

@@ -37,7 +37,7 @@ def to_bytes(value: str | bytes) -> bytes:
     return value if isinstance(value, bytes) else value.encode(errors="surrogatepass")  # as common.streams.stream does
 
 
-def block(count: int) -> list[Entry]:
+def make_batch(count: int) -> list[Entry]:
     return [entry(number) for number in range(1, count + 1)]
 
 

@@ -13,7 +13,7 @@ from tests.support.sessions import StoredSession, entry
 from tickpipe.simulator.random_walk import EventSource
 
 #: Rows stored in one transaction.
-BLOCK = 1000
+BATCH = 1000
 
 
 def store_history(
@@ -42,9 +42,9 @@ def store_history(
         session.emit("connected", found - 0.2)
         session.emit("subscribed", found, symbols=list(symbols))
     ticks = list(_ticks(session, source, symbols, seconds, every, (lost, found)))
-    for first in range(0, len(ticks), BLOCK):
-        block = [entry(tick.encode(one)) for one in ticks[first : first + BLOCK]]
-        store.insert_batch(PRICES, "prices", block)
+    for first in range(0, len(ticks), BATCH):
+        batch = [entry(tick.encode(one)) for one in ticks[first : first + BATCH]]
+        store.insert_batch(PRICES, "prices", batch)
     span = {"time_min": int(session.start), "time_max": int(now)}
     session.emit("stopped", seconds, last_seq=len(ticks), **span)
     return len(ticks)
