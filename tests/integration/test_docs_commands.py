@@ -42,8 +42,8 @@ def running(pipeline: Pipeline, simulator: Simulator) -> Pipeline:
     pipeline.consumer()
     enough = "SELECT count(*) FROM (SELECT FROM prices_real_time GROUP BY symbol) AS symbols"
     wait_for(lambda: pipeline.database.query(enough) == [(len(SYMBOLS),)], message="each symbol has a price")
-    vouched = "SELECT 1 FROM feed_sessions WHERE last_seq > 0"
-    wait_for(lambda: pipeline.database.query(vouched), message="the producer has reported some")
+    checkpoint = "SELECT 1 FROM feed_sessions WHERE last_seq > 0"
+    wait_for(lambda: pipeline.database.query(checkpoint), message="the producer has reported some")
     return pipeline
 
 

@@ -93,7 +93,7 @@ def test_fixed_24_hour_days_shift_after_daylight_saving(backend: Backend) -> Non
 
 
 def test_volume_follows_the_documented_rules(backend: Backend) -> None:
-    told = [
+    steps = [
         ("10:00", "NASDAQ", 100),  # the first value
         ("10:01", "NASDAQ", 130),
         ("10:02", "NASDAQ", 120),  # a correction
@@ -112,9 +112,9 @@ def test_volume_follows_the_documented_rules(backend: Backend) -> None:
             INSERT INTO prices_real_time (time, symbol, price, day_volume, exchange, received_at, session, seq)
             SELECT time, 'RULES', 1, volume, exchange, time, 2, row_number() OVER (ORDER BY time)
             FROM (SELECT timestamptz '2025-11-05 00:00:00+00' + after::interval AS time, volume, exchange
-                  FROM unnest(%s, %s, %s::float8[]) AS told (after, exchange, volume)) AS told
+                  FROM unnest(%s, %s, %s::float8[]) AS steps (after, exchange, volume)) AS steps
             """,
-            *(list(column) for column in zip(*told, strict=True)),
+            *(list(column) for column in zip(*steps, strict=True)),
         )
         rows = backend.database.query(
             "SELECT volume FROM candles('1 minute', '2025-11-05 00:00:00+00', '2025-11-07 00:00:00+00') "

@@ -94,7 +94,7 @@ def test_manually_deleted_ticks_are_reported(
     assert verdict.state == "incomplete"
     assert [str(part) for part in verdict.missing] == missing
     assert all(f"MISSING {part}" in str(verdict) for part in missing)
-    assert run() != [], "an incomplete session is never sealed"
+    assert run() != [], "an incomplete session is never marked as verified"
 
 
 def test_missing_price_is_reported_with_its_time(store: PriceStore, run: Callable[..., list[Verdict]]) -> None:
