@@ -323,7 +323,7 @@ def report(judgement: Judgement, counts: Counter[str], seed: int) -> str:
             f"{judgement.dead_letters:,} dead letters, {judgement.in_gaps:,} in recorded gaps",
             f"faults: {', '.join(f'{count} × {fault}' for fault, count in sorted(counts.items()))}",
             f"cost of producer kills in ms: {costs}",
-            *(judgement.faults or ["0 lost, 0 doubled; verify agrees"]),
+            *(judgement.faults or ["0 lost, 0 duplicated; verify agrees"]),
         ]
     )
 
@@ -334,18 +334,16 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--rate", type=float, default=2500.0)
-    parser.add_argument("--fault", choices=["none", *FAULTS], help="this one alone, once, instead of the schedule")
-    parser.add_argument("--lasts", type=float, default=60.0, help="how many seconds --fault lasts")
+    parser.add_argument("--fault", choices=["none", *FAULTS], help="only this fault, once, instead of the schedule")
+    parser.add_argument("--lasts", type=float, default=60.0, help="duration of --fault in seconds")
     arguments = parser.parse_args()
-    steps = None
-    if arguments.fault:
-        steps = [Step(5.0, 5.0 + arguments.lasts, arguments.fault)] if arguments.fault != "none" else []
-        arguments.minutes = max(arguments.minutes, (arguments.lasts + 10.0) / 60.0) if steps else arguments.minutes
+    steps: list[Step] | None = [] if arguments.fault else None
+    if arguments.fault not in {None, "none"}:
+        steps = [Step(5.0, 5.0 + arguments.lasts, arguments.fault)]
+        arguments.minutes = max(arguments.minutes, (arguments.lasts + 10.0) / 60.0)
     seed = arguments.seed if arguments.seed is not None else random.randrange(10**6)
     print(f"seed {seed} (SEED={seed} replays the schedule)", flush=True)
-    judgement, counts = chaos(
-        seed, arguments.minutes * 60, arguments.rate, lambda words: print(words, flush=True), steps
-    )
+    judgement, counts = chaos(seed, arguments.minutes * 60, arguments.rate, lambda line: print(line, flush=True), steps)
     print(report(judgement, counts, seed))
     return 1 if judgement.faults else 0
 
