@@ -132,7 +132,7 @@ def test_command_without_a_right_is_a_configuration_error(
     assert "the role in DATABASE_URL lacks a right: permission denied for" in running.last_log_line()[-1]
 
 
-def test_missing_right_error_depends_on_the_phase(role: str, fresh_database: Database, servers: ServerPair) -> None:
+def test_missing_right_is_a_permission_error(role: str, fresh_database: Database, servers: ServerPair) -> None:
     with closing(PriceStore(Secret(url_of(role, fresh_database, servers)))) as store:
         with pytest.raises(DatabasePermissionError) as caught, store.transaction() as connection:
             connection.cursor().execute("SELECT FROM feed_events")

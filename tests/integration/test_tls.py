@@ -209,7 +209,7 @@ def test_unknown_sslmode_is_refused(secured: Secured) -> None:
     assert_refused(process, 'invalid sslmode value: "verify-ful"', "sslmode=verify-full")
 
 
-def test_doctor_reports_redis_and_database_certificates(secured: Secured) -> None:
+def test_doctor_reports_untrusted_certificates(secured: Secured) -> None:
     urls = {
         "REDIS_URL": secured.redis_url(ca_file=secured.stranger_file),
         "DATABASE_URL": secured.database_url(ca_file=secured.stranger_file),

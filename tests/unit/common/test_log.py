@@ -117,7 +117,7 @@ def test_short_secret_is_masked_in_urls_and_after_its_name(
 
 
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-def test_mask_length_threshold_is_met(capsys: pytest.CaptureFixture[str], place: str) -> None:
+def test_six_characters_are_a_long_enough_secret(capsys: pytest.CaptureFixture[str], place: str) -> None:
     log.configure("INFO", [Secret(place.format("zq1234"))])
     assert capsys.readouterr().err == ""
 

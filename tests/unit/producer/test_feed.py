@@ -365,7 +365,7 @@ def test_quiet_market_is_not_an_outage_and_is_resubscribed(simulator: FaultySimu
         one.wait_for_prices(1)
 
 
-def test_vendor_message_limit_is_respected(simulator: FaultySimulator) -> None:
+def test_feed_survives_the_vendors_message_limit(simulator: FaultySimulator) -> None:
     simulator.max_client_events(2)
     with running(simulator.url) as one:
         wait_for(lambda: len(one.words("subscribed")) == 3)
@@ -400,7 +400,7 @@ def test_server_failing_after_subscribe_is_not_another_client(
 
 
 @pytest.mark.parametrize("code", [1000, 1008, 3000, 3003, 4000, 4999])
-def test_close_that_may_mean_another_client_is_awaited(
+def test_ambiguous_close_is_treated_as_another_client(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
 ) -> None:
     monkeypatch.setattr(Reconnect, "FIRST_EVICTED", 0.1)

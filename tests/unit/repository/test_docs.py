@@ -327,7 +327,7 @@ def test_architecture_page_names_every_table_view_and_file() -> None:
     assert sorted(name for name in files if f"`{name}`" not in page) == []
 
 
-def test_architecture_picture_is_readable_in_light_and_dark_themes() -> None:
+def test_architecture_picture_is_self_contained_and_has_a_dark_mode() -> None:
     text = (ROOT / "docs/architecture.svg").read_text(encoding="utf-8")
     root = ElementTree.fromstring(text)  # noqa: S314  our own file
     assert root.tag == "{http://www.w3.org/2000/svg}svg"

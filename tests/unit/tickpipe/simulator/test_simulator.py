@@ -527,7 +527,7 @@ def test_raw_frames_are_sent_unchanged(simulator: FaultySimulator, data: str | b
         assert (opcode == websocket.ABNF.OPCODE_BINARY) == isinstance(data, bytes)
 
 
-def test_refused_keys_get_the_vendor_error(simulator: FaultySimulator) -> None:
+def test_refused_keys_fail_the_handshake(simulator: FaultySimulator) -> None:
     for status in (200, 401):
         simulator.refuse_key(on=True, status=status)
         with pytest.raises(websocket.WebSocketBadStatusException, match=f"Handshake status {status}"):
