@@ -85,7 +85,7 @@ def _plain(text: str) -> str:
 
 
 class Shell:
-    """A reader's shell in a folder like a clone, with .venv/bin; PostgreSQL's programs and a `redis-cli` are in PATH."""
+    """A reader's shell in a folder like a clone: .venv/bin, and PostgreSQL's programs and `redis-cli` in PATH."""
 
     def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
         """`folder` becomes the working folder and HOME. The commands also get `inherited_environ`."""
