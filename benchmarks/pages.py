@@ -1,7 +1,7 @@
 """Write the figures of benchmarks/results/latest.json into README.md and docs/performance.md.
 
-`python -m benchmarks.pages` replaces the text between `<!-- figures -->` and `<!-- end of figures -->`. A test checks that
-the pages are up to date.
+`python -m benchmarks.pages` replaces the text between `<!-- figures -->` and `<!-- end of figures -->`. A test checks
+that the pages are up to date.
 """
 
 from __future__ import annotations
@@ -58,19 +58,18 @@ def performance(results: dict[str, Any]) -> str:
 
 def front(results: dict[str, Any]) -> str:
     """The figures of README."""
-    lines = ["| tickpipe | compared with | events/s, ratio |", "| --- | --- | --- |"]
+    lines = []
     for part, ours, other in SHOWN:
         (ratio,) = [
             each
             for each in results["ratios"]
             if (each["part"], each["ours"], each["other"], each["metric"]) == (part, ours, other, "rate")
         ]
-        lines.append(f"| {ours.removeprefix('tickpipe ')} | {other} | {_cell(ratio, '{:.1f}')} |")
+        lines.append(f"- {ours.removeprefix('tickpipe ')}: {ratio['median']:.1f} × {other}")
     latency = results["parts"]["latency"]["1,000 events/s"]
     summary = (
         f"Latency from receipt to commit at 1,000 events/s: median {latency['p50']['median']:.1f} ms, p99 "
-        f"{latency['p99']['median']:.1f} ms. `make bench` measured these figures on {results['machine']['cores']} cores "
-        "that clients and servers share."
+        f"{latency['p99']['median']:.1f} ms. Measured by `make bench` on {results['machine']['cores']} cores."
     )
     return "\n".join([*lines, "", summary])
 
