@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -259,6 +260,7 @@ def docker_error(call: list[str], services: dict[str, Any]) -> str | None:
     return f"no service {unknown}" if unknown or (is_command and not words) else call_error(words[1:] or [""])
 
 
+@cache
 def compose_services() -> dict[str, Any]:
     services: dict[str, Any] = YAML(typ="safe").load(ROOT / "docker-compose.yml")["services"]
     return services
