@@ -1,6 +1,6 @@
-"""Makes docs/demo.svg: what `make demo` shows after some minutes, taken from a real run in a terminal of its own.
+"""Draw docs/demo.svg, the live view of `make demo` after some minutes.
 
-`make picture` runs it. The servers, the simulator and the data are those of `tickpipe up`, in a folder that is removed.
+`make picture` runs this script. It runs `tickpipe up` in a pseudo-terminal, on data in a temporary folder.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from rich.console import Console
 from rich.text import Text
 
 PICTURE = Path(__file__).with_name("demo.svg")
-#: Minutes the demo runs before the picture is taken: the candle lines need some.
+#: Minutes before the picture is taken, so that the candle lines have some minutes to show.
 MINUTES = 16.0
 COLUMNS, LINES = 110, 24
 
-#: rich's own template loads fonts from the web; this one takes a monospaced font that is there.
+#: Replaces rich's template, which loads fonts from the web, by one with the monospaced fonts of the system.
 SVG = """\
 <svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
 <style>
 .{unique_id}-matrix {{ font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace;
-  font-size: 20.27px; white-space: pre; }}  /* 12.2 px a character, as rich lays them out */
+  font-size: 20.27px; white-space: pre; }}  /* 12.2 px per character, rich's layout */
 .{unique_id}-title {{ font-family: ui-sans-serif, "DejaVu Sans", Arial, sans-serif; font-size: 18px; }}
 {styles}
 </style>
@@ -55,12 +55,12 @@ SVG = """\
 
 
 def run_demo(folder: Path, minutes: float) -> str:
-    """What `tickpipe up` writes to a terminal until Ctrl-C after `minutes`; it runs on data in `folder`."""
+    """Run `tickpipe up` on data in `folder`, press Ctrl-C after `minutes`, and return its terminal output."""
     variables = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "LC_ALL"}}
     variables |= {"TERM": "xterm-256color", "TICKPIPE_DATA_DIR": str(folder)}
     pid, terminal = pty.fork()
     if pid == 0:
-        os.chdir(folder)  # where no .env is
+        os.chdir(folder)  # without a .env
         program = Path(sys.executable).with_name("tickpipe")
         os.execve(program, ["tickpipe", "up"], variables)  # noqa: S606
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
@@ -83,25 +83,25 @@ def run_demo(folder: Path, minutes: float) -> str:
 
 
 def last_screen(output: str) -> str:
-    """The live view as it stood when Ctrl-C came: each refresh erases the one before, line by line."""
+    """The last live view before Ctrl-C. Each refresh erases the previous one, line by line."""
     frames = re.split(r"(?:\x1b\[1A|\x1b\[2K|\r(?!\n))+", output.partition("stopping:")[0])
     return next(frame for frame in reversed(frames) if frame.strip()).rstrip().replace("\r\n", "\n")
 
 
 def to_svg(screen: str) -> str:
-    """The screen as a picture."""
+    """The screen as SVG."""
     console = Console(record=True, width=COLUMNS, file=StringIO(), force_terminal=True, highlight=False)
     console.print(Text.from_ansi(screen))
     return console.export_svg(title="make demo", code_format=SVG, unique_id="demo")
 
 
 def main() -> None:
-    """Run the demo, then write the picture. The minutes may be given."""
+    """Run the demo and write the picture. The first argument overrides the minutes."""
     minutes = float(sys.argv[1]) if len(sys.argv) > 1 else MINUTES
     print(f"running the demo for {minutes:g} minutes …")  # noqa: T201
-    folder = Path(tempfile.mkdtemp(prefix="tickpipe-", dir="/tmp"))  # short, for the sockets' paths
+    folder = Path(tempfile.mkdtemp(prefix="tickpipe-", dir="/tmp"))  # a short path, for the sockets
     try:
-        folder.chmod(0o755)  # as root the servers run as `nobody`, who must get in
+        folder.chmod(0o755)  # as root the servers run as `nobody`, which needs access
         output = run_demo(folder, minutes)
     finally:
         shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""The commands in the documentation run and print what the page shows (tests/support/pages.py)."""
+"""The commands of the documentation, run as a reader would type them, print what the pages show."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def simulator() -> Iterator[Simulator]:
 
 @pytest.fixture
 def shell(tmp_path: Path, simulator: Simulator) -> Iterator[Shell]:
-    """A reader's shell without server URLs. The simulator replaces the vendor."""
+    """A reader's shell without URLs. The simulator replaces Twelve Data."""
     folder = tmp_path / "clone"
     folder.mkdir()
     with temporary_folder() as data_folder:
@@ -42,13 +42,13 @@ def running(pipeline: Pipeline, simulator: Simulator) -> Pipeline:
     pipeline.consumer()
     enough = "SELECT count(*) FROM (SELECT FROM prices_real_time GROUP BY symbol) AS symbols"
     wait_for(lambda: pipeline.database.query(enough) == [(len(SYMBOLS),)], message="each symbol has a price")
-    checkpoint = "SELECT 1 FROM feed_sessions WHERE last_seq > 0"
-    wait_for(lambda: pipeline.database.query(checkpoint), message="the producer has reported some")
+    reported = "SELECT 1 FROM feed_sessions WHERE last_seq > 0"
+    wait_for(lambda: pipeline.database.query(reported), message="the producer has reported a sequence number")
     return pipeline
 
 
-def serve(shell: Shell, block: Block, words: str, environ: dict[str, str]) -> str:
-    """Start the command of the block, wait for a text, stop the command and return its output."""
+def serve(shell: Shell, block: Block, expected: str, environ: dict[str, str]) -> str:
+    """Start the block's only command, wait for the expected text, send SIGTERM. Return its output."""
     (line,) = block.script.strip().splitlines()
     log = shell.folder / "served.log"
     with log.open("wb") as file:
@@ -62,19 +62,19 @@ def serve(shell: Shell, block: Block, words: str, environ: dict[str, str]) -> st
             start_new_session=True,
         )
     try:
-        wait_for(lambda: words in log.read_text() or process.poll() is not None, 20, f"{block} says {words!r}")
+        wait_for(lambda: expected in log.read_text() or process.poll() is not None, 20, f"{block} prints {expected!r}")
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0, f"{block}: {log.read_text()}"
     finally:
         process.kill()
         process.wait()
-    said = log.read_text()
-    assert words in said, f"{block}: {said}"
-    return said
+    output = log.read_text()
+    assert expected in output, f"{block}: {output}"
+    return output
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_commands_of_a_page_work(page: str, shell: Shell, running: Pipeline) -> None:
+def test_the_commands_of_a_page_print_what_it_shows(page: str, shell: Shell, running: Pipeline) -> None:
     given = {
         "REDIS_URL": running.servers.valkey.url,
         "DATABASE_URL": running.database.url,
@@ -84,21 +84,21 @@ def test_commands_of_a_page_work(page: str, shell: Shell, running: Pipeline) -> 
     }
     tried = 0
     for block in blocks(ROOT / "docs" / page):
-        environ = {} if block.verb.startswith("run home") else given
-        if block.verb in {"run", "run home"}:
-            said = shell.run(block, **environ)
-        elif block.verb in {"run until", "run home until"}:
-            said = serve(shell, block, block.rest, environ)
+        environ = {} if block.verb.startswith("run standalone") else given
+        if block.verb in {"run", "run standalone"}:
+            output = shell.run(block, **environ)
+        elif block.verb in {"run until", "run standalone until"}:
+            output = serve(shell, block, block.rest, environ)
         else:
             continue
         tried += 1
-        assert block.language == "sh" or looks_like(block.shown, said), (
-            f"{block} shows\n{block.shown}\nand says\n{said}"
+        assert block.language == "sh" or looks_like(block.shown, output), (
+            f"{block} shows\n{block.shown}\nbut prints\n{output}"
         )
     assert tried >= 5
 
 
-def test_wrong_command_of_a_page_is_found(shell: Shell) -> None:
+def test_a_wrong_page_is_detected(shell: Shell) -> None:
     def block(text: str) -> Block:
         return Block("page.md", 1, "console", text, "run", "")
 

@@ -1,12 +1,13 @@
-"""Runs the commands on a documentation page and compares their output with the page.
+"""The commands on a documentation page, run as a reader would type them.
 
-On such a page a comment before each block of ```sh or ```console says how it is run:
+A comment before each ```sh or ```console block says whether and how a test runs it:
 
-    <!-- run -->                 with server URLs in the environment; must exit with 0
-    <!-- run: home -->           without server URLs, as on a new machine; must exit with 0
-    <!-- run until: WORDS -->    stopped after this output; must then exit with 0
-    <!-- backup: NAME -->        run by tests/integration/test_backup.py by this name
-    <!-- not run: REASON -->     not run
+    <!-- run -->                       with the servers' URLs in the environment; must end with status 0
+    <!-- run standalone -->            without URLs, as on a new machine; must end with status 0
+    <!-- run until: TEXT -->           a long-running command: wait for TEXT, send SIGTERM, expect status 0
+    <!-- run standalone until: TEXT -->
+    <!-- backup: NAME -->              run by tests/integration/test_backup.py under this name
+    <!-- not run: REASON -->
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from tests.support.processes import inherited_environ
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Timeout of the commands of a block, in seconds.
+#: Seconds for all commands of a block.
 TIMEOUT = 60.0
 
 _BLOCK = re.compile(r"^(?:<!-- (?P<mark>.+?) -->\n)?```(?P<language>sh|console)\n(?P<text>.*?)^```$", re.M | re.S)
 
 
 class Block(NamedTuple):
-    """A block of commands on a page, with the `verb` of its comment and the `rest` after the colon."""
+    """A block of commands on a page. `verb` and `rest` are the parts of its comment before and after the colon."""
 
     page: str
     line: int
@@ -45,7 +46,7 @@ class Block(NamedTuple):
 
     @property
     def script(self) -> str:
-        """The commands."""
+        """The commands that a reader types."""
         if self.language == "sh":
             return self.text
         lines = self.text.replace("\\\n", "\\\n$ ").splitlines()
@@ -53,13 +54,13 @@ class Block(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """The output shown on the page."""
+        """The output that the page shows."""
         joined = self.text.replace("\\\n", "")
         return "".join(f"{line}\n" for line in joined.splitlines() if not line.startswith("$ "))
 
 
 def blocks(page: Path) -> list[Block]:
-    """The command blocks of the page in order. `verb` is empty if a block has no comment."""
+    """The page's blocks of commands, in order. `verb` is empty for a block without a comment."""
     text = page.read_text(encoding="utf-8")
     found = []
     for match in _BLOCK.finditer(text):
@@ -69,9 +70,9 @@ def blocks(page: Path) -> list[Block]:
     return found
 
 
-def looks_like(shown: str, said: str) -> bool:
-    """Whether the output matches the page. Numbers and spaces may differ; `…` matches anything."""
-    return re.fullmatch(_pattern(shown), _plain(said), re.S) is not None
+def looks_like(shown: str, output: str) -> bool:
+    """Whether the output matches the page: numbers and runs of spaces match each other, and `…` matches anything."""
+    return re.fullmatch(_pattern(shown), _plain(output), re.S) is not None
 
 
 def _pattern(shown: str) -> str:
@@ -84,27 +85,27 @@ def _plain(text: str) -> str:
 
 
 class Shell:
-    """A shell in a folder like a clone, with .venv/bin, PostgreSQL's programs and `redis-cli`."""
+    """A reader's shell in a folder like a clone: .venv/bin, and PostgreSQL's programs and `redis-cli` in PATH."""
 
     def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
-        """`folder` is the working folder and HOME. The commands also get `inherited_environ`."""
+        """`folder` becomes the working folder and HOME. The commands also get `inherited_environ`."""
         self.folder = folder
         self.errors = ""  # stderr of the last commands
         (folder / ".venv").symlink_to(Path(sys.executable).parents[1])
         tools = folder / "tools"
         tools.mkdir()
-        client = tools / "redis-cli"  # redis-cli may be missing: this one uses redis-py
+        client = tools / "redis-cli"  # not installed on every machine, so redis-py stands in
         client.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m tests.support.redis_cli "$@"\n')
         client.chmod(0o755)
         path = f"{tools}:{postgres_programs()}:{os.environ['PATH']}"
         self.environ = {**inherited_environ(), "PATH": path, "HOME": str(folder), "LC_ALL": "C.UTF-8", **environ}
 
     def run(self, block: Block, *before: Block, **environ: str) -> str:
-        """Run the commands of `before` and of the block in one shell, and return the output."""
+        """Run the commands of the blocks `before` and of `block` in one shell. Return their stdout."""
         return self.script(str(block), "".join(each.script for each in (*before, block)), **environ)
 
     def script(self, name: str, script: str, **environ: str) -> str:
-        """Run commands that must exit with 0, and return their output."""
+        """Run these commands, each of which must end with status 0. Return their stdout."""
         done = subprocess.run(
             ["bash", "-e", "-u", "-o", "pipefail", "-c", script],
             cwd=self.folder,

@@ -1,4 +1,4 @@
-"""Links, files, make targets, commands, options and variables named in the documentation exist."""
+"""The documentation names only links, files, make targets, commands, options and variables that exist."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,17 +22,17 @@ from tickpipe.cli import app as tickpipe
 
 ROOT = Path(__file__).resolve().parents[3]
 SECRETS = {"TWELVE_DATA_API_KEY", "REDIS_URL", "DATABASE_URL"}
-#: Put together here, so that this file does not name them.
+#: Joined here, so that this file does not contain the names.
 REGISTRIES = ["pypi" + ".org", "files.python" + "hosted.org", "registry." + "npmjs.org"]
 
-#: Files in the data folder of `tickpipe up`.
+#: Folders in the data folder of `tickpipe up`.
 FOLDERS = {"live/", "demo/", "postgres-18/", "valkey/", "spool/", "logs/"}
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def in_git() -> list[Path]:
-    """The files in git, including untracked files that are not ignored."""
+    """The files in git, and new files that git does not ignore."""
     done = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -47,7 +48,7 @@ pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relativ
 
 
 def commands(words: str, command: Any) -> dict[str, Any]:
-    """The command and its subcommands, by name."""
+    """The command and its subcommands, by the full name that starts each."""
     below = getattr(command, "commands", {})
     found = {name: each for sub, each in below.items() for name, each in commands(f"{words} {sub}", each).items()}
     return {words: command, **found}
@@ -69,7 +70,7 @@ def make_targets() -> set[str]:
 
 
 def code(page: Path) -> Iterator[str]:
-    """The lines of shell and console blocks, with continuations joined, and inline code."""
+    """The commands of shell and console blocks, continuation lines joined, and the code spans."""
     text = page.read_text(encoding="utf-8")
     for language, block in FENCE.findall(text):
         lines = block.replace("\\\n", " ").splitlines()
@@ -81,16 +82,16 @@ def code(page: Path) -> Iterator[str]:
 
 
 def spans(page: Path) -> Iterator[str]:
-    """Inline code outside of blocks."""
+    """The code spans outside of fenced blocks."""
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     yield from (span.replace("\n", " ") for span in re.findall(r"`([^`]+)`", text))
 
 
 def calls(line: str) -> Iterator[list[str]]:
-    """The commands in a shell line, without variable assignments and without the folder of the environment."""
+    """The commands in a line of shell, without leading variable assignments and without `.venv/bin/`."""
     try:
         words = shlex.split(line, comments=True)
-    except ValueError:  # prose with an apostrophe, not shell
+    except ValueError:  # prose with an apostrophe
         return
     call: list[str] = []
     for word in [*words, ";"]:
@@ -102,8 +103,8 @@ def calls(line: str) -> Iterator[list[str]]:
             call.append(word if call else word.removeprefix(".venv/bin/"))
 
 
-def wrong(call: list[str]) -> str | None:
-    """The error in a tickpipe command, or None."""
+def call_error(call: list[str]) -> str | None:
+    """The error in a call of make or of a tickpipe command; None if there is none."""
     name, *words = call
     if name == "make":
         unknown = [word for word in words if "=" not in word and word not in make_targets()]
@@ -120,7 +121,7 @@ def wrong(call: list[str]) -> str | None:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings as GitHub creates them. The second of two equal ones ends in -1."""
+    """The anchors of a page's headings, as GitHub makes them; a repeated heading gets the suffix -1."""
     found: list[str] = []
     for heading in re.findall(r"^#{1,6} (.+)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE):
         text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
@@ -129,7 +130,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def broken_links(page: Path) -> list[str]:
-    """The links of a page to missing files and headings."""
+    """The links of a page to files and headings that do not exist."""
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     broken = []
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -143,17 +144,17 @@ def broken_links(page: Path) -> list[str]:
 
 
 @pages
-def test_links_resolve(page: Path) -> None:
+def test_links_point_to_existing_files_and_headings(page: Path) -> None:
     assert broken_links(page) == []
 
 
-def test_broken_links_are_found(tmp_path: Path) -> None:
+def test_broken_links_are_detected(tmp_path: Path) -> None:
     other, page = tmp_path / "other.md", tmp_path / "page.md"
     other.write_text("# Redis's `memory`: a look\n## Twice\n## Twice\n```sh\n# Comment\n```\n")
     links = ["other.md", "other.md#rediss-memory-a-look", "other.md#twice-1", "#here", "https://example.com/#x"]
-    wrong_ones = ["others.md", "other.md#comment", "other.md#twice-2", "#there"]
-    page.write_text("# Here\n" + "".join(f"[x]({link})\n" for link in links + wrong_ones))
-    assert broken_links(page) == wrong_ones
+    missing = ["others.md", "other.md#comment", "other.md#twice-2", "#there"]
+    page.write_text("# Here\n" + "".join(f"[x]({link})\n" for link in links + missing))
+    assert broken_links(page) == missing
 
 
 @pages
@@ -162,23 +163,23 @@ def test_named_files_exist(page: Path) -> None:
         span for span in spans(page) if re.fullmatch(r"[\w.-]+(/[\w.-]+)*(/|\.(py|sql|md|toml|lock|svg|ya?ml))", span)
     ]
     known = {path.name for path in FILES} | FOLDERS
-    there = [name for name in names if (ROOT / name).exists() or name in known or "NNNN" in name]
-    assert sorted(set(names) - set(there)) == []
+    existing = [name for name in names if (ROOT / name).exists() or name in known or "NNNN" in name]
+    assert sorted(set(names) - set(existing)) == []
 
 
 @pages
-def test_commands_exist_with_their_options(page: Path) -> None:
-    found = [f"{line}: {fault}" for line in code(page) for call in calls(line) if (fault := wrong(call))]
-    assert found == []
+def test_commands_and_their_options_exist(page: Path) -> None:
+    errors = [f"{line}: {error}" for line in code(page) for call in calls(line) if (error := call_error(call))]
+    assert errors == []
 
 
 @pages
-def test_standalone_options_exist(page: Path) -> None:
+def test_each_option_in_the_text_belongs_to_a_command(page: Path) -> None:
     known = set().union(*(options(command) for command in COMMANDS.values()))
     assert [span for span in spans(page) if re.match(r"--[a-z]", span) and span.split()[0] not in known] == []
 
 
-def test_variables_are_documented_with_their_options() -> None:
+def test_the_configuration_page_lists_every_variable_with_its_option() -> None:
     page = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([A-Z_]+)` \| (?:`(--[a-z-]+)`)? ?\|", page, re.MULTILINE)
     assert {name for name, option in rows if not option} == SECRETS
@@ -188,7 +189,7 @@ def test_variables_are_documented_with_their_options() -> None:
     assert {(name, option) for name, option in rows if option} == variables
 
 
-def test_defaults_are_documented() -> None:
+def test_the_configuration_page_shows_the_defaults() -> None:
     page = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
     shown = dict(re.findall(r"^\| `([A-Z_]+)` \|[^|]*\|[^|]*\| `([^`]+)`", page, re.MULTILINE))
     defaults = {
@@ -201,15 +202,15 @@ def test_defaults_are_documented() -> None:
     assert {name: shown[name] for name in defaults} == defaults
 
 
-#: Variables of other programs. All others must belong to a command or a secret, or be set on the page.
+#: Variables on the pages that belong to other programs, to the tests or to the page itself.
 OTHERS = {"PATH", "PYTHON", "CI", "MINUTES", "SEED", "OPTIONS", "LIVE", "REDIS_DATA", "BACKUP", "POSTGRES_PASSWORD"}
 OTHERS |= {"GRAFANA_PASSWORD", "DISK_ALERT_GB", "DASHBOARD_SHOT", "DASHBOARD_SHOTS", "TIMESCALEDB_URL"}  # of the tests
 OTHERS |= {"SSL_CERT_FILE", "COMPOSE_FILE", "COMPOSE_PROFILES", "PGPASSWORD"}  # OpenSSL's, Compose's, libpq's
-OTHERS |= {"UPGRADE", "IMAGE_REGISTRY"}  # of make, of the release workflow
+OTHERS |= {"UPGRADE", "IMAGE_REGISTRY"}  # of make and of the release workflow
 
 
 def unknown_variables(text: str) -> set[str]:
-    """Unknown variables on a page."""
+    """Variables that a page sets, reads or names, and that no command has."""
     named = set(re.findall(r"\$\{?([A-Z][A-Z_]+)\b|\b([A-Z][A-Z_]{2,})=|`([A-Z]+_[A-Z_]+)`", text))
     names = {name for found in named for name in found if name}
     ours = {str(param.envvar) for command in COMMANDS.values() for param in command.params if param.envvar}
@@ -217,15 +218,15 @@ def unknown_variables(text: str) -> set[str]:
 
 
 @pages
-def test_documented_variables_exist(page: Path) -> None:
+def test_each_variable_belongs_to_a_command(page: Path) -> None:
     assert unknown_variables(page.read_text(encoding="utf-8")) == set()
 
 
-def test_unknown_variables_are_found() -> None:
+def test_unknown_variables_are_detected() -> None:
     assert unknown_variables("`SPOOL_DIR` $SPOOL_DIRS X_Y=1 `CLAIM_IDEL`") == {"SPOOL_DIRS", "X_Y", "CLAIM_IDEL"}
 
 
-#: For each subcommand of docker compose: its options, and whether only the first argument is a service.
+#: The subcommands of docker compose on the pages: their options, and whether only the first argument is a service.
 DOCKER = {
     "up": ({"--build", "--detach", "--scale"}, False),
     "down": ({"--volumes"}, False),
@@ -236,19 +237,19 @@ DOCKER = {
 }
 
 
-def wrong_docker(call: list[str], services: dict[str, Any]) -> str | None:
-    """The error in a docker compose command, or None."""
+def docker_error(call: list[str], services: dict[str, Any]) -> str | None:
+    """The error in a call of docker compose; None if there is none."""
     if call[:1] != ["docker"]:
         return None
     if call[2:3] == ["--profile"]:
         call = call[:2] + call[4:]
     if call[1:2] != ["compose"] or call[2:3] == [] or call[2] not in DOCKER:
-        return f"not one of ours: {call}"
+        return f"unknown call: {call}"
     (known, is_command), words = DOCKER[call[2]], call[3:]
     while words and words[0].startswith("-"):
         option = words.pop(0)
         if option not in known:
-            return f"docker compose {call[2]} has no {option} here"
+            return f"docker compose {call[2]}: unknown option {option}"
         if option == "--scale":
             words[0] = words[0].partition("=")[0]
             if words[0] not in services or "container_name" in services[words[0]]:
@@ -256,22 +257,23 @@ def wrong_docker(call: list[str], services: dict[str, Any]) -> str | None:
             words.pop(0)
     named = words[:1] if is_command else words
     unknown = [word for word in named if word not in services]
-    return f"no service {unknown}" if unknown or (is_command and not words) else wrong(words[1:] or [""])
+    return f"no service {unknown}" if unknown or (is_command and not words) else call_error(words[1:] or [""])
 
 
+@cache
 def compose_services() -> dict[str, Any]:
     services: dict[str, Any] = YAML(typ="safe").load(ROOT / "docker-compose.yml")["services"]
     return services
 
 
 @pages
-def test_container_commands_use_service_names(page: Path) -> None:
+def test_compose_commands_name_existing_services(page: Path) -> None:
     services = compose_services()
-    faults = [f"{line}: {fault}" for line in code(page) for c in calls(line) if (fault := wrong_docker(c, services))]
-    assert faults == []
+    errors = [f"{line}: {error}" for line in code(page) for c in calls(line) if (error := docker_error(c, services))]
+    assert errors == []
 
 
-def test_wrong_container_commands_are_found() -> None:
+def test_wrong_compose_commands_are_detected() -> None:
     lines = {
         "docker compose up --build --detach --scale consumer=3": True,
         "docker compose up --scale consumers=3": False,
@@ -282,21 +284,21 @@ def test_wrong_container_commands_are_found() -> None:
         "docker run tickpipe": False,
     }
     services = compose_services()
-    found = {line: not any(wrong_docker(call, services) for call in calls(line)) for line in lines}
+    found = {line: not any(docker_error(call, services) for call in calls(line)) for line in lines}
     assert found == lines
 
 
-#: Pages with a comment at every command block that says whether a test runs it.
+#: Pages on which a comment before each block of commands says whether a test runs it, and if not, why.
 MARKED = ["getting-started.md", "operations.md", "architecture.md", "glossary.md", "adding-a-feed.md"]
-VERBS = {"run", "run home", "run until", "run home until", "backup", "not run"}
+VERBS = {"run", "run standalone", "run until", "run standalone until", "backup", "not run"}
 
 
-def test_command_blocks_are_marked_as_run_or_skipped() -> None:
+def test_every_block_of_commands_is_marked_as_run_or_not_run() -> None:
     found = [block for name in MARKED for block in blocks(ROOT / "docs" / name)]
     assert len(found) > 20
     assert [str(block) for block in found if block.verb not in VERBS] == []
-    silent = [block for block in found if block.verb not in {"run", "run home"} and not block.rest]
-    assert [str(block) for block in silent] == []
+    unexplained = [block for block in found if block.verb not in {"run", "run standalone"} and not block.rest]
+    assert [str(block) for block in unexplained] == []
     for name in MARKED:
         fences = re.findall(r"^```(?:sh|console)$", (ROOT / "docs" / name).read_text(encoding="utf-8"), re.MULTILINE)
         assert len(fences) == len(blocks(ROOT / "docs" / name)), name
@@ -305,7 +307,7 @@ def test_command_blocks_are_marked_as_run_or_skipped() -> None:
 ALERTS = ["FeedSilent", "LagGrowing", "DeadLetters", "SpoolInUse", "SessionIncomplete", "DiskFilling", "ProcessDown"]
 
 
-def test_alerts_have_runbook_sections() -> None:
+def test_each_alert_has_a_runbook_section() -> None:
     """The alert rules link to these headings."""
     page = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
     sections = dict(re.findall(r"^### Alert: (\w+)$(.*?)(?=^#|\Z)", page, re.MULTILINE | re.DOTALL))
@@ -315,31 +317,36 @@ def test_alerts_have_runbook_sections() -> None:
     ] == []
 
 
-def test_architecture_page_names_every_table_view_and_file() -> None:
+def test_the_architecture_names_every_table_view_and_package() -> None:
     page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
-    made = r"CREATE (?:OR REPLACE )?(?:TABLE|(?:MATERIALIZED )?VIEW) (\w+)"
-    sql = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "sql").glob("*.sql"))
-    tables = {"tickpipe_migrations", *re.findall(made, sql)}
+    created = r"CREATE (?:OR REPLACE )?(?:TABLE|(?:MATERIALIZED )?VIEW) (\w+)"
+    migrations = [path for path in FILES if re.fullmatch(r"\d{4}_.+\.sql", path.name)]
+    sql = "".join(path.read_text(encoding="utf-8") for path in migrations)
+    tables = {"tickpipe_migrations", *re.findall(created, sql)}
     assert len(tables) > 10
     assert sorted(name for name in tables if f"`{name}`" not in page) == []
-    files = {str(path.relative_to(ROOT)) for name in ("common", "producer", "consumer", "tickpipe")
-             for path in (ROOT / name).glob("*.py") if path.name != "__init__.py"}  # fmt: skip
-    assert sorted(name for name in files if f"`{name}`" not in page) == []
+    packages = {
+        str(path.parent.relative_to(ROOT))
+        for name in ("common", "producer", "consumer", "tickpipe")
+        for path in (ROOT / name).rglob("__init__.py")
+    }
+    assert len(packages) > 10
+    assert sorted(name for name in packages if f"\n{name}/ " not in page) == []
 
 
-def test_architecture_picture_is_self_contained_and_has_a_dark_mode() -> None:
+def test_the_architecture_picture_is_self_contained_and_supports_dark_mode() -> None:
     text = (ROOT / "docs/architecture.svg").read_text(encoding="utf-8")
-    root = ElementTree.fromstring(text)  # noqa: S314  our own file
+    root = ElementTree.fromstring(text)  # noqa: S314  a file of this repository
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert "prefers-color-scheme: dark" in text
     assert re.findall(r"@import|@font-face|href|src=|<image", text) == []
     assert re.findall(r"https?://(?!www\.w3\.org/2000/svg)", text) == []
     steps = {"".join(each.itertext()) for each in root.iter() if each.get("class") == "number"}
     page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
-    assert steps == set(re.findall(r"^\*\*(\d)\.", page, re.MULTILINE)), "a paragraph a step"
+    assert steps == set(re.findall(r"^\*\*(\d)\.", page, re.MULTILINE)), "one paragraph for each step"
 
 
-def test_wrong_commands_are_found() -> None:
+def test_wrong_commands_are_detected() -> None:
     lines = {
         "make tea": "no make target ['tea']",
         "make test PYTHON=python3.12": None,
@@ -348,15 +355,15 @@ def test_wrong_commands_are_found() -> None:
         "docker compose up --scale consumer=3": None,
     }
     for line, expected in lines.items():
-        assert [fault for call in calls(line) if (fault := wrong(call))] == ([expected] if expected else []), line
+        assert [error for call in calls(line) if (error := call_error(call))] == ([expected] if expected else []), line
 
 
 @pytest.mark.parametrize("host", REGISTRIES)
-def test_no_file_names_a_registry(host: str) -> None:
+def test_no_file_names_a_package_registry(host: str) -> None:
     assert [str(path.relative_to(ROOT)) for path in FILES if host.encode() in path.read_bytes()] == []
 
 
-def test_tests_named_in_the_pages_exist() -> None:
+def test_tests_named_on_the_pages_exist() -> None:
     named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8"))}
     sources = "".join(path.read_text(encoding="utf-8") for path in FILES if path.name.startswith("test_"))
     assert named
