@@ -18,14 +18,14 @@ import pytest
 
 import consumer.cli
 import producer.cli
-import tickpipe.cli
+import tickpipe.cli.app
 from common.errors import ConfigurationError
 from tests.support.waiting import PATIENCE
 
 MAINS: dict[str, Callable[[], object]] = {
     "producer": producer.cli.main,
     "consumer": consumer.cli.main,
-    "tickpipe": tickpipe.cli.main,
+    "tickpipe": tickpipe.cli.app.main,
 }
 SECRET = "s3cr3t"
 KEY = {"TWELVE_DATA_API_KEY": SECRET}
@@ -345,7 +345,7 @@ def test_ctrl_c_while_typer_makes_its_command_is_no_traceback_either(
     start: Callable[..., subprocess.Popen[str]],
 ) -> None:
     program = """import common.interrupt, os, signal, time
-from common import process
+from common import cli
 cli.run(lambda **_: (os.kill(os.getpid(), signal.SIGINT), time.sleep(60)), "name")"""
     process = start("python", "-c", program)
     assert process.communicate(timeout=30) == ("", "")

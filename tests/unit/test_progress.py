@@ -1,59 +1,64 @@
-"""What takes long says how far it is: rate and time left on a terminal, nothing when piped."""
+"""The progress display: amount, rate and time left on a terminal, nothing in a pipe."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from typing import Literal
 
 import pytest
 from rich.console import Console
 
-from tickpipe import formatting
-from tickpipe.terminal.progress import line, progress
+from tickpipe.terminal.progress import progress
+
+Report = tuple[float, float, float, str]
+
+
+def shown(
+    reports: Sequence[Report], *, terminal: bool = True, width: int = 120, unit: Literal["items", "bytes"] = "items"
+) -> str:
+    """What the display prints for these reports: seconds since the start, done, total, description."""
+    file, now = io.StringIO(), 0.0
+    console = Console(file=file, force_terminal=terminal, width=width, color_system=None, legacy_windows=False)
+    with progress("verifying", unit=unit, console=console, monotonic=lambda: now) as report:
+        for now, done, total, description in reports:
+            report(done, total, description)
+    return " ".join(file.getvalue().split())
 
 
 @pytest.mark.parametrize(
-    ("done", "total", "seconds", "expected"),
+    ("reports", "expected"),
     [
-        (0, 0, 0, "verifying …"),
-        (0, 0, 60, "verifying …"),
-        (0, 1000, 5, "verifying: 0 of 1,000"),
-        (250, 1000, 0.5, "verifying: 250 of 1,000"),  # a rate over so little would be a guess
-        (250, 1000, 5, "verifying: 250 of 1,000, 50/s, 15 s left"),
-        (250, 0, 5, "verifying: 250, 50/s"),
-        (1000, 1000, 5, "verifying: 1,000 of 1,000, 200/s"),
-        (1200, 1000, 6, "verifying: 1,200 of 1,000, 200/s"),  # an estimated total may be passed
-        (1, 1_000_000, 3600, "verifying: 1 of 1,000,000, 0/s, 41667 days left"),
+        ([], "verifying 0:00:00"),
+        ([(60, 0, 0, "")], "verifying 0:01:00"),
+        ([(0, 0, 1000, ""), (5, 0, 1000, "")], "verifying 0:00:05 0/1000 0% -:--:--"),
+        ([(0, 250, 1000, "")], "verifying 0:00:00 250/1000 25% -:--:--"),  # one report gives no rate
+        ([(0, 0, 1000, ""), (1, 50, 1000, ""), (6, 300, 1000, "")], "verifying 0:00:06 300/1000 30% 0:00:14"),
+        ([(0, 1, 0, ""), (5, 251, 0, "")], "verifying 0:00:05 251/? 50.0 it/s"),
+        ([(0, 0, 1000, ""), (5, 1000, 1000, "")], "verifying 0:00:05 1000/1000 100% 0:00:00"),
+        ([(0, 0, 1000, ""), (6, 1200, 1000, "")], "verifying 0:00:06 1200/1000 100% 0:00:00"),  # totals may be estimates
+        ([(0, 250, 1000, ""), (9, 0, 0, "waiting")], "waiting 0:00:09"),
     ],
 )
-def test_done_rate_and_time_left_as_far_as_each_is_known(
-    done: float, total: float, seconds: float, expected: str
-) -> None:
-    found = line("verifying", done, total, seconds)
-    assert found == expected
+def test_amount_rate_and_time_left_are_shown_once_they_are_known(reports: Sequence[Report], expected: str) -> None:
+    assert expected in shown(reports)
 
 
-def test_bytes_are_shown_as_such() -> None:
-    assert line("moving", 5e8, 2e9, 10, formatting.size) == "moving: 500 MB of 2 GB, 50 MB/s, 30 s left"
-
-
-def shown(*, terminal: bool, width: int = 80) -> str:
-    file = io.StringIO()
-    console = Console(file=file, force_terminal=terminal, width=width, color_system=None, legacy_windows=False)
-    clock = iter([0.0, *[10.0] * 10])
-    with progress("verifying", console=console, monotonic=lambda: next(clock)) as tell:
-        tell(1_234_567, 5_000_000, "verifying session 12 of 400, prices")
-        tell(2_500_000, 5_000_000, "verifying session 13 of 400, prices")
-    return file.getvalue()
+def test_bytes_are_shown_in_readable_units() -> None:
+    found = shown([(0, 0, 2e9, "moving"), (5, 2.5e8, 2e9, ""), (10, 5e8, 2e9, "")], unit="bytes")
+    assert "moving 0:00:10 0.5/2.0 GB 50.0 MB/s 0:00:30" in found
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_on_a_terminal_it_is_one_line(width: int) -> None:
-    found = shown(terminal=True, width=width)
-    assert "verifying session 13 of 400, prices: 2,500,000 of 5,000,000" in " ".join(found.split())
+def test_the_display_fits_on_one_line_of_a_terminal(width: int) -> None:
+    reports = [(0.0, 1_234_567.0, 5_000_000.0, "verifying session 12 of 400, prices")]
+    reports += [(10.0, 2_500_000.0, 5_000_000.0, "verifying session 13 of 400, prices")]
+    found = shown(reports, width=width)
+    assert "verifying session 13 of 400, prices 0:00:10 2500000/5000000 50%" in found
 
 
-def test_piped_it_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert shown(terminal=False) == ""
-    with progress("verifying") as tell:  # pytest's stderr is no terminal
-        tell(1, 2)
+def test_nothing_is_shown_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown([(1, 1, 2, "")], terminal=False) == ""
+    with progress("verifying") as report:  # pytest's stderr is not a terminal
+        report(1, 2)
     assert capsys.readouterr() == ("", "")
