@@ -24,7 +24,7 @@ from tests.support.faults import FaultySimulator
 from tests.support.homes import temporary_home
 from tickpipe.local.servers.valkey import ValkeyServer
 from tickpipe.simulator.random_walk import Event
-from tickpipe.simulator.websocket import SimulatorConfig
+from tickpipe.simulator.server import SimulatorConfig
 
 EVERY = 20.0
 

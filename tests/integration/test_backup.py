@@ -19,7 +19,7 @@ from tests.support.homes import temporary_home
 from tests.support.pages import ROOT, Shell, blocks
 from tests.support.pipeline import GROUP, Database, Pipeline
 from tests.support.waiting import wait_for
-from tickpipe.simulator.websocket import Simulator, SimulatorConfig
+from tickpipe.simulator.server import Simulator, SimulatorConfig
 
 BLOCKS = {block.rest: block for block in blocks(ROOT / "docs/operations.md") if block.verb == "backup"}
 TABLES = ("prices_real_time", "feed_events", "dead_letters", "verified_sessions", "tickpipe_migrations")

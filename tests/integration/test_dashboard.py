@@ -32,7 +32,7 @@ from tests.support.processes import Running
 from tests.support.waiting import PATIENCE, wait_for
 from tickpipe.dashboard.data import Reader
 from tickpipe.simulator.random_walk import RandomWalk
-from tickpipe.simulator.websocket import Simulator, SimulatorConfig
+from tickpipe.simulator.server import Simulator, SimulatorConfig
 
 SYMBOLS = ["AAPL", "BTC/USD", "ETH/USD", "EUR/USD", "MSFT", "NVDA", "SOL/USD", "SPY", "USD/JPY", "XAU/USD"]
 

@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from tickpipe.simulator.random_walk import Event, EventSource
-from tickpipe.simulator.websocket import Connection, Journal, Simulator, SimulatorConfig
+from tickpipe.simulator.server import Connection, Journal, Simulator, SimulatorConfig
 
 #: Seconds a fault may take to be in force.
 CALL_TIMEOUT = 5.0

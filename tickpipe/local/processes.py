@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from common.errors import ConfigurationError, TickpipeError
-from tickpipe.local.servers.processes import ending_with_parent
+from tickpipe.local.servers.children import ending_with_parent
 
 #: Seconds between two starts of a process that keeps dying.
 RESTART_AFTER = 2.0

@@ -31,7 +31,7 @@ from tickpipe.inspect.verify import verify
 from tickpipe.local.processes import DifferenceError, ManagedProcess, NoPriceError, stop_all
 from tickpipe.local.servers.embedded import Servers, default_data_dir, embedded_servers
 from tickpipe.local.servers.stopping import StartStoppedError
-from tickpipe.simulator.websocket import Simulator, SimulatorConfig
+from tickpipe.simulator.server import Simulator, SimulatorConfig
 from tickpipe.terminal import live_view
 
 #: Seconds between two plain lines.

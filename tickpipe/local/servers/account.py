@@ -18,7 +18,7 @@ from common.errors import ConfigurationError
 if sys.platform != "win32":
     import pwd
 
-from tickpipe.local.servers.processes import ending_with_parent
+from tickpipe.local.servers.children import ending_with_parent
 from tickpipe.local.servers.stopping import POLL, _raise_if_set
 
 #: Of the servers' environment nothing comes from ours: it may hold secrets, and PG… variables would change settings.

@@ -30,7 +30,7 @@ if sys.platform != "win32":
     pass
 
 from tickpipe.local.servers.account import _Account
-from tickpipe.local.servers.processes import _signal, ending_with_parent
+from tickpipe.local.servers.children import _signal, ending_with_parent
 from tickpipe.local.servers.stopping import POLL, _raise_if_set
 
 #: Seconds a server may take until it answers: replaying its log after a crash is part of it.
