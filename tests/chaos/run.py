@@ -31,7 +31,7 @@ from tests.support.homes import temporary_home
 from tickpipe.inspect.verify import SILENT_AFTER
 from tickpipe.local.servers.postgres import PostgresServer
 from tickpipe.local.servers.valkey import ValkeyServer
-from tickpipe.simulator.server import SimulatorConfig
+from tickpipe.simulator.config import SimulatorConfig
 
 CONSUMERS = 3
 CLAIM_IDLE = 3.0

@@ -17,7 +17,7 @@ from tests.support.pipeline import Pipeline
 from tests.support.processes import Running
 from tests.support.told import Told
 from tests.support.waiting import wait_for
-from tickpipe.simulator.server import SimulatorConfig
+from tickpipe.simulator.config import SimulatorConfig
 
 MINUTE, HOUR = 60, 3600
 KEY = "key-of-the-test"

@@ -19,7 +19,8 @@ from tests.support.homes import temporary_home
 from tests.support.pages import ROOT, Shell, blocks
 from tests.support.pipeline import GROUP, Database, Pipeline
 from tests.support.waiting import wait_for
-from tickpipe.simulator.server import Simulator, SimulatorConfig
+from tickpipe.simulator.config import SimulatorConfig
+from tickpipe.simulator.server import Simulator
 
 BLOCKS = {block.rest: block for block in blocks(ROOT / "docs/operations.md") if block.verb == "backup"}
 TABLES = ("prices_real_time", "feed_events", "dead_letters", "verified_sessions", "tickpipe_migrations")
@@ -134,7 +135,7 @@ def test_a_redis_that_is_older_than_the_database_doubles_nothing_and_nothing_is_
     breakable_pipeline: Pipeline, shell: Shell, tmp_path: Path
 ) -> None:
     pipeline, valkey = breakable_pipeline, breakable_pipeline.servers.valkey
-    data = {"REDIS_DATA": str(valkey.home / valkey.data)}
+    data = {"REDIS_DATA": str(valkey.folder / valkey.data)}
     produce(pipeline, tmp_path, 1)
     dead = Stream(pipeline.redis, "prices", GROUP, "a consumer that is dead")
     dead.ensure_group()
@@ -162,7 +163,7 @@ def test_a_redis_that_is_older_than_the_database_doubles_nothing_and_nothing_is_
     assert pipeline.database.count() == 3 * N
 
     valkey.stop()  # and without any copy
-    shutil.rmtree(valkey.home / valkey.data)
+    shutil.rmtree(valkey.folder / valkey.data)
     valkey.start()
     produce(pipeline, tmp_path, 4)
     assert "4 sessions verified, 0 incomplete" in shell.run(BLOCKS["drain"], **urls(pipeline))

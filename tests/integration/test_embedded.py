@@ -37,7 +37,7 @@ AnyServer = type[ValkeyServer] | type[PostgresServer]
 OWNER = """
 import sys
 from pathlib import Path
-from tickpipe.embedded import embedded_servers
+from tickpipe.local.servers.embedded import embedded_servers
 with embedded_servers(Path(sys.argv[1])) as servers:
     print(servers.redis_url, servers.database_url, flush=True)
     sys.stdin.read()
@@ -215,7 +215,7 @@ def test_a_stale_pid_file_harms_nobody(home: Path, kind: AnyServer, content: str
     server = kind(home / "server")
     server.start()
     server.kill()
-    pid_file = server.home / server.pid_file
+    pid_file = server.folder / server.pid_file
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, start_new_session=True) as bystander:
         pid_file.write_text(content.format(ours=bystander.pid))
         try:
@@ -233,9 +233,9 @@ def test_a_process_that_only_mentions_the_data_folder_survives(
     server = kind(home / "server")
     server.start()
     server.kill()
-    command = ["sh", "-c", *(each.format(data=server.home / server.data) for each in arguments)]
+    command = ["sh", "-c", *(each.format(data=server.folder / server.data) for each in arguments)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as bystander:
-        (server.home / server.pid_file).write_text(f"{bystander.pid}\n")
+        (server.folder / server.pid_file).write_text(f"{bystander.pid}\n")
         try:
             server.start()
             assert bystander.poll() is None
@@ -247,13 +247,13 @@ def test_a_half_made_database_is_not_taken_for_a_whole_one(home: Path) -> None:
     server = PostgresServer(home / "postgres-18")
     server.start()
     server.stop()
-    data = server.home / "data"
+    data = server.folder / "data"
     shutil.rmtree(data / "base")  # as far as an initdb got that was killed
-    data.rename(server.home / "initdb-dead")
+    data.rename(server.folder / "initdb-dead")
     server.start()
     assert run_sql(server.url, "SELECT 1") == [(1,)]
     server.stop()
-    assert not (server.home / "initdb-dead").exists()
+    assert not (server.folder / "initdb-dead").exists()
 
 
 def test_a_second_start_is_refused_in_one_line(home: Path) -> None:
@@ -334,10 +334,10 @@ def test_a_database_that_cannot_be_made_says_why_in_lines_and_where_all_of_it_is
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     first, *lines, where = str(refused.value).splitlines()
-    assert first == f"cannot create a database in {server.home}:"
+    assert first == f"cannot create a database in {server.folder}:"
     assert 0 < len(lines) <= 6 < len(server.log.read_text().splitlines())
     assert lines == [f"  {line.rstrip()}" for line in server.log.read_text().splitlines() if line.strip()][-6:]
-    assert where == f"All that it said: {server.log}"
+    assert where == f"Full log: {server.log}"
 
 
 @pytest.mark.parametrize("kind", [ValkeyServer, PostgresServer])
@@ -366,7 +366,7 @@ def test_a_server_that_never_answers_reports_its_last_reply(home: Path, monkeypa
     server = PostgresServer(home / "postgres-18")
     server.start()
     server.stop()
-    (server.home / "data/pg_hba.conf").write_text("local all all reject\n")
+    (server.folder / "data/pg_hba.conf").write_text("local all all reject\n")
     monkeypatch.setattr("tickpipe.local.servers.server.START_TIMEOUT", 0.5)
     with pytest.raises(TickpipeError, match=r"does not answer after .* \(pg_hba.conf rejects connection .*\):\n  "):
         server.start()
@@ -464,7 +464,7 @@ def test_programs_that_nobody_cannot_reach_are_copied(home: Path, monkeypatch: p
         for name in (wheel.name, f"{wheel.name}.libs"):
             if (wheel.parent / name).exists():
                 shutil.copytree(wheel.parent / name, private / name)
-    monkeypatch.setattr("tickpipe.local.servers.server._package_folder", private.joinpath)
+    monkeypatch.setattr("tickpipe.local.servers.server.package_folder", private.joinpath)
     for value in (1, 2):
         with embedded_servers(home / "data") as servers:
             write(servers, value)

@@ -18,7 +18,8 @@ from consumer import cli
 from tests.support.capture import COINS, PAIRS, STOCKS, SYMBOLS, Event, make_events, read_capture, ticks, write_capture
 from tests.support.pipeline import GROUP, Pipeline
 from tests.support.waiting import PATIENCE, wait_for
-from tickpipe.simulator.server import Simulator, SimulatorConfig
+from tickpipe.simulator.config import SimulatorConfig
+from tickpipe.simulator.server import Simulator
 
 REAL_CAPTURE = Path(__file__).parents[3] / "shared/data/fx-ticks.ndjson"
 SESSION = 1_760_000_000_000_000

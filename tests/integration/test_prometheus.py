@@ -21,7 +21,7 @@ from tests.support.observability import FOLDER, read
 from tests.support.pipeline import Pipeline
 from tests.support.ports import free_port
 from tests.support.waiting import wait_for
-from tickpipe.simulator.server import SimulatorConfig
+from tickpipe.simulator.config import SimulatorConfig
 
 #: Of scrapes and evaluations; in the files it is 10 s.
 EVERY = "500ms"

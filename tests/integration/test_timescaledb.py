@@ -21,7 +21,8 @@ from tests.support.capture import Event, make_events, ticks, write_capture
 from tests.support.pipeline import Database, Pipeline
 from tests.support.told import entry
 from tests.support.waiting import wait_for
-from tickpipe.simulator.server import Simulator, SimulatorConfig
+from tickpipe.simulator.config import SimulatorConfig
+from tickpipe.simulator.server import Simulator
 
 SESSION = 1_760_000_000_000_000
 DAY = 86_400

@@ -24,7 +24,8 @@ from tickpipe.dashboard import HOST, PORT
 from tickpipe.local.servers.embedded import embedded_servers
 from tickpipe.local.servers.postgres import PostgresServer
 from tickpipe.local.servers.valkey import ValkeyServer
-from tickpipe.simulator.server import Simulator, SimulatorConfig
+from tickpipe.simulator.config import SimulatorConfig
+from tickpipe.simulator.server import Simulator
 
 SECRET = "s3cr/t+word"
 

@@ -39,8 +39,8 @@ from producer.session import MAX_AHEAD, PriceEvent
 from tests.support.faults import FaultySimulator
 from tests.support.http_proxy import http_proxy
 from tests.support.waiting import PATIENCE, wait_for
+from tickpipe.simulator.config import SimulatorConfig
 from tickpipe.simulator.random_walk import Event
-from tickpipe.simulator.server import SimulatorConfig
 
 KEY = "s3cr3t-k3y"
 DAY = 86_400_000_000
@@ -519,7 +519,7 @@ def test_an_error_without_names_is_a_refusal_of_all(
 ) -> None:
     """Else it would sit there, connected and subscribed to nothing, without a word."""
     monkeypatch.setattr(
-        "tickpipe.simulator.server._status",
+        "tickpipe.simulator.protocol.status_event",
         lambda *_: {"event": "subscribe-status", "status": "error", "message": "limit"},
     )
     with running(simulator.url, "AAPL") as one:

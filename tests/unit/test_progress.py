@@ -18,10 +18,10 @@ def shown(
     reports: Sequence[Report], *, terminal: bool = True, width: int = 120, unit: Literal["items", "bytes"] = "items"
 ) -> str:
     """What the display prints for these reports: seconds since the start, done, total, description."""
-    file, now = io.StringIO(), 0.0
+    file, clock = io.StringIO(), [0.0]
     console = Console(file=file, force_terminal=terminal, width=width, color_system=None, legacy_windows=False)
-    with progress("verifying", unit=unit, console=console, monotonic=lambda: now) as report:
-        for now, done, total, description in reports:
+    with progress("verifying", unit=unit, console=console, monotonic=lambda: clock[0]) as report:
+        for clock[0], done, total, description in reports:
             report(done, total, description)
     return " ".join(file.getvalue().split())
 
@@ -36,7 +36,10 @@ def shown(
         ([(0, 0, 1000, ""), (1, 50, 1000, ""), (6, 300, 1000, "")], "verifying 0:00:06 300/1000 30% 0:00:14"),
         ([(0, 1, 0, ""), (5, 251, 0, "")], "verifying 0:00:05 251/? 50.0 it/s"),
         ([(0, 0, 1000, ""), (5, 1000, 1000, "")], "verifying 0:00:05 1000/1000 100% 0:00:00"),
-        ([(0, 0, 1000, ""), (6, 1200, 1000, "")], "verifying 0:00:06 1200/1000 100% 0:00:00"),  # totals may be estimates
+        (
+            [(0, 0, 1000, ""), (6, 1200, 1000, "")],
+            "verifying 0:00:06 1200/1000 100% 0:00:00",
+        ),  # an estimate
         ([(0, 250, 1000, ""), (9, 0, 0, "waiting")], "waiting 0:00:09"),
     ],
 )

@@ -28,7 +28,7 @@ from tickpipe.backfill.rest import (
     StoppedError,
     TwelveDataRest,
 )
-from tickpipe.simulator.server import SimulatorConfig
+from tickpipe.simulator.config import SimulatorConfig
 
 KEY = "s3cr3t/+key"
 SINCE = datetime(2026, 11, 20, 23, 58, tzinfo=UTC)

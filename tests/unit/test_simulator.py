@@ -18,9 +18,10 @@ import websocket
 from common.errors import ConfigurationError
 from tests.support.faults import FaultySimulator
 from tests.support.waiting import PATIENCE, wait_for
+from tickpipe.simulator.config import SimulatorConfig
 from tickpipe.simulator.listings import LISTINGS
 from tickpipe.simulator.random_walk import Event, RandomWalk
-from tickpipe.simulator.server import FLUSH_TIMEOUT, Simulator, SimulatorConfig
+from tickpipe.simulator.server import FLUSH_TIMEOUT, Simulator
 
 FAST = SimulatorConfig(rate=500, seed=1)
 COMMON = {"event", "symbol", "type", "timestamp", "price"}
@@ -609,7 +610,7 @@ def test_a_page_of_another_site_reaches_neither_prices_nor_bars() -> None:
 
 
 def test_idle_connections_are_bounded_and_a_client_is_served_beside_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tickpipe.simulator.server.MAX_HANDSHAKES", 10)
+    monkeypatch.setattr("tickpipe.simulator.handshakes.MAX_HANDSHAKES", 10)
     with Simulator(FAST) as simulator, ExitStack() as stack:
         place = urlsplit(simulator.rest_url)
         idle = [

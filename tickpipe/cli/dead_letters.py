@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from common.formatting import counted
 from common.terminal import echo
 from tickpipe.cli.connections import open_connections
-from tickpipe.formatting import quantity
 from tickpipe.maintenance import dead_letters
 from tickpipe.terminal.progress import progress
 
@@ -29,7 +29,7 @@ def list_letters(letter: LetterId = None, session: Session = None, reason: Reaso
         found = dead_letters.find(store, dead_letters.Filter(id=letter, session=session, reason=reason), limit=limit)
     for one in found:
         echo(f"{one.id}  {one.at:%Y-%m-%d %H:%M:%S}  {one.stream} {one.entry_id}  {one.reason}", f"    {one.text}")
-    echo(quantity(len(found), "dead letter") + (" or more" if len(found) == limit else ""))
+    echo(counted(len(found), "dead letter") + (" or more" if len(found) == limit else ""))
 
 
 @app.command("retry")
@@ -42,4 +42,4 @@ def retry_letters(letter: LetterId = None, session: Session = None, reason: Reas
         for count in dead_letters.retry(store, streams, wanted):
             done += count
             report(done, total)
-    echo(f"{quantity(done, 'dead letter')} put back")
+    echo(f"{counted(done, 'dead letter')} put back")

@@ -29,7 +29,7 @@ ChunkInterval = Annotated[
 
 
 def migrate(to_timescaledb: ToTimescaleDB = False, chunk_interval: ChunkInterval = "") -> None:
-    """Apply the SQL migrations to DATABASE_URL. Each consumer also applies them when it starts; both may run at once."""
+    """Apply the SQL migrations to DATABASE_URL. Consumers also apply them when they start; both may run at once."""
     database_url = cli.database_url()
     with closing(PriceStore(database_url)) as store, progress("applying migrations", unit="bytes") as report:
         log.configure("INFO", [database_url])  # after the progress display has started, so that log lines go above it

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,7 +30,7 @@ def status(
     spool_dir: settings.SpoolDir = None,
     disk: Disk = None,
 ) -> None:
-    """Show backlog, consumer groups, the newest tick of each symbol, sizes, growth and the days until the disk is full."""
+    """Show backlog, consumer groups, the newest tick of each symbol, sizes, growth and when the disk will be full."""
     store, streams = open_connections(consumer_group)
     with closing(store):
         probe = size_probe(store, price_stream, spool_dir, disk)

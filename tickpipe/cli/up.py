@@ -28,9 +28,7 @@ Seconds = Annotated[
         show_default="until Ctrl-C",
     ),
 ]
-Simulate = Annotated[
-    bool, typer.Option("--simulate", help="Use simulated prices even if an API key or a URL is set.")
-]
+Simulate = Annotated[bool, typer.Option("--simulate", help="Use simulated prices even if an API key or a URL is set.")]
 Rate = Annotated[float, typer.Option(min=0.1, help="Simulated price events per second.")]
 DataDir = Annotated[
     Path | None,

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from common import cli, settings
+from common.formatting import counted
 from common.terminal import echo, echo_json
 from producer.spool import spool_folder
-from tickpipe import formatting
 from tickpipe.cli.connections import open_connections
 from tickpipe.inspect import verify as completeness
 from tickpipe.inspect.status import no_stream
@@ -66,6 +66,6 @@ def _print(verdicts: Sequence[Verdict]) -> None:
         echo(*verdict.lines)
     incomplete = sum(not verdict.sound for verdict in verdicts)
     if verdicts:
-        echo(f"{formatting.quantity(len(verdicts), 'session')} verified, {incomplete} incomplete")
+        echo(f"{counted(len(verdicts), 'session')} verified, {incomplete} incomplete")
     else:
         echo("nothing new to verify: all sessions were verified before (--all checks them again)")
