@@ -108,7 +108,7 @@ def test_a_cut_websocket_leaves_no_hole_in_the_filled_candles(pipeline: Pipeline
         assert filled == list(range(len(filled)))  # each minute once, from the first tick on …
         assert 0 <= (last - first) // MINUTE - len(filled) <= 2  # … to the last that was over when it was asked
     bars = pipeline.database.count("candles_backfill")
-    assert line == f"{bars} bars of 2 symbols stored over 2 gaps"
+    assert line == f"stored {bars} bars of 2 symbols in 2 gaps"
     assert pipeline.database.query("SELECT * FROM candles_1m ORDER BY symbol, bucket") == candles
     assert [call["symbol"] for call in simulator.calls] == ["AAPL", "BTC/USD"]
     assert [call.get("exchange") for call in simulator.calls] == ["NASDAQ", None]
@@ -123,7 +123,7 @@ def test_the_vendors_bar_stands_in_each_minute_that_a_gap_touches_and_the_ticks_
     blind(session, 2 * MINUTE + 30, 5 * MINUTE + 1, "BTC/USD")
     session.tell("stopped", 10 * MINUTE, last_seq=30)
     begun(store, start + 10 * MINUTE, "BTC/USD").tell("unsubscribed", 1, symbols=["BTC/USD"])
-    assert said(backfill(pipeline, simulator)) == ["4 bars of 1 symbols stored over 1 gaps"]
+    assert said(backfill(pipeline, simulator)) == ["stored 4 bars of 1 symbol in 1 gap"]
     assert minutes(pipeline, "backfill", start) == [2, 3, 4, 5]
     assert minutes(pipeline, "ticks", start) == [0, 1, 6, 7, 8, 9, 10]
     rows = pipeline.database.query(
@@ -142,9 +142,9 @@ def test_what_was_asked_for_is_not_asked_for_again_though_there_were_no_bars(
     blind(session, 100, 400, "AAPL", "BTC/USD")
     session.tell("unsubscribed", 500, symbols=["AAPL", "BTC/USD"])
     simulator.answer_calls(CLOSED)  # to the first: AAPL
-    assert said(backfill(pipeline, simulator)) == ["6 bars of 1 symbols stored over 2 gaps"]
+    assert said(backfill(pipeline, simulator)) == ["stored 6 bars of 1 symbol in 2 gaps"]
     assert len(simulator.calls) == 2
-    assert said(backfill(pipeline, simulator)) == ["0 bars of 0 symbols stored over 0 gaps"]
+    assert said(backfill(pipeline, simulator)) == ["stored 0 bars of 0 symbols in 0 gaps"]
     assert len(simulator.calls) == 2
 
 
@@ -157,7 +157,7 @@ def test_minutes_of_the_last_hour_without_a_bar_are_asked_for_again(
     session.tell("unsubscribed", 500, symbols=["AAPL", "BTC/USD"])
     simulator.answer_calls(CLOSED)
     said(backfill(pipeline, simulator))
-    assert said(backfill(pipeline, simulator)) == ["6 bars of 1 symbols stored over 1 gaps"]
+    assert said(backfill(pipeline, simulator)) == ["stored 6 bars of 1 symbol in 1 gap"]
     assert [call["symbol"] for call in simulator.calls] == ["AAPL", "BTC/USD", "AAPL"]
 
 
@@ -170,7 +170,7 @@ def test_prices_lost_of_any_symbol_are_a_gap_of_all_that_were_covered(
         lost = {"since": (start + since) * 1_000_000, "until": (start + until) * 1_000_000}
         session.tell("overflow", 300, first_seq=7, last_seq=9, **lost, cause="spool full")
     session.tell("unsubscribed", 400, symbols=["BTC/USD"])
-    assert said(backfill(pipeline, simulator)) == ["4 bars of 2 symbols stored over 3 gaps"]
+    assert said(backfill(pipeline, simulator)) == ["stored 4 bars of 2 symbols in 3 gaps"]
     assert len(simulator.calls) == 2
     assert minutes(pipeline, "backfill", start) == [1, 3, 4]
     assert minutes(pipeline, "backfill", start, "ETH/USD") == [1]
@@ -186,9 +186,9 @@ def test_since_and_symbols_narrow_it(
         "SELECT to_char(to_timestamp(%s) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI')", start + 7 * MINUTE
     )
     options = ("--since", moment[0][0], "--symbols", "btc/usd,RY:TSX")
-    assert said(backfill(pipeline, simulator, *options)) == ["6 bars of 2 symbols stored over 2 gaps"]
+    assert said(backfill(pipeline, simulator, *options)) == ["stored 6 bars of 2 symbols in 2 gaps"]
     assert minutes(pipeline, "backfill", start) == [7, 8, 9]
-    assert said(backfill(pipeline, simulator, "--symbols", "ETH/USD")) == ["10 bars of 1 symbols stored over 1 gaps"]
+    assert said(backfill(pipeline, simulator, "--symbols", "ETH/USD")) == ["stored 10 bars of 1 symbol in 1 gap"]
 
 
 def test_an_unknown_symbol_is_named_and_the_others_are_filled(
@@ -199,8 +199,8 @@ def test_an_unknown_symbol_is_named_and_the_others_are_filled(
     session.tell("unsubscribed", 500, symbols=["BTC/USD", "AAAA"])
     running = backfill(pipeline, simulator)
     assert said(running, 1) == [
-        "1 bars of 1 symbols stored over 1 gaps",
-        "tickpipe: Twelve Data gives no bars of AAAA: name the others with --symbols",
+        "stored 1 bar of 1 symbol in 1 gap",
+        "tickpipe: Twelve Data refuses bars of AAAA. Name the other symbols with --symbols",
     ]
     assert "no bars of AAAA: 127.0.0.1:" in running.said()
 
@@ -223,10 +223,10 @@ def test_an_outage_keeps_what_was_stored_and_the_next_run_asks_for_the_rest(
     simulator.answer_calls((200, {"meta": {}, "values": [], "status": "ok"}), *[DOWN] * 5)
     running = backfill(pipeline, simulator)
     first, last = said(running, 1)
-    assert first == "0 bars of 0 symbols stored over 1 gaps"
+    assert first == "stored 0 bars of 0 symbols in 1 gap"
     assert last.endswith("says 503: maintenance")
     assert running.said().count("says 503: maintenance; try ") == 4
-    assert said(backfill(pipeline, simulator)) == ["1 bars of 1 symbols stored over 1 gaps"]
+    assert said(backfill(pipeline, simulator)) == ["stored 1 bar of 1 symbol in 1 gap"]
     assert [call["symbol"] for call in simulator.calls] == ["BTC/USD", *["ETH/USD"] * 6]
 
 
@@ -241,10 +241,10 @@ def test_stopped_while_it_waits_for_credits_it_keeps_what_was_stored(
     wait_for(lambda: pipeline.database.count("candles_backfill") == 1, message="the first answer is stored")
     running.signal(number)
     assert said(running, 1) == [
-        "1 bars of 1 symbols stored over 1 gaps",
+        "stored 1 bar of 1 symbol in 1 gap",
         "tickpipe: Stopped: what was stored is kept; run it again for the rest.",
     ]
-    assert said(backfill(pipeline, simulator)) == ["1 bars of 1 symbols stored over 1 gaps"]
+    assert said(backfill(pipeline, simulator)) == ["stored 1 bar of 1 symbol in 1 gap"]
     assert [call["symbol"] for call in simulator.calls] == ["BTC/USD", "ETH/USD"]
 
 

@@ -179,11 +179,11 @@ def test_help_names_each_option_with_its_variable_and_default(
         (["tickpipe", "up", "--symbols", " "], {}, "no symbols"),
         (["tickpipe", "simulate", "--capture", "none"], {}, "cannot read the capture none"),
         (["tickpipe", "backfill"], {}, "no API key: set TWELVE_DATA_API_KEY"),
-        (["tickpipe", "backfill", "--since", "soon"], KEY, "--since 'soon' is no date and no age"),
+        (["tickpipe", "backfill", "--since", "soon"], KEY, "--since 'soon' is not a date or an age"),
         (
             ["tickpipe", "backfill"],
             KEY | {"TWELVE_DATA_REST_URL": f"http://u:{SECRET}@host"},
-            "--rest-url is no web addr",
+            "--rest-url is not a web addr",
         ),
     ],
     ids=lambda value: " ".join(value)[:50] if isinstance(value, list | dict) else "",

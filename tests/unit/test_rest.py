@@ -1,4 +1,4 @@
-"""Twelve Data's REST interface: what is asked, what becomes of each answer, and when. The simulator answers."""
+"""The client of Twelve Data's REST interface: requests, answers and rate. The simulator is the server."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from common.errors import ConfigurationError, OutageError, TickpipeError
 from common.settings import Secret
 from tests.support.faults import FaultySimulator
 from tests.support.http_proxy import http_proxy
-from tickpipe.backfill import rest
-from tickpipe.backfill.rate_limit import RateLimiter
+from tickpipe.backfill.rate_limit import ATTEMPTS, MAX_WAIT, RateLimiter
 from tickpipe.backfill.rest import (
     Bar,
     OutOfCreditsError,
@@ -50,32 +49,34 @@ def vendor(simulator: FaultySimulator) -> Iterator[TwelveDataRest]:
         yield vendor
 
 
-def ask(vendor: TwelveDataRest, symbol: str = "BTC/USD", exchange: str | None = None, minutes: int = 5) -> list[Bar]:
+def request_bars(
+    vendor: TwelveDataRest, symbol: str = "BTC/USD", exchange: str | None = None, minutes: int = 5
+) -> list[Bar]:
     return vendor.bars(symbol, exchange, SINCE, SINCE + minutes * MINUTE)
 
 
-# --- Asking
+# --- Requests
 
 
-def test_the_bars_of_a_span_are_all_of_its_minutes_and_no_other(vendor: TwelveDataRest) -> None:
-    bars = ask(vendor)
+def test_bars_cover_each_minute_of_the_requested_time_and_no_other(vendor: TwelveDataRest) -> None:
+    bars = request_bars(vendor)
     assert [bar.at for bar in bars] == [SINCE + n * MINUTE for n in range(5)]
     assert all(bar.low <= min(bar.open, bar.close) <= max(bar.open, bar.close) <= bar.high for bar in bars)
-    assert {bar.volume for bar in bars} == {None}  # of pairs there is none
-    assert ask(vendor, minutes=2) == bars[:2]
-    assert len(ask(vendor, minutes=1_400)) == 1_400
+    assert {bar.volume for bar in bars} == {None}  # pairs have no volume
+    assert request_bars(vendor, minutes=2) == bars[:2]
+    assert len(request_bars(vendor, minutes=1_400)) == 1_400
 
 
-def test_volumes_and_all_decimals_come_through(vendor: TwelveDataRest, simulator: FaultySimulator) -> None:
-    assert all(bar.volume and bar.volume > 0 for bar in ask(vendor, "AAPL", "NASDAQ"))
+def test_volumes_and_all_decimals_are_kept(vendor: TwelveDataRest, simulator: FaultySimulator) -> None:
+    assert all(bar.volume and bar.volume > 0 for bar in request_bars(vendor, "AAPL", "NASDAQ"))
     values = [{"datetime": f"{SINCE:%Y-%m-%d %H:%M:%S}", **PRICES, "volume": "1.5"}]
     simulator.answer_calls((200, {"meta": {}, "values": values, "status": "ok"}))
-    assert ask(vendor) == [Bar(SINCE, 0.00002417, 0.00002418, 0.00002416, 0.00002417, 1.5)]
+    assert request_bars(vendor) == [Bar(SINCE, 0.00002417, 0.00002418, 0.00002416, 0.00002417, 1.5)]
 
 
-def test_what_the_wrapper_asks(vendor: TwelveDataRest, simulator: FaultySimulator) -> None:
-    ask(vendor)
-    ask(vendor, "RY", "TSX")
+def test_the_wrapper_sends_these_parameters(vendor: TwelveDataRest, simulator: FaultySimulator) -> None:
+    request_bars(vendor)
+    request_bars(vendor, "RY", "TSX")
     assert simulator.calls[0] == {
         "symbol": "BTC/USD", "interval": "1min", "start_date": "2026-11-20 23:58:00", "end_date": "2026-11-21 00:02:59",
         "timezone": "UTC", "order": "ASC", "outputsize": "5000", "prepost": "false", "format": "JSON",
@@ -83,20 +84,20 @@ def test_what_the_wrapper_asks(vendor: TwelveDataRest, simulator: FaultySimulato
     assert simulator.calls[1] == {**simulator.calls[0], "symbol": "RY", "exchange": "TSX"}
 
 
-# --- Answers that are none
+# --- Errors
 
 
 @pytest.mark.parametrize("status", [200, 400, 404])
-def test_a_closed_market_has_no_bars_and_is_no_failure(
+def test_a_closed_market_gives_no_bars_and_no_error(
     vendor: TwelveDataRest, simulator: FaultySimulator, status: int
 ) -> None:
     words = "No data is available on the specified dates. Try setting different start/end dates."
     simulator.answer_calls((status, {"code": 400, "message": words, "status": "error"}))
-    assert ask(vendor) == []
+    assert request_bars(vendor) == []
     assert vendor.bars("BTC/USD", None, NOW + MINUTE, NOW + 3 * MINUTE) == []  # the future
 
 
-@pytest.mark.parametrize("status", [200, None], ids=["in the body alone", "as HTTP status, too"])
+@pytest.mark.parametrize("status", [200, None], ids=["in the body only", "also as HTTP status"])
 @pytest.mark.parametrize(
     ("code", "error"),
     [
@@ -104,7 +105,7 @@ def test_a_closed_market_has_no_bars_and_is_no_failure(
         (429, OutOfCreditsError), (500, OutageError), (503, OutageError), ("odd", OutageError), (None, OutageError),
     ],
 )  # fmt: skip
-def test_an_error_is_told_by_its_code(
+def test_the_code_of_an_answer_decides_the_error(
     vendor: TwelveDataRest,
     simulator: FaultySimulator,
     code: int | str | None,
@@ -114,23 +115,25 @@ def test_an_error_is_told_by_its_code(
     http = status or (code if isinstance(code, int) else 500)
     simulator.answer_calls((http, {"code": code, "message": "why", "status": "error"}))
     with pytest.raises(error, match="why") as raised:
-        ask(vendor)
+        request_bars(vendor)
     assert raised.type is error
 
 
-def test_what_the_simulator_refuses(vendor: TwelveDataRest, simulator: FaultySimulator) -> None:
+def test_unknown_symbols_wrong_keys_and_missing_credits_are_different_errors(
+    vendor: TwelveDataRest, simulator: FaultySimulator
+) -> None:
     for symbol, exchange in (("NOSUCH", None), ("MSFT", "TSX")):
         with pytest.raises(RefusedSymbolError, match="not found"):
-            ask(vendor, symbol, exchange)
+            request_bars(vendor, symbol, exchange)
     with (
         closing(TwelveDataRest(simulator.rest_url, Secret("other"))) as other,
         pytest.raises(RefusedKeyError, match="API_KEY"),
     ):
-        ask(other)
+        request_bars(other)
     for _ in range(47):
-        ask(vendor)
+        request_bars(vendor)
     with pytest.raises(OutOfCreditsError, match="limit being 50"):
-        ask(vendor)
+        request_bars(vendor)
 
 
 @pytest.mark.parametrize(
@@ -143,23 +146,21 @@ def test_what_the_simulator_refuses(vendor: TwelveDataRest, simulator: FaultySim
     ],
     ids=str,
 )  # fmt: skip
-def test_an_answer_that_makes_no_sense_is_an_outage(
-    vendor: TwelveDataRest, simulator: FaultySimulator, body: object
-) -> None:
+def test_an_invalid_answer_is_an_outage(vendor: TwelveDataRest, simulator: FaultySimulator, body: object) -> None:
     simulator.answer_calls((200, body))
-    with pytest.raises(OutageError, match=r"makes? no sense|that makes sense|says 200"):
-        ask(vendor)
+    with pytest.raises(OutageError, match=r"sent invalid bars|sent no valid answer|says 200"):
+        request_bars(vendor)
 
 
 # --- Secrets
 
 
-@pytest.mark.parametrize("fault", ["away", "refused", "echoed", "nonsense", "path"])
-def test_the_key_is_in_no_url_no_error_and_no_log(
+@pytest.mark.parametrize("fault", ["unavailable", "refused", "echoed", "nonsense", "path"])
+def test_the_api_key_is_not_in_urls_errors_or_logs(
     simulator: FaultySimulator, caplog: pytest.LogCaptureFixture, fault: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    url = "http://127.0.0.1:1" if fault == "away" else simulator.rest_url + ("/none?" if fault == "path" else "")
+    url = "http://127.0.0.1:1" if fault == "unavailable" else simulator.rest_url + ("/none?" if fault == "path" else "")
     if fault == "refused":
         simulator.answer_calls((401, {"code": 401, "message": f"apikey {KEY} is wrong", "status": "error"}))
     elif fault == "echoed":
@@ -167,33 +168,33 @@ def test_the_key_is_in_no_url_no_error_and_no_log(
     elif fault == "nonsense":
         simulator.answer_calls((200, {"values": [{**PRICES, "datetime": KEY}], "status": "ok"}))
     with closing(TwelveDataRest(url, Secret(KEY))) as vendor, pytest.raises(TickpipeError) as raised:
-        ask(vendor)
+        request_bars(vendor)
     shown = "".join(traceback.format_exception(raised.value)) + repr(raised.value) + repr(vendor) + caplog.text
     assert KEY not in shown
-    assert "s3cr3t" not in shown  # nor as a URL writes it
+    assert "s3cr3t" not in shown  # nor percent-encoded
     assert "s3cr3t" not in str(simulator.calls)
 
 
 @pytest.mark.parametrize("url", ["", "api.twelvedata.com", "ftp://host", "http://", "http://[::1", "http://host:port"])
-def test_an_address_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"--rest-url .*is no web address"):
+def test_an_invalid_url_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"--rest-url .*is not a web address"):
         TwelveDataRest(url, Secret(KEY))
 
 
-def test_an_address_with_a_password_is_refused_and_not_repeated() -> None:
-    with pytest.raises(ConfigurationError, match=r"--rest-url .*is no web address") as raised:
+def test_a_url_with_a_password_is_refused_and_not_printed() -> None:
+    with pytest.raises(ConfigurationError, match=r"--rest-url .*is not a web address") as raised:
         TwelveDataRest(f"http://me:{KEY}@host", Secret(KEY))
     assert KEY not in str(raised.value)
 
 
-# --- The pace
+# --- Rate
 
 
 class Clock:
-    """Time that passes only when somebody sleeps."""
+    """A clock that advances only by sleeping."""
 
     def __init__(self) -> None:
-        self.now = 1_000_000_030.0  # 10 s after a minute began
+        self.now = 1_000_000_030.0  # 10 s after the start of a minute
         self.slept: list[float] = []
 
     def __call__(self) -> float:
@@ -205,14 +206,14 @@ class Clock:
 
 
 class Vendor:
-    """Answers with what it is given, in turn, and then well; each answer takes `takes` seconds."""
+    """Raises the given errors in turn and then answers. Each call takes `takes` seconds."""
 
     def __init__(self, clock: Clock, *answers: Exception, takes: float = 0.0) -> None:
         self.clock, self.takes, self.answers = clock, takes, list(answers)
-        self.asked: list[float] = []
+        self.called: list[float] = []
 
     def __call__(self) -> str:
-        self.asked.append(self.clock.now)
+        self.called.append(self.clock.now)
         self.clock.now += self.takes
         if self.answers:
             raise self.answers.pop(0)
@@ -224,65 +225,65 @@ def clock() -> Clock:
     return Clock()
 
 
-def pace(clock: Clock, per_minute: int, stop: threading.Event | None = None) -> RateLimiter:
+def rate_limiter(clock: Clock, per_minute: int, stop: threading.Event | None = None) -> RateLimiter:
     return RateLimiter(per_minute, stop or threading.Event(), clock=clock, sleep=clock.sleep)
 
 
 @pytest.mark.parametrize("takes", [0.0, 3.0])
-def test_no_minute_has_more_calls_than_credits(clock: Clock, takes: float) -> None:
-    vendor, paced = Vendor(clock, takes=takes), pace(clock, 8)
-    assert [paced.ask(vendor) for _ in range(24)] == ["bars"] * 24
-    assert all(later - early >= 60 for early, later in zip(vendor.asked, vendor.asked[8:], strict=False))
-    assert vendor.asked[23] - vendor.asked[0] <= 2 * 60 + 8 * takes + 2 * takes  # and none waits for nothing
+def test_any_60_seconds_have_at_most_as_many_calls_as_credits(clock: Clock, takes: float) -> None:
+    vendor, limiter = Vendor(clock, takes=takes), rate_limiter(clock, 8)
+    assert [limiter.call(vendor) for _ in range(24)] == ["bars"] * 24
+    assert all(later - early >= 60 for early, later in zip(vendor.called, vendor.called[8:], strict=False))
+    assert vendor.called[23] - vendor.called[0] <= 2 * 60 + 8 * takes + 2 * takes  # no needless wait
 
 
-def test_out_of_credits_it_waits_for_the_next_minute(clock: Clock) -> None:
+def test_without_credits_the_call_is_repeated_in_the_next_minute(clock: Clock) -> None:
     vendor = Vendor(clock, OutOfCreditsError(), OutOfCreditsError())
-    assert pace(clock, 100).ask(vendor) == "bars"
-    assert [at % 60 for at in vendor.asked] == [10, 1, 1]
-    assert vendor.asked[2] - vendor.asked[1] == 60
+    assert rate_limiter(clock, 100).call(vendor) == "bars"
+    assert [at % 60 for at in vendor.called] == [10, 1, 1]
+    assert vendor.called[2] - vendor.called[1] == 60
 
 
-def test_an_outage_is_tried_again_with_backoff_and_then_raised(clock: Clock) -> None:
-    vendor = Vendor(clock, *[OutageError(f"away {n}") for n in range(9)])
-    with pytest.raises(OutageError, match=f"away {rest.TRIES - 1}"):
-        pace(clock, 100).ask(vendor)
-    assert len(vendor.asked) == rest.TRIES
-    assert all(0 <= wait <= rest.LONGEST for wait in clock.slept)
+def test_an_outage_is_retried_with_backoff_and_then_raised(clock: Clock) -> None:
+    vendor = Vendor(clock, *[OutageError(f"outage {n}") for n in range(9)])
+    with pytest.raises(OutageError, match=f"outage {ATTEMPTS - 1}"):
+        rate_limiter(clock, 100).call(vendor)
+    assert len(vendor.called) == ATTEMPTS
+    assert all(0 <= wait <= MAX_WAIT for wait in clock.slept)
 
 
-def test_tries_cost_credits_too(clock: Clock) -> None:
-    vendor, paced = Vendor(clock, OutageError(), OutageError()), pace(clock, 3)
-    assert [paced.ask(vendor) for _ in range(2)] == ["bars"] * 2
-    assert vendor.asked[3] - vendor.asked[0] >= 60
+def test_retries_cost_credits(clock: Clock) -> None:
+    vendor, limiter = Vendor(clock, OutageError(), OutageError()), rate_limiter(clock, 3)
+    assert [limiter.call(vendor) for _ in range(2)] == ["bars"] * 2
+    assert vendor.called[3] - vendor.called[0] >= 60
 
 
 @pytest.mark.parametrize("error", [RefusedKeyError(), RefusedSymbolError()])
-def test_what_trying_again_would_not_help_is_not_tried_again(clock: Clock, error: TickpipeError) -> None:
+def test_a_permanent_error_is_not_retried(clock: Clock, error: TickpipeError) -> None:
     vendor = Vendor(clock, error)
     with pytest.raises(type(error)):
-        pace(clock, 100).ask(vendor)
-    assert len(vendor.asked) == 1
+        rate_limiter(clock, 100).call(vendor)
+    assert len(vendor.called) == 1
 
 
-def test_told_to_stop_it_asks_no_more(clock: Clock) -> None:
+def test_no_call_is_made_after_the_stop(clock: Clock) -> None:
     stop = threading.Event()
-    vendor, paced = Vendor(clock), pace(clock, 1, stop)
-    paced.ask(vendor)
+    vendor, limiter = Vendor(clock), rate_limiter(clock, 1, stop)
+    limiter.call(vendor)
     stop.set()
     with pytest.raises(StoppedError, match="run it again"):
-        paced.ask(vendor)
-    assert len(vendor.asked) == 1
+        limiter.call(vendor)
+    assert len(vendor.called) == 1
 
 
-def test_told_to_stop_it_does_not_wait_for_its_turn() -> None:
+def test_the_stop_ends_the_wait_for_credits() -> None:
     stop = threading.Event()
-    paced = RateLimiter(1, stop, clock=Clock())
-    paced.ask(lambda: None)
+    limiter = RateLimiter(1, stop, clock=Clock())
+    limiter.call(lambda: None)
     waiting = threading.Timer(0.05, stop.set)
     waiting.start()
     with pytest.raises(StoppedError):
-        paced.ask(lambda: None)
+        limiter.call(lambda: None)
     waiting.join()
 
 
@@ -290,7 +291,7 @@ def test_told_to_stop_it_does_not_wait_for_its_turn() -> None:
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
-def test_a_server_on_the_loopback_is_asked_without_a_proxy(
+def test_a_loopback_server_is_reached_without_a_proxy(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv("no_proxy", "elsewhere")
@@ -298,19 +299,21 @@ def test_a_server_on_the_loopback_is_asked_without_a_proxy(
         environ = {name: f"http://127.0.0.1:{proxy.port}"}
         monkeypatch.setenv(name, environ[name])
         with closing(TwelveDataRest(simulator.rest_url, Secret(KEY), environ)) as vendor:
-            assert len(ask(vendor)) == 5
+            assert len(request_bars(vendor)) == 5
     assert proxy.requests == []
 
 
-def test_a_failure_through_a_proxy_names_the_proxy() -> None:
+def test_an_error_through_a_proxy_names_the_proxy() -> None:
     with http_proxy("407 Proxy Authentication Required") as proxy:
         environ = {"https_proxy": f"http://user:pa55@127.0.0.1:{proxy.port}"}
         with (
             closing(TwelveDataRest("https://api.invalid", Secret(KEY), environ)) as vendor,
             pytest.raises(OutageError) as failed,
         ):
-            ask(vendor)
-    assert f"api.invalid through the proxy 127.0.0.1:{proxy.port} (https_proxy) gives" in str(failed.value)
+            request_bars(vendor)
+    assert f"api.invalid through the proxy 127.0.0.1:{proxy.port} (https_proxy) sent no valid answer" in str(
+        failed.value
+    )
     assert "pa55" not in str(failed.value)
     assert proxy.requests == [("api.invalid:443", "user:pa55")]
 
@@ -324,7 +327,7 @@ def test_an_invalid_proxy_is_a_configuration_error() -> None:
 
 
 class Hostile(BaseHTTPRequestHandler):
-    """Redirects with a status that the path names, or answers with a body without end."""
+    """Redirects with the status in the path, or answers with an endless body."""
 
     heard: ClassVar[list[str]] = []
 
@@ -367,22 +370,22 @@ def test_a_redirect_is_not_followed(hostile: str, status: int) -> None:
         closing(TwelveDataRest(f"{hostile}/{status}", Secret(KEY))) as vendor,
         pytest.raises(OutageError, match=f"HTTP status {status}, a redirect"),
     ):
-        ask(vendor)
+        request_bars(vendor)
     assert len(Hostile.heard) == 1
 
 
 @pytest.mark.parametrize("kind", ["endless", "bomb"])
-def test_an_answer_without_end_is_given_up(hostile: str, kind: str) -> None:
+def test_an_endless_answer_is_aborted(hostile: str, kind: str) -> None:
     with (
         closing(TwelveDataRest(f"{hostile}/{kind}", Secret(KEY))) as vendor,
         pytest.raises(OutageError, match="larger than"),
     ):
-        ask(vendor)
+        request_bars(vendor)
 
 
-def test_an_answer_nested_without_end_is_an_outage(hostile: str) -> None:
+def test_a_deeply_nested_answer_is_an_outage(hostile: str) -> None:
     with (
         closing(TwelveDataRest(f"{hostile}/nested", Secret(KEY))) as vendor,
         pytest.raises(OutageError, match="Recursion"),
     ):
-        ask(vendor)
+        request_bars(vendor)

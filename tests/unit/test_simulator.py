@@ -385,7 +385,7 @@ def test_a_replay_keeps_its_pace_and_stands_still_while_nobody_is_subscribed(tmp
         ('{"at": 1, "event": {"event": "price", "symbol": "A", "timestamp": 1, "price": 1}}\nrubbish', "line 2 is not"),
         ('{"at": "1", "event": {}}', 'line 1: expected a line {"at": seconds'),
         ('{"at": 1, "event": {"event": "heartbeat"}}', "line 1: expected a price event"),
-        ('{"at": 1, "event": {"event": "price", "symbol": "A", "timestamp": 1, "price": NaN}}', "NaN is no JSON"),
+        ('{"at": 1, "event": {"event": "price", "symbol": "A", "timestamp": 1, "price": NaN}}', "NaN is not a JSON"),
         ('{"at": 1, "event": {"event": "price", "symbol": "A", "timestamp": 1, "price": "1"}}', "expected numbers"),
     ],
 )

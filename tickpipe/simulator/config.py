@@ -1,4 +1,4 @@
-"""What the simulator is asked to do, and what it did."""
+"""Settings of the simulator and the summary of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class SimulatorConfig:
 
     `rate` is in price events per second on each connection. `speed` is the speed of a replay: 2 is twice as fast as
     recorded, 0 as fast as clients read. `api_key` None accepts any key that is not empty. `credits_per_minute` limits
-    the REST calls answered per minute of the clock; None is no limit.
+    the REST calls answered per minute of the clock; None disables the limit.
     """
 
     host: str = "127.0.0.1"
@@ -49,7 +49,7 @@ def listen_error(config: SimulatorConfig, error: Exception) -> ConfigurationErro
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """What a simulator did from start to stop."""
+    """Figures of a simulator from start to stop."""
 
     connections: int
     events_sent: int

@@ -21,7 +21,7 @@ KEY_REFUSED = (
 
 
 class Credits:
-    """Counts REST calls per minute of the clock. `limit` None is no limit."""
+    """Counts REST calls per minute of the clock. None disables the limit."""
 
     def __init__(self, limit: int | None) -> None:
         self.limit = limit

@@ -89,7 +89,7 @@ class Account:
         """Make a private folder (mode 0700). Raises ConfigurationError if it belongs to another user."""
         if self.uid is not None and not self.can("test", "-x", folder.parent):
             raise ConfigurationError(
-                f"the servers run as `nobody`, which cannot reach {folder.parent}. Use --data-dir /var/lib/tickpipe"
+                f"the servers run as `nobody`, which cannot reach {folder.parent}: use --data-dir /var/lib/tickpipe"
             )
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)

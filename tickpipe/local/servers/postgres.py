@@ -79,9 +79,9 @@ class PostgresServer(EmbeddedServer):
             if version != str(POSTGRES_MAJOR):
                 raise ConfigurationError(
                     f"{folder} holds data of PostgreSQL {version}, but this tickpipe includes PostgreSQL "
-                    f"{POSTGRES_MAJOR}. Run `tickpipe servers` of the tickpipe that wrote the data, and `pg_dump --file "
-                    "ticks.sql DATABASE_URL`. Then move the folder, run `tickpipe servers` of this tickpipe, and `psql "
-                    "--file ticks.sql DATABASE_URL`"
+                    f"{POSTGRES_MAJOR}. Run `tickpipe servers` of the tickpipe that wrote the data, and "
+                    "`pg_dump --file ticks.sql DATABASE_URL`. Then move the folder, run `tickpipe servers` of this "
+                    "tickpipe, and `psql --file ticks.sql DATABASE_URL`"
                 )
 
     def _arguments(self) -> list[str]:
