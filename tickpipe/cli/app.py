@@ -32,11 +32,17 @@ def tickpipe() -> None:
     """
 
 
-for command in (up, servers, simulate, status, dashboard, verify):
-    app.command()(command)
+app.command()(up)
+app.command()(servers)
+app.command()(simulate)
+app.command()(status)
+app.command()(dashboard)
+app.command()(verify)
 app.add_typer(dead_letters.app, name="dead-letters")
-for command in (doctor, migrate, retention, backfill):
-    app.command()(command)
+app.command()(doctor)
+app.command()(migrate)
+app.command()(retention)
+app.command()(backfill)
 
 
 def main() -> None:

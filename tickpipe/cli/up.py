@@ -61,11 +61,12 @@ def up(
     Needs the extra `local`.
     """
     with required_extra("local", "up"):
-        from tickpipe.local import up as pipeline
+        from tickpipe.local.config import UpConfig
         from tickpipe.local.run_mode import choose_run_mode
+        from tickpipe.local.up import up as run
     environ = cli.environment()
     log.configure("ERROR")
-    config = pipeline.UpConfig(
+    config = UpConfig(
         symbols=read_symbols(symbols or [DEFAULT_SYMBOLS], None),
         consumers=consumers,
         seconds=seconds,
@@ -77,4 +78,4 @@ def up(
     mode = choose_run_mode(environ, simulate=simulate, data_dir=data_dir)
     if mode.database_url is None:
         cli.remove_libpq_variables()
-    pipeline.up(config, mode, environ, process.stop_on_signals(), PlainConsole())
+    run(config, mode, environ, process.stop_on_signals(), PlainConsole())
