@@ -1,4 +1,4 @@
-"""The command lines: what `--help` names, and one clear line with status 2 where the configuration is wrong."""
+"""The command lines: help, wrong configurations, signals, metrics, `.env` and extras."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Ended(NamedTuple):
 
     @property
     def words(self) -> str:
-        """What was printed, without frames and line ends."""
+        """The output without frames and line ends."""
         return " ".join(re.sub(r"[│╭╮╰╯─]", " ", self.out).split())
 
 
@@ -188,7 +188,7 @@ def test_help_names_each_option_with_its_variable_and_default(
     ],
     ids=lambda value: " ".join(value)[:50] if isinstance(value, list | dict) else "",
 )
-def test_a_wrong_configuration_is_one_clear_line_and_status_2(
+def test_a_wrong_configuration_gives_one_line_and_status_2(
     command: Command, tmp_path: Path, argv: list[str], environ: dict[str, str], words: str
 ) -> None:
     assert_refused(command(*argv, **environ), words)
@@ -208,7 +208,7 @@ def test_a_wrong_configuration_is_one_clear_line_and_status_2(
     ],
     ids=" ".join,
 )
-def test_wrong_usage_is_status_2(command: Command, argv: list[str]) -> None:
+def test_wrong_usage_gives_status_2(command: Command, argv: list[str]) -> None:
     ended = command(*argv, **KEY, **SYMBOLS)
     assert (ended.status, ended.out) == (2, "")
     assert "Traceback" not in ended.err
@@ -227,13 +227,13 @@ def test_wrong_usage_is_status_2(command: Command, argv: list[str]) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list | dict) else "",
 )
-def test_a_wrong_number_is_told_with_its_option_and_variable(
+def test_a_wrong_number_is_reported_with_its_option_and_variable(
     command: Command, argv: list[str], environ: dict[str, str], words: str
 ) -> None:
     ended = command(*argv, **KEY, **SYMBOLS, **environ)
     assert (ended.status, ended.out) == (2, "")
     assert "Input should be" in ended.err
-    assert re.match(f"{argv[0]}: {words}", ended.err.splitlines()[-1])  # the last line is what `up` tells of a child
+    assert re.match(f"{argv[0]}: {words}", ended.err.splitlines()[-1])  # `up` shows the last line of a process
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,9 @@ def test_a_wrong_number_is_told_with_its_option_and_variable(
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_the_installed_commands_do_the_same(tmp_path: Path, argv: list[str], environ: dict[str, str]) -> None:
+def test_installed_commands_refuse_the_same_configurations(
+    tmp_path: Path, argv: list[str], environ: dict[str, str]
+) -> None:
     program = Path(sys.executable).with_name(argv[0])
     own = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), **environ}
     done = subprocess.run(
@@ -254,10 +256,10 @@ def test_the_installed_commands_do_the_same(tmp_path: Path, argv: list[str], env
     assert_refused(Ended(done.returncode, done.stdout, done.stderr), f"^{argv[0]}: ")
 
 
-# --- What is away
+# --- Unavailable servers
 
 
-def test_a_server_that_is_away_is_told_with_the_variable_that_names_it(command: Command) -> None:
+def test_an_unavailable_server_is_reported_with_its_variable(command: Command) -> None:
     urls = {"REDIS_URL": f"redis://:{SECRET}@127.0.0.1:1", "DATABASE_URL": f"postgresql://u:{SECRET}@127.0.0.1:1/x"}
     for argv, words in {
         "status": r"^tickpipe: Redis: .*127\.0\.0\.1:1\..* \(REDIS_URL\)$",
@@ -307,7 +309,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 @pytest.mark.parametrize("command", ["producer", "consumer", "tickpipe", "python -m consumer"])
-def test_ctrl_c_while_python_imports_leaves_no_traceback(
+def test_ctrl_c_during_imports_prints_no_traceback(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path, command: str
 ) -> None:
     (tmp_path / "typer.py").write_text("import time; print('importing', flush=True); time.sleep(60)")
@@ -331,7 +333,9 @@ def test_python_m_imports_nothing_from_the_working_folder(
     assert "Usage:" in output
 
 
-def test_ctrl_c_in_a_command_that_waits_is_status_130_and_silent(start: Callable[..., subprocess.Popen[str]]) -> None:
+def test_ctrl_c_in_a_waiting_command_gives_status_130_and_prints_nothing(
+    start: Callable[..., subprocess.Popen[str]],
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         process = start("tickpipe", "status", REDIS_URL=f"redis://127.0.0.1:{mute.getsockname()[1]}")
         mute.settimeout(30)
@@ -341,7 +345,7 @@ def test_ctrl_c_in_a_command_that_waits_is_status_130_and_silent(start: Callable
     assert process.returncode == 130
 
 
-def test_ctrl_c_while_typer_makes_its_command_is_no_traceback_either(
+def test_ctrl_c_while_typer_starts_prints_no_traceback(
     start: Callable[..., subprocess.Popen[str]],
 ) -> None:
     program = """import common.interrupt, os, signal, time
@@ -373,7 +377,7 @@ run(signal.SIGINT)
 """
 
 
-def test_a_second_signal_right_after_the_first_stops_the_process_at_once(
+def test_a_second_signal_stops_the_process_at_once(
     start: Callable[..., subprocess.Popen[str]],
 ) -> None:
     process = start("python", "-c", TWO_SIGNALS)
@@ -387,7 +391,7 @@ def test_a_second_signal_right_after_the_first_stops_the_process_at_once(
 
 
 @pytest.mark.parametrize("name", ["producer", "consumer"])
-def test_metrics_are_off_unless_asked_for_and_then_on_loopback(
+def test_metrics_are_off_by_default_and_on_loopback_if_enabled(
     command: Command, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     def listen(host: str, port: int, _hosts: list[str]) -> NoReturn:
@@ -407,7 +411,7 @@ def test_metrics_are_off_unless_asked_for_and_then_on_loopback(
 
 
 @pytest.mark.parametrize("name", ["producer", "consumer"])
-def test_a_metrics_port_that_is_taken_is_named(command: Command, name: str) -> None:
+def test_a_taken_metrics_port_is_reported(command: Command, name: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ended = command(name, "--metrics-port", str(port), **KEY, **SYMBOLS)
@@ -424,12 +428,12 @@ def test_an_allowed_host_that_is_a_url_is_refused(command: Command, name: str) -
 # --- .env
 
 
-def test_a_dotenv_in_the_working_folder_is_read(command: Command, tmp_path: Path) -> None:
+def test_a_dotenv_file_in_the_working_folder_is_read(command: Command, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(f"TWELVE_DATA_API_KEY={SECRET}\n")
     assert_refused(command("producer"), "no symbols")
 
 
-def test_the_real_environment_wins_over_it(command: Command, tmp_path: Path) -> None:
+def test_the_environment_overrides_the_dotenv_file(command: Command, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(f"TWELVE_DATA_API_KEY={SECRET}\nSYMBOLS=AAPL\nLOG_LEVEL=FROM_DOTENV\n")
     assert_refused(command("producer"), "LOG_LEVEL 'FROM_DOTENV'")
     assert_refused(command("producer", LOG_LEVEL="REAL"), "LOG_LEVEL 'REAL'")
@@ -437,7 +441,7 @@ def test_the_real_environment_wins_over_it(command: Command, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", list(MAINS))
-def test_a_dotenv_that_is_no_text_is_named(command: Command, tmp_path: Path, name: str) -> None:
+def test_a_binary_dotenv_file_is_reported(command: Command, tmp_path: Path, name: str) -> None:
     (tmp_path / ".env").write_bytes(b"KEY=" + SECRET.encode() + b"\xff\n")
     assert_refused(command(name), r"\.env cannot be read")
 

@@ -17,7 +17,7 @@ Report = tuple[float, float, float, str]
 def shown(
     reports: Sequence[Report], *, terminal: bool = True, width: int = 120, unit: Literal["items", "bytes"] = "items"
 ) -> str:
-    """What the display prints for these reports: seconds since the start, done, total, description."""
+    """The output for these reports: seconds since the start, done, total, description."""
     file, clock = io.StringIO(), [0.0]
     console = Console(file=file, force_terminal=terminal, width=width, color_system=None, legacy_windows=False)
     with progress("verifying", unit=unit, console=console, monotonic=lambda: clock[0]) as report:

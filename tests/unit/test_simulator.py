@@ -1,4 +1,4 @@
-"""The simulator as the producer sees it: through websocket-client, over a real socket."""
+"""The simulator, tested with the producer's websocket client over a real socket."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PAIR = COMMON | {"currency_base", "currency_quote", "bid", "ask"}
 
 
 class Client:
-    """What TDWebSocket does, step by step."""
+    """A client that works as the vendor's TDWebSocket does."""
 
     def __init__(self, url: str, key: str = "demo") -> None:
         self.socket = websocket.create_connection(f"{url}?apikey={key}", timeout=PATIENCE)
@@ -42,7 +42,7 @@ class Client:
         return event
 
     def receive_kind(self, kind: str) -> Event:
-        """The next event of a kind; prices on the way are passed by."""
+        """The next event of a kind. Skips prices before it."""
         while (event := self.receive())["event"] != kind:
             pass
         return event
@@ -55,7 +55,7 @@ class Client:
         return [self.receive_kind("price") for _ in range(n)]
 
     def close_status(self) -> int:
-        """Read until the server closes; 1006 if it does so without a word."""
+        """Read until the server closes. Returns the close code, 1006 without a close frame."""
         try:
             while True:
                 opcode, data = self.socket.recv_data()
@@ -66,7 +66,7 @@ class Client:
 
 
 class Counted:
-    """A source whose every event has a price of its own."""
+    """A source of events with different prices."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -88,7 +88,7 @@ def connected(simulator: Simulator, symbols: str = "", key: str = "demo") -> Ite
         yield client
     finally:
         client.socket.close(timeout=0.2)
-        client.socket.shutdown()  # type: ignore[no-untyped-call] # which close() leaves out when the server closed first
+        client.socket.shutdown()  # type: ignore[no-untyped-call] # close() omits it if the server closed first
 
 
 def is_cut_off(peer: socket.socket) -> bool:
@@ -107,7 +107,7 @@ def simulator() -> Iterator[FaultySimulator]:
 # --- The protocol
 
 
-def test_subscribe_status_is_the_tutorials(simulator: Simulator) -> None:
+def test_a_subscription_is_confirmed_as_twelve_data_does(simulator: Simulator) -> None:
     with connected(simulator) as client:
         assert client.subscribe("AAPL,BTC/USD,RY:TSX") == {
             "event": "subscribe-status",
@@ -134,7 +134,7 @@ def test_subscribe_status_is_the_tutorials(simulator: Simulator) -> None:
         assert {event["symbol"] for event in client.prices(3)} == {"AAPL", "BTC/USD", "RY"}
 
 
-def test_object_form(simulator: Simulator) -> None:
+def test_symbols_may_be_objects(simulator: Simulator) -> None:
     with connected(simulator) as client:
         status = client.subscribe([{"symbol": "AAPL", "exchange": "NASDAQ"}, {"symbol": "RY", "mic_code": "XTSE"}])
         assert (status["status"], len(status["success"])) == ("ok", 2)
@@ -143,7 +143,7 @@ def test_object_form(simulator: Simulator) -> None:
         assert [each["symbol"] for each in status["success"]] == ["RY"]
 
 
-def test_unknown_symbols_are_told(simulator: Simulator) -> None:
+def test_unknown_symbols_are_reported(simulator: Simulator) -> None:
     with connected(simulator) as client:
         status = client.subscribe("AAPL,NOSUCH,MSFT:TSX")
         assert status["status"] == "warning"
@@ -166,7 +166,7 @@ def test_unsubscribe_and_reset_stop_prices(simulator: Simulator) -> None:
         client.send({"action": "reset"})
         assert client.receive_kind("reset-status") == {"event": "reset-status", "status": "ok"}
         client.send({"action": "heartbeat"})
-        assert client.receive() == {"event": "heartbeat", "status": "ok"}  # and no price before it
+        assert client.receive() == {"event": "heartbeat", "status": "ok"}  # without a price before it
         assert client.subscribe("AAPL")["status"] == "ok"
         assert client.prices(1)[0]["symbol"] == "AAPL"
 
@@ -182,7 +182,9 @@ def test_unsubscribe_and_reset_stop_prices(simulator: Simulator) -> None:
         {"action": "subscribe", "params": {"symbols": [{"exchange": "NYSE"}]}},
     ],
 )
-def test_nonsense_gets_an_error_event_and_the_connection_is_kept(simulator: Simulator, request_: object) -> None:
+def test_an_invalid_message_gets_an_error_event_and_keeps_the_connection(
+    simulator: Simulator, request_: object
+) -> None:
     with connected(simulator) as client:
         client.send(request_)
         assert client.receive()["event"] == "error"
@@ -214,7 +216,7 @@ def test_other_paths_are_not_found(simulator: Simulator) -> None:
 # --- Prices
 
 
-def test_the_three_shapes(simulator: Simulator) -> None:
+def test_shares_coins_and_pairs_have_their_own_fields(simulator: Simulator) -> None:
     with connected(simulator, "AAPL,SPY,BTC/USD,EUR/USD,XAU/USD") as client:
         events = {event["symbol"]: event for event in client.prices(5)}
     share = COMMON | {"currency", "exchange", "day_volume", "mic_code"}
@@ -234,7 +236,7 @@ def test_the_three_shapes(simulator: Simulator) -> None:
 
 
 @pytest.mark.parametrize("symbol", sorted(LISTINGS))
-def test_prices_are_alive_and_plausible(symbol: str) -> None:
+def test_prices_move_and_stay_plausible(symbol: str) -> None:
     walk = RandomWalk(random.Random(7))
     month = [walk.event(symbol, None, 1_700_000_000 + 600 * step)["price"] for step in range(4_000)]
     minute = [walk.event(symbol, None, 1_702_400_000 + step)["price"] for step in range(60)]
@@ -242,13 +244,13 @@ def test_prices_are_alive_and_plausible(symbol: str) -> None:
     assert 0.8 * LISTINGS[symbol].price < min(month) < max(month) < 1.25 * LISTINGS[symbol].price
 
 
-def test_the_same_seed_walks_the_same_way() -> None:
+def test_the_same_seed_gives_the_same_prices() -> None:
     walks = [RandomWalk(random.Random(3)) for _ in range(2)]
     first, second = ([walk.event("BTC/USD", None, 1e9 + n) for n in range(50)] for walk in walks)
     assert first == second
 
 
-def test_day_volume_grows_and_begins_anew_at_midnight_utc() -> None:
+def test_day_volume_grows_and_restarts_at_midnight_utc() -> None:
     walk = RandomWalk(random.Random(1))
     midnight = 20_000 * 86_400
     before = [walk.event("BTC/USD", None, midnight + second)["day_volume"] for second in range(-3_600, 0, 60)]
@@ -257,7 +259,7 @@ def test_day_volume_grows_and_begins_anew_at_midnight_utc() -> None:
     assert after < before[0] / 100
 
 
-def test_all_connections_see_one_market(simulator: Simulator) -> None:
+def test_all_connections_see_the_same_market(simulator: Simulator) -> None:
     with connected(simulator, "BTC/USD") as one, connected(simulator, "BTC/USD") as other:
         prices = [client.prices(1)[0]["price"] for client in (one, other)]
     assert prices[0] == pytest.approx(prices[1], rel=0.001)
@@ -269,26 +271,26 @@ def test_the_rate_is_kept() -> None:
         began = time.monotonic()
         events = client.prices(1_000)
         seconds = time.monotonic() - began
-    assert seconds > 0.8  # 1 when the machine is idle; how much more it may be is no test's business
+    assert seconds > 0.8  # 1 on an idle machine; without an upper limit for a busy one
     assert [event["price"] for event in events] == list(range(2, 1_002))
     assert [event["symbol"] for event in events[:6]] == ["B", "C", "A"] * 2  # spread evenly
 
 
-def test_a_slow_client_gets_backpressure_not_a_queue() -> None:
+def test_a_slow_client_slows_the_sender_instead_of_filling_a_queue() -> None:
     source = Counted()
     with Simulator(SimulatorConfig(rate=200_000), source) as simulator:
-        with connected(simulator, "x" * 20_000) as client:  # big events fill the socket's buffers soon
+        with connected(simulator, "x" * 20_000) as client:  # large events fill the socket's buffers
             stalled_at = -1
             while source.count != stalled_at:
                 stalled_at = source.count
                 time.sleep(0.2)
-            assert 0 < stalled_at < 2_000  # made one by one, as there is room: 8 MB at most, mostly the kernel's
+            assert 0 < stalled_at < 2_000  # events are created one by one: at most 8 MB, mostly in the kernel's buffers
             assert [event["price"] for event in client.prices(stalled_at)] == list(range(1, stalled_at + 1))
             wait_for(lambda: source.count > stalled_at)
         assert simulator.stop().events_sent == source.count
 
 
-def test_the_journal_has_what_each_connection_was_handed() -> None:
+def test_the_journal_has_every_event_sent_to_each_connection() -> None:
     journal: list[tuple[int, Event]] = []
     with Simulator(FAST, Counted(), journal=lambda number, event: journal.append((number, event))) as simulator:
         with connected(simulator, "A") as one, connected(simulator, "B") as other:
@@ -299,7 +301,7 @@ def test_the_journal_has_what_each_connection_was_handed() -> None:
     assert (summary.connections, summary.events_sent) == (2, len(journal))
 
 
-def test_a_source_that_fails_closes_the_connection() -> None:
+def test_a_failing_price_source_closes_the_connection() -> None:
     class Broken(Counted):
         def event(self, symbol: str, exchange: str | None, now: float) -> Event:
             raise LookupError(symbol, exchange, now)
@@ -323,7 +325,7 @@ def recorded(path: Path, events: int = 2_000, step: float = 0.25) -> list[Event]
 
 def received_until_closed(client: Client) -> list[Event]:
     events = []
-    while message := client.socket.recv():  # empty: closed cleanly
+    while message := client.socket.recv():  # empty after a clean close
         events.append(json.loads(message))
     return events
 
@@ -333,27 +335,27 @@ def test_a_capture_is_replayed_value_for_value_then_closed_cleanly(tmp_path: Pat
     journal: list[tuple[int, Event]] = []
     config = SimulatorConfig(capture=tmp_path / "capture", speed=0)
     with Simulator(config, journal=lambda *handed: journal.append(handed)) as simulator:
-        assert not simulator.wait(0.05)  # nobody has subscribed yet
+        assert not simulator.wait(0.05)  # without a subscription
         with connected(simulator) as client:
             assert client.subscribe("AAPL")["status"] == "error"
             assert client.subscribe("eur/usd,Ümlaut")["status"] == "ok"
             assert received_until_closed(client) == events
         assert simulator.wait(PATIENCE)
         assert journal == [(1, event) for event in events]
-        with connected(simulator) as late:  # it is replayed once
+        with connected(simulator) as late:  # a capture is replayed once only
             assert late.subscribe("EUR/USD")["status"] == "ok"
             late.send({"action": "heartbeat"})
             assert late.receive()["event"] == "heartbeat"
 
 
-def test_each_connection_gets_its_symbols_of_one_replay(tmp_path: Path) -> None:
+def test_each_connection_gets_its_symbols_of_the_same_replay(tmp_path: Path) -> None:
     events = recorded(tmp_path / "capture", 300, step=0.001)
     with (
         FaultySimulator(SimulatorConfig(capture=tmp_path / "capture", speed=1)) as simulator,
         connected(simulator) as one,
         connected(simulator) as other,
     ):
-        simulator.quiet(on=True)  # the replay waits for both
+        simulator.quiet(on=True)  # the replay waits for both clients
         one.subscribe("EUR/USD")
         other.subscribe("EUR/USD,Ümlaut")
         simulator.quiet(on=False)
@@ -362,7 +364,7 @@ def test_each_connection_gets_its_symbols_of_one_replay(tmp_path: Path) -> None:
         assert simulator.wait(PATIENCE)
 
 
-def test_a_replay_keeps_its_pace_and_stands_still_while_nobody_is_subscribed(tmp_path: Path) -> None:
+def test_a_replay_keeps_its_pace_and_pauses_without_subscriptions(tmp_path: Path) -> None:
     events = recorded(tmp_path / "capture", 5, step=1.0)
     with Simulator(SimulatorConfig(capture=tmp_path / "capture", speed=10)) as simulator:
         began = time.monotonic()
@@ -374,7 +376,7 @@ def test_a_replay_keeps_its_pace_and_stands_still_while_nobody_is_subscribed(tmp
             client.subscribe("EUR/USD,Ümlaut")
             seen += received_until_closed(client)
         assert seen == events
-        assert time.monotonic() - began >= 0.8  # 0.4 s of market time and the half second's pause
+        assert time.monotonic() - began >= 0.8  # 0.4 s of the capture and a pause of 0.5 s
 
 
 @pytest.mark.parametrize(
@@ -398,7 +400,7 @@ def test_a_bad_capture_is_refused_before_serving(tmp_path: Path, content: str, c
     assert complaint in str(caught.value)
 
 
-def test_a_capture_whose_time_runs_back_is_refused(tmp_path: Path) -> None:
+def test_a_capture_with_decreasing_times_is_refused(tmp_path: Path) -> None:
     recorded(tmp_path / "capture", 3, step=-1)
     with pytest.raises(ConfigurationError, match=r"line 2: expected .* not before the line above"):
         Simulator(SimulatorConfig(capture=tmp_path / "capture")).start()
@@ -419,12 +421,12 @@ def test_a_taken_port_is_a_configuration_error(simulator: Simulator) -> None:
 
 
 @pytest.mark.parametrize("setting", [{"rate": 0}, {"rate": float("nan")}, {"speed": -1}, {"port": 65_536}])
-def test_impossible_settings_are_refused(setting: dict[str, Any]) -> None:
+def test_settings_out_of_range_are_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=f"--{next(iter(setting))}"):
         SimulatorConfig(**setting)
 
 
-def test_stop_says_what_was_done_and_may_be_repeated(simulator: Simulator) -> None:
+def test_stop_returns_a_summary_and_may_be_repeated(simulator: Simulator) -> None:
     with connected(simulator, "AAPL") as client:
         client.prices(3)
         client.socket.close(timeout=1)
@@ -434,10 +436,10 @@ def test_stop_says_what_was_done_and_may_be_repeated(simulator: Simulator) -> No
     assert str(summary).startswith(f"{summary.events_sent:,} price events sent to 1 connection in ")
 
 
-def test_stop_does_not_wait_for_half_dead_peers(simulator: FaultySimulator) -> None:
+def test_stop_does_not_wait_for_half_open_clients(simulator: FaultySimulator) -> None:
     address = simulator.url.split("/")[2].split(":")
     with (
-        connected(simulator, "AAPL"),  # does not read, so answers no close frame
+        connected(simulator, "AAPL"),  # does not read, and so does not answer the close frame
         connected(simulator, "AAPL"),
         socket.create_connection((address[0], int(address[1]))) as never_asks,
     ):
@@ -445,7 +447,7 @@ def test_stop_does_not_wait_for_half_dead_peers(simulator: FaultySimulator) -> N
         with connected(simulator, "AAPL"):
             began = time.monotonic()
             simulator.stop()
-            assert time.monotonic() - began < FLUSH_TIMEOUT / 2  # it did not wait for what they do not say
+            assert time.monotonic() - began < FLUSH_TIMEOUT / 2  # without waiting for their close frames
             never_asks.settimeout(PATIENCE)
             assert is_cut_off(never_asks)
 
@@ -453,7 +455,7 @@ def test_stop_does_not_wait_for_half_dead_peers(simulator: FaultySimulator) -> N
 # --- Faults
 
 
-def test_close_all(simulator: FaultySimulator) -> None:
+def test_close_all_closes_every_connection(simulator: FaultySimulator) -> None:
     with connected(simulator, "AAPL") as client:
         client.prices(1)
         simulator.close_all(1012, "restart")
@@ -461,7 +463,7 @@ def test_close_all(simulator: FaultySimulator) -> None:
         assert (simulator.open_connections, simulator.connections, simulator.most_open) == (0, 1, 1)
 
 
-def test_reset_all(simulator: FaultySimulator) -> None:
+def test_reset_all_resets_every_connection(simulator: FaultySimulator) -> None:
     with connected(simulator) as client:
         simulator.reset_all()
         with pytest.raises(ConnectionResetError):
@@ -469,19 +471,19 @@ def test_reset_all(simulator: FaultySimulator) -> None:
         wait_for(lambda: simulator.open_connections == 0)
 
 
-def test_half_open(simulator: FaultySimulator) -> None:
+def test_half_open_connections_neither_send_nor_close(simulator: FaultySimulator) -> None:
     with connected(simulator, "AAPL") as client:
         simulator.half_open_all()
         client.socket.ping()
         client.socket.settimeout(0.2)
         with pytest.raises(websocket.WebSocketTimeoutException):
             client.receive_kind("nothing more, not even the pong")
-        with connected(simulator, "AAPL") as other:  # new ones work
+        with connected(simulator, "AAPL") as other:  # new connections work
             assert other.prices(1)
             assert (simulator.open_connections, simulator.most_open) == (1, 1)
 
 
-def test_hanging_handshakes(simulator: FaultySimulator) -> None:
+def test_hanging_handshakes_stay_unanswered(simulator: FaultySimulator) -> None:
     simulator.hang_handshakes(on=True)
     with pytest.raises(websocket.WebSocketTimeoutException):
         websocket.create_connection(f"{simulator.url}?apikey=demo", timeout=0.2)
@@ -490,7 +492,7 @@ def test_hanging_handshakes(simulator: FaultySimulator) -> None:
         assert simulator.connections == 1
 
 
-def test_mute_answers_pings_alone(simulator: FaultySimulator) -> None:
+def test_a_muted_server_answers_only_pings(simulator: FaultySimulator) -> None:
     with connected(simulator, "AAPL") as client:
         simulator.mute(on=True)
         client.send({"action": "heartbeat"})
@@ -508,7 +510,7 @@ def test_mute_answers_pings_alone(simulator: FaultySimulator) -> None:
         assert client.prices(1)
 
 
-def test_quiet_answers_heartbeats_but_has_no_prices(simulator: FaultySimulator) -> None:
+def test_a_quiet_server_answers_heartbeats_without_prices(simulator: FaultySimulator) -> None:
     with connected(simulator) as client:
         simulator.quiet(on=True)
         client.subscribe("AAPL")
@@ -520,7 +522,7 @@ def test_quiet_answers_heartbeats_but_has_no_prices(simulator: FaultySimulator) 
 
 
 @pytest.mark.parametrize("data", ["{no json", b"\x00\xff", "x" * 1_000_000], ids=["garbage", "binary", "1 MB"])
-def test_raw_frames(simulator: FaultySimulator, data: str | bytes) -> None:
+def test_raw_frames_reach_the_client(simulator: FaultySimulator, data: str | bytes) -> None:
     with connected(simulator) as client:
         simulator.send_raw(data)
         opcode, received = client.socket.recv_data()
@@ -528,7 +530,7 @@ def test_raw_frames(simulator: FaultySimulator, data: str | bytes) -> None:
         assert (opcode == websocket.ABNF.OPCODE_BINARY) == isinstance(data, bytes)
 
 
-def test_refused_keys(simulator: FaultySimulator) -> None:
+def test_a_refused_key_gets_the_chosen_status(simulator: FaultySimulator) -> None:
     for status in (200, 401):
         simulator.refuse_key(on=True, status=status)
         with pytest.raises(websocket.WebSocketBadStatusException, match=f"Handshake status {status}"):
@@ -538,7 +540,7 @@ def test_refused_keys(simulator: FaultySimulator) -> None:
         assert simulator.connections == 1
 
 
-def test_close_after_subscribe(simulator: FaultySimulator) -> None:
+def test_close_after_subscribe_closes_each_subscription_later(simulator: FaultySimulator) -> None:
     simulator.close_after_subscribe(0.05)
     with connected(simulator, "AAPL") as client:
         assert client.close_status() == 1000
@@ -547,7 +549,7 @@ def test_close_after_subscribe(simulator: FaultySimulator) -> None:
         assert client.prices(50)
 
 
-def test_max_client_events(simulator: FaultySimulator) -> None:
+def test_too_many_client_events_close_the_connection(simulator: FaultySimulator) -> None:
     simulator.max_client_events(3)
     with connected(simulator, "AAPL") as client:
         client.send({"action": "heartbeat"})
@@ -576,11 +578,11 @@ def test_faults_may_be_called_from_the_journal() -> None:
         assert client.close_status() == 1000
 
 
-# --- Who may connect
+# --- Access
 
 
 def answer_to(simulator: Simulator, target: str, *headers: str) -> int:
-    """The status that answers a request with these headers."""
+    """The status of the answer to a request with these headers."""
     place = urlsplit(simulator.rest_url)
     with socket.create_connection((place.hostname, place.port), timeout=PATIENCE) as client:
         client.sendall("\r\n".join([f"GET {target} HTTP/1.1", *headers, "", ""]).encode())
@@ -595,12 +597,12 @@ UPGRADE = (
 )
 
 
-def test_a_page_of_another_site_reaches_neither_prices_nor_bars() -> None:
+def test_a_page_of_another_site_gets_neither_prices_nor_bars() -> None:
     with Simulator(FAST) as simulator:
         host = urlsplit(simulator.rest_url).netloc
         prices, bars = "/v1/quotes/price?apikey=k", "/time_series?apikey=k"
         assert answer_to(simulator, prices, f"Host: {host}", *UPGRADE, f"Origin: http://{host}") == 101
-        assert answer_to(simulator, bars, f"Host: {host}", "Connection: Upgrade") == 404  # no symbol
+        assert answer_to(simulator, bars, f"Host: {host}", "Connection: Upgrade") == 404  # without a symbol
         for origin in ("http://evil.example", "null", "http://127.0.0.1:1"):
             assert answer_to(simulator, prices, f"Host: {host}", *UPGRADE, f"Origin: {origin}") == 403
             assert answer_to(simulator, bars, f"Host: {host}", f"Origin: {origin}") == 403
@@ -609,7 +611,7 @@ def test_a_page_of_another_site_reaches_neither_prices_nor_bars() -> None:
             assert answer_to(simulator, bars, f"Host: {name}") == 400
 
 
-def test_idle_connections_are_bounded_and_a_client_is_served_beside_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_connections_are_limited_and_do_not_block_a_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tickpipe.simulator.handshakes.MAX_HANDSHAKES", 10)
     with Simulator(FAST) as simulator, ExitStack() as stack:
         place = urlsplit(simulator.rest_url)
@@ -620,4 +622,4 @@ def test_idle_connections_are_bounded_and_a_client_is_served_beside_them(monkeyp
         with connected(simulator, "AAPL") as client:
             assert client.prices(1)
         with suppress(ConnectionResetError):
-            assert idle[0].recv(1) == b""  # the oldest made room
+            assert idle[0].recv(1) == b""  # the oldest was closed

@@ -1,4 +1,4 @@
-"""Decides where the prices of `tickpipe up` come from and where they are stored."""
+"""Chooses the source and the destination of the prices of `tickpipe up`."""
 
 from __future__ import annotations
 

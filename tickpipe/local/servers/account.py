@@ -26,7 +26,7 @@ SERVER_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 @dataclass(frozen=True)
 class Account:
-    """The account: `nobody` if we are root, which PostgreSQL refuses; else our own (both None)."""
+    """Our own account (both None). As root, which PostgreSQL refuses, the account `nobody`."""
 
     uid: int | None = None
     gid: int | None = None
@@ -102,7 +102,7 @@ class Account:
             if error.errno in {errno.ENOTDIR, errno.ELOOP}:
                 raise refused from None
             raise
-        try:  # by descriptor: `nobody` could replace the folder by a link after a check by name
+        try:  # by descriptor: the account could replace the folder by a link after a check by name
             if os.fstat(opened).st_uid not in (owner, ours):
                 raise refused
             if self.uid is not None and self.gid is not None:

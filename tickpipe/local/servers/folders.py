@@ -26,7 +26,7 @@ def one_line_errors(folder: Path) -> Iterator[None]:
 
 
 def make_reachable(folder: Path) -> None:
-    """Make `folder` and its missing parents: private, but as root open for the user `nobody` to pass through."""
+    """Make `folder` and its missing parents: private, but as root open for the servers' account to pass through."""
     for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
         missing.mkdir(exist_ok=True)
         missing.chmod(0o755 if os.geteuid() == 0 else 0o700)
