@@ -242,7 +242,7 @@ def test_stopped_while_it_waits_for_credits_it_keeps_what_was_stored(
     running.signal(number)
     assert said(running, 1) == [
         "stored 1 bar of 1 symbol in 1 gap",
-        "tickpipe: Stopped: what was stored is kept; run it again for the rest.",
+        "tickpipe: The backfill was stopped. Stored bars are kept; run it again for the rest.",
     ]
     assert said(backfill(pipeline, simulator)) == ["stored 1 bar of 1 symbol in 1 gap"]
     assert [call["symbol"] for call in simulator.calls] == ["BTC/USD", "ETH/USD"]
