@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import psutil
 
-from tickpipe.local.servers.processes import ending_with_parent
+from tickpipe.local.servers.children import ending_with_parent
 
 #: Seconds between two samples of the memory.
 SAMPLE_EVERY = 0.05

@@ -19,7 +19,7 @@ COMMENT ON COLUMN candles_backfill.volume IS 'As the vendor says; NULL where it 
 -- The spans that the vendor has answered for, whether with bars or without: a closed market has none, and a quiet
 -- minute has none, and to ask for them again would cost a credit each time. A minute is entered an hour after its end,
 -- not sooner, since a bar may come late.
-CREATE TABLE candles_backfill_asked (
+CREATE TABLE candles_backfill_requests (
     symbol   text        NOT NULL,
     since    timestamptz NOT NULL,
     until    timestamptz NOT NULL CHECK (until > since),
@@ -57,7 +57,7 @@ FROM (
     FROM (
         SELECT symbol, tstzrange(bucket, bucket + interval '1 minute') AS span FROM candles_backfill
         UNION ALL
-        SELECT symbol, tstzrange(since, until) FROM candles_backfill_asked
+        SELECT symbol, tstzrange(since, until) FROM candles_backfill_requests
     ) AS spans
     GROUP BY symbol
 ) AS spans;

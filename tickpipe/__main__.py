@@ -11,7 +11,7 @@ if (
     del sys.path[0]  # `python -m` searches the working folder first: a redis.py or a common.py there is not ours
 
 import common.interrupt  # noqa: F401  first: what follows takes half a second
-from tickpipe.cli import main
+from tickpipe.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -1,17 +1,13 @@
-"""Ranges of numbers: union and difference."""
+"""Sets of integers as ranges: sequence numbers of a session, or minutes since 1970. Pure."""
 
 from __future__ import annotations
 
-import logging
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
-
-logger = logging.getLogger("tickpipe.verify")
 
 
 class Range(NamedTuple):
-    """Numbers from `first` to `last`, both included."""
+    """The integers from `first` to `last`, both included."""
 
     first: int
     last: int
@@ -23,8 +19,8 @@ class Range(NamedTuple):
         return self.last - self.first + 1
 
 
-def merged(ranges: Sequence[Range]) -> list[Range]:
-    """The same numbers in as few ranges as can be, in order."""
+def merged(ranges: Iterable[Range]) -> list[Range]:
+    """The same integers in as few ranges as possible, in order."""
     result: list[Range] = []
     for first, last in sorted(ranges):
         if result and first <= result[-1].last + 1:
@@ -34,19 +30,26 @@ def merged(ranges: Sequence[Range]) -> list[Range]:
     return result
 
 
-def without(ranges: Sequence[Range], taken: Sequence[Range]) -> tuple[list[Range], int]:
-    """The numbers of `ranges` that are not in `taken`, and how many were."""
+def difference(ranges: Iterable[Range], removed: Iterable[Range]) -> list[Range]:
+    """The integers in `ranges` that are not in `removed`, in as few ranges as possible, in order."""
     left: list[Range] = []
-    cuts = deque(merged(taken))
+    cuts = merged(removed)
+    index = 0
     for first, last in merged(ranges):
         start = first
-        while cuts and cuts[0].first <= last:
-            if cuts[0].first > start:
-                left.append(Range(start, cuts[0].first - 1))
-            start = max(start, cuts[0].last + 1)
-            if cuts[0].last > last:
-                break  # it reaches into the next range
-            cuts.popleft()
+        while index < len(cuts) and cuts[index].first <= last:
+            if cuts[index].first > start:
+                left.append(Range(start, cuts[index].first - 1))
+            start = max(start, cuts[index].last + 1)
+            if cuts[index].last > last:
+                break  # this cut may reach into the next range
+            index += 1
         if start <= last:
             left.append(Range(start, last))
+    return left
+
+
+def without(ranges: Sequence[Range], removed: Iterable[Range]) -> tuple[list[Range], int]:
+    """The difference, and how many integers it lacks."""
+    left = difference(ranges, removed)
     return left, sum(map(len, merged(ranges))) - sum(map(len, left))

@@ -32,7 +32,7 @@ from tests.support.folders import temporary_folder
 from tickpipe.inspect.verify import SILENT_AFTER
 from tickpipe.local.servers.postgres import PostgresServer
 from tickpipe.local.servers.valkey import ValkeyServer
-from tickpipe.simulator.websocket import SimulatorConfig
+from tickpipe.simulator.config import SimulatorConfig
 
 CONSUMERS = 3
 CLAIM_IDLE = 3.0

@@ -23,8 +23,8 @@ from tests.chaos.oracle import SYMBOLS, Numbered
 from tests.support.faults import FaultySimulator
 from tests.support.folders import temporary_folder
 from tickpipe.local.servers.valkey import ValkeyServer
+from tickpipe.simulator.config import SimulatorConfig
 from tickpipe.simulator.random_walk import Event
-from tickpipe.simulator.websocket import SimulatorConfig
 
 EVERY = 20.0
 

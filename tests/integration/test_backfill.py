@@ -17,7 +17,7 @@ from tests.support.pipeline import Pipeline
 from tests.support.processes import Running
 from tests.support.sessions import StoredSession
 from tests.support.waiting import wait_for
-from tickpipe.simulator.websocket import SimulatorConfig
+from tickpipe.simulator.config import SimulatorConfig
 
 MINUTE, HOUR = 60, 3600
 KEY = "key-of-the-test"
@@ -108,7 +108,7 @@ def test_backfill_fills_the_candles_of_a_lost_connection(pipeline: Pipeline, sim
         assert filled == list(range(len(filled)))  # each minute once, from the first tick …
         assert 0 <= (last - first) // MINUTE - len(filled) <= 2  # … to the last complete minute
     bars = pipeline.database.count("candles_backfill")
-    assert line == f"{bars} bars of 2 symbols stored over 2 gaps"
+    assert line == f"stored {bars} bars of 2 symbols in 2 gaps"
     assert pipeline.database.query("SELECT * FROM candles_1m ORDER BY symbol, bucket") == candles
     assert [call["symbol"] for call in simulator.calls] == ["AAPL", "BTC/USD"]
     assert [call.get("exchange") for call in simulator.calls] == ["NASDAQ", None]
@@ -144,7 +144,7 @@ def test_minutes_without_bars_are_not_requested_again(
     simulator.answer_calls(CLOSED)  # for the first symbol, AAPL
     assert said(backfill(pipeline, simulator)) == ["6 bars of 1 symbols stored over 2 gaps"]
     assert len(simulator.calls) == 2
-    assert said(backfill(pipeline, simulator)) == ["0 bars of 0 symbols stored over 0 gaps"]
+    assert said(backfill(pipeline, simulator)) == ["stored 0 bars of 0 symbols in 0 gaps"]
     assert len(simulator.calls) == 2
 
 
@@ -157,7 +157,7 @@ def test_recent_minutes_without_bars_are_requested_again(
     session.emit("unsubscribed", 500, symbols=["AAPL", "BTC/USD"])
     simulator.answer_calls(CLOSED)
     said(backfill(pipeline, simulator))
-    assert said(backfill(pipeline, simulator)) == ["6 bars of 1 symbols stored over 1 gaps"]
+    assert said(backfill(pipeline, simulator)) == ["stored 6 bars of 1 symbol in 1 gap"]
     assert [call["symbol"] for call in simulator.calls] == ["AAPL", "BTC/USD", "AAPL"]
 
 
@@ -186,9 +186,9 @@ def test_since_and_symbols_limit_the_backfill(
         "SELECT to_char(to_timestamp(%s) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI')", start + 7 * MINUTE
     )
     options = ("--since", moment[0][0], "--symbols", "btc/usd,RY:TSX")
-    assert said(backfill(pipeline, simulator, *options)) == ["6 bars of 2 symbols stored over 2 gaps"]
+    assert said(backfill(pipeline, simulator, *options)) == ["stored 6 bars of 2 symbols in 2 gaps"]
     assert minutes(pipeline, "backfill", start) == [7, 8, 9]
-    assert said(backfill(pipeline, simulator, "--symbols", "ETH/USD")) == ["10 bars of 1 symbols stored over 1 gaps"]
+    assert said(backfill(pipeline, simulator, "--symbols", "ETH/USD")) == ["stored 10 bars of 1 symbol in 1 gap"]
 
 
 def test_unknown_symbol_is_reported_and_others_are_filled(
@@ -199,8 +199,8 @@ def test_unknown_symbol_is_reported_and_others_are_filled(
     session.emit("unsubscribed", 500, symbols=["BTC/USD", "AAAA"])
     running = backfill(pipeline, simulator)
     assert said(running, 1) == [
-        "1 bars of 1 symbols stored over 1 gaps",
-        "tickpipe: Twelve Data gives no bars of AAAA: name the others with --symbols",
+        "stored 1 bar of 1 symbol in 1 gap",
+        "tickpipe: Twelve Data refuses bars of AAAA. Name the other symbols with --symbols",
     ]
     assert "no bars of AAAA: 127.0.0.1:" in running.said()
 
@@ -223,10 +223,10 @@ def test_backfill_keeps_stored_bars_and_resumes_after_an_outage(
     simulator.answer_calls((200, {"meta": {}, "values": [], "status": "ok"}), *[DOWN] * 5)
     running = backfill(pipeline, simulator)
     first, last = said(running, 1)
-    assert first == "0 bars of 0 symbols stored over 1 gaps"
+    assert first == "stored 0 bars of 0 symbols in 1 gap"
     assert last.endswith("says 503: maintenance")
     assert running.said().count("says 503: maintenance; try ") == 4
-    assert said(backfill(pipeline, simulator)) == ["1 bars of 1 symbols stored over 1 gaps"]
+    assert said(backfill(pipeline, simulator)) == ["stored 1 bar of 1 symbol in 1 gap"]
     assert [call["symbol"] for call in simulator.calls] == ["BTC/USD", *["ETH/USD"] * 6]
 
 
@@ -241,10 +241,10 @@ def test_backfill_stopped_while_waiting_for_credits_keeps_stored_bars(
     wait_for(lambda: pipeline.database.count("candles_backfill") == 1, message="the first answer is stored")
     running.signal(number)
     assert said(running, 1) == [
-        "1 bars of 1 symbols stored over 1 gaps",
-        "tickpipe: Stopped: what was stored is kept; run it again for the rest.",
+        "stored 1 bar of 1 symbol in 1 gap",
+        "tickpipe: The backfill was stopped. Stored bars are kept; run it again for the rest.",
     ]
-    assert said(backfill(pipeline, simulator)) == ["1 bars of 1 symbols stored over 1 gaps"]
+    assert said(backfill(pipeline, simulator)) == ["stored 1 bar of 1 symbol in 1 gap"]
     assert [call["symbol"] for call in simulator.calls] == ["BTC/USD", "ETH/USD"]
 
 

@@ -19,7 +19,8 @@ from tests.support.folders import temporary_folder
 from tests.support.pages import ROOT, Shell, blocks
 from tests.support.pipeline import GROUP, Database, Pipeline
 from tests.support.waiting import wait_for
-from tickpipe.simulator.websocket import Simulator, SimulatorConfig
+from tickpipe.simulator.config import SimulatorConfig
+from tickpipe.simulator.server import Simulator
 
 BLOCKS = {block.rest: block for block in blocks(ROOT / "docs/operations.md") if block.verb == "backup"}
 TABLES = ("prices_real_time", "feed_events", "dead_letters", "verified_sessions", "tickpipe_migrations")
@@ -102,7 +103,7 @@ def test_database_dump_is_restored_completely_into_a_new_data_folder(
     with embedded(shell, live) as there:
         said = shell.run(BLOCKS["restore"], BLOCKS["tools"], **there)
         assert f"complete, {N:,} of {N:,} stored" in said
-        assert "1 sessions verified, 0 incomplete" in said
+        assert "1 session verified, 0 incomplete" in said
         with closing(Database(there["DATABASE_URL"])) as restored:
             assert {**rows(restored), "verified_sessions": []} == {**dumped, "verified_sessions": []}
             assert restored.query("SELECT * FROM candles_1m ORDER BY candles_1m") == pipeline.database.query(
@@ -134,7 +135,7 @@ def test_redis_older_than_the_database_duplicates_and_loses_nothing(
     breakable_pipeline: Pipeline, shell: Shell, tmp_path: Path
 ) -> None:
     pipeline, valkey = breakable_pipeline, breakable_pipeline.servers.valkey
-    data = {"REDIS_DATA": str(valkey.home / valkey.data)}
+    data = {"REDIS_DATA": str(valkey.folder / valkey.data)}
     produce(pipeline, tmp_path, 1)
     dead = Stream(pipeline.redis, "prices", GROUP, "a consumer that is dead")
     dead.ensure_group()

@@ -19,7 +19,7 @@ from tests.support.faults import FaultySimulator
 from tests.support.pipeline import Pipeline
 from tests.support.waiting import PATIENCE, wait_for
 from tickpipe.inspect.verify import verify
-from tickpipe.simulator.websocket import SimulatorConfig
+from tickpipe.simulator.config import SimulatorConfig
 
 
 class Clock:

@@ -31,8 +31,9 @@ from tests.support.pipeline import Pipeline
 from tests.support.processes import Running
 from tests.support.waiting import PATIENCE, wait_for
 from tickpipe.dashboard.data import Reader
+from tickpipe.simulator.config import SimulatorConfig
 from tickpipe.simulator.random_walk import RandomWalk
-from tickpipe.simulator.websocket import Simulator, SimulatorConfig
+from tickpipe.simulator.server import Simulator
 
 SYMBOLS = ["AAPL", "BTC/USD", "ETH/USD", "EUR/USD", "MSFT", "NVDA", "SOL/USD", "SPY", "USD/JPY", "XAU/USD"]
 

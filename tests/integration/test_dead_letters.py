@@ -81,7 +81,7 @@ def test_entry_that_became_valid_is_stored_on_retry(store: PriceStore, pipeline:
     try:
         again = pipeline.processes.start("tickpipe", "dead-letters", "retry", "--reason", "symbol")
         assert again.wait() == 0
-        assert "1 dead letters put back" in again.said()
+        assert "1 dead letter put back" in again.said()
         pipeline.drain()
     finally:
         check = "CHECK (char_length(symbol) BETWEEN 1 AND 64) NOT VALID"

@@ -14,7 +14,8 @@ from tests.support.folders import temporary_folder
 from tests.support.pages import ROOT, Block, Shell, blocks, looks_like
 from tests.support.pipeline import Pipeline
 from tests.support.waiting import PATIENCE, wait_for
-from tickpipe.simulator.websocket import Simulator, SimulatorConfig
+from tickpipe.simulator.config import SimulatorConfig
+from tickpipe.simulator.server import Simulator
 
 SYMBOLS = ["BTC/USD", "ETH/USD", "AAPL"]
 PAGES = ["getting-started.md", "operations.md"]

@@ -138,7 +138,7 @@ def test_stale_pid_file_stops_no_other_process(folder: Path, kind: AnyServer, co
     server = kind(folder / "server")
     server.start()
     server.kill()
-    pid_file = server.home / server.pid_file
+    pid_file = server.folder / server.pid_file
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, start_new_session=True) as bystander:
         pid_file.write_text(content.format(ours=bystander.pid))
         try:
@@ -156,9 +156,9 @@ def test_process_that_only_mentions_the_data_folder_survives(
     server = kind(folder / "server")
     server.start()
     server.kill()
-    command = ["sh", "-c", *(each.format(data=server.home / server.data) for each in arguments)]
+    command = ["sh", "-c", *(each.format(data=server.folder / server.data) for each in arguments)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as bystander:
-        (server.home / server.pid_file).write_text(f"{bystander.pid}\n")
+        (server.folder / server.pid_file).write_text(f"{bystander.pid}\n")
         try:
             server.start()
             assert bystander.poll() is None
@@ -176,7 +176,7 @@ def test_incomplete_database_is_not_used(folder: Path) -> None:
     server.start()
     assert run_sql(server.url, "SELECT 1") == [(1,)]
     server.stop()
-    assert not (server.home / "initdb-dead").exists()
+    assert not (server.folder / "initdb-dead").exists()
 
 
 def test_extra_settings_are_applied(folder: Path) -> None:

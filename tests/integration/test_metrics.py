@@ -17,7 +17,8 @@ from tests.support.faults import FaultySimulator
 from tests.support.pipeline import Pipeline
 from tests.support.ports import free_port
 from tests.support.waiting import wait_for
-from tickpipe.simulator.websocket import Simulator, SimulatorConfig
+from tickpipe.simulator.config import SimulatorConfig
+from tickpipe.simulator.server import Simulator
 
 
 def get(port: int, path: str) -> tuple[int, str]:

@@ -21,7 +21,7 @@ from tests.support.observability import FOLDER, read
 from tests.support.pipeline import Pipeline
 from tests.support.ports import free_port
 from tests.support.waiting import wait_for
-from tickpipe.simulator.websocket import SimulatorConfig
+from tickpipe.simulator.config import SimulatorConfig
 
 #: Interval of scrapes and evaluations. The files have 10 s.
 EVERY = "500ms"

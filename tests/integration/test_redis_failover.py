@@ -20,7 +20,8 @@ from tests.support.ports import free_port
 from tests.support.redis_nodes import FailoverPair, Node, cluster_of_two, failover_pair, run_id
 from tests.support.waiting import wait_for
 from tickpipe.inspect.sizes import SizeProbe
-from tickpipe.simulator.websocket import Simulator, SimulatorConfig
+from tickpipe.simulator.config import SimulatorConfig
+from tickpipe.simulator.server import Simulator
 
 #: Number of prices that must be appended directly after the failover.
 ENOUGH = 100

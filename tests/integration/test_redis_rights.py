@@ -16,7 +16,8 @@ from common.streams.stream import Stream
 from tests.support.pipeline import GROUP, Pipeline
 from tests.support.processes import Running
 from tests.support.waiting import wait_for
-from tickpipe.simulator.websocket import Simulator, SimulatorConfig
+from tickpipe.simulator.config import SimulatorConfig
+from tickpipe.simulator.server import Simulator
 
 NewUser = Callable[..., str]
 

@@ -21,7 +21,8 @@ from tests.support.capture import Event, make_events, ticks, write_capture
 from tests.support.pipeline import Database, Pipeline
 from tests.support.sessions import entry
 from tests.support.waiting import wait_for
-from tickpipe.simulator.websocket import Simulator, SimulatorConfig
+from tickpipe.simulator.config import SimulatorConfig
+from tickpipe.simulator.server import Simulator
 
 SESSION = 1_760_000_000_000_000
 DAY = 86_400
@@ -107,7 +108,7 @@ def test_every_sent_price_is_stored(timescale_pipeline: Pipeline, tmp_path: Path
     assert pipeline.database.query("SELECT count(*) FROM show_chunks('prices_real_time')") == [(3,)]
     verify = pipeline.processes.start("tickpipe", "verify", "--spool-dir", str(tmp_path / "spool"))
     assert verify.wait() == 0
-    assert "1 sessions verified, 0 incomplete" in verify.said()
+    assert "1 session verified, 0 incomplete" in verify.said()
 
 
 def test_vendor_bars_fill_the_aggregated_candles(timescale: Database, store: PriceStore) -> None:

@@ -17,7 +17,7 @@ from tests.support.pipeline import Pipeline
 from tests.support.processes import Running
 from tests.support.tls import Forwarder, certificate
 from tests.support.waiting import wait_for
-from tickpipe.simulator.websocket import SimulatorConfig
+from tickpipe.simulator.config import SimulatorConfig
 
 PASSWORD = "p4ss-of-the-test"
 

@@ -17,8 +17,10 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from tickpipe.simulator.config import SimulatorConfig
+from tickpipe.simulator.connection import Connection
 from tickpipe.simulator.random_walk import Event, EventSource
-from tickpipe.simulator.websocket import Connection, Journal, Simulator, SimulatorConfig
+from tickpipe.simulator.server import Journal, Simulator
 
 #: Seconds until a fault is active.
 CALL_TIMEOUT = 5.0

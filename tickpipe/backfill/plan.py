@@ -1,37 +1,28 @@
-"""Gaps → calls. Pure."""
+"""Plans REST calls for gaps. Pure. A minute is an integer: minutes since 1970, UTC."""
 
 from __future__ import annotations
 
-import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from typing import NamedTuple
 
 from common.errors import ConfigurationError
-from tickpipe.backfill.rest import MOST_BARS
 from tickpipe.maintenance.retention import read_age
+from tickpipe.ranges import Range, difference
 
-logger = logging.getLogger("tickpipe.backfill")
-
-#: Minutes after which a bar that is not there will not come any more.
+#: Maximum number of bars in one answer of the vendor.
+MAX_BARS = 5000
+#: Minutes after which a missing bar is final.
 BAR_FINAL_AFTER = 60
 
 _EPOCH, _MINUTE = datetime(1970, 1, 1, tzinfo=UTC), timedelta(minutes=1)
-_FOREVER = 1 << 40
-
-
-class Span(NamedTuple):
-    """The minutes from `since` on, before `until`."""
-
-    since: int
-    until: int
+_LAST_MINUTE = 1 << 40
 
 
 class Gap(NamedTuple):
-    """When a symbol was blind; `exchange` is where a share is listed."""
+    """A time without prices of a symbol. `exchange` is the exchange of a share."""
 
     symbol: str
     exchange: str | None
@@ -40,72 +31,65 @@ class Gap(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One call, one credit. It asks from the first minute that is wanted to the last; only what is wanted is kept."""
+    """One REST call, which costs one credit. It covers the first to the last wanted minute; other bars are ignored."""
 
     symbol: str
     exchange: str | None
-    wanted: tuple[Span, ...]
+    wanted: tuple[Range, ...]
 
     @property
     def since(self) -> datetime:
-        """When the first minute begins."""
-        return moment(self.wanted[0].since)
+        """Start of the first minute."""
+        return moment(self.wanted[0].first)
 
     @property
     def until(self) -> datetime:
-        """When the last minute ends."""
-        return moment(self.wanted[-1].until)
+        """End of the last minute."""
+        return moment(self.wanted[-1].last + 1)
 
 
 def read_since(text: str, now: datetime) -> datetime:
-    """A moment, from an ISO date or datetime (of UTC where it names no zone) or an age. Raises ConfigurationError."""
+    """Parse an age, or an ISO date or datetime, in UTC unless it has an offset. Raises ConfigurationError."""
     try:
         if re.fullmatch(r"\s*\d+[dwy]\s*", text):
             return now - read_age(text, "--since")
         at = datetime.fromisoformat(text.strip())
     except (ValueError, OverflowError):
-        raise ConfigurationError(f"--since {text!r} is no date and no age: 2026-11-22, 2026-11-22T14:30, 7d") from None
+        raise ConfigurationError(
+            f"--since {text!r} is not a date or an age. Examples: 2026-11-22, 2026-11-22T14:30, 7d"
+        ) from None
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def moment(minute: int) -> datetime:
-    """When it begins."""
+    """Start of a minute."""
     return _EPOCH + minute * _MINUTE
 
 
-def minutes(since: datetime, until: datetime) -> Span:
-    """The minutes that this touches, at least the one it begins in."""
+def minutes(since: datetime, until: datetime) -> Range:
+    """The minutes between two times, at least one."""
     first = (since - _EPOCH) // _MINUTE
-    return Span(first, max(first + 1, -((_EPOCH - until) // _MINUTE)))
+    return Range(first, max(first, -((_EPOCH - until) // _MINUTE) - 1))
 
 
-def minus(spans: Iterable[Span], done: Iterable[Span] = ()) -> tuple[Span, ...]:
-    """The minutes of `spans` that are not in `done`: each once, in order, in as few spans as can be."""
-    edges = [edge for since, until in spans for edge in ((since, 1, 0), (until, -1, 0))]
-    edges += [edge for since, until in done for edge in ((since, 0, 1), (until, 0, -1))]
-    found: list[Span] = []
-    wanted = covered = 0
-    for (minute, more, less), (following, _, _) in pairwise(sorted(edges)):
-        wanted, covered = wanted + more, covered + less
-        if wanted and not covered and minute < following:
-            begun = found.pop().since if found and found[-1].until == minute else minute
-            found.append(Span(begun, following))
-    return tuple(found)
+def final_minutes(wanted: Iterable[Range], now: datetime) -> list[Range]:
+    """The minutes that need not be requested again: the vendor adds no bars to them."""
+    return difference(wanted, [Range((now - _EPOCH) // _MINUTE - BAR_FINAL_AFTER, _LAST_MINUTE)])
 
 
-def plan(gaps: Iterable[Gap], done: Mapping[str, Iterable[Span]], since: datetime, now: datetime) -> Iterator[Call]:
-    """As few calls as can be for the minutes from `since` on that the gaps touch and that are not done.
+def plan(gaps: Iterable[Gap], done: Mapping[str, Iterable[Range]], since: datetime, now: datetime) -> Iterator[Call]:
+    """As few calls as possible for the minutes of the gaps from `since` on that are not done.
 
-    Up to a minute ago: the vendor may still be at work on the bar of a minute that has just ended.
+    The plan ends one minute before `now`, since the vendor may not have completed the bar of the last minute.
     """
-    ahead = Span((now - _EPOCH) // _MINUTE - 1, _FOREVER)
-    touched: defaultdict[tuple[str, str | None], list[Span]] = defaultdict(list)
+    ahead = Range((now - _EPOCH) // _MINUTE - 1, _LAST_MINUTE)
+    touched: defaultdict[tuple[str, str | None], list[Range]] = defaultdict(list)
     for symbol, exchange, begun, ended in gaps:
         if ended > since or begun >= since:
             touched[symbol, exchange].append(minutes(max(begun, since), ended))
-    for (symbol, exchange), spans in touched.items():
-        wanted = minus(spans, [*done.get(symbol, ()), ahead])
-        while wanted:  # each call from the first minute that is left, as far as an answer reaches
-            left = minus(wanted, [Span(wanted[0].since, wanted[0].since + MOST_BARS)])
-            yield Call(symbol, exchange, minus(wanted, left))
+    for (symbol, exchange), ranges in touched.items():
+        wanted = difference(ranges, [*done.get(symbol, ()), ahead])
+        while wanted:  # a call covers the first minute that is left and as many minutes as an answer has bars
+            left = difference(wanted, [Range(wanted[0].first, wanted[0].first + MAX_BARS - 1)])
+            yield Call(symbol, exchange, tuple(difference(wanted, left)))
             wanted = left

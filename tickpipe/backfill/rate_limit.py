@@ -1,4 +1,4 @@
-"""When to make the next call."""
+"""Limits the rate of REST calls and repeats failed calls."""
 
 from __future__ import annotations
 
@@ -13,16 +13,22 @@ import tenacity
 from tenacity.nap import sleep_using_event
 
 from common.errors import OutageError
-from tickpipe.backfill.rest import LONGEST, TRIES, OutOfCreditsError, StoppedError
+from tickpipe.backfill.rest import OutOfCreditsError, StoppedError
 
 logger = logging.getLogger("tickpipe.rest")
+
+#: Attempts of a call. After an outage the waits are random, up to 1, 2, 4 … seconds and at most MAX_WAIT.
+ATTEMPTS, MAX_WAIT = 5, 8.0
 
 T = TypeVar("T")
 
 
 class RateLimiter:
-    """When to ask: no more than `per_minute` calls in 60 s; again after an outage; where credits are out (something
-    else may use the key), in the next minute. `clock` and `sleep` are in seconds; `stop` ends a sleep."""
+    """Makes at most `per_minute` calls in 60 s, and repeats a call after an outage.
+
+    If the credits are used up, since another program may use the key, it repeats the call in the next minute. `clock`
+    and `sleep` are in seconds. `stop` ends a sleep.
+    """
 
     def __init__(
         self,
@@ -32,35 +38,37 @@ class RateLimiter:
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] | None = None,
     ) -> None:
-        self._asked: deque[float] = deque(maxlen=per_minute)
+        self._calls: deque[float] = deque(maxlen=per_minute)
         self._stop, self._clock, self._sleep = stop, clock, sleep or sleep_using_event(stop)
 
-    def ask(self, question: Callable[[], T]) -> T:
-        """Its answer. Raises the last of TRIES OutageErrors, StoppedError, and what else it raises."""
+    def call(self, request: Callable[[], T]) -> T:
+        """The result of `request`. Raises its errors (an OutageError after ATTEMPTS) and StoppedError."""
         answer: T = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(OutageError),
             wait=self._wait,
-            stop=tenacity.stop_after_attempt(TRIES),
+            stop=tenacity.stop_after_attempt(ATTEMPTS),
             sleep=self._sleep,
-            before_sleep=lambda state: logger.warning("%s; try %d", _cause(state), state.attempt_number),
+            before_sleep=lambda state: logger.warning(
+                "backfill: call failed: %s; attempt %d", _cause(state), state.attempt_number
+            ),
             reraise=True,
-        )(self._ask_once, question)
+        )(self._call_once, request)
         return answer
 
-    def _ask_once(self, question: Callable[[], T]) -> T:
-        if len(self._asked) == self._asked.maxlen:
-            self._sleep(min(60.0, max(0.0, self._asked[0] + 60.0 - self._clock())))
+    def _call_once(self, request: Callable[[], T]) -> T:
+        if len(self._calls) == self._calls.maxlen:
+            self._sleep(min(60.0, max(0.0, self._calls[0] + 60.0 - self._clock())))
         if self._stop.is_set():
             raise StoppedError
         try:
-            return question()
+            return request()
         finally:
-            self._asked.append(self._clock())  # its end: the vendor has counted it before
+            self._calls.append(self._clock())  # at its end: the vendor has counted it by then
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
         if isinstance(_cause(state), OutOfCreditsError):
-            return 61.0 - self._clock() % 60.0  # a second more, for clocks that differ
-        return tenacity.wait_random_exponential(multiplier=1, max=LONGEST)(state)
+            return 61.0 - self._clock() % 60.0  # one more second, since clocks differ
+        return tenacity.wait_random_exponential(multiplier=1, max=MAX_WAIT)(state)
 
 
 def _cause(state: tenacity.RetryCallState) -> BaseException | None:

@@ -1,9 +1,8 @@
-"""Twelve Data's REST interface, by the vendor's wrapper: one-minute bars, at the pace of a plan's credits."""
+"""Twelve Data's REST interface, through the vendor's wrapper: one-minute bars."""
 
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -17,18 +16,13 @@ from twelvedata.time_series import TimeSeries
 from common.errors import ConfigurationError, OutageError, TickpipeError
 from common.proxy import for_url
 from common.settings import Secret
+from tickpipe.backfill import DEFAULT_URL
+from tickpipe.backfill.plan import MAX_BARS
 
-logger = logging.getLogger("tickpipe.rest")
-
-DEFAULT_URL = "https://api.twelvedata.com"
-#: The most bars in one answer.
-MOST_BARS = 5000
-#: Bytes of an answer, unpacked, at most: MOST_BARS bars are under one million.
+#: Maximum size of an answer in bytes, uncompressed. MAX_BARS bars take less than one million.
 MAX_ANSWER = 16 * 1024 * 1024
-#: Seconds: until the connection stands, and between two pieces of an answer.
+#: Timeouts in seconds: to connect, and between two parts of an answer.
 TIMEOUT = (5.0, 30.0)
-#: How often a call is tried. After outages the waits are up to 1, 2, 4 … seconds, no longer than LONGEST.
-TRIES, LONGEST = 5, 8.0
 
 
 class RefusedKeyError(ConfigurationError):
@@ -40,19 +34,19 @@ class OutOfCreditsError(OutageError):
 
 
 class RefusedSymbolError(TickpipeError):
-    """Twelve Data has no such symbol, or not in this plan."""
+    """Twelve Data does not have this symbol, or your plan does not include it."""
 
 
 class NoBarsError(TickpipeError):
-    """Twelve Data has no bars in this span."""
+    """Twelve Data has no bars of this time."""
 
 
 class StoppedError(TickpipeError):
-    """Stopped: what was stored is kept; run it again for the rest."""
+    """The backfill was stopped. Stored bars are kept; run it again for the rest."""
 
 
 class Bar(NamedTuple):
-    """What a symbol did in the minute that begins `at`; `volume` is None where the vendor has none."""
+    """Prices of a symbol in the minute that begins at `at`. `volume` is None if the vendor has none."""
 
     at: datetime
     open: float
@@ -63,57 +57,57 @@ class Bar(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """An answer as the wrapper reads it."""
+    """An HTTP answer, as the wrapper expects it."""
 
     content: dict[str, Any]
 
     def json(self) -> dict[str, Any]:
-        """Its JSON."""
+        """The JSON body."""
         return self.content
 
 
 class TwelveDataRest:
-    """Asks by the wrapper, and is the wrapper's HTTP client, too.
+    """Uses the vendor's wrapper, and is the wrapper's HTTP client.
 
-    The key goes in a header, as the vendor recommends: no URL has it, and so no error and no log of a URL.
-    Raises ConfigurationError for a URL that is none.
+    A header carries the API key, as the vendor recommends, so that errors and logs of URLs do not contain it.
+    Raises ConfigurationError for an invalid URL.
     """
 
     def __init__(self, url: str, key: Secret, environ: Mapping[str, str] | None = None) -> None:
-        """`environ` has the proxy variables."""
+        """`environ` contains the proxy variables."""
         try:
             parts = urlsplit(url)
-            sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0 and "@" not in url
-        except ValueError:  # brackets that do not close, a port that is none
-            sound = False
-        if not sound:
+            valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0 and "@" not in url
+        except ValueError:  # unbalanced brackets, an invalid port
+            valid = False
+        if not valid:
             raise ConfigurationError(
-                f"--rest-url {'' if '@' in url else repr(url) + ' '}is no web address: it looks like {DEFAULT_URL}"
+                f"--rest-url {'' if '@' in url else repr(url) + ' '}is not a web address. Example: {DEFAULT_URL}"
             )
         self._url, self._host, self._key = url.rstrip("/"), parts.netloc, key
         proxy = for_url(url, environ or {}, schemes=("http", "https"))
         self._route = f" through {proxy}" if proxy else ""
-        # Empty texts: requests then reads no variable of the environment itself.
+        # Empty strings keep requests from reading the environment.
         self._proxies = dict.fromkeys(("http", "https"), proxy.url.reveal() if proxy else "")
         self._session = requests.Session()
-        self._session.auth = self._sign  # not a header of the session: a .netrc would replace it
+        self._session.auth = self._sign  # a header of the session would be replaced by a .netrc file
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._session.close()
 
     def bars(self, symbol: str, exchange: str | None, since: datetime, until: datetime) -> list[Bar]:
-        """The bars of the minutes that begin in this span of UTC, MOST_BARS at most, the earliest first.
+        """The bars of the minutes that begin between two times (UTC), at most MAX_BARS, in order.
 
-        Raises RefusedKeyError, RefusedSymbolError; OutOfCreditsError and other OutageErrors, after which the same call
-        may succeed.
+        Raises RefusedKeyError, RefusedSymbolError, and OutOfCreditsError or another OutageError, after which the same
+        call may succeed.
         """
-        context = Context()  # a TDClient would make a blocking REST call here
+        context = Context()  # a TDClient would make a blocking REST call
         context.http_client, context.base_url = self, self._url
         context.defaults = {
             "symbol": symbol, "exchange": exchange, "interval": "1min", "timezone": "UTC", "order": "ASC",
-            "outputsize": MOST_BARS, "dp": None,  # the wrapper would have all rounded to 5 decimals
-            # Just before the end: it is the same whether the vendor counts the end in or not.
+            "outputsize": MAX_BARS, "dp": None,  # else the wrapper requests 5 decimals
+            # One second before the end, whether the vendor includes the end or not.
             "start_date": f"{since:%Y-%m-%d %H:%M:%S}", "end_date": f"{until - timedelta(seconds=1):%Y-%m-%d %H:%M:%S}",
         }  # fmt: skip
         try:
@@ -121,10 +115,10 @@ class TwelveDataRest:
         except NoBarsError:
             return []
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise OutageError(f"{self._host} gives bars that make no sense ({type(error).__name__})") from None
+            raise OutageError(f"{self._host} sent invalid bars ({type(error).__name__})") from None
 
     def get(self, path: str, params: Mapping[str, str | int | None]) -> Answer:
-        """What the wrapper asks of its HTTP client. Raises what `bars` raises, and NoBarsError."""
+        """A GET request of the wrapper. Raises NoBarsError and the errors of `bars`."""
         try:
             with self._session.get(
                 self._url + path,
@@ -136,25 +130,28 @@ class TwelveDataRest:
             ) as response:
                 if response.is_redirect:
                     raise OutageError(
-                        f"{self._host} answers with HTTP status {response.status_code}, a redirect; redirects are not "
-                        "followed, since the request holds the key: check --rest-url"
+                        f"{self._host} answers with HTTP status {response.status_code}, a redirect. Redirects are not "
+                        "followed, since the request contains the API key. Check --rest-url"
                     )
                 answer = dict(json.loads(self._body(response)))
-        except (OSError, ValueError, TypeError, RecursionError) as error:  # requests' texts may hold a password
-            raise OutageError(
-                f"{self._host}{self._route} gives no answer that makes sense ({type(error).__name__})"
-            ) from None
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            RecursionError,
+        ) as error:  # its text may contain a password
+            raise OutageError(f"{self._host}{self._route} sent no valid answer ({type(error).__name__})") from None
         if response.ok and answer.get("status") == "ok":
             return Answer(answer)
-        code, words = answer.get("code", response.status_code), str(answer.get("message", response.reason))
-        raise _error(code, f"{self._host} says {code}: {words.replace(self._key.reveal(), '…')}")
+        code, message = answer.get("code", response.status_code), str(answer.get("message", response.reason))
+        raise _error(code, f"{self._host} says {code}: {message.replace(self._key.reveal(), '…')}")
 
     def _body(self, response: requests.Response) -> bytes:
         body = bytearray()
         for part in response.iter_content(65_536):
             body += part
             if len(body) > MAX_ANSWER:
-                raise OutageError(f"{self._host} gives an answer that is larger than {MAX_ANSWER:,} bytes")
+                raise OutageError(f"{self._host} sent an answer larger than {MAX_ANSWER:,} bytes")
         return bytes(body)
 
     def _sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -162,15 +159,15 @@ class TwelveDataRest:
         return request
 
 
-def _error(code: object, words: str) -> TickpipeError:
-    """By its code; but that there are no bars (the market was closed) is a bad request, known by its words alone."""
-    if "no data is available" in words.lower():
-        return NoBarsError(words)
+def _error(code: object, message: str) -> TickpipeError:
+    """The error for a code. Missing bars, as of a closed market, have the code of a bad request and this text."""
+    if "no data is available" in message.lower():
+        return NoBarsError(message)
     if code in {401, 403}:
-        return RefusedKeyError(f"{RefusedKeyError.__doc__} {words}")
+        return RefusedKeyError(f"{RefusedKeyError.__doc__} {message}")
     if code == 429:
-        return OutOfCreditsError(words)
-    return RefusedSymbolError(words) if isinstance(code, int) and 400 <= code < 500 else OutageError(words)
+        return OutOfCreditsError(message)
+    return RefusedSymbolError(message) if isinstance(code, int) and 400 <= code < 500 else OutageError(message)
 
 
 def _bar(values: Mapping[str, Any]) -> Bar:

@@ -7,43 +7,47 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from tickpipe.backfill.plan import Call, Span, minus
+from common.formatting import counted
+from tickpipe.backfill.plan import Call
 from tickpipe.backfill.rest import Bar, RefusedSymbolError
+from tickpipe.ranges import Range, merged
 
 logger = logging.getLogger("tickpipe.backfill")
 
 
 @dataclass
 class BackfillResult:
-    """What has come of it so far, by symbol: bars stored, spans that were answered for, why nothing was given."""
+    """Results so far, by symbol: new bars, minutes that were requested, and the reasons of refusals."""
 
     bars: Counter[str] = field(default_factory=Counter)
-    answered: defaultdict[str, list[Span]] = field(default_factory=lambda: defaultdict(list))
+    answered: defaultdict[str, list[Range]] = field(default_factory=lambda: defaultdict(list))
     refused: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        gaps = sum(len(minus(spans)) for spans in self.answered.values())
-        return f"{self.bars.total():,} bars of {len(+self.bars)} symbols stored over {gaps} gaps"
+        gaps = sum(len(merged(ranges)) for ranges in self.answered.values())
+        symbols = counted(len(+self.bars), "symbol")
+        return f"stored {counted(self.bars.total(), 'bar')} of {symbols} in {counted(gaps, 'gap')}"
 
 
 def run(
     calls: Sequence[Call],
-    ask: Callable[[Call], Sequence[Bar]],
+    request: Callable[[Call], Sequence[Bar]],
     keep: Callable[[Call, Sequence[Bar]], int],
-    tally: BackfillResult,
-    progress: Callable[[int, int], object],
+    result: BackfillResult,
+    progress: Callable[[int, int, str], object],
 ) -> None:
-    """Make the calls, each after the answer of the one before is kept; counts in `tally`. Raises what these raise.
+    """Make the calls, one after the other, and add to `result`. Raises what `request` and `keep` raise.
 
-    A symbol that is refused is named, and not asked for again. `progress` is told the symbols and the calls left.
+    Requests nothing more of a symbol that was refused. `progress` takes the calls done, all calls and a description.
     """
+    symbols = counted(len({call.symbol for call in calls}), "symbol")
     for number, call in enumerate(calls):
-        progress(len({each.symbol for each in calls[number:]}), len(calls) - number)
-        if call.symbol in tally.refused:
+        progress(number, len(calls), f"filling gaps of {symbols}, now {call.symbol}")
+        if call.symbol in result.refused:
             continue
         try:
-            tally.bars[call.symbol] += keep(call, ask(call))
-            tally.answered[call.symbol] += call.wanted
+            result.bars[call.symbol] += keep(call, request(call))
+            result.answered[call.symbol] += call.wanted
         except RefusedSymbolError as error:
-            tally.refused[call.symbol] = str(error)
-            logger.warning("no bars of %s: %s", call.symbol, error)
+            result.refused[call.symbol] = str(error)
+            logger.warning("backfill: symbol refused: %s: %s", call.symbol, error)

@@ -1,1 +1,1 @@
-"""Runs the whole pipeline on this machine."""
+"""Runs the whole pipeline on this machine. Needs the extra `local`."""

@@ -1,4 +1,4 @@
-"""Dead letters: what could not be stored, and why; and how to put it back."""
+"""Dead letters: entries that could not be stored. Lists them and puts them back."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from common.streams.stream import Stream
 from consumer.store import PriceStore
 
-#: Dead letters that are put back in one transaction.
+#: Maximum number of dead letters put back in one transaction.
 BATCH = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """Which dead letters; what is None does not matter. `reason` is a part of the reason, in any case."""
+    """Selects dead letters. None matches all; `reason` matches a part of the reason, ignoring case."""
 
     id: int | None = None
     session: int | None = None
@@ -24,13 +24,13 @@ class Filter:
 
     @property
     def arguments(self) -> dict[str, object]:
-        """For _WHERE."""
+        """Parameters of the condition in SQL."""
         return {"id": self.id, "session": self.session, "reason": self.reason}
 
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One of them. `raw` holds the stream entry's field names and values in turn, byte for byte."""
+    """A dead letter. `raw` has the field names and values of the stream entry in turn, unchanged."""
 
     id: int
     at: datetime
@@ -43,31 +43,31 @@ class DeadLetter:
 
     @property
     def text(self) -> str:
-        """The raw entry, readable."""
-        words = [part.decode(errors="backslashreplace") for part in self.raw]
-        return " ".join(map("=".join, zip(words[::2], words[1::2], strict=True)))
+        """The raw entry as text."""
+        parts = [part.decode(errors="backslashreplace") for part in self.raw]
+        return " ".join(map("=".join, zip(parts[::2], parts[1::2], strict=True)))
 
 
 def find(store: PriceStore, wanted: Filter, *, limit: int) -> list[DeadLetter]:
-    """The oldest dead letters of this filter. Raises OutageError."""
+    """The oldest dead letters that match. Raises OutageError."""
     with store.transaction() as connection, connection.cursor() as cursor:
         cursor.execute(_SELECT + _WHERE + " ORDER BY id LIMIT %(limit)s", {**wanted.arguments, "limit": limit})
         return [_letter(row) for row in cursor.fetchall()]
 
 
 def count(store: PriceStore, wanted: Filter) -> int:
-    """How many dead letters of this filter there are. Raises OutageError."""
+    """The number of dead letters that match. Raises OutageError."""
     with store.transaction() as connection, connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM dead_letters" + _WHERE, wanted.arguments)
         return int((cursor.fetchone() or (0,))[0])
 
 
 def retry(store: PriceStore, stream_of: Callable[[str], Stream], wanted: Filter) -> Iterator[int]:
-    """Append the dead letters of this filter to their streams again and delete them; yields counts as it goes.
+    """Append the matching dead letters to their streams and delete them. Yields the number of each batch.
 
-    Deleted first, but committed only after the append: a crash in between leaves a dead letter too many, never one too
-    few, and a consumer that refuses the entry at once waits for the commit, so that its new dead letter stands.
-    Only those that are there at the start are tried. Raises OutageError.
+    A batch is deleted, appended, and then committed. A crash before the commit leaves a dead letter too many, never one
+    too few. A consumer that rejects an entry at once waits for the commit, so its new dead letter is kept. Dead letters
+    that are added after the start are not retried. Raises OutageError.
     """
     with store.transaction() as connection, connection.cursor() as cursor:
         cursor.execute("SELECT coalesce(max(id), 0) FROM dead_letters")
@@ -81,7 +81,7 @@ def retry(store: PriceStore, stream_of: Callable[[str], Stream], wanted: Filter)
 
 
 def _retry_batch(store: PriceStore, stream: Stream, taken: Mapping[str, object]) -> int:
-    """Of one stream only: if another one is refused, the rollback cannot bring back what this one has taken."""
+    """Put back a batch of one stream. With several, a rollback could not remove entries from the first stream."""
     with store.transaction() as connection, connection.cursor() as cursor:
         cursor.execute(_TAKE, taken)
         letters = sorted((_letter(row) for row in cursor.fetchall()), key=lambda letter: letter.id)
@@ -102,7 +102,7 @@ WHERE (%(id)s::bigint IS NULL OR id = %(id)s) AND (%(session)s::bigint IS NULL O
   AND (%(reason)s::text IS NULL OR strpos(lower(reason), lower(%(reason)s)) > 0)
 """
 
-_TAKE = (  # constants joined, no value
+_TAKE = (  # joins constants, not values
     "DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters"
     + _WHERE
     + " AND stream = %(stream)s AND id <= %(newest)s ORDER BY id LIMIT %(limit)s) "

@@ -1,4 +1,4 @@
-"""Retention: old ticks may go, candles stay, and what went is on record (sql/0005)."""
+"""Retention: drops old ticks, keeps their candles, and records what was dropped (sql/0005_retention.sql)."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ _UNITS = {"d": 1, "w": 7, "y": 365}
 
 
 class Retention(NamedTuple):
-    """What is set and what went. `ticks`: how long they are kept, None for ever (on plain PostgreSQL: nobody knows)."""
+    """The current policy. `ticks` is the age to keep: None if nothing is scheduled, as always on plain PostgreSQL."""
 
-    scheduled: bool  # whether this database can run it by itself
+    scheduled: bool  # whether the database has a scheduler
     ticks: timedelta | None
-    horizon: datetime | None  # ticks before it were dropped; None: none were
-    expired: int
+    horizon: datetime | None  # ticks before this time were dropped; None if none
+    expired: int  # number of dropped ticks
 
     def __str__(self) -> str:
         if self.ticks is not None:
-            words = f"ticks are kept for {self.ticks.days} days; older ones are dropped daily"
+            text = f"ticks are kept for {self.ticks.days} days; older ones are dropped daily"
         elif self.scheduled:
-            words = "retention is off: no ticks are dropped"
+            text = "retention is off: no ticks are dropped"
         else:
-            words = (
-                "plain PostgreSQL has no scheduler: ticks are dropped whenever `tickpipe retention --ticks …` is run; "
-                "let cron do so daily"
+            text = (
+                "plain PostgreSQL has no scheduler: ticks are dropped only when `tickpipe retention --ticks …` runs. "
+                "Run it daily from cron"
             )
         if self.horizon is not None:
-            words += f"\n{self.expired:,} ticks before {self.horizon:%Y-%m-%d} UTC were dropped; their candles are kept"
-        return words
+            text += f"\n{self.expired:,} ticks before {self.horizon:%Y-%m-%d} UTC were dropped; their candles are kept"
+        return text
 
 
 def read_age(text: str, option: str = "--ticks") -> timedelta:
-    """An age such as 90d, 12w or 2y. Raises ConfigurationError."""
+    """Parse an age such as 90d, 12w or 2y. Raises ConfigurationError."""
     found = re.fullmatch(r"(\d{1,5})([dwy])", text.strip())
     if not found or int(found[1]) == 0:
-        raise ConfigurationError(f"{option} {text!r} is no age: it looks like 90d, 12w or 2y")
+        raise ConfigurationError(f"{option} {text!r} is not an age. Examples: 90d, 12w, 2y")
     return timedelta(days=int(found[1]) * _UNITS[found[2]])
 
 
 def keep(store: PriceStore, age: timedelta) -> None:
-    """Drop ticks older than `age` now, and where TimescaleDB is, every day. Raises OutageError."""
+    """Drop ticks older than `age` now and, on TimescaleDB, every day. Raises OutageError."""
     with store.transaction() as connection, connection.cursor() as cursor:
         cursor.execute("CALL expire_ticks(now() - %s)", (age,))
         if migrations.is_hypertable(cursor):
@@ -59,14 +59,14 @@ def keep(store: PriceStore, age: timedelta) -> None:
 
 
 def switch_off(store: PriceStore) -> None:
-    """Drop no more ticks. Raises OutageError."""
+    """Stop dropping ticks. Raises OutageError."""
     with store.transaction() as connection, connection.cursor() as cursor:
         if migrations.is_hypertable(cursor):
             _remove_job(cursor)
 
 
 def look(store: PriceStore) -> Retention:
-    """What is set now. Raises OutageError."""
+    """The current policy. Raises OutageError."""
     with store.transaction() as connection, connection.cursor() as cursor:
         cursor.execute("SELECT nullif(candles_horizon(), '-infinity')")
         (horizon,) = cursor.fetchone() or (None,)

@@ -1,1 +1,1 @@
-"""A local server that speaks Twelve Data's websocket protocol and its REST call `time_series`."""
+"""A local server of Twelve Data's websocket protocol and of its REST call `time_series`."""

@@ -1,19 +1,13 @@
-"""Instruments that the simulator knows, with plausible figures."""
+"""The instruments of the simulator."""
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
-
-logger = logging.getLogger(__name__)
-
-
-# --- Instruments and their prices ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Listing:
-    """A real instrument and plausible figures for it. `base` is empty for what trades in shares."""
+    """A real instrument with plausible figures. `base` is empty for shares and ETFs."""
 
     symbol: str
     type: str
@@ -24,8 +18,8 @@ class Listing:
     country: str = ""
     price: float
     decimals: int
-    volatility: float  # standard deviation of the price over one minute, as a fraction of it
-    turnover: float = 0.0  # what a whole day trades; 0: no day_volume is told
+    volatility: float  # standard deviation over one minute, as a fraction of the price
+    turnover: float = 0.0  # volume of a whole day; 0: events have no day_volume
 
 
 def _share(symbol: str, mic_code: str, price: float, millions: float, kind: str = "Common Stock") -> Listing:
@@ -107,6 +101,5 @@ LISTINGS = {
     )
 }
 
-
-#: For bars of what is not listed above: a capture's own symbols.
+#: For bars of symbols that only a capture has.
 UNLISTED = Listing(symbol="", type="", quote="", price=100.0, decimals=2, volatility=0.001)

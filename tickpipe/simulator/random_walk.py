@@ -1,8 +1,7 @@
-"""Prices that move at random."""
+"""Random prices."""
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 from dataclasses import dataclass
@@ -10,34 +9,32 @@ from typing import Any, Protocol
 
 from tickpipe.simulator.listings import LISTINGS, Listing
 
-logger = logging.getLogger(__name__)
-
 Event = dict[str, Any]
 
 DAY = 86_400
-#: Minutes after which a price has come about a third of the way back to where it began, so that it stays plausible.
+#: Time constant, in minutes, of the return to the initial price. It keeps prices plausible.
 REVERSION = 480
 
 
 class EventSource(Protocol):
-    """Where price events come from. Called in the simulator's thread alone."""
+    """A source of price events. Only the simulator's thread calls it."""
 
     def instrument(self, symbol: str) -> Event | None:
-        """`symbol`, `exchange`, `mic_code`, `country` and `type` as a subscribe-status tells them; None if unknown."""
+        """`symbol`, `exchange`, `mic_code`, `country` and `type`, as in a subscribe-status event; None if unknown."""
 
     def event(self, symbol: str, exchange: str | None, now: float) -> Event:
-        """The next price event of a known symbol; `exchange` as the client named it; `now` in seconds since 1970."""
+        """The next price event of a known symbol. The client named the `exchange`; `now` is in seconds since 1970."""
 
 
 @dataclass(slots=True)
 class _PriceState:
-    at: float  # seconds since 1970, as everywhere here
+    at: float  # seconds since 1970
     volume: float
-    drift: float = 0.0  # natural logarithm of the price over the one it began with
+    drift: float = 0.0  # natural logarithm of price / initial price
 
 
 class RandomWalk:
-    """Prices of the instruments in LISTINGS that move as lively as the real ones; one market for all connections."""
+    """A random walk for each instrument in LISTINGS, as volatile as the real one. All connections share it."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -50,7 +47,7 @@ class RandomWalk:
         return {name: getattr(listing, name) for name in ("symbol", "exchange", "mic_code", "country", "type")}
 
     def event(self, symbol: str, exchange: str | None, now: float) -> Event:
-        """The next price event; `now` and `timestamp` in seconds UTC. KeyError if the symbol is not listed."""
+        """The next price event. `now` is in seconds since 1970. Raises KeyError for an unknown symbol."""
         listing = LISTINGS[symbol.upper()]
         state = self._advance(listing, now)
         price = round(listing.price * math.exp(state.drift), listing.decimals)
@@ -73,7 +70,7 @@ class RandomWalk:
         return event
 
     def _advance(self, listing: Listing, now: float) -> _PriceState:
-        """Let the price and the day's volume move on to `now`, by as much whether asked often or seldom."""
+        """Move price and day volume forward to `now`. The distribution does not depend on how often this is called."""
         state = self._states.get(listing.symbol)
         if state is None:
             state = self._states[listing.symbol] = _PriceState(now, listing.turnover * (now % DAY) / DAY)

@@ -1,27 +1,84 @@
-"""Answers of the REST call `time_series`."""
+"""Replies to the REST call `time_series`."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 
 from tickpipe.simulator.bars import bars_between
+from tickpipe.simulator.protocol import FindInstrument, is_listed_on
 from tickpipe.simulator.random_walk import Event
 
-logger = logging.getLogger(__name__)
+#: An HTTP status and the JSON body.
+Reply = tuple[int, Event]
+
+KEY_REFUSED = (
+    "**apikey** parameter is incorrect or not specified. "
+    "You can get your free API key instantly following this link: https://twelvedata.com/pricing. "
+    "If you believe that everything is correct, you can contact us at https://twelvedata.com/contact/customer"
+)
 
 
-def _error(code: int, message: str) -> tuple[int, Event]:
-    """The HTTP status and the body of an error of Twelve Data's REST interface."""
+class Credits:
+    """Counts REST calls per minute of the clock. None disables the limit."""
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+        self._minute = self._used = 0
+
+    def spend(self, now: float) -> int:
+        """Count a call at `now`, in seconds since 1970. Returns the calls in this minute."""
+        minute = int(now // 60)
+        self._minute, self._used = minute, self._used + 1 if minute == self._minute else 1
+        return self._used
+
+
+def refused_key() -> Reply:
+    """The reply to a wrong API key."""
+    return _error(401, KEY_REFUSED)
+
+
+def out_of_credits(used: int, limit: int) -> Reply:
+    """The reply to a call beyond the limit."""
+    return _error(
+        429,
+        f"You have run out of API credits for the current minute. {used} API credits were used, "
+        f"with the current limit being {limit}. Wait for the next minute.",
+    )
+
+
+def time_series(params: Mapping[str, str], find: FindInstrument, now: float) -> Reply:
+    """The reply to `time_series`; `now` is in seconds since 1970."""
+    symbol, _, exchange = params.get("symbol", "").partition(":")
+    instrument = find(symbol)
+    if instrument is None or not is_listed_on(instrument, params.get("exchange") or exchange or None):
+        message = f"**symbol** not found: {symbol}. Please specify it correctly according to API Documentation."
+        return _error(404, message)
+    try:
+        bars = _bars(params, instrument["symbol"], now)
+    except (KeyError, ValueError) as exc:
+        return _error(400, f"a parameter is missing or wrong: {exc}")
+    if not bars:
+        return _error(400, "No data is available on the specified dates. Try setting different start/end dates.")
+    meta = {
+        "symbol": instrument["symbol"],
+        "interval": "1min",
+        "exchange": instrument["exchange"],
+        "type": instrument["type"],
+    }
+    return HTTPStatus.OK, {"meta": meta, "values": bars, "status": "ok"}
+
+
+def _error(code: int, message: str) -> Reply:
     return code, {"code": code, "message": message, "status": "error"}
 
 
-def _asked_for(params: Mapping[str, str], symbol: str, now: float) -> list[Event]:
-    """One-minute bars, of UTC, up to the one that is not complete yet. Raises KeyError, ValueError."""
+def _bars(params: Mapping[str, str], symbol: str, now: float) -> list[Event]:
+    """One-minute bars in UTC. The last one may be of the current minute. Raises KeyError, ValueError."""
     for name, only in {"interval": "1min", "timezone": "UTC"}.items():
         if params[name] != only:
-            raise ValueError(f"{name}={params[name]}: the simulator has {only} alone")
+            raise ValueError(f"{name}={params[name]}: the simulator supports only {only}")
     since, until = (datetime.fromisoformat(params[name]).replace(tzinfo=UTC) for name in ("start_date", "end_date"))
     size = int(params.get("outputsize", "5000"))
     if not 1 <= size <= 5000:

@@ -1,47 +1,70 @@
-"""What takes long says how far it is: on a terminal one line, refreshed in place; piped, not a word."""
+"""Progress of long work: one line on stderr, refreshed in place. Prints nothing if stderr is not a terminal."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Literal, Protocol
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from common.terminal import PlainConsole
-from tickpipe import formatting
+
+#: Seconds over which the rate is measured. A rate limiter may pause for 60 s.
+RATE_PERIOD = 180.0
 
 
 class ProgressCallback(Protocol):
-    """Takes how much is done, of how much (0: nobody knows), and what is going on where that has changed."""
+    """Takes the amount done, the total (0: unknown) and a new description ("": unchanged)."""
 
-    def __call__(self, done: float, total: float = 0, what: str = "", /) -> None: ...
+    def __call__(self, done: float, total: float = 0, description: str = "", /) -> None: ...
 
 
 @contextmanager
 def progress(
-    what: str,
-    shown: Callable[[float], str] = formatting.count,
+    description: str,
     *,
+    unit: Literal["items", "bytes"] = "items",
     console: Console | None = None,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Iterator[ProgressCallback]:
-    """Gives a function that shows on stderr how far the work is, with rate and time left; `shown` writes an amount."""
+    """Show the description, the elapsed time and, as soon as they are reported, amount, rate and time left.
+
+    Yields the function that reports.
+    """
     console = console or PlainConsole(stderr=True)
-    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as bar:
-        task, began = bar.add_task(f"{what} …"), monotonic()
-        yield lambda done, total=0, now="": bar.update(
-            task, description=line(now or what, done, total, monotonic() - began, shown)
-        )
+    leading = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+    with Progress(
+        *leading,
+        console=console,
+        transient=True,
+        disable=not console.is_interactive,
+        get_time=monotonic,
+        speed_estimate_period=RATE_PERIOD,
+    ) as bar:
+        task = bar.add_task(description, total=None)
+
+        def report(done: float, total: float = 0, description: str = "") -> None:
+            bar.columns = (*leading, *_amount(unit)) if done or total else leading
+            bar.update(task, completed=done, total=total or None, description=description or None)
+
+        yield report
 
 
-def line(what: str, done: float, total: float, seconds: float, shown: Callable[[float], str] = formatting.count) -> str:
-    """How far the work is after so many seconds: done, rate and time left, as far as each can be told."""
-    words = f"{what}: {shown(done)}" + (f" of {shown(total)}" if total else "")
-    if done <= 0 or seconds < 1:  # a rate over less would be a guess
-        return words if total or done > 0 else f"{what} …"
-    words += f", {shown(done / seconds)}/s"
-    return words + (f", {formatting.span((total - done) * seconds / done)} left" if total > done else "")
+def _amount(unit: Literal["items", "bytes"]) -> tuple[ProgressColumn, ...]:
+    if unit == "bytes":
+        return DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    return MofNCompleteColumn(), TaskProgressColumn(show_speed=True), TimeRemainingColumn()

@@ -39,8 +39,8 @@ from producer.session import MAX_AHEAD, PriceEvent
 from tests.support.faults import FaultySimulator
 from tests.support.http_proxy import http_proxy
 from tests.support.waiting import PATIENCE, wait_for
+from tickpipe.simulator.config import SimulatorConfig
 from tickpipe.simulator.random_walk import Event
-from tickpipe.simulator.websocket import SimulatorConfig
 
 KEY = "s3cr3t-k3y"
 DAY = 86_400_000_000
@@ -519,7 +519,7 @@ def test_subscribe_error_without_symbols_refuses_all(
 ) -> None:
     """Otherwise the feed would stay connected without a subscription and without an error."""
     monkeypatch.setattr(
-        "tickpipe.simulator.websocket._status",
+        "tickpipe.simulator.protocol.status_event",
         lambda *_: {"event": "subscribe-status", "status": "error", "message": "limit"},
     )
     with running(simulator.url, "AAPL") as one:

@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 from consumer.cli import app as consumer
 from producer.cli import app as producer
 from tests.support.pages import blocks
-from tickpipe.cli import app as tickpipe
+from tickpipe.cli.app import app as tickpipe
 
 ROOT = Path(__file__).resolve().parents[3]
 SECRETS = {"TWELVE_DATA_API_KEY", "REDIS_URL", "DATABASE_URL"}

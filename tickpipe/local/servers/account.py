@@ -1,4 +1,4 @@
-"""The system account that the servers run as."""
+"""The user account of the embedded servers."""
 
 from __future__ import annotations
 
@@ -14,46 +14,48 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigurationError
+from tickpipe.local.servers.children import ending_with_parent
+from tickpipe.local.servers.stopping import POLL, raise_if_set
 
 if sys.platform != "win32":
     import pwd
 
-from tickpipe.local.servers.processes import ending_with_parent
-from tickpipe.local.servers.stopping import POLL, _raise_if_set
-
-#: Of the servers' environment nothing comes from ours: it may hold secrets, and PG… variables would change settings.
+#: The servers inherit nothing from our environment: it may hold secrets, and PG… variables would change settings.
 SERVER_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 
 @dataclass(frozen=True)
-class _Account:
-    """Whom the servers run as: `nobody` when we are root, as PostgreSQL refuses root; else ourselves (both None)."""
+class Account:
+    """Our own account (both None). As root, which PostgreSQL refuses, the account `nobody`."""
 
     uid: int | None = None
     gid: int | None = None
 
     @classmethod
-    def choose(cls) -> _Account:
+    def choose(cls) -> Account:
+        """The account for this user. Raises ConfigurationError."""
         if sys.platform == "win32":
-            raise ConfigurationError("the embedded servers need Linux or macOS: set REDIS_URL and DATABASE_URL instead")
+            raise ConfigurationError("the embedded servers need Linux or macOS. Set REDIS_URL and DATABASE_URL instead")
         if os.geteuid() != 0:
             return cls()
         try:
             nobody = pwd.getpwnam("nobody")
         except KeyError:
-            raise ConfigurationError("PostgreSQL refuses root and there is no user `nobody`: run as a user") from None
+            raise ConfigurationError(
+                "PostgreSQL refuses to run as root, and the user `nobody` is missing. Run as a regular user"
+            ) from None
         return cls(nobody.pw_uid, nobody.pw_gid)
 
     @property
     def process_options(self) -> dict[str, Any]:
-        """For subprocess. A session of its own keeps the terminal's Ctrl-C, which is meant for us, from the child."""
+        """Arguments for subprocess. A new session keeps the terminal's Ctrl-C from the child."""
         account: dict[str, Any] = {} if self.uid is None else {"user": self.uid, "group": self.gid, "extra_groups": []}
         return {"cwd": "/", "env": SERVER_ENVIRONMENT, "start_new_session": True, **account}
 
     def run(self, *command: str | Path, text: str = "", stop: threading.Event | None = None) -> tuple[int, str]:
-        """Run a short command, `text` on its stdin: its exit status and all its output.
+        """Run a short command with `text` as its stdin. Returns its exit status and its output.
 
-        If `stop` is set the command and its children are killed. Raises StartStoppedError.
+        If `stop` is set, the command and its children are killed. Raises StartStoppedError.
         """
         pipe, text_left = subprocess.PIPE, text.encode()
         with subprocess.Popen(
@@ -66,39 +68,41 @@ class _Account:
         ) as process:
             try:
                 while True:
-                    _raise_if_set(stop)
+                    raise_if_set(stop)
                     with suppress(subprocess.TimeoutExpired):
                         output, _ = process.communicate(text_left, timeout=POLL)
                         return process.returncode, output.decode(errors="replace")
-                    text_left = b""  # `communicate` has taken it
+                    text_left = b""  # `communicate` has buffered it
             except BaseException:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 raise
 
     def can(self, *command: str | Path) -> bool:
+        """Whether this account can run a command with exit status 0."""
         try:
             return self.run(*command)[0] == 0
-        except OSError:  # not even executable for this account
+        except OSError:  # not executable for this account
             return False
 
     def own_folder(self, folder: Path) -> None:
-        """Make `folder` a private one (0700), or find it so; refuse one that somebody else has made."""
+        """Make a private folder (mode 0700). Raises ConfigurationError if it belongs to another user."""
         if self.uid is not None and not self.can("test", "-x", folder.parent):
-            way_out = "use --data-dir /var/lib/tickpipe"
-            raise ConfigurationError(f"the servers run as `nobody`, who cannot reach {folder.parent}: {way_out}")
+            raise ConfigurationError(
+                f"the servers run as `nobody`, which cannot reach {folder.parent}: use --data-dir /var/lib/tickpipe"
+            )
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
         ours = os.geteuid()
         owner = ours if self.uid is None else self.uid
-        refused = ConfigurationError(f"{folder} is not a folder of user id {owner}: use another place, or remove it")
+        refused = ConfigurationError(f"{folder} is not a folder of user id {owner}. Remove it, or use another folder")
         try:
             opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError as error:
             if error.errno in {errno.ENOTDIR, errno.ELOOP}:
                 raise refused from None
             raise
-        try:  # by the descriptor: `nobody` could put a link in the folder's place after a look at its name
+        try:  # by descriptor: the account could replace the folder by a link after a check by name
             if os.fstat(opened).st_uid not in (owner, ours):
                 raise refused
             if self.uid is not None and self.gid is not None:

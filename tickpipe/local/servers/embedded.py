@@ -16,21 +16,17 @@ import platformdirs
 
 from common.errors import ConfigurationError
 from common.settings import absolute_folder
-
-if sys.platform != "win32":
-    pass
-
+from tickpipe.local.servers.folders import make_reachable, one_line_errors
 from tickpipe.local.servers.postgres import POSTGRES_MAJOR, PostgresServer
-from tickpipe.local.servers.server import _make_reachable, _one_line_errors
 from tickpipe.local.servers.valkey import ValkeyServer
 
 
 @dataclass(frozen=True)
 class Servers:
-    """Where the embedded servers listen; None for one that was not asked for.
+    """URLs of the embedded servers; None for a server that was not requested.
 
-    `keep_running` starts again what has died, until the event is set: from the main thread. Raises TickpipeError where
-    that does not help, StartStoppedError if the event is set.
+    `keep_running` restarts servers that have died. Call it from the main thread. It raises TickpipeError if a server
+    does not start, and StartStoppedError if the event is set.
     """
 
     redis_url: str | None
@@ -39,9 +35,9 @@ class Servers:
 
 
 def default_data_dir(kind: Literal["demo", "live"]) -> Path:
-    """Where the embedded servers' data lie: simulated (`demo`) and real (`live`) prices never share a home."""
+    """The default data folder. Simulated (`demo`) and real (`live`) prices never share one."""
     if sys.platform != "win32" and os.geteuid() == 0:
-        return Path("/var/lib/tickpipe") / kind  # not under /root, where `nobody` cannot follow
+        return Path("/var/lib/tickpipe") / kind  # `nobody` cannot reach /root
     return absolute_folder(lambda: platformdirs.user_data_path("tickpipe", appauthor=False), "--data-dir") / kind
 
 
@@ -49,23 +45,23 @@ def default_data_dir(kind: Literal["demo", "live"]) -> Path:
 def embedded_servers(
     data_dir: Path, *, redis: bool = True, database: bool = True, stop: threading.Event | None = None
 ) -> Iterator[Servers]:
-    """Run the servers on the data in `data_dir`, made if missing; both are stopped at the end. From the main thread.
+    """Run the servers on the data in `data_dir`, which is made if missing. Stops them at the end.
 
-    Raises ConfigurationError when the folder is in use or unusable, TickpipeError when a server does not start,
-    StartStoppedError if `stop` is set before both answer.
+    Call it from the main thread. Raises ConfigurationError if the folder is in use or unusable, TickpipeError if a
+    server does not start, StartStoppedError if `stop` is set before both servers answer.
     """
     folder = absolute_folder(lambda: data_dir, "--data-dir")
     with ExitStack() as stack:
         valkey = ValkeyServer(folder / "valkey") if redis else None
         postgres = PostgresServer(folder / f"postgres-{POSTGRES_MAJOR}") if database else None
         stack.enter_context(_locked(folder))
-        asked_for = [server for server in (valkey, postgres) if server is not None]
+        requested = [server for server in (valkey, postgres) if server is not None]
 
         def keep_running(stop: threading.Event | None) -> None:
-            for server in asked_for:
+            for server in requested:
                 server.start(stop)
 
-        for server in asked_for:
+        for server in requested:
             stack.callback(server.stop)
         keep_running(stop)
         yield Servers(valkey.url if valkey else None, postgres.url if postgres else None, keep_running)
@@ -74,8 +70,8 @@ def embedded_servers(
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     holder = folder / "pid"  # beside the lock: some versions of filelock empty the locked file
-    with _one_line_errors(folder):
-        _make_reachable(folder)
+    with one_line_errors(folder):
+        make_reachable(folder)
         try:
             lock = filelock.FileLock(folder / "lock").acquire(blocking=False)
         except filelock.Timeout:

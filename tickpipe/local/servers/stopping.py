@@ -1,14 +1,10 @@
-"""How a signal stops the start of a server."""
+"""Stops the start of a server."""
 
 from __future__ import annotations
 
-import sys
 import threading
 
 from common.errors import TickpipeError
-
-if sys.platform != "win32":
-    pass
 
 #: Seconds between two checks of a server or a command that starts.
 POLL = 0.01
@@ -18,6 +14,7 @@ class StartStoppedError(TickpipeError):
     """The start of an embedded server was stopped."""
 
 
-def _raise_if_set(stop: threading.Event | None) -> None:
+def raise_if_set(stop: threading.Event | None) -> None:
+    """Raise StartStoppedError if the event is set."""
     if stop is not None and stop.is_set():
         raise StartStoppedError

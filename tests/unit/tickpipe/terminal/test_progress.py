@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from typing import Literal
 
 import pytest
 from rich.console import Console
 
-from tickpipe import formatting
-from tickpipe.terminal.progress import line, progress
+from tickpipe.terminal.progress import progress
+
+Report = tuple[float, float, float, str]
+
+
+def shown(
+    reports: Sequence[Report], *, terminal: bool = True, width: int = 120, unit: Literal["items", "bytes"] = "items"
+) -> str:
+    """The output for these reports: seconds since the start, done, total, description."""
+    file, clock = io.StringIO(), [0.0]
+    console = Console(file=file, force_terminal=terminal, width=width, color_system=None, legacy_windows=False)
+    with progress("verifying", unit=unit, console=console, monotonic=lambda: clock[0]) as report:
+        for clock[0], done, total, description in reports:
+            report(done, total, description)
+    return " ".join(file.getvalue().split())
 
 
 @pytest.mark.parametrize(
-    ("done", "total", "seconds", "expected"),
+    ("reports", "expected"),
     [
         (0, 0, 0, "verifying …"),
         (0, 0, 60, "verifying …"),

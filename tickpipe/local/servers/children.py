@@ -1,4 +1,4 @@
-"""Processes of this machine: signals, and children that end with their parent."""
+"""Child processes that end with their parent, and signals."""
 
 from __future__ import annotations
 
@@ -9,28 +9,26 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-if sys.platform != "win32":
-    pass
-
 
 def ending_with_parent(stop_signal: signal.Signals = signal.SIGTERM) -> Callable[[], None] | None:
-    """What a child does before it becomes the server: ask Linux for `stop_signal` when our main thread ends.
+    """A `preexec_fn` that makes Linux send `stop_signal` to the child when our main thread ends.
 
-    It runs after the change of user, which would undo it. Elsewhere the next start ends what is left over.
+    It runs after the change of user, which would clear the setting. None on other systems: there the next start ends
+    processes that are left over.
     """
     if sys.platform != "linux":
         return None
     prctl, set_parent_death_signal, parent = ctypes.CDLL(None).prctl, 1, os.getpid()
 
-    def ask() -> None:
+    def request_signal() -> None:
         prctl(set_parent_death_signal, int(stop_signal), 0, 0, 0)
-        if os.getppid() != parent:  # it died before we asked
+        if os.getppid() != parent:  # the parent died before the request
             os._exit(1)
 
-    return ask
+    return request_signal
 
 
-def _signal(pid: int, number: int) -> None:
-    """Send a signal, if there still is such a process."""
+def send_signal(pid: int, number: int) -> None:
+    """Send a signal to a process if it still exists and is ours."""
     with suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)

@@ -1,0 +1,77 @@
+"""`tickpipe status`."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from common import clock, process, settings
+from common.errors import OutageError
+from common.terminal import PlainConsole, echo, echo_json
+from tickpipe import formatting
+from tickpipe.cli.connections import open_connections, size_probe
+from tickpipe.cli.options import Disk
+from tickpipe.inspect.status import Status, StatusReader, laggard
+from tickpipe.terminal import live_view
+from tickpipe.terminal.display import display
+
+Watch = Annotated[bool, typer.Option("--watch", help="Refresh the view until Ctrl-C, as `tickpipe up` does.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one snapshot as JSON.")]
+
+
+def status(
+    watch: Watch = False,
+    as_json: AsJson = False,
+    price_stream: settings.PriceStream = "prices",
+    consumer_group: settings.ConsumerGroup = "timescale",
+    spool_dir: settings.SpoolDir = None,
+    disk: Disk = None,
+) -> None:
+    """Show backlog, consumer groups, the newest tick of each symbol, sizes, growth and when the disk will be full."""
+    store, streams = open_connections(consumer_group)
+    with closing(store):
+        probe = size_probe(store, price_stream, spool_dir, disk)
+        reader = StatusReader(streams(price_stream), store, clock.microseconds, began=0, measure=probe)
+        if as_json:
+            _print_json(reader.look())
+        elif watch:
+            _watch(reader, f"tickpipe  {price_stream}")
+        else:
+            _print(reader.look())
+
+
+def _watch(reader: StatusReader, title: str) -> None:
+    stop = process.stop_on_signals()
+    with display(reader, PlainConsole(), title, "Press Ctrl-C to exit") as refresh:
+        while not stop.wait(0.5):
+            refresh()
+
+
+def _print_json(snapshot: Status) -> None:
+    groups = {name: group._asdict() for name, group in snapshot.groups.items()}
+    # A rate needs two snapshots: null, since 0.0 would be wrong.
+    echo_json({**asdict(snapshot), "groups": groups, "rows_per_second": None})
+    if snapshot.trouble:
+        raise OutageError(snapshot.trouble)
+
+
+def _print(snapshot: Status) -> None:
+    if snapshot.trouble:
+        raise OutageError(snapshot.trouble)
+    if snapshot.note:
+        echo(snapshot.note)
+    echo(live_view.standing(snapshot))
+    if snapshot.sizes:
+        echo(live_view.sizes(snapshot.sizes))
+        rate, period = snapshot.sizes.table_rows_per_day_estimated, snapshot.sizes.estimated_over_seconds
+        growth = "growth unknown" if rate is None else f"{rate:,.0f} rows a day over the last {formatting.span(period)}"
+        echo(f"about {snapshot.sizes.table_rows_estimated:,} rows; {growth}")
+    for name, group in snapshot.groups.items():
+        suffix = "  delays trimming" if name == laggard(snapshot.groups) else ""
+        members = live_view.members(group.consumers, group.silent)
+        echo(f"group {name}: {group.lag:,} unread, {group.pending:,} pending, {members}{suffix}")
+    for symbol in snapshot.symbols:
+        echo(f"{symbol.symbol}: {symbol.price}, {live_view.age(symbol.age)} ago")
