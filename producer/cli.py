@@ -60,8 +60,8 @@ def producer(
             envvar="SPOOL_MAX", min=0, help="Most bytes in the spool; beyond it prices are lost, and counted."
         ),
     ] = 1 << 30,
-    intake_max: Annotated[
-        int, typer.Option(envvar="INTAKE_MAX", min=1, help="Most prices in memory on their way to Redis or the spool.")
+    queue_max: Annotated[
+        int, typer.Option(envvar="QUEUE_MAX", min=1, help="Most prices in memory on their way to Redis or the spool.")
     ] = 100_000,
     append_timeout: Annotated[
         float,
@@ -112,13 +112,13 @@ def producer(
 
     stop, stop_replay = process.stop_on_signals(), threading.Event()
     spool = Spool(spool_path(folder, clock.microseconds()), max_bytes=spool_max)
-    intake = EventQueue(intake_max)
-    feed = Feed(config, api_key=api_key, symbols=wanted, intake=intake, clock=clock.microseconds)
-    ways = {"straight": streams(append_timeout), "spool": streams(), "orphan": streams()}
-    publisher = Publisher(intake, ways["straight"], spool)
-    replayer = Replayer(spool, ways["spool"], ways["orphan"], stop_replay)
+    queue = EventQueue(queue_max)
+    feed = Feed(config, api_key=api_key, symbols=wanted, queue=queue, clock=clock.microseconds)
+    paths = {"direct": streams(append_timeout), "spool": streams(), "orphan": streams()}
+    publisher = Publisher(queue, paths["direct"], spool)
+    replayer = Replayer(spool, paths["spool"], paths["orphan"], stop_replay)
     if server:
-        told = ProducerMetrics(feed, publisher, spool, ways, unhealthy_after=unhealthy_after)
+        told = ProducerMetrics(feed, publisher, spool, paths, unhealthy_after=unhealthy_after)
         server.serve(told, told.health)
     if symbols_file:
         signal.signal(signal.SIGHUP, lambda *_: _reread(feed, symbols or [], symbols_file))
@@ -134,7 +134,7 @@ def producer(
     stop.set()
     until = time.monotonic() + STOP_WITHIN
     wait([receiving], timeout=STOP_WITHIN - 3.0)
-    intake.close()
+    queue.close()
     wait([publishing], timeout=until - time.monotonic() - 1.0)
     while spool.entries and time.monotonic() < until - 0.5:
         time.sleep(0.05)

@@ -43,7 +43,7 @@ class NothingSubscribedError(ConfigurationError):
 
 
 class Feed:
-    """The feed: price events are numbered and put in the intake, what happens to it is told as feed events."""
+    """The feed: price events are numbered and put in the queue, what happens to it is told as feed events."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Feed:
         *,
         api_key: Callable[[], Secret],
         symbols: Iterable[str],
-        intake: EventQueue,
+        queue: EventQueue,
         clock: Callable[[], int],
         monotonic: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
@@ -67,7 +67,7 @@ class Feed:
         self.trouble = ""  # how the last connection ended
         self._api_key = api_key
         self._key = Secret("")  # the one that was sent last
-        self._intake = intake
+        self._queue = queue
         self._clock = clock
         self._monotonic = monotonic
         self._reconnect = Reconnect(rng or random.Random())  # noqa: S311  jitter, no secret
@@ -77,7 +77,7 @@ class Feed:
         self._session_ids: set[int] = set()
         self._ever_connected = False
         self._ever_subscribed = False
-        self._lost: tuple[PriceEvent, PriceEvent] | None = None  # first and last that found the intake full
+        self._lost: tuple[PriceEvent, PriceEvent] | None = None  # first and last that found the queue full
         self._last_frame = 0  # microseconds UTC, of the open or the last connection
         self._left_at: int | None = None  # the last frame of the connection that was open when told to stop
         self._was_subscribed = False  # on the open or the last connection
@@ -134,7 +134,7 @@ class Feed:
                 if (text := connection.next_text()) is not None:
                     self._on_frame(ABNF.OPCODE_TEXT, text)
                     continue
-                if self._intake.above_watermark:
+                if self._queue.above_watermark:
                     # What was read is cut faster than it is published, and both share one interpreter. The rest waits
                     # in the kernel's buffers: a pause for each READ_AHEAD slows down to some 50,000 prices a second.
                     time.sleep(0.005)
@@ -239,7 +239,7 @@ class Feed:
         logger.warning("skipped a frame that is no JSON object: %r", bytes(data[:80]))
 
     def on_event(self, event: twelvedata.Event) -> None:
-        """Number a price event and put it in the intake; nothing else, so that the websocket is never blocked."""
+        """Number a price event and put it in the queue; nothing else, so that the websocket is never blocked."""
         now = self._last_frame = self._clock()
         self.heard_at = self._frame_at
         if self.session.is_over(now):
@@ -254,7 +254,7 @@ class Feed:
         if (name := twelvedata.instrument_name(event)) not in self.session.instruments:
             self.session.instruments.add(name)
             self.session.tell("instrument", **twelvedata.instrument(event))
-        if self._intake.put(price):
+        if self._queue.put(price):
             if self._lost:
                 self._report_lost()
         else:
@@ -330,7 +330,7 @@ class Feed:
         while now in self._session_ids:  # the clock may come back to the very microsecond
             now += 1
         self._session_ids.add(now)
-        self.session = Session(now, self._intake.put_always, self._clock)
+        self.session = Session(now, self._queue.put_always, self._clock)
         symbols = sorted(self._wanted)
         self.session.tell("started", now, feed=self.config.name, host=self.config.host, symbols=symbols, **more)
 
@@ -359,8 +359,8 @@ class Feed:
         if self._lost:
             first, last = self._lost
             self._lost = None
-            logger.error("the intake was full: %d price events were lost", last.seq - first.seq + 1)
-            self._intake.put_always(overflow(first, last, "intake full"))
+            logger.error("the queue was full: %d price events were lost", last.seq - first.seq + 1)
+            self._queue.put_always(overflow(first, last, "queue full"))
 
 
 def _cause(error: Exception) -> str:

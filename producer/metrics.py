@@ -22,16 +22,16 @@ class ProducerMetrics(Collector):
         feed: Feed,
         publisher: Publisher,
         spool: Spool,
-        ways: Mapping[str, Streams],
+        paths: Mapping[str, Streams],
         *,
         unhealthy_after: float,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`ways` to Redis, by name; `unhealthy_after` and `monotonic` in seconds."""
+        """`paths` to Redis, by name; `unhealthy_after` and `monotonic` in seconds."""
         self._feed = feed
         self._publisher = publisher
         self._spool = spool
-        self._ways = ways
+        self._ways = paths
         self._unhealthy_after = unhealthy_after
         self._monotonic = monotonic
 
@@ -43,7 +43,7 @@ class ProducerMetrics(Collector):
             why = feed.trouble or "no connection yet"
             reasons.append(f"no word from {feed.config.host} for {silent:.0f} s: {why}")
         if now - feed.lost_at < self._unhealthy_after:
-            reasons.append(f"the intake is full (--intake-max): {feed.lost:,} price events lost so far")
+            reasons.append(f"the queue is full (--queue-max): {feed.lost:,} price events lost so far")
         if now - publisher.refused_at < self._unhealthy_after:
             reasons.append(f"{publisher.refused}: {publisher.lost:,} price events lost so far")
         waiting = self._spool.entries
@@ -52,11 +52,11 @@ class ProducerMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """The metrics, now."""
         feed, publisher = self._feed, self._publisher
-        appended = {way: streams.appended for way, streams in self._ways.items()}
-        lost = {"intake": feed.lost, "spool": publisher.lost}
+        appended = {path: streams.appended for path, streams in self._ways.items()}
+        lost = {"queue": feed.lost, "spool": publisher.lost}
         reconnects = max(0, feed.connections - 1)
         yield metric("tickpipe_events_received_total", "Prices received from the websocket.", feed.received)
-        yield metric("tickpipe_events_appended_total", "Prices that Redis has acknowledged.", appended, "way")
+        yield metric("tickpipe_events_appended_total", "Prices that Redis has acknowledged.", appended, "path")
         yield metric("tickpipe_events_lost_total", "Prices for which there was no room.", lost, "where")
         yield metric("tickpipe_entries_spooled_total", "Entries of both streams put in the spool.", publisher.spooled)
         yield metric("tickpipe_spool_entries", "Entries of both streams that wait in the spool.", self._spool.entries)

@@ -37,16 +37,16 @@ class Streams:
 
 
 class Publisher:
-    """Takes from the intake, appends to Redis, spools while Redis is away. `run` is one thread's work."""
+    """Takes from the queue, appends to Redis, spools while Redis is away. `run` is one thread's work."""
 
     def __init__(
-        self, intake: EventQueue, streams: Streams, spool: Spool, *, monotonic: Callable[[], float] = time.monotonic
+        self, queue: EventQueue, streams: Streams, spool: Spool, *, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self.appended = 0
         self.spooled = 0
         self.lost = 0
         self.refused, self.refused_at = "", float("-inf")  # by the spool: its last words, and when
-        self._intake = intake
+        self._queue = queue
         self._streams = streams
         self._spool = spool
         self._monotonic = monotonic
@@ -55,8 +55,8 @@ class Publisher:
         self._last_reported_at = float("-inf")  # monotonic seconds; since Redis took prices last, nothing was lost
 
     def run(self) -> None:
-        """Publish until the intake has ended."""
-        while (batch := self._intake.take(timeout=0.1)) is not None:
+        """Publish until the queue has ended."""
+        while (batch := self._queue.take(timeout=0.1)) is not None:
             if batch or self._held:
                 self.publish(batch)
         if self._held or self._lost:

@@ -32,18 +32,18 @@ class Clock:
 
 
 def test_a_clock_that_jumps_ahead_and_back_loses_no_price_and_hides_no_gap(pipeline: Pipeline, tmp_path: Path) -> None:
-    clock, stop, intake = Clock(), Event(), EventQueue(10**6)
+    clock, stop, queue = Clock(), Event(), EventQueue(10**6)
     with FaultySimulator(SimulatorConfig(rate=100, seed=1)) as simulator:
         feed = Feed(
             FeedConfig(url=simulator.url),
             api_key=lambda: Secret("key-of-the-test"),
             symbols=["AAPL"],
-            intake=intake,
+            queue=queue,
             clock=clock,
             rng=random.Random(1),
         )
         spool = Spool(tmp_path / "1.spool", max_bytes=1 << 20)
-        publishing = threads.in_thread(Publisher(intake, Streams(pipeline.prices, pipeline.feed), spool).run)
+        publishing = threads.in_thread(Publisher(queue, Streams(pipeline.prices, pipeline.feed), spool).run)
         receiving = threads.in_thread(feed.run, stop)
 
         def wait_for_more() -> None:
@@ -60,7 +60,7 @@ def test_a_clock_that_jumps_ahead_and_back_loses_no_price_and_hides_no_gap(pipel
         wait_for_more()
         stop.set()
         receiving.result(PATIENCE)
-        intake.close()
+        queue.close()
         publishing.result(PATIENCE)
         spool.close()
     pipeline.drain()

@@ -155,7 +155,7 @@ def test_dead_letters_and_recorded_overflows_are_accounted_for(
     store: PriceStore, run: Callable[..., list[Verdict]]
 ) -> None:
     session = ended(store)
-    session.tell("overflow", 1, first_seq=60, last_seq=69, since=0, until=1, cause="intake full")
+    session.tell("overflow", 1, first_seq=60, last_seq=69, since=0, until=1, cause="queue full")
     session.store(set(range(1, N + 1)) - {5} - set(range(60, 70)))
     session.store([5], price="no number")
     (verdict,) = run()

@@ -198,7 +198,7 @@ def test_a_wrong_configuration_is_one_clear_line_and_status_2(
 @pytest.mark.parametrize(
     "argv",
     [
-        ["producer", "--intake-max", "0"],
+        ["producer", "--queue-max", "0"],
         ["producer", "--nonsense"],
         ["consumer", "--max-batch-size", "0"],
         ["consumer", "--claim-idle", "soon"],

@@ -55,7 +55,7 @@ QUICK: dict[str, Any] = {
 
 
 class Running:
-    """A feed in its thread, and what it has put in its intake."""
+    """A feed in its thread, and what it has put in its queue."""
 
     def __init__(
         self,
@@ -67,12 +67,12 @@ class Running:
         clock: Callable[[], int] = clock.microseconds,
         **config: Any,
     ) -> None:
-        self.intake = EventQueue(bound)
+        self.queue = EventQueue(bound)
         self.feed = Feed(
             FeedConfig(url=url, **QUICK | config),
             api_key=api_key,
             symbols=symbols.split(","),
-            intake=self.intake,
+            queue=self.queue,
             clock=clock,
             rng=random.Random(1),
         )
@@ -111,7 +111,7 @@ class Running:
         self.ended.result(timeout=PATIENCE)
 
     def _take(self) -> None:
-        while items := self.intake.take(timeout=0):
+        while items := self.queue.take(timeout=0):
             for item in items:
                 if isinstance(item, PriceEvent):
                     self._prices.append(item)
@@ -586,12 +586,12 @@ def test_received_follows_a_clock_that_jumps_and_no_price_is_lost_or_numbered_tw
     steps: list[tuple[str, int, int]],
 ) -> None:
     now = 20_000 * DAY  # a step back from here ends on the day before
-    intake = EventQueue(10**6)
+    queue = EventQueue(10**6)
     feed = Feed(
         FeedConfig(alive_every=0.0),
         api_key=lambda: Secret(KEY),
         symbols=["AAPL"],
-        intake=intake,
+        queue=queue,
         clock=lambda: now,
         monotonic=lambda: 0.0,
     )
@@ -604,7 +604,7 @@ def test_received_follows_a_clock_that_jumps_and_no_price_is_lost_or_numbered_tw
         else:
             feed.on_event({"event": kind, "timestamp": str(len(read))})
             read += [now] if kind == "price" else []
-    items = intake.take(timeout=0) or []
+    items = queue.take(timeout=0) or []
     prices = [item for item in items if isinstance(item, PriceEvent)]
     told = [item for item in items if not isinstance(item, PriceEvent)]
     assert [price.event["timestamp"] for price in prices] == [str(number) for number in range(len(read))]
@@ -671,7 +671,7 @@ def test_a_connection_lost_after_the_clock_went_back_is_a_gap_from_then_on(simul
         assert one.words("started")[1]["session"] <= lost["last_frame"] <= lost["at"] <= clock()
 
 
-def test_a_full_intake_is_told_with_its_exact_range(simulator: FaultySimulator) -> None:
+def test_a_full_queue_is_told_with_its_exact_range(simulator: FaultySimulator) -> None:
     with running(simulator.url, bound=50) as one:
         wait_for(lambda: one.feed.lost >= 20)  # nobody takes
         one.wait_for_prices(50)
@@ -682,7 +682,7 @@ def test_a_full_intake_is_told_with_its_exact_range(simulator: FaultySimulator) 
         lost = [seq for first, last in ranges for seq in range(first, last + 1)]
         assert len(lost) == one.feed.lost >= 20
         assert sorted(seqs + lost) == [*range(1, one.feed.received + 1)]
-        assert {told["cause"] for told in one.words("overflow")} == {"intake full"}
+        assert {told["cause"] for told in one.words("overflow")} == {"queue full"}
 
 
 # --- Stopping, and waiting

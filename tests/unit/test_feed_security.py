@@ -61,23 +61,23 @@ def sending(send: Callable[[ServerConnection], None]) -> Iterator[str]:
 @contextmanager
 def feeding(url: str) -> Iterator[tuple[Feed, EventQueue]]:
     """A feed that runs on this websocket."""
-    stop, intake = threading.Event(), EventQueue(1000)
+    stop, queue = threading.Event(), EventQueue(1000)
     feed = Feed(
-        FeedConfig(url=url), api_key=lambda: Secret(KEY), symbols=["AAPL"], intake=intake, clock=clock.microseconds
+        FeedConfig(url=url), api_key=lambda: Secret(KEY), symbols=["AAPL"], queue=queue, clock=clock.microseconds
     )
     running = threads.in_thread(feed.run, stop)
     try:
-        yield feed, intake
+        yield feed, queue
     finally:
         stop.set()
         running.exception(PATIENCE)
 
 
-def causes(intake: EventQueue) -> list[str]:
+def causes(queue: EventQueue) -> list[str]:
     """The causes of the disconnections that were recorded."""
     return [
         str(json.loads(item.detail)["cause"])
-        for item in intake.take(timeout=0) or []
+        for item in queue.take(timeout=0) or []
         if isinstance(item, FeedEvent) and item.event == "disconnected"
     ]
 
@@ -110,8 +110,8 @@ def test_a_server_that_echoes_the_request_puts_the_key_into_no_health_page_and_n
 
 @pytest.mark.parametrize("key", [KEY, "the%2Bkey%2Fof%20us"])
 def test_a_close_reason_that_echoes_the_key_is_recorded_without_it(key: str) -> None:
-    with sending(lambda connection: connection.close(1008, f"bad {key}!")) as url, feeding(url) as (_, intake):
-        found = wait_for(lambda: causes(intake))
+    with sending(lambda connection: connection.close(1008, f"bad {key}!")) as url, feeding(url) as (_, queue):
+        found = wait_for(lambda: causes(queue))
     assert "bad …!" in found[0]
 
 
@@ -150,8 +150,8 @@ def test_a_message_without_end_is_given_up_before_it_fills_the_memory(
     def send(connection: ServerConnection) -> None:
         attack(connection, count)
 
-    with sending(send) as url, feeding(url) as (_, intake):
-        found = wait_for(lambda: causes(intake))
+    with sending(send) as url, feeding(url) as (_, queue):
+        found = wait_for(lambda: causes(queue))
     assert "larger than" in found[0]
     assert sent <= FAR_TOO_MUCH
 
@@ -165,15 +165,15 @@ def test_a_message_of_the_largest_size_is_taken() -> None:
         for _ in connection:  # until the feed closes it
             pass
 
-    with sending(send) as url, feeding(url) as (feed, intake):
+    with sending(send) as url, feeding(url) as (feed, queue):
         wait_for(lambda: feed.received == 8)
-        assert causes(intake) == []
+        assert causes(queue) == []
 
 
 def test_a_compressed_frame_ends_the_connection() -> None:
     """None was agreed on, so no bomb is ever unpacked."""
     with (
         sending(lambda connection: connection.socket.sendall(b"\xc1\x03abc" + b"\0" * 10)) as url,
-        feeding(url) as (_, intake),
+        feeding(url) as (_, queue),
     ):
-        assert "rsv" in wait_for(lambda: causes(intake))[0]
+        assert "rsv" in wait_for(lambda: causes(queue))[0]

@@ -33,27 +33,27 @@ START = 1_700_000_000_000_000
 
 
 class House:
-    """A producer without its feed: session, intake, publisher and spool, on a Redis that can be taken away."""
+    """A producer without its feed: session, queue, publisher and spool, on a Redis that can be taken away."""
 
     def __init__(self, folder: Path, *, spool_max: int = 10**6, bound: int = 10**6) -> None:
         self.server = fakeredis.FakeServer()
         self.client = fakeredis.FakeStrictRedis(server=self.server, protocol=2)
         self.streams = Streams(Stream(self.client, "prices"), Stream(self.client, "prices:feed"))
-        self.intake = EventQueue(bound)
-        self.session = Session(START, self.intake.put_always, lambda: START)
+        self.queue = EventQueue(bound)
+        self.session = Session(START, self.queue.put_always, lambda: START)
         self.spool = Spool(spool_path(folder, START), max_bytes=spool_max)
-        self.publisher = Publisher(self.intake, self.streams, self.spool)
+        self.publisher = Publisher(self.queue, self.streams, self.spool)
 
     def price(self, symbol: str = "AAPL") -> PriceEvent:
         return self.session.number({"event": "price", "symbol": symbol, "timestamp": "1", "price": "2.50"}, START)
 
     def put(self, count: int) -> None:
         for _ in range(count):
-            assert self.intake.put(self.price())
+            assert self.queue.put(self.price())
 
     def publish(self) -> None:
         """All that has arrived, as the publisher's thread would."""
-        while batch := self.intake.take(timeout=0):
+        while batch := self.queue.take(timeout=0):
             self.publisher.publish(batch)
 
     def replay(self) -> None:
@@ -92,36 +92,36 @@ def house(tmp_path: Path, impatient: None) -> Iterator[House]:  # noqa: ARG001
         yield one
 
 
-# --- The intake
+# --- The queue
 
 
-def test_the_intake_gives_all_that_has_arrived_in_batches(house: House) -> None:
+def test_the_queue_gives_all_that_has_arrived_in_batches(house: House) -> None:
     house.put(2 * MAX_APPEND + 5)
-    house.intake.close()
+    house.queue.close()
     batches: list[list[Item]] = []
-    while (batch := house.intake.take(timeout=0)) is not None:
+    while (batch := house.queue.take(timeout=0)) is not None:
         batches.append(batch)
     assert [len(batch) for batch in batches] == [MAX_APPEND, MAX_APPEND, 5]
     assert [item.seq for batch in batches for item in batch if isinstance(item, PriceEvent)] == [*range(1, 2006)]
 
 
-def test_the_intake_waits_for_the_first_then_has_nothing(house: House) -> None:
-    assert house.intake.take(timeout=0.01) == []
+def test_the_queue_waits_for_the_first_then_has_nothing(house: House) -> None:
+    assert house.queue.take(timeout=0.01) == []
 
 
-def test_a_full_intake_refuses_prices_and_takes_feed_events(tmp_path: Path) -> None:
+def test_a_full_queue_refuses_prices_and_takes_feed_events(tmp_path: Path) -> None:
     with opened(tmp_path, bound=2) as house:
-        assert [house.intake.put(house.price()) for _ in range(3)] == [True, True, False]
+        assert [house.queue.put(house.price()) for _ in range(3)] == [True, True, False]
         house.session.tell("alive")
-        batch = house.intake.take(timeout=0) or []
+        batch = house.queue.take(timeout=0) or []
         assert [type(item) for item in batch] == [PriceEvent, PriceEvent, FeedEvent]
-        assert house.intake.put(house.price())
+        assert house.queue.put(house.price())
 
 
 def test_after_the_end_there_is_nothing(house: House) -> None:
     house.put(1)
-    house.intake.close()
-    assert [len(house.intake.take(timeout=0) or []), house.intake.take(timeout=0)] == [1, None]
+    house.queue.close()
+    assert [len(house.queue.take(timeout=0) or []), house.queue.take(timeout=0)] == [1, None]
 
 
 # --- To Redis
@@ -164,7 +164,7 @@ def test_a_batch_is_appended_whole_and_its_prices_before_its_words(
 def test_a_lone_surrogate_goes_by_as_bytes_and_is_refused_at_decoding(house: House, away: bool) -> None:
     house.server.connected = not away
     for symbol in ("A", "\ud800", "B"):
-        house.intake.put(house.price(symbol))
+        house.queue.put(house.price(symbol))
     house.publish()
     house.server.connected = True
     house.replay()
@@ -211,7 +211,7 @@ def test_whatever_redis_says_the_batch_is_spooled(
 def test_the_end_flushes_everything(house: House) -> None:
     house.put(2 * MAX_APPEND + 5)
     house.session.tell("stopped", last_seq=2005)
-    house.intake.close()
+    house.queue.close()
     house.publisher.run()
     assert house.seqs() == [*range(1, 2006)]
     assert house.words() == [("stopped", {"last_seq": 2005})]
@@ -293,7 +293,7 @@ def test_words_that_even_the_spool_cannot_take_are_kept_for_later(
     house.session.tell("disconnected")
     house.publish()
     house.server.connected = True
-    house.intake.close()
+    house.queue.close()
     house.publisher.run()
     assert [kind for kind, _ in house.words()] == ["disconnected", "overflow"]
     assert house.lost() == [1, 2]
@@ -381,7 +381,7 @@ def test_prices_that_were_appended_are_not_lost_with_events_that_no_disk_takes(
         house.session.tell("alive", last_seq=2)
         house.publish()
     house.client.delete("prices:feed")
-    house.intake.close()
+    house.queue.close()
     house.publisher.run()
     assert (house.publisher.lost, house.seqs(), house.words()) == (0, [1, 2], [("alive", {"last_seq": 2})])
 
@@ -401,7 +401,7 @@ def test_every_price_is_in_the_stream_once_or_told_lost(steps: list[tuple[bool, 
                 house.replay()
             house.publish()
         house.server.connected = True
-        house.intake.close()
+        house.queue.close()
         house.publisher.run()
         house.replay()
         stored, lost = house.seqs(), house.lost()
@@ -484,11 +484,11 @@ def test_orphans_are_replayed_beside_the_live_spool_and_their_files_removed(hous
     assert house.seqs("spool") == [99]
 
 
-def test_an_intake_is_crowded_long_before_it_is_full(tmp_path: Path) -> None:
+def test_an_queue_is_crowded_long_before_it_is_full(tmp_path: Path) -> None:
     house = House(tmp_path, bound=100)
     told = []
     for count in (10, 1):
         house.put(count)
-        told.append(house.intake.above_watermark)
-    house.intake.take(timeout=0)
-    assert [*told, house.intake.above_watermark] == [False, True, False]
+        told.append(house.queue.above_watermark)
+    house.queue.take(timeout=0)
+    assert [*told, house.queue.above_watermark] == [False, True, False]

@@ -95,6 +95,6 @@ def test_alive_and_stopped_vouch_for_the_numbers_and_their_span() -> None:
 def test_an_overflow_names_its_exact_range_in_the_session_of_its_prices() -> None:
     session, _ = make_session()
     prices = [session.number({}, START + 10 * n) for n in range(1, 6)]
-    event = overflow(prices[1], prices[3], "intake full")
-    detail = {"first_seq": 2, "last_seq": 4, "since": START + 20, "until": START + 40, "cause": "intake full"}
+    event = overflow(prices[1], prices[3], "queue full")
+    detail = {"first_seq": 2, "last_seq": 4, "since": START + 20, "until": START + 40, "cause": "queue full"}
     assert (event.session, event.event, json.loads(event.detail)) == (str(START), "overflow", detail)
