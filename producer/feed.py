@@ -120,7 +120,7 @@ class Feed:
         finally:
             self._report_lost()
             # What was connected until now is blind from its last frame on: closing takes a round trip.
-            self.session.vouch("stopped", self._left_at and max(self._left_at, self.session.id))
+            self.session.checkpoint("stopped", self._left_at and max(self._left_at, self.session.id))
 
     def _receive(self, stop: threading.Event) -> None:
         """One connection, from its handshake until `stop` is set; raises when it ends otherwise."""
@@ -147,7 +147,7 @@ class Feed:
             self._left_at = self._last_frame
         except (DisconnectedError, websocket.WebSocketException, OSError) as error:
             self._report_lost()
-            self.session.tell("disconnected", cause=self._without_key(_cause(error)), last_frame=self._last_frame)
+            self.session.emit("disconnected", cause=self._without_key(_cause(error)), last_frame=self._last_frame)
             raise
         finally:
             self._accepted = ()
@@ -183,7 +183,7 @@ class Feed:
         self._frame_at = self._price_at = now
         self._pinged = False
         self._last_frame = self._clock()
-        self.session.tell("connected", host=self.config.host)
+        self.session.emit("connected", host=self.config.host)
         logger.info("connected to %s, asking for %d symbols", self.config.host, len(self._wanted))
 
     def _without_key(self, text: str) -> str:
@@ -253,7 +253,7 @@ class Feed:
         price = self.session.number(event, now)
         if (name := twelvedata.instrument_name(event)) not in self.session.instruments:
             self.session.instruments.add(name)
-            self.session.tell("instrument", **twelvedata.instrument(event))
+            self.session.emit("instrument", **twelvedata.instrument(event))
         if self._queue.put(price):
             if self._lost:
                 self._report_lost()
@@ -280,12 +280,12 @@ class Feed:
         if refused:
             reasons = "; ".join(f"{symbol} ({reason})" for symbol, reason in sorted(refused.items()))
             logger.warning("refused by the server: %s", reasons)
-            self.session.tell("refused", symbols=refused)
+            self.session.emit("refused", symbols=refused)
         if status.accepted:
             self._was_subscribed = True
             self._ever_subscribed = True
             self._accepted = tuple(sorted({*self._accepted, *status.accepted}))
-            self.session.tell("subscribed", symbols=status.accepted)
+            self.session.emit("subscribed", symbols=status.accepted)
             logger.info("subscribed: %s", ", ".join(status.accepted))
         elif refused and not self._ever_subscribed:
             raise NothingSubscribedError(f"none of the symbols can be subscribed: {reasons}")
@@ -321,7 +321,7 @@ class Feed:
             gone = tuple(symbol for symbol in self._accepted if symbol not in names)
             if gone:
                 self._accepted = tuple(symbol for symbol in self._accepted if symbol not in gone)
-                self.session.tell("unsubscribed", symbols=gone)
+                self.session.emit("unsubscribed", symbols=gone)
             self._client.update_subscription_symbols()
 
     # Sessions.
@@ -332,7 +332,7 @@ class Feed:
         self._session_ids.add(now)
         self.session = Session(now, self._queue.put_always, self._clock)
         symbols = sorted(self._wanted)
-        self.session.tell("started", now, feed=self.config.name, host=self.config.host, symbols=symbols, **more)
+        self.session.emit("started", now, feed=self.config.name, host=self.config.host, symbols=symbols, **more)
 
     def _keep_session(self, monotonic: float) -> None:
         if self.session.is_over(now := self._clock()):
@@ -340,7 +340,7 @@ class Feed:
         if monotonic >= self._next_alive:
             self._next_alive = monotonic + self.config.alive_every
             self._report_lost()
-            self.session.vouch("alive", connected=self._client.ready)
+            self.session.checkpoint("alive", connected=self._client.ready)
 
     def _roll_over(self, now: int) -> None:
         """A new session on the same connection: the UTC day has ended, or the clock has gone back."""
@@ -348,12 +348,12 @@ class Feed:
         old = self.session
         if now < old.ends:
             logger.warning("the clock has gone back by %.1f s: a new session begins", old.ahead(now) / 1e6)
-        old.vouch("stopped", now)
+        old.checkpoint("stopped", now)
         self._last_frame = min(self._last_frame, now)  # a gap that begins now is not one of the clock of before
         self._begin_session(now, continues=old.id)
         if self._client.ready:  # from the same moment on: this is no gap
-            self.session.tell("connected", now, host=self.config.host)
-            self.session.tell("subscribed", now, symbols=self._accepted)
+            self.session.emit("connected", now, host=self.config.host)
+            self.session.emit("subscribed", now, symbols=self._accepted)
 
     def _report_lost(self) -> None:
         if self._lost:

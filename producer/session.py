@@ -68,15 +68,15 @@ class Session:
             self._reported = max(self._reported, at)
             return feed_event.make(self.id, self._number, at, kind, detail)
 
-    def tell(self, kind: str, at: int | None = None, /, **detail: object) -> None:
+    def emit(self, kind: str, at: int | None = None, /, **detail: object) -> None:
         """Make a feed event and emit it."""
         with self._lock:  # as one step, so that numbers arrive in order
             self._emit(self.make(kind, at, **detail))
 
-    def vouch(self, kind: str, at: int | None = None, /, **detail: object) -> None:
+    def checkpoint(self, kind: str, at: int | None = None, /, **detail: object) -> None:
         """Emit it with how far the numbers have come, and the span of the exchange's times of these prices."""
         span = {"time_min": self.time_min, "time_max": self.time_max} if self.time_min <= self.time_max else {}
-        self.tell(kind, at, last_seq=self.seq, **span, **detail)
+        self.emit(kind, at, last_seq=self.seq, **span, **detail)
 
 
 class PriceEvent(NamedTuple):

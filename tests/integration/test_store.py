@@ -153,7 +153,7 @@ def test_fractions_of_a_second_of_the_exchange_are_kept(database: Database, stor
 
 # Bad values.
 
-#: Of every kind that `common.tick.problem` or the decoding knows: values, and words of the reason.
+#: Of every kind that `common.tick.validation_error` or the decoding knows: values, and words of the reason.
 RECOGNISED: list[tuple[dict[str, str | bytes], str]] = [
     ({"session": "today"}, "session is no whole number of 64 bits: 'today'"),
     ({"session": str(2**63)}, "session is no whole number of 64 bits"),

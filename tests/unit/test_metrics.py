@@ -151,7 +151,7 @@ def test_what_the_producer_receives_appends_and_spools_is_counted(producer: Prod
     }
     producer.redis.connected = False
     producer.receive(2)
-    producer.feed.session.tell("alive")
+    producer.feed.session.emit("alive")
     producer.publish()
     before, after = after, samples(producer.metrics)
     assert changed(before, after) == {

@@ -112,7 +112,7 @@ def test_the_queue_waits_for_the_first_then_has_nothing(house: House) -> None:
 def test_a_full_queue_refuses_prices_and_takes_feed_events(tmp_path: Path) -> None:
     with opened(tmp_path, bound=2) as house:
         assert [house.queue.put(house.price()) for _ in range(3)] == [True, True, False]
-        house.session.tell("alive")
+        house.session.emit("alive")
         batch = house.queue.take(timeout=0) or []
         assert [type(item) for item in batch] == [PriceEvent, PriceEvent, FeedEvent]
         assert house.queue.put(house.price())
@@ -129,7 +129,7 @@ def test_after_the_end_there_is_nothing(house: House) -> None:
 
 def test_entries_are_the_contracts(house: House) -> None:
     house.put(1)
-    house.session.tell("alive", last_seq=1)
+    house.session.emit("alive", last_seq=1)
     house.publish()
     ((_, fields),) = stored(house.client)
     assert tick.decode(fields) == (str(START), "1", "AAPL", "1", "2.50", "", "", "", "", str(START + 1))
@@ -151,9 +151,9 @@ def test_a_batch_is_appended_whole_and_its_prices_before_its_words(
 
     monkeypatch.setattr(house.streams, "append", record)
     house.server.connected = not away
-    house.session.tell("alive")
+    house.session.emit("alive")
     house.put(2)
-    house.session.tell("alive")
+    house.session.emit("alive")
     house.publish()
     house.server.connected = True
     house.replay()
@@ -210,7 +210,7 @@ def test_whatever_redis_says_the_batch_is_spooled(
 
 def test_the_end_flushes_everything(house: House) -> None:
     house.put(2 * MAX_APPEND + 5)
-    house.session.tell("stopped", last_seq=2005)
+    house.session.emit("stopped", last_seq=2005)
     house.queue.close()
     house.publisher.run()
     assert house.seqs() == [*range(1, 2006)]
@@ -224,7 +224,7 @@ def test_a_full_spool_loses_prices_counts_them_and_tells_their_exact_ranges(
         for count in (3, 2):  # lost
             house.server.connected = False
             house.put(count)
-            house.session.tell("alive", last_seq=house.session.seq)
+            house.session.emit("alive", last_seq=house.session.seq)
             house.publish()
             house.server.connected = True
             house.replay()
@@ -271,7 +271,7 @@ def test_no_number_is_vouched_for_before_it_is_told_that_it_was_lost(tmp_path: P
             house.put(4)
             house.publish()  # lost, and nothing is told yet: an event for each batch would be too many
         house.put(1)
-        house.session.tell("alive", last_seq=house.session.seq)
+        house.session.emit("alive", last_seq=house.session.seq)
         house.publish()
         told = [cast("dict[str, str]", fields) for fields in house.spool.head("feed", 100)[1]]
         assert [(fields["event"], json.loads(fields["detail"])["last_seq"]) for fields in told] == [
@@ -290,7 +290,7 @@ def test_words_that_even_the_spool_cannot_take_are_kept_for_later(
     house.server.connected = False
     monkeypatch.setattr(house.spool, "put", refuse)
     house.put(2)
-    house.session.tell("disconnected")
+    house.session.emit("disconnected")
     house.publish()
     house.server.connected = True
     house.queue.close()
@@ -307,7 +307,7 @@ def test_prices_go_on_once_each_while_their_feed_events_are_refused(house: House
     house.client.set("prices:feed", "x")
     for number in range(1, 4):
         house.put(2)
-        house.session.tell("alive", last_seq=house.session.seq)
+        house.session.emit("alive", last_seq=house.session.seq)
         house.publish()
         assert house.seqs() == [*range(1, 2 * number + 1)]
     assert (house.seqs("spool"), house.spool.waiting("feed")) == ([], 3)
@@ -320,9 +320,9 @@ def test_prices_go_on_once_each_while_their_feed_events_are_refused(house: House
 def test_feed_events_wait_for_the_prices_before_them(house: House) -> None:
     house.client.set("prices", "x")
     house.put(2)
-    house.session.tell("alive", last_seq=2)
+    house.session.emit("alive", last_seq=2)
     house.publish()
-    house.session.tell("alive", last_seq=2)
+    house.session.emit("alive", last_seq=2)
     house.publish()
     stop = threading.Event()
     stop.set()
@@ -378,7 +378,7 @@ def test_prices_that_were_appended_are_not_lost_with_events_that_no_disk_takes(
     with monkeypatch.context() as full:
         full.setattr(house.spool, "put", refuse)
         house.put(2)
-        house.session.tell("alive", last_seq=2)
+        house.session.emit("alive", last_seq=2)
         house.publish()
     house.client.delete("prices:feed")
     house.queue.close()

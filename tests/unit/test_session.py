@@ -45,7 +45,7 @@ def test_feed_events_of_many_threads_arrive_numbered_in_order() -> None:
 
     def tell(kind: str) -> None:
         for n in range(200):
-            session.tell(kind, n=n)
+            session.emit(kind, n=n)
 
     threads = [threading.Thread(target=tell, args=(f"kind {n}",)) for n in range(8)]
     for thread in threads:
@@ -65,7 +65,7 @@ def test_a_session_ends_if_the_clock_goes_back_by_a_second() -> None:
     session, _ = make_session()
     session.number({}, START + 5_000_000)
     assert [session.is_over(START + 5_000_000 - back) for back in (-1, 0, 999_999, 1_000_000)] == [False] * 3 + [True]
-    session.tell("alive", START + 7_000_000)  # a feed event counts as well as a price
+    session.emit("alive", START + 7_000_000)  # a feed event counts as well as a price
     assert [session.is_over(START + 7_000_000 - back) for back in (999_999, 1_000_000)] == [False, True]
 
 
@@ -73,19 +73,19 @@ def test_a_feed_event_is_of_now_or_of_the_moment_named() -> None:
     told: list[FeedEvent] = []
     clock: Iterator[int] = count(START + 100)
     session = Session(START, told.append, lambda: next(clock))
-    session.tell("started")
-    session.tell("connected", START + 7)
+    session.emit("started")
+    session.emit("connected", START + 7)
     assert [event.at for event in told] == [str(START + 100), str(START + 7)]
 
 
 def test_alive_and_stopped_vouch_for_the_numbers_and_their_span() -> None:
     session, told = make_session()
-    session.vouch("alive", connected=True)
+    session.checkpoint("alive", connected=True)
     timestamps: list[object] = ["1700000009", "1700000001", "nonsense", None, [], "1700000000000", "nan", "-1"]
     for timestamp in timestamps:
         session.number({"timestamp": timestamp}, START)
     session.number({}, START)
-    session.vouch("stopped")
+    session.checkpoint("stopped")
     assert [json.loads(event.detail) for event in told] == [
         {"last_seq": 0, "connected": True},
         {"last_seq": 9, "time_min": 1700000001.0, "time_max": 1700000009.0},
