@@ -280,6 +280,11 @@ def _unsafe(found: os.stat_result) -> str | None:
     return None
 
 
+def spool_path(folder: Path, session: int) -> Path:
+    """The spool of the producer's run that began with this session."""
+    return folder / f"{session}.spool"
+
+
 def spool_files(folder: Path) -> list[Path]:
     """The spools in the folder, the oldest first."""
     return sorted(folder.glob("*.spool"))

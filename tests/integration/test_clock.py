@@ -12,9 +12,10 @@ from common.settings import Secret
 from consumer.store import PriceStore
 from producer.config import FeedConfig
 from producer.feed import Feed
-from producer.publisher import Publisher, Streams
+from producer.publisher import Publisher
 from producer.queue import EventQueue
 from producer.spool import Spool
+from producer.streams import Streams
 from tests.support.faults import FaultySimulator
 from tests.support.pipeline import Pipeline
 from tests.support.waiting import PATIENCE, wait_for

@@ -138,7 +138,7 @@ def test_a_websocket_that_is_gone_makes_the_producer_red_until_it_is_back(pipeli
         assert scrape(port)["tickpipe_feed_connected"] == 1
         simulator.refuse_key(on=True)
         simulator.close_all()
-        wait_for_health(port, 503, "no word from 127.0.0.1 for ")
+        wait_for_health(port, 503, "no message from 127.0.0.1 for ")
         assert scrape(port)["tickpipe_feed_connected"] == 0
         simulator.refuse_key(on=False)
         wait_for_health(port, 200, "ok")

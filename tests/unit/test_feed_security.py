@@ -92,7 +92,7 @@ def test_a_redirect_of_the_handshake_is_not_followed(status: int) -> None:
 
         with answering(redirect) as (address, asked), feeding(f"ws://{address}/") as (feed, _):
             wait_for(lambda: len(asked) >= 2, message="it tries again")
-            assert f"HTTP status {status}" in feed.trouble
+            assert f"HTTP status {status}" in feed.last_error
         assert heard == []
 
 
@@ -101,9 +101,9 @@ def test_a_server_that_echoes_the_request_puts_the_key_into_no_health_page_and_n
 ) -> None:
     caplog.set_level(logging.DEBUG)
     with answering(lambda request: request) as (address, asked), feeding(f"ws://{address}/") as (feed, _):
-        wait_for(lambda: feed.trouble)
+        wait_for(lambda: feed.last_error)
         assert b"the%2Bkey" in asked[0]
-        assert "key" not in feed.trouble.replace("apikey", "")
+        assert "key" not in feed.last_error.replace("apikey", "")
     assert "the%2Bkey" not in caplog.text
     assert KEY not in caplog.text
 

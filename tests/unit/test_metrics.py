@@ -35,10 +35,11 @@ from consumer.worker import Route, Worker, WorkerConfig
 from producer.config import FeedConfig
 from producer.feed import Feed
 from producer.metrics import ProducerMetrics
-from producer.publisher import Publisher, Streams
+from producer.publisher import Publisher
 from producer.queue import EventQueue
-from producer.replay import replay, spool_path
-from producer.spool import Spool
+from producer.replay import replay
+from producer.spool import Spool, spool_path
+from producer.streams import Streams
 from tests.support.faults import FaultySimulator
 from tests.support.waiting import PATIENCE, wait_for
 from tests.unit.conftest import StreamMaker
@@ -224,11 +225,11 @@ def test_a_producer_that_hears_nothing_is_red_after_a_while_and_green_at_the_fir
     producer.now += UNHEALTHY_AFTER
     assert producer.reasons == []
     producer.now += 1
-    assert producer.reasons == ["no word from feed.example for 61 s: no connection yet"]
+    assert producer.reasons == ["no message from feed.example for 61 s: no connection yet"]
     stop = threading.Event()
     stop.set()
     producer.feed._pause(stop, ConnectionRefusedError("Connection refused"), lasted=0.0, evicted=False)
-    assert producer.reasons == ["no word from feed.example for 61 s: Connection refused"]
+    assert producer.reasons == ["no message from feed.example for 61 s: Connection refused"]
     producer.feed._on_frame(ABNF.OPCODE_PONG, b"")  # the machine is there, the feed is not
     assert len(producer.reasons) == 1
     producer.hear("heartbeat")

@@ -21,11 +21,12 @@ from common import feed_event, threads, tick
 from common.errors import ConfigurationError, DecodeError, OutageError, StreamOutageError, TickpipeError
 from common.feed_event import FeedEvent
 from common.streams.stream import Fields, Stream
-from producer.publisher import Publisher, Streams
+from producer.publisher import Publisher
 from producer.queue import MAX_APPEND, EventQueue, Item
-from producer.replay import Replayer, replay, spool_path
+from producer.replay import Replayer, replay
 from producer.session import PriceEvent, Session
-from producer.spool import Outgoing, Spool, SpoolFullError
+from producer.spool import Outgoing, Spool, SpoolFullError, spool_path
+from producer.streams import Streams
 from tests.support.waiting import PATIENCE, wait_for
 from tests.unit.conftest import stored
 
@@ -41,6 +42,7 @@ class House:
         self.streams = Streams(Stream(self.client, "prices"), Stream(self.client, "prices:feed"))
         self.queue = EventQueue(bound)
         self.session = Session(START, self.queue.put_always, lambda: START)
+        self.session.instruments.add(("AAPL", ""))  # else the first price adds a feed event to every test
         self.spool = Spool(spool_path(folder, START), max_bytes=spool_max)
         self.publisher = Publisher(self.queue, self.streams, self.spool)
 
@@ -173,6 +175,34 @@ def test_a_lone_surrogate_goes_by_as_bytes_and_is_refused_at_decoding(house: Hou
     assert odd[b"symbol"] == b"\xed\xa0\x80"
     with pytest.raises(DecodeError, match="not UTF-8"):
         tick.decode(odd)
+
+
+def test_each_instrument_is_recorded_once_in_each_session(house: House) -> None:
+    next_day = Session(START + 86_400_000_000, house.queue.put_always, lambda: START)
+    for session in (house.session, next_day):
+        for symbol, exchange in (("BTC/USD", "Kraken"), ("BTC/USD", "Coinbase"), ("BTC/USD", "Kraken")):
+            event = {"event": "price", "symbol": symbol, "exchange": exchange, "type": "Digital Currency"}
+            assert house.queue.put(session.number(event, session.id))
+    house.publish()
+    events = [feed_event.decode(fields) for _, fields in stored(house.client, "prices:feed")]
+    kraken, coinbase = (
+        {"symbol": "BTC/USD", "type": "Digital Currency", "exchange": exchange} for exchange in ("Kraken", "Coinbase")
+    )
+    assert [(int(event.session), event.number, int(event.at), json.loads(event.detail)) for event in events] == [
+        (session.id, number, session.id + seq, instrument)
+        for session in (house.session, next_day)
+        for number, seq, instrument in (("1", 1, kraken), ("2", 2, coinbase))
+    ]
+    assert {event.event for event in events} == {"instrument"}
+
+
+def test_instruments_of_the_last_prices_are_recorded_after_the_queue_is_closed(house: House) -> None:
+    house.put(1)
+    assert house.queue.put(house.price("MSFT"))
+    house.queue.close()
+    house.publisher.run()
+    assert house.seqs() == [1, 2]
+    assert house.words() == [("instrument", {"symbol": "MSFT"})]
 
 
 # --- To the spool, and back
