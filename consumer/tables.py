@@ -23,7 +23,7 @@ class Table(NamedTuple):
     allowed: Mapping[int, bytes]  # the bytes that the values of a column may have, by the column's position
 
     def check_bytes(self, columns: Sequence[Sequence[bytes]]) -> None:
-        """Raises ValueError if a number is spelled as only PostgreSQL would read it: `validation_error` finds the entry."""
+        """Raises ValueError if only PostgreSQL would read a number; then `validation_error` finds the entry."""
         for position, allowed in self.allowed.items():
             if not has_only(allowed, columns[position]):
                 raise ValueError(f"column {position} has bytes other than {allowed!r}")

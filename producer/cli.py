@@ -59,12 +59,13 @@ ResubscribeAfter = Annotated[
 @app.command(
     help="""Receive live prices from Twelve Data's websocket and append them to a Redis stream.
 
-    Settings that can hold a secret are environment variables without an option: TWELVE_DATA_API_KEY (required) and
-    REDIS_URL (default redis://localhost:6379/0). To keep one in a file, set …_FILE to the path, for example
-    REDIS_URL_FILE. A `.env` file in the working folder is read.
+    Settings that can hold a secret are environment variables without an option:
+    TWELVE_DATA_API_KEY (required) and REDIS_URL (default redis://localhost:6379/0).
+    To keep one in a file, set …_FILE to the path, for example REDIS_URL_FILE.
+    A `.env` file in the working folder is read.
 
-    Exit status: 0 after SIGTERM or Ctrl-C, 1 after a failure that a retry may solve, 2 for wrong usage or
-    configuration.
+    Exit status: 0 after SIGTERM or Ctrl-C, 1 after a failure that a retry may
+    solve, 2 for wrong usage or configuration.
     """  # not a docstring: `python -OO` removes those
 )
 def producer(

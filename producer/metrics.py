@@ -63,5 +63,5 @@ class ProducerMetrics(Collector):
         yield metric("tickpipe_spool_entries", "Entries of both streams that wait in the spool.", self._spool.entries)
         yield metric("tickpipe_feed_connected", "1 while the websocket is open.", feed.connected)
         yield metric("tickpipe_feed_reconnects_total", "Websockets opened after the first one.", reconnects)
-        yield metric("tickpipe_frames_skipped_total", "Frames that were no JSON object.", feed.skipped_frames)
+        yield metric("tickpipe_frames_skipped_total", "Frames that were not a JSON object.", feed.skipped_frames)
         yield metric("tickpipe_healthy", "1 while /healthz says 200, 0 while it says 503.", not self.health().reasons)

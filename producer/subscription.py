@@ -9,7 +9,7 @@ from twelvedata.websocket import TDWebSocket
 
 
 class Subscription:
-    """Symbols that are wanted, and what the open connection has requested and the server has accepted.
+    """The symbols that are wanted, those requested on the open connection, and those that the server has accepted.
 
     Only the vendor's static message builders are used: an instance of TDWebSocket starts a thread that never ends.
     """

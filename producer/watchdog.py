@@ -9,10 +9,11 @@ from producer.connection import DisconnectedError
 
 
 class Watchdog:
-    """Times of one connection, and what is due by them. Pure: all times are monotonic seconds.
+    """Tells when a connection is dead, and when to send a ping, a heartbeat or a new subscription.
 
-    The feed sets `frame_at`, `event_at` and `price_at`: when the last frame of any kind, the last JSON event and the
-    last price arrived.
+       Pure: all times are monotonic seconds.
+    The feed sets `frame_at`, `event_at` and `price_at`: when the last
+       frame of any kind, the last JSON event and the last price arrived.
     """
 
     def __init__(self, config: FeedConfig, now: float) -> None:

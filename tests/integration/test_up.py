@@ -365,8 +365,8 @@ def test_symbols_that_are_all_refused(pipeline: Pipeline) -> None:
 
 REFUSED: list[tuple[list[str], Mapping[str, str], str]] = [
     (["producer", "--symbols", "AAPL"], {"TWELVE_DATA_API_KEY": ""}, "producer: no API key: set TWELVE_DATA_API_KEY"),
-    (["producer"], {}, "producer: no symbols: name some"),
-    (["producer", "--symbols", " , "], {}, "producer: no symbols: name some"),
+    (["producer"], {}, "producer: no symbols: give at least one"),
+    (["producer", "--symbols", " , "], {}, "producer: no symbols: give at least one"),
     (["producer", "--symbols-file", "nowhere"], {}, "producer: --symbols-file nowhere cannot be read"),
     (
         ["producer", "--symbols", "AAPL", "--url", "http://example.com"],

@@ -159,7 +159,7 @@ def test_help_names_each_option_with_its_variable_and_default(
         (["producer"], SYMBOLS, "producer: no API key: set TWELVE_DATA_API_KEY"),
         (["producer"], {**KEY, "TWELVE_DATA_API_KEY_FILE": "key"}, "TWELVE_DATA_API_KEY and .*_FILE are both set"),
         (["producer"], {"TWELVE_DATA_API_KEY_FILE": "key"}, "TWELVE_DATA_API_KEY_FILE names key, which cannot be read"),
-        (["producer"], KEY, "no symbols: name some, as in --symbols"),
+        (["producer"], KEY, "no symbols: give at least one, for example --symbols"),
         (["producer", "--symbols-file", "none"], KEY, "--symbols-file none cannot be read"),
         (["producer", "--url", "http://host"], KEY | SYMBOLS, "--url 'http://host' is not a websocket address"),
         (["producer", "--url", "ws://[::1"], KEY | SYMBOLS, "--url .* is not a websocket address"),

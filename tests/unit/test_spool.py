@@ -133,7 +133,7 @@ SIZE = len(json.dumps(price(1).fields))  # of a price on disk, in bytes
 def test_the_bound_is_for_prices_and_a_refused_batch_leaves_nothing_behind(open_spool: Opener) -> None:
     spool = open_spool(max_bytes=3 * SIZE)
     spool.put([price(1), price(2)])
-    with pytest.raises(SpoolFullError, match=r"its bound \(--spool-max\)") as caught:
+    with pytest.raises(SpoolFullError, match=r"its maximum \(--spool-max\)") as caught:
         spool.put([word(1), price(3), price(4)])
     assert isinstance(caught.value, OutageError)
     assert prices(spool) == [price(1), price(2)]

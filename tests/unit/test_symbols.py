@@ -32,7 +32,7 @@ def test_a_file_adds_to_the_options(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [[], [""], [" , "]])
 def test_no_symbols_is_a_wrong_configuration(options: list[str]) -> None:
-    with pytest.raises(ConfigurationError, match="no symbols: name some, as in --symbols"):
+    with pytest.raises(ConfigurationError, match="no symbols: give at least one, for example --symbols"):
         read_symbols(options, None)
 
 
