@@ -158,7 +158,7 @@ def assert_numbered(prices: list[PriceEvent]) -> None:
 # --- A good connection
 
 
-def test_every_price_that_was_sent_is_numbered_in_its_order(simulator: FaultySimulator, sent: list[Event]) -> None:
+def test_every_price_is_numbered_in_order(simulator: FaultySimulator, sent: list[Event]) -> None:
     with running(simulator.url) as one:
         one.wait_for_prices(50)
         simulator.quiet(on=True)
@@ -169,7 +169,7 @@ def test_every_price_that_was_sent_is_numbered_in_its_order(simulator: FaultySim
         assert one.feed.received == len(sent)
 
 
-def test_what_happens_to_it_is_told(simulator: FaultySimulator) -> None:
+def test_connection_changes_are_recorded_as_feed_events(simulator: FaultySimulator) -> None:
     with running(simulator.url, "BTC/USD,AAPL", name="crypto") as one:
         one.wait_for_prices(10)
         wait_for(lambda: one.words("alive")[-1:] and one.words("alive")[-1]["last_seq"] > 0)
@@ -189,7 +189,7 @@ def test_what_happens_to_it_is_told(simulator: FaultySimulator) -> None:
         assert KEY not in str([one.words(kind) for kind in one.kinds])
 
 
-def test_an_exchange_may_be_named(simulator: FaultySimulator) -> None:
+def test_a_symbol_may_include_its_exchange(simulator: FaultySimulator) -> None:
     with running(simulator.url, "aapl:nasdaq") as one:
         one.wait_for_prices(1)
         assert one.words("subscribed")[0]["symbols"] == ["AAPL"]
@@ -208,7 +208,7 @@ def test_an_exchange_may_be_named(simulator: FaultySimulator) -> None:
     ],
     ids=["clean close", "close with a reason", "reset", "half-open"],
 )
-def test_it_comes_back_by_one_connection_and_says_how_it_was_lost(
+def test_a_lost_connection_is_replaced_by_one_connection_and_its_cause_recorded(
     simulator: FaultySimulator, fault: Callable[[FaultySimulator], None], cause: str
 ) -> None:
     with running(simulator.url) as one:
@@ -232,7 +232,7 @@ def test_it_comes_back_by_one_connection_and_says_how_it_was_lost(
         assert simulator.connections == one.feed.connections == 2
 
 
-def test_pings_answered_do_not_make_a_feed_that_answers_no_heartbeat(simulator: FaultySimulator) -> None:
+def test_a_server_that_answers_pings_but_no_heartbeat_counts_as_dead(simulator: FaultySimulator) -> None:
     with running(simulator.url) as one:
         one.wait_for_prices(3)
         simulator.mute(on=True)
@@ -244,7 +244,7 @@ def test_pings_answered_do_not_make_a_feed_that_answers_no_heartbeat(simulator: 
         assert simulator.most_open == 1
 
 
-def test_a_handshake_that_hangs_is_given_up(simulator: FaultySimulator, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_hanging_handshake_times_out(simulator: FaultySimulator, caplog: pytest.LogCaptureFixture) -> None:
     with running(simulator.url) as one:
         one.wait_for_prices(3)
         simulator.hang_handshakes(on=True)
@@ -258,7 +258,7 @@ def test_a_handshake_that_hangs_is_given_up(simulator: FaultySimulator, caplog: 
 
 
 @pytest.mark.parametrize("upgraded", [False, True], ids=["the handshake", "a frame"])
-def test_a_peer_that_trickles_is_given_up_and_does_not_hold_it(upgraded: bool) -> None:
+def test_a_server_that_sends_byte_by_byte_times_out(upgraded: bool) -> None:
     """Byte by byte for ever: no single read takes long, and nothing ever arrives."""
     done = threading.Event()
 
@@ -294,7 +294,7 @@ def test_a_peer_that_trickles_is_given_up_and_does_not_hold_it(upgraded: bool) -
             serving.result(5)
 
 
-def test_a_connection_lost_while_subscribing_is_closed_before_the_next(
+def test_a_connection_lost_while_subscribing_is_closed_before_the_next_opens(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     send, lost = Connection.send, iter([True])
@@ -310,7 +310,7 @@ def test_a_connection_lost_while_subscribing_is_closed_before_the_next(
         assert (simulator.connections, simulator.most_open, one.feed.connections) == (2, 1, 1)
 
 
-def test_a_gap_begins_at_the_last_frame_not_when_its_end_was_noticed(simulator: FaultySimulator) -> None:
+def test_a_gap_begins_at_the_last_frame(simulator: FaultySimulator) -> None:
     with running(simulator.url) as one:
         one.wait_for_prices(3)
         simulator.half_open_all()
@@ -328,7 +328,7 @@ def deepest_frame() -> str:
     return next(frame for frame in frames if decode_frame(frame.encode()) is not None)
 
 
-def test_frames_that_make_no_sense_are_skipped_and_the_connection_kept(simulator: FaultySimulator) -> None:
+def test_invalid_frames_are_skipped_and_the_connection_stays_open(simulator: FaultySimulator) -> None:
     deepest = deepest_frame()  # before the feed runs: it takes the interpreter for a while
     with running(simulator.url) as one:
         one.wait_for_prices(1)
@@ -343,7 +343,7 @@ def test_frames_that_make_no_sense_are_skipped_and_the_connection_kept(simulator
         assert (simulator.connections, one.words("disconnected"), one.feed.skipped_frames) == (1, [], 5)
 
 
-def test_a_word_at_the_edge_of_what_can_be_read_is_logged_or_skipped_and_no_end(simulator: FaultySimulator) -> None:
+def test_json_too_deeply_nested_to_log_does_not_end_the_feed(simulator: FaultySimulator) -> None:
     """What Python just reads, it may fail to print: the thread's depth decides at which of these."""
     with running(simulator.url) as one:
         one.wait_for_prices(1)
@@ -354,7 +354,7 @@ def test_a_word_at_the_edge_of_what_can_be_read_is_logged_or_skipped_and_no_end(
         assert (simulator.connections, one.words("disconnected")) == (1, [])
 
 
-def test_a_quiet_market_is_no_fault_but_is_subscribed_again_in_time(simulator: FaultySimulator) -> None:
+def test_a_quiet_market_keeps_the_connection_and_is_resubscribed(simulator: FaultySimulator) -> None:
     simulator.quiet(on=True)
     with running(simulator.url, resubscribe_after=0.5) as one:
         wait_for(lambda: len(one.words("subscribed")) >= 2)
@@ -363,7 +363,7 @@ def test_a_quiet_market_is_no_fault_but_is_subscribed_again_in_time(simulator: F
         one.wait_for_prices(1)
 
 
-def test_the_vendors_limit_of_messages_is_survived(simulator: FaultySimulator) -> None:
+def test_the_feed_recovers_from_the_vendors_message_limit(simulator: FaultySimulator) -> None:
     simulator.max_client_events(2)
     with running(simulator.url) as one:
         wait_for(lambda: len(one.words("subscribed")) == 3)
@@ -371,7 +371,7 @@ def test_the_vendors_limit_of_messages_is_survived(simulator: FaultySimulator) -
         assert simulator.most_open == 1
 
 
-def test_another_client_on_the_same_key_is_named_once_and_given_way_to(
+def test_another_client_on_the_same_key_is_reported_once_and_waited_for(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(Reconnect, "FIRST_EVICTED", 0.1)
@@ -385,7 +385,7 @@ def test_another_client_on_the_same_key_is_named_once_and_given_way_to(
 
 
 @pytest.mark.parametrize("code", [1001, 1002, 1003, 1007, 1009, 1010, 1011, 1012, 1013, 1014, 3008])
-def test_a_server_that_fails_after_each_subscribe_is_not_taken_for_another_client(
+def test_failures_after_subscribing_do_not_count_as_another_client(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
 ) -> None:
     monkeypatch.setattr(Reconnect, "FIRST_EVICTED", 3600.0)
@@ -398,7 +398,7 @@ def test_a_server_that_fails_after_each_subscribe_is_not_taken_for_another_clien
 
 
 @pytest.mark.parametrize("code", [1000, 1008, 3000, 3003, 4000, 4999])
-def test_a_close_that_can_mean_another_client_is_waited_for(
+def test_closes_that_can_mean_another_client_lead_to_longer_delays(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
 ) -> None:
     monkeypatch.setattr(Reconnect, "FIRST_EVICTED", 0.1)
@@ -409,7 +409,7 @@ def test_a_close_that_can_mean_another_client_is_waited_for(
 
 
 @pytest.mark.parametrize(("data", "code"), [(b"", None), (b"\x03\xe8", 1000), (b"\x03\xf4bye", 1012)])
-def test_a_close_frame_says_its_code(data: bytes, code: int | None) -> None:
+def test_the_code_of_a_close_frame_is_read(data: bytes, code: int | None) -> None:
     assert ClosedByServerError(data).code == code
     assert ClosedByServerError(data).may_be_eviction == (code != 1012)
 
@@ -430,7 +430,7 @@ class Keys:
 
 
 @pytest.mark.parametrize("status", [200, 401])
-def test_a_refused_key_ends_it_after_a_few_tries(
+def test_a_refused_key_ends_the_feed_after_a_few_attempts(
     simulator: FaultySimulator, status: Literal[200, 401], caplog: pytest.LogCaptureFixture
 ) -> None:
     simulator.refuse_key(on=True, status=status)
@@ -444,7 +444,7 @@ def test_a_refused_key_ends_it_after_a_few_tries(
     assert KEY not in caplog.text
 
 
-def test_a_key_that_was_good_once_is_tried_for_ever(simulator: FaultySimulator) -> None:
+def test_a_key_that_was_accepted_once_is_retried_forever(simulator: FaultySimulator) -> None:
     keys = Keys(KEY)
     with running(simulator.url, api_key=keys) as one:
         one.wait_for_prices(1)
@@ -457,7 +457,7 @@ def test_a_key_that_was_good_once_is_tried_for_ever(simulator: FaultySimulator) 
         assert simulator.most_open == 1
 
 
-def test_the_key_is_asked_for_at_every_connect_so_that_it_can_be_rotated() -> None:
+def test_the_key_is_read_for_every_connection_so_that_it_can_be_rotated() -> None:
     with (
         FaultySimulator(SimulatorConfig(rate=200, api_key="new & better")) as simulator,
         running(simulator.url, api_key=Keys("old", "new & better")) as one,
@@ -468,7 +468,7 @@ def test_the_key_is_asked_for_at_every_connect_so_that_it_can_be_rotated() -> No
 # --- Symbols
 
 
-def test_refused_symbols_are_named_and_the_rest_flows(
+def test_refused_symbols_are_reported_and_the_others_received(
     simulator: FaultySimulator, caplog: pytest.LogCaptureFixture
 ) -> None:
     with running(simulator.url, "NONSENSE,AAPL,OTHER") as one:
@@ -479,7 +479,7 @@ def test_refused_symbols_are_named_and_the_rest_flows(
     assert "refused by the server: NONSENSE (symbol not found); OTHER (symbol not found)" in caplog.text
 
 
-def test_nothing_to_subscribe_ends_it(simulator: FaultySimulator) -> None:
+def test_the_feed_ends_if_every_symbol_is_refused(simulator: FaultySimulator) -> None:
     with running(simulator.url, "NONSENSE") as one:
         with pytest.raises(NothingSubscribedError, match=r"NONSENSE \(symbol not found\)") as caught:
             one.ended.result(timeout=PATIENCE)
@@ -487,7 +487,7 @@ def test_nothing_to_subscribe_ends_it(simulator: FaultySimulator) -> None:
         assert one.kinds[-1] == "stopped"
 
 
-def test_symbols_change_on_the_open_connection(simulator: FaultySimulator) -> None:
+def test_symbols_can_change_on_an_open_connection(simulator: FaultySimulator) -> None:
     with running(simulator.url, "BTC/USD,AAPL:NASDAQ") as one:
         wait_for(lambda: one.words("subscribed"))
         one.feed.set_symbols(["eur/usd", "AAPL:NASDAQ"])
@@ -502,7 +502,7 @@ def test_symbols_change_on_the_open_connection(simulator: FaultySimulator) -> No
         assert (simulator.connections, simulator.most_open) == (2, 1)
 
 
-def test_symbols_that_are_all_refused_later_do_not_end_it(simulator: FaultySimulator) -> None:
+def test_symbols_refused_after_a_change_do_not_end_the_feed(simulator: FaultySimulator) -> None:
     with running(simulator.url, "AAPL") as one:
         one.wait_for_prices(1)
         one.feed.set_symbols(["NONSENSE"])
@@ -512,7 +512,7 @@ def test_symbols_that_are_all_refused_later_do_not_end_it(simulator: FaultySimul
         assert simulator.connections == 1
 
 
-def test_an_error_without_names_is_a_refusal_of_all(
+def test_an_error_without_symbols_refuses_all_of_them(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else it would sit there, connected and subscribed to nothing, without a word."""
@@ -526,7 +526,7 @@ def test_an_error_without_names_is_a_refusal_of_all(
         assert one.words("refused")[0]["symbols"] == {"AAPL": "limit"}
 
 
-def test_told_to_stop_the_gap_begins_at_the_last_frame(simulator: FaultySimulator) -> None:
+def test_at_shutdown_the_gap_begins_at_the_last_frame(simulator: FaultySimulator) -> None:
     """Closing takes a round trip, in which prices still arrive that nobody takes."""
     with running(simulator.url, "AAPL") as one:
         one.wait_for_prices(3)
@@ -550,7 +550,7 @@ class Clock:
 
 
 @pytest.mark.parametrize("quiet", [False, True], ids=["prices flow", "quiet market"])
-def test_at_midnight_a_new_session_begins_on_the_same_connection(
+def test_a_new_session_begins_at_midnight_on_the_same_connection(
     simulator: FaultySimulator,
     quiet: bool,
 ) -> None:
@@ -578,7 +578,7 @@ def test_at_midnight_a_new_session_begins_on_the_same_connection(
 
 
 @given(st.lists(st.tuples(st.sampled_from(["price", "heartbeat", "tick"]), st.integers(-3, 3), st.integers(-2, 2))))
-def test_received_follows_a_clock_that_jumps_and_no_price_is_lost_or_numbered_twice(
+def test_clock_jumps_neither_lose_nor_renumber_a_price(
     steps: list[tuple[str, int, int]],
 ) -> None:
     now = 20_000 * DAY  # a step back from here ends on the day before
@@ -622,7 +622,7 @@ def test_received_follows_a_clock_that_jumps_and_no_price_is_lost_or_numbered_tw
 
 
 @pytest.mark.parametrize("quiet", [False, True], ids=["prices flow", "quiet market"])
-def test_after_a_clock_that_goes_back_a_new_session_begins_on_the_same_connection(
+def test_a_new_session_begins_on_the_same_connection_after_the_clock_goes_back(
     simulator: FaultySimulator, caplog: pytest.LogCaptureFixture, quiet: bool
 ) -> None:
     hour = 3600 * 1_000_000
@@ -651,7 +651,7 @@ def test_after_a_clock_that_goes_back_a_new_session_begins_on_the_same_connectio
     assert re.search(r"the clock has gone back by 3[56]\d\d\.\d s: a new session begins", caplog.text)
 
 
-def test_a_connection_lost_after_the_clock_went_back_is_a_gap_from_then_on(simulator: FaultySimulator) -> None:
+def test_a_gap_after_the_clock_goes_back_begins_in_the_new_session(simulator: FaultySimulator) -> None:
     """The last frame came by the clock of before: as the start of the gap it would hide the gap."""
     hour = 3600 * 1_000_000
     clock = Clock(20_000 * DAY + 12 * hour)
@@ -667,7 +667,7 @@ def test_a_connection_lost_after_the_clock_went_back_is_a_gap_from_then_on(simul
         assert one.words("started")[1]["session"] <= lost["last_frame"] <= lost["at"] <= clock()
 
 
-def test_a_full_queue_is_told_with_its_exact_range(simulator: FaultySimulator) -> None:
+def test_an_overflow_of_the_queue_is_recorded_with_its_exact_range(simulator: FaultySimulator) -> None:
     with running(simulator.url, bound=50) as one:
         wait_for(lambda: one.feed.lost >= 20)  # nobody takes
         one.wait_for_prices(50)
@@ -684,7 +684,7 @@ def test_a_full_queue_is_told_with_its_exact_range(simulator: FaultySimulator) -
 # --- Stopping, and waiting
 
 
-def test_told_to_stop_while_it_waits_it_ends_at_once(
+def test_a_feed_that_waits_to_reconnect_stops_at_once(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(Reconnect, "FIRST", 3600.0)
@@ -700,7 +700,7 @@ def test_told_to_stop_while_it_waits_it_ends_at_once(
         assert one.kinds[-2:] == ["disconnected", "stopped"]
 
 
-def test_a_server_that_is_not_there_is_tried_again_and_again(simulator: FaultySimulator) -> None:
+def test_an_unreachable_server_is_retried_forever(simulator: FaultySimulator) -> None:
     simulator.stop()
     keys = Keys(KEY)
     with running(simulator.url, api_key=keys) as one:
@@ -744,33 +744,33 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("patience")
 class TestReconnect:
-    def test_waits_double_up_to_a_cap(self) -> None:
+    def test_delays_double_up_to_a_maximum(self) -> None:
         assert reconnect(6) == [0.5, 1.0, 2.0, 4.0, 7.0, 7.0]
         assert reconnect(2000)[-1] == Reconnect.LONGEST
 
     @given(st.randoms(use_true_random=False))
-    def test_jitter_takes_up_to_half(self, rng: random.Random) -> None:
+    def test_jitter_shortens_a_delay_by_up_to_half(self, rng: random.Random) -> None:
         for most, wait in zip(reconnect(8), reconnect(8, rng=rng), strict=True):
             assert most / 2 <= wait <= most
 
-    def test_a_server_that_is_well_again_is_found_in_under_15_seconds(self) -> None:
+    def test_a_recovered_server_is_found_within_15_seconds(self) -> None:
         assert Reconnect.LONGEST + FeedConfig().handshake_timeout < 15
 
-    def test_a_refused_key_is_given_up_in_under_30_seconds(self) -> None:
+    def test_a_refused_key_ends_the_attempts_within_30_seconds(self) -> None:
         tries = FeedConfig().key_tries
         assert sum(reconnect(tries - 1)) + tries * FeedConfig().handshake_timeout < 30
 
-    def test_a_good_connection_makes_the_next_failure_the_first(self) -> None:
+    def test_a_good_connection_resets_the_delay(self) -> None:
         policy = Reconnect(AtMost())
         waits = [policy.after(lasted=lasted, evicted=False) for lasted in (0, 0, 59.9, 60.0, 0)]
         assert waits == [0.5, 1.0, 2.0, 0.5, 1.0]
 
-    def test_three_closes_soon_after_subscribing_mean_somebody_else_uses_the_key(self) -> None:
+    def test_three_early_closes_in_a_row_mean_that_another_client_uses_the_key(self) -> None:
         waits = reconnect(9, lasted=1.0, evicted=True)
         assert waits == [0.5, 1.0, 15.0, 30.0, 60.0, 120.0, 240.0, 300.0, 300.0]
 
     @pytest.mark.parametrize("between", [{"lasted": 60.0, "evicted": True}, {"lasted": 1.0, "evicted": False}])
-    def test_only_in_a_row(self, between: dict[str, Any]) -> None:
+    def test_another_kind_of_close_resets_the_count_of_evictions(self, between: dict[str, Any]) -> None:
         policy = Reconnect(AtMost())
         for _ in range(3):
             for _ in range(2):
@@ -780,13 +780,13 @@ class TestReconnect:
 
 
 @pytest.mark.parametrize("url", ["", "host", "http://host", "ws://", "ws://[::1", "ws://host:port", "ws://host:99999"])
-def test_an_address_that_is_none_is_refused(url: str) -> None:
+def test_an_invalid_address_is_rejected(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"is not a websocket address\. Example: wss://"):
         FeedConfig(url=url)
 
 
 @pytest.mark.parametrize("url", [DEFAULT_URL, "ws://127.0.0.1:8765/v1/quotes/price", "ws://[::1]:80"])
-def test_a_good_address_is_known_by_its_host(url: str) -> None:
+def test_the_host_is_part_of_the_address(url: str) -> None:
     assert FeedConfig(url=url).host in url
 
 
@@ -800,7 +800,7 @@ def test_a_good_address_is_known_by_its_host(url: str) -> None:
     st.lists(st.integers(1, 400), min_size=1),
 )
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_frames_are_the_same_however_they_are_cut(frames: list[tuple[str, int]], cuts: list[int]) -> None:
+def test_frames_survive_any_split_into_packets(frames: list[tuple[str, int]], cuts: list[int]) -> None:
     """Whether a frame comes whole, in parts, with others, or in pieces of a message: what is read is what was sent."""
     sent, wire = [], b""
     for number, (kind, size) in enumerate(frames):
@@ -845,7 +845,7 @@ def send_in_cuts(connection: socket.socket, wire: bytes, cuts: list[int]) -> Non
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"])
-def test_the_connection_ignores_the_environment(
+def test_the_connection_ignores_proxy_variables(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     with http_proxy("403 Forbidden") as proxy:
@@ -855,7 +855,9 @@ def test_the_connection_ignores_the_environment(
     assert proxy.requests == []
 
 
-def test_prices_come_through_a_proxy_with_a_login(simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prices_arrive_through_a_proxy_with_a_login(
+    simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")  # the caller has decided
     with http_proxy() as proxy:
         url = Secret(f"http://us%40er:{KEY}%23@127.0.0.1:{proxy.port}")
@@ -865,7 +867,7 @@ def test_prices_come_through_a_proxy_with_a_login(simulator: FaultySimulator, mo
 
 
 @pytest.mark.parametrize("status", ["407 Proxy Authentication Required", "502 Bad Gateway", "closed"])
-def test_a_connection_that_fails_names_the_proxy(
+def test_a_failed_connection_names_the_proxy(
     simulator: FaultySimulator, caplog: pytest.LogCaptureFixture, status: str
 ) -> None:
     with http_proxy(status) as proxy:

@@ -16,13 +16,13 @@ from common.errors import DecodeError
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=5)
 
 
-def test_a_feed_event_is_text_throughout() -> None:
+def test_all_fields_of_a_feed_event_are_text() -> None:
     event = feed_event.make(1700000000000000, 3, 1700000000000005, "subscribed", {"symbols": ["BTC/USD"]})
     assert event == ("1700000000000000", "3", "1700000000000005", "subscribed", '{"symbols": ["BTC/USD"]}')
 
 
 @given(st.dictionaries(st.text(), JSON))
-def test_any_detail_survives_the_stream_but_for_what_no_database_can_hold(detail: dict[str, Any]) -> None:
+def test_a_detail_survives_the_stream_except_for_characters_that_postgresql_refuses(detail: dict[str, Any]) -> None:
     fields = feed_event.encode(feed_event.make(1, 2, 3, "refused", detail))
     event = feed_event.decode({name.encode(): value.encode() for name, value in fields.items()})
     found = json.loads(event.detail)
@@ -36,10 +36,10 @@ def test_any_detail_survives_the_stream_but_for_what_no_database_can_hold(detail
 @pytest.mark.parametrize(
     ("text", "kept"), [("a\0b", "a?b"), ("\0\0", "??"), ("\\\0", "\\?"), ("\\u0000", "\\u0000"), ("\ud800é😀", "?é😀")]
 )
-def test_what_the_database_cannot_hold_becomes_a_question_mark(text: str, kept: str) -> None:
+def test_characters_that_postgresql_refuses_become_question_marks(text: str, kept: str) -> None:
     assert json.loads(feed_event.make(1, 2, 3, "disconnected", {"cause": text}).detail) == {"cause": kept}
 
 
-def test_a_price_is_no_feed_event() -> None:
+def test_a_price_is_not_a_feed_event() -> None:
     with pytest.raises(DecodeError, match="not those of a feed event: session, seq"):
         feed_event.decode({b"session": b"1", b"seq": b"2"})

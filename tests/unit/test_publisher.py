@@ -97,7 +97,7 @@ def house(tmp_path: Path, impatient: None) -> Iterator[House]:  # noqa: ARG001
 # --- The queue
 
 
-def test_the_queue_gives_all_that_has_arrived_in_batches(house: House) -> None:
+def test_the_queue_returns_waiting_items_in_batches(house: House) -> None:
     house.put(2 * MAX_APPEND + 5)
     house.queue.close()
     batches: list[list[Item]] = []
@@ -107,11 +107,11 @@ def test_the_queue_gives_all_that_has_arrived_in_batches(house: House) -> None:
     assert [item.seq for batch in batches for item in batch if isinstance(item, PriceEvent)] == [*range(1, 2006)]
 
 
-def test_the_queue_waits_for_the_first_then_has_nothing(house: House) -> None:
+def test_an_empty_queue_returns_an_empty_batch_after_the_timeout(house: House) -> None:
     assert house.queue.take(timeout=0.01) == []
 
 
-def test_a_full_queue_refuses_prices_and_takes_feed_events(tmp_path: Path) -> None:
+def test_a_full_queue_refuses_prices_and_accepts_feed_events(tmp_path: Path) -> None:
     with opened(tmp_path, bound=2) as house:
         assert [house.queue.put(house.price()) for _ in range(3)] == [True, True, False]
         house.session.emit("alive")
@@ -120,7 +120,7 @@ def test_a_full_queue_refuses_prices_and_takes_feed_events(tmp_path: Path) -> No
         assert house.queue.put(house.price())
 
 
-def test_after_the_end_there_is_nothing(house: House) -> None:
+def test_a_closed_and_empty_queue_returns_none(house: House) -> None:
     house.put(1)
     house.queue.close()
     assert [len(house.queue.take(timeout=0) or []), house.queue.take(timeout=0)] == [1, None]
@@ -129,7 +129,7 @@ def test_after_the_end_there_is_nothing(house: House) -> None:
 # --- To Redis
 
 
-def test_entries_are_the_contracts(house: House) -> None:
+def test_entries_have_the_fields_of_the_contract(house: House) -> None:
     house.put(1)
     house.session.emit("alive", last_seq=1)
     house.publish()
@@ -141,7 +141,7 @@ def test_entries_are_the_contracts(house: House) -> None:
 
 
 @pytest.mark.parametrize("away", [False, True], ids=["directly", "by the spool"])
-def test_a_batch_is_appended_whole_and_its_prices_before_its_words(
+def test_a_batch_is_appended_as_a_whole_with_prices_before_feed_events(
     house: House, monkeypatch: pytest.MonkeyPatch, away: bool
 ) -> None:
     calls: list[tuple[str, int]] = []
@@ -163,7 +163,7 @@ def test_a_batch_is_appended_whole_and_its_prices_before_its_words(
 
 
 @pytest.mark.parametrize("away", [False, True], ids=["straight", "by the spool"])
-def test_a_lone_surrogate_goes_by_as_bytes_and_is_refused_at_decoding(house: House, away: bool) -> None:
+def test_a_lone_surrogate_is_appended_as_bytes_and_refused_by_the_decoder(house: House, away: bool) -> None:
     house.server.connected = not away
     for symbol in ("A", "\ud800", "B"):
         house.queue.put(house.price(symbol))
@@ -208,7 +208,7 @@ def test_instruments_of_the_last_prices_are_recorded_after_the_queue_is_closed(h
 # --- To the spool, and back
 
 
-def test_nothing_passes_a_spool_that_is_not_empty(house: House) -> None:
+def test_no_event_passes_a_spool_that_is_not_empty(house: House) -> None:
     house.put(2)
     house.publish()
     house.server.connected = False
@@ -226,7 +226,7 @@ def test_nothing_passes_a_spool_that_is_not_empty(house: House) -> None:
 
 
 @pytest.mark.parametrize("error", [StreamOutageError("OOM"), ConfigurationError("the password has changed")])
-def test_whatever_redis_says_the_batch_is_spooled(
+def test_a_batch_is_spooled_after_any_error_of_redis(
     house: House, error: TickpipeError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -238,7 +238,7 @@ def test_whatever_redis_says_the_batch_is_spooled(
     assert house.seqs("spool") == [1, 2, 3]
 
 
-def test_the_end_flushes_everything(house: House) -> None:
+def test_closing_the_queue_publishes_everything(house: House) -> None:
     house.put(2 * MAX_APPEND + 5)
     house.session.emit("stopped", last_seq=2005)
     house.queue.close()
@@ -247,7 +247,7 @@ def test_the_end_flushes_everything(house: House) -> None:
     assert house.words() == [("stopped", {"last_seq": 2005})]
 
 
-def test_a_full_spool_loses_prices_counts_them_and_tells_their_exact_ranges(
+def test_prices_lost_to_a_full_spool_are_counted_and_recorded_by_exact_range(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with opened(tmp_path, spool_max=0) as house:
@@ -276,7 +276,7 @@ def told_lost(caplog: pytest.LogCaptureFixture) -> list[str]:
     ]
 
 
-def test_a_full_spool_is_told_again_each_minute_and_once_when_it_is_over(
+def test_losses_are_logged_once_a_minute_and_once_when_they_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = 0.0
@@ -293,7 +293,7 @@ def test_a_full_spool_is_told_again_each_minute_and_once_when_it_is_over(
     assert told_lost(caplog) == ["2 so far", "6 so far", "8 since the start"]
 
 
-def test_no_number_is_vouched_for_before_it_is_told_that_it_was_lost(tmp_path: Path) -> None:
+def test_no_checkpoint_is_stored_before_the_losses_that_it_covers(tmp_path: Path) -> None:
     """A producer that is killed right after an `alive` must not leave numbers that `verify` would miss for ever."""
     with opened(tmp_path, spool_max=0) as house:
         house.server.connected = False
@@ -311,9 +311,7 @@ def test_no_number_is_vouched_for_before_it_is_told_that_it_was_lost(tmp_path: P
         ]
 
 
-def test_words_that_even_the_spool_cannot_take_are_kept_for_later(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_feed_events_that_the_spool_refuses_are_kept_for_later(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: object) -> None:
         raise SpoolFullError("the disk is full")
 
@@ -332,7 +330,7 @@ def test_words_that_even_the_spool_cannot_take_are_kept_for_later(
 # --- One stream is refused for good
 
 
-def test_prices_go_on_once_each_while_their_feed_events_are_refused(house: House) -> None:
+def test_prices_are_appended_once_while_feed_events_are_refused(house: House) -> None:
     """And nothing is lost: the events are appended, in order, as soon as that works again."""
     house.client.set("prices:feed", "x")
     for number in range(1, 4):
@@ -366,7 +364,7 @@ def test_feed_events_wait_for_the_prices_before_them(house: House) -> None:
 
 @pytest.mark.parametrize("error", [StreamOutageError("WRONGTYPE"), ConfigurationError("NOPERM")])
 @pytest.mark.parametrize("orphan", [False, True], ids=["own spool", "orphan"])
-def test_what_a_replay_has_appended_is_not_appended_again(
+def test_entries_appended_by_a_replay_are_not_appended_again(
     house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: TickpipeError, orphan: bool
 ) -> None:
     """Neither at the next try, nor by the next process that opens the spool."""
@@ -398,7 +396,7 @@ def test_what_a_replay_has_appended_is_not_appended_again(
     assert [fields[b"number"] for _, fields in stored(house.client, "prices:feed")] == [b"1", b"2", b"3"]
 
 
-def test_prices_that_were_appended_are_not_lost_with_events_that_no_disk_takes(
+def test_appended_prices_do_not_count_as_lost_if_their_feed_events_are_refused(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_: object) -> None:
@@ -421,7 +419,9 @@ def test_prices_that_were_appended_are_not_lost_with_events_that_no_disk_takes(
     st.lists(st.tuples(st.booleans(), st.integers(0, 4), st.booleans()), max_size=12),
     st.sampled_from([0, 400, 1_000, 10**6]),
 )
-def test_every_price_is_in_the_stream_once_or_told_lost(steps: list[tuple[bool, int, bool]], spool_max: int) -> None:
+def test_every_price_is_in_the_stream_once_or_recorded_as_lost(
+    steps: list[tuple[bool, int, bool]], spool_max: int
+) -> None:
     """However Redis comes and goes (`up`), whatever the spool takes, and whenever it is replayed."""
     with tempfile.TemporaryDirectory() as folder, opened(Path(folder), spool_max=spool_max) as house:
         for up, count, replayed in steps:
@@ -457,7 +457,7 @@ def working(work: Callable[[], None], stop: threading.Event) -> Iterator[Future[
         thread.result(timeout=PATIENCE)
 
 
-def test_the_spool_is_replayed_when_redis_is_back_as_often_as_it_is_away(house: House) -> None:
+def test_the_spool_is_replayed_after_each_outage_of_redis(house: House) -> None:
     stop = threading.Event()
     replayer = Replayer(house.spool, house.streams, house.streams, stop)
     with working(replayer.run, stop):
@@ -470,7 +470,7 @@ def test_the_spool_is_replayed_when_redis_is_back_as_often_as_it_is_away(house: 
     assert house.seqs() == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_replay_that_cannot_go_on_ends_when_told_and_keeps_its_entries(house: House) -> None:
+def test_a_replay_that_is_stopped_keeps_its_entries(house: House) -> None:
     house.server.connected = False
     house.put(3)
     house.publish()
@@ -481,7 +481,7 @@ def test_a_replay_that_cannot_go_on_ends_when_told_and_keeps_its_entries(house: 
     assert house.seqs("spool") == [1, 2, 3]
 
 
-def test_an_append_that_was_not_answered_is_made_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_append_without_an_answer_is_repeated(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     house.server.connected = False
     house.put(2)
     house.publish()
@@ -498,7 +498,7 @@ def test_an_append_that_was_not_answered_is_made_again(house: House, monkeypatch
     assert house.seqs() == [1, 2, 1, 2]  # the database knows them by their numbers
 
 
-def test_orphans_are_replayed_beside_the_live_spool_and_their_files_removed(house: House, tmp_path: Path) -> None:
+def test_orphans_are_replayed_independently_and_their_files_removed(house: House, tmp_path: Path) -> None:
     for n in (1, 2):
         orphan = Spool(spool_path(tmp_path, n), max_bytes=1000)
         orphan.put([Outgoing("prices", {"seq": str(n)}), Outgoing("feed", {"number": "1"})])
@@ -514,7 +514,7 @@ def test_orphans_are_replayed_beside_the_live_spool_and_their_files_removed(hous
     assert house.seqs("spool") == [99]
 
 
-def test_an_queue_is_crowded_long_before_it_is_full(tmp_path: Path) -> None:
+def test_the_watermark_is_far_below_the_bound_of_the_queue(tmp_path: Path) -> None:
     house = House(tmp_path, bound=100)
     told = []
     for count in (10, 1):

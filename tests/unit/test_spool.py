@@ -54,7 +54,7 @@ def drop(spool: Spool, count: int) -> None:
     spool.drop("prices", spool.head("prices", count)[0])
 
 
-def test_entries_leave_in_their_order_by_the_mark_each_stream_for_itself(open_spool: Opener) -> None:
+def test_entries_of_each_stream_are_dropped_in_order_by_their_mark(open_spool: Opener) -> None:
     spool = open_spool()
     spool.put([price(1), word(1)])
     spool.put([price(2), word(2), price(3)])
@@ -72,7 +72,7 @@ def test_entries_leave_in_their_order_by_the_mark_each_stream_for_itself(open_sp
     assert (spool.waiting("prices"), spool.waiting("feed"), prices(spool)) == (1, 0, [price(4)])
 
 
-def test_what_waits_for_one_stream_is_found_by_the_next_process(open_spool: Opener) -> None:
+def test_the_next_process_finds_the_entries_of_one_stream(open_spool: Opener) -> None:
     spool = open_spool()
     spool.put([price(1), word(1), price(2)])
     drop(spool, 2)
@@ -81,7 +81,7 @@ def test_what_waits_for_one_stream_is_found_by_the_next_process(open_spool: Open
     assert (spool.entries, spool.waiting("prices"), spool.head("feed", 9)[1]) == (1, 0, [word(1).fields])
 
 
-def test_what_was_put_is_found_by_the_next_process(open_spool: Opener) -> None:
+def test_the_next_process_finds_the_entries(open_spool: Opener) -> None:
     spool = open_spool()
     spool.put([price(n) for n in range(5)])
     drop(spool, 2)
@@ -90,7 +90,7 @@ def test_what_was_put_is_found_by_the_next_process(open_spool: Opener) -> None:
     assert (spool.entries, prices(spool)) == (3, [price(2), price(3), price(4)])
 
 
-def test_no_file_is_made_until_needed_and_an_empty_one_is_removed(open_spool: Opener, tmp_path: Path) -> None:
+def test_a_file_is_created_when_needed_and_removed_when_empty(open_spool: Opener, tmp_path: Path) -> None:
     spool = open_spool()
     assert not spool.path.exists()
     spool.put([price(1)])
@@ -100,7 +100,7 @@ def test_no_file_is_made_until_needed_and_an_empty_one_is_removed(open_spool: Op
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_that_is_emptied_gives_its_room_back_while_its_producer_lives(open_spool: Opener, tmp_path: Path) -> None:
+def test_an_emptied_spool_frees_its_disk_space_at_once(open_spool: Opener, tmp_path: Path) -> None:
     """Else `status` and `doctor` would tell for months that prices wait, and a large one would keep its disk."""
     spool = open_spool()
     for _ in range(2):
@@ -111,7 +111,7 @@ def test_one_that_is_emptied_gives_its_room_back_while_its_producer_lives(open_s
         assert folder_size(tmp_path) == 0
 
 
-def test_a_file_with_entries_stays_and_its_lock_is_free(open_spool: Opener) -> None:
+def test_closing_keeps_a_file_with_entries_and_releases_its_lock(open_spool: Opener) -> None:
     spool = open_spool()
     spool.put([price(1)])
     spool.close()
@@ -119,7 +119,7 @@ def test_a_file_with_entries_stays_and_its_lock_is_free(open_spool: Opener) -> N
     assert open_spool().entries == 1
 
 
-def test_a_spool_has_one_holder(open_spool: Opener) -> None:
+def test_only_one_process_can_open_a_spool(open_spool: Opener) -> None:
     open_spool().put([price(1)])
     with pytest.raises(Timeout):
         open_spool()
@@ -130,7 +130,7 @@ def test_a_spool_has_one_holder(open_spool: Opener) -> None:
 SIZE = len(json.dumps(price(1).fields))  # of a price on disk, in bytes
 
 
-def test_the_bound_is_for_prices_and_a_refused_batch_leaves_nothing_behind(open_spool: Opener) -> None:
+def test_the_maximum_size_applies_to_prices_and_a_refused_batch_leaves_no_entry(open_spool: Opener) -> None:
     spool = open_spool(max_bytes=3 * SIZE)
     spool.put([price(1), price(2)])
     with pytest.raises(SpoolFullError, match=r"its maximum \(--spool-max\)") as caught:
@@ -144,7 +144,7 @@ def test_the_bound_is_for_prices_and_a_refused_batch_leaves_nothing_behind(open_
     assert spool.entries == 53
 
 
-def test_what_was_dropped_makes_room_at_once_and_after_a_restart(open_spool: Opener) -> None:
+def test_dropped_entries_free_space_at_once_and_after_a_restart(open_spool: Opener) -> None:
     spool = open_spool(max_bytes=3 * SIZE)
     spool.put([price(1), price(2), price(3)])
     spool.drop("prices", 1)
@@ -160,7 +160,7 @@ def test_what_was_dropped_makes_room_at_once_and_after_a_restart(open_spool: Ope
     assert prices(spool) == [price(3), price(4), price(5)]
 
 
-def test_a_disk_that_fails_is_an_outage_and_then_works_again(open_spool: Opener) -> None:
+def test_a_disk_failure_is_an_outage_that_ends(open_spool: Opener) -> None:
     spool = open_spool()
     spool.path.write_bytes(b"no database" * 100)
     for _ in range(2):
@@ -195,7 +195,7 @@ class NoRoomToDelete:
         return self._db.__exit__(*error)
 
 
-def test_a_disk_too_full_to_delete_does_not_keep_the_spool_from_emptying(open_spool: Opener) -> None:
+def test_a_spool_can_be_emptied_on_a_disk_too_full_to_delete_rows(open_spool: Opener) -> None:
     """Else its head would be appended again and again, and nothing could ever pass it."""
     spool = open_spool()
     spool.put([price(n) for n in range(5)])
@@ -210,7 +210,7 @@ def test_a_disk_too_full_to_delete_does_not_keep_the_spool_from_emptying(open_sp
     assert prices(spool) == [price(9)]
 
 
-def test_a_disk_that_is_read_only_by_now_neither_keeps_it_from_emptying_nor_ends_the_producer(
+def test_a_spool_can_be_emptied_on_a_disk_that_became_read_only(
     open_spool: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Linux makes it after an error of the disk."""
@@ -229,7 +229,7 @@ def test_a_disk_that_is_read_only_by_now_neither_keeps_it_from_emptying_nor_ends
     assert spool.path.exists()
 
 
-def test_an_orphan_of_another_user_is_told_and_left(
+def test_an_orphan_of_another_user_is_reported_and_left_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "1.spool").touch()
@@ -250,12 +250,12 @@ def test_an_orphan_of_another_user_is_told_and_left(
         (("redis://h/0", "a-b"), ("redis://h/0-a", "b")),
     ],
 )
-def test_no_two_places_share_a_folder(one: tuple[str, str], other: tuple[str, str], tmp_path: Path) -> None:
+def test_no_two_destinations_share_a_folder(one: tuple[str, str], other: tuple[str, str], tmp_path: Path) -> None:
     first, second = (spool_folder(tmp_path, Secret(url), stream) for url, stream in (one, other))
     assert first != second
 
 
-def test_orphans_are_adopted_oldest_first_and_live_ones_are_left_alone(open_spool: Opener, tmp_path: Path) -> None:
+def test_orphans_are_adopted_oldest_first_and_live_spools_are_skipped(open_spool: Opener, tmp_path: Path) -> None:
     for name in ("2.spool", "3.spool", "1.spool", "4.spool"):
         spool = open_spool(name)
         spool.put([Outgoing("prices", {"from": name})])
@@ -271,7 +271,7 @@ def test_orphans_are_adopted_oldest_first_and_live_ones_are_left_alone(open_spoo
     assert adopted == ["1.spool", "2.spool"]
 
 
-def test_a_broken_orphan_is_told_left_there_and_keeps_no_other_from_adoption(
+def test_a_damaged_orphan_is_reported_and_does_not_block_others(
     open_spool: Opener, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "1.spool").write_bytes(b"no database" * 100)
@@ -290,7 +290,7 @@ def test_a_broken_orphan_is_told_left_there_and_keeps_no_other_from_adoption(
 # --- Its folder
 
 
-def test_the_folder_is_for_this_user_alone(tmp_path: Path) -> None:
+def test_the_folder_is_private(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "spool"
     make_folder(folder)
     make_folder(folder)
@@ -298,13 +298,13 @@ def test_the_folder_is_for_this_user_alone(tmp_path: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_is_a_wrong_configuration(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match=r"cannot be written .*--spool-dir"):
         make_folder(tmp_path / "file" / "spool")
 
 
-def test_each_destination_has_its_folder_and_no_secret_in_its_name(tmp_path: Path) -> None:
+def test_each_destination_has_a_folder_without_a_secret_in_its_name(tmp_path: Path) -> None:
     urls = ["redis://:p4ss@one:6379/0", "redis://:p4ss@two:6379/0", "redis://:p4ss@one:6379/1", "unix:///one/socket"]
     folders = {spool_folder(tmp_path, Secret(url), stream) for url in urls for stream in ("prices", "demo")}
     assert len(folders) == 8
