@@ -1,4 +1,4 @@
-"""Price events for a simulator to replay, and the rows that they must become."""
+"""Price events for a simulator to replay, and the rows that they become."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def make_events(count: int, seed: int = 1) -> list[Event]:
-    """Price events of Twelve Data's three shapes; many share a second; numbers of every length, some negative."""
+    """Price events of Twelve Data's three shapes, about seven per second, with numbers of any length and sign."""
     rng = random.Random(seed)
     return [_event(rng, 1_760_000_000 + number // 7) for number in range(count)]
 
@@ -47,7 +47,7 @@ def _event(rng: random.Random, timestamp: int) -> Event:
 
 
 def _number(rng: random.Random) -> float | int:
-    """With all 17 digits, as a person writes it, whole, tiny or huge; sometimes negative (oil, April 2020)."""
+    """A number with 17 digits, two decimals or none, tiny or huge, and sometimes negative (oil, April 2020)."""
     value = rng.choice(
         [rng.uniform(0, 1e5), round(rng.uniform(0, 1e5), 2), rng.randrange(10**6), rng.random() * 1e-9, 1e22 / 3]
     )
@@ -55,7 +55,7 @@ def _number(rng: random.Random) -> float | int:
 
 
 def write_capture(path: Path, events: Sequence[Event], *, seconds: float = 0.0) -> Path:
-    """A capture of these events, spread evenly over `seconds`."""
+    """Write a capture of these events, spread evenly over `seconds`."""
     with path.open("w", encoding="utf-8") as file:
         for number, event in enumerate(events):
             file.write(json.dumps({"at": seconds * number / len(events), "event": event}) + "\n")
@@ -69,14 +69,14 @@ def read_capture(path: Path) -> list[Event]:
 
 
 def row(event: Event) -> Row:
-    """The row that this event must become."""
+    """The row for this event."""
     day_volume, bid, ask = (None if event.get(name) is None else float(event[name]) for name in Tick._fields[5:8])
     time = _EPOCH + timedelta(seconds=event["timestamp"])
     return (event["symbol"], time, float(event["price"]), day_volume, bid, ask, event.get("exchange"))
 
 
 def ticks(events: Sequence[Event], session: int) -> Iterator[Tick]:
-    """The ticks of a session that received these events, 3 µs apart."""
+    """The ticks of a session that received these events 3 µs apart."""
     for seq, event in enumerate(events, 1):
         named = {**event, "session": session, "seq": seq, "time": event["timestamp"], "received": session + 3 * seq}
         yield Tick._make(str(named.get(name, "")) for name in Tick._fields)

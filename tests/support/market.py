@@ -1,7 +1,7 @@
-"""A market, made up: two stocks, a currency pair and a coin, for some days around both changes of New York's clocks.
+"""A simulated market: two stocks, a currency pair and a coin, for some days around both clock changes in New York.
 
-Prices come as they do from the feed: several in a second, some late, counters of the day's volume that start again, and
-spans in which nothing was stored while the counters went on.
+Prices arrive as they do from the feed: several in a second and some late. Counters of the day's volume start again each
+day, and go on while nothing is stored.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ STOCKS = {"AAPL": 270.0, "MSFT": 520.0}
 SYMBOLS = ("AAPL", "BTC/USD", "EUR/USD", "MSFT")
 
 Span = tuple[datetime, datetime]
-#: The producer was killed, and started again.
+#: The producer was killed and restarted.
 KILLED: Span = datetime(2025, 11, 3, 20, 15, tzinfo=UTC), datetime(2025, 11, 3, 20, 21, tzinfo=UTC)
-#: Its websocket gave no answer: from the last frame until it was subscribed again.
+#: The websocket was silent, from the last frame until the next subscription.
 SILENT: Span = datetime(2025, 11, 4, 15, 2, 10, tzinfo=UTC), datetime(2025, 11, 4, 15, 7, 20, tzinfo=UTC)
-#: The spool was full: what was received was numbered and thrown away.
+#: The spool was full: prices were received and numbered, but lost.
 FULL: Span = datetime(2025, 11, 4, 16, 39, 50, tzinfo=UTC), datetime(2025, 11, 4, 16, 41, 10, tzinfo=UTC)
-#: Nobody traded MSFT, and nobody was blind.
+#: MSFT was not traded. The feed was connected.
 QUIET: Span = datetime(2025, 11, 4, 16, 11, tzinfo=UTC), datetime(2025, 11, 4, 16, 14, tzinfo=UTC)
 
 
@@ -59,13 +59,13 @@ class Price(NamedTuple):
 
 
 def make_prices(seed: int = 7) -> list[Price]:
-    """What was received and stored, in that order."""
+    """The received and stored prices, in this order."""
     rng = random.Random(seed)
     spring, autumn = _Market(rng, SPRING_BEGIN, SPRING, slower=4), _Market(rng, BEGIN, NOW)
     quotes = sorted([*spring.quotes(), *autumn.quotes()], key=lambda quote: quote.received_at)
     newest = next(quote for quote in reversed(quotes) if quote.symbol == "AAPL")
     price, received = round(newest.price + 0.02, 2), newest.received_at + timedelta(milliseconds=1)
-    quotes.append(newest._replace(price=price, received_at=max(received, quotes[-1].received_at)))  # of the same second
+    quotes.append(newest._replace(price=price, received_at=max(received, quotes[-1].received_at)))  # in the same second
     prices: list[Price] = []
     received = SPRING_BEGIN
     seqs = dict.fromkeys(map(_microseconds, _STARTS), 0)
@@ -81,7 +81,7 @@ def make_prices(seed: int = 7) -> list[Price]:
 
 
 def fill(store: PriceStore, prices: Sequence[Price]) -> None:
-    """Store prices and what was told of the feed, as consumers do."""
+    """Store the prices and the feed events, as consumers do."""
     entries = [entry(tick.encode(_tick(price))) for price in prices]
     for begin in range(0, len(entries), 1000):
         store.insert_batch(PRICES, "prices", entries[begin : begin + 1000])
@@ -117,7 +117,7 @@ def _tell_today(session: Told, prices: Sequence[Price]) -> None:
     since, until = map(_microseconds, FULL)
     numbers = {"first_seq": before.seq + 1, "last_seq": later.seq - 1}
     session.tell("overflow", after(FULL[1]), **numbers, since=since, until=until, cause="spool full")
-    # Its last word is said when this is long over: whenever it is asked, the session has not fallen silent.
+    # The last report is in the far future, so that the session never counts as silent.
     session.tell("alive", after(datetime(2099, 1, 1, tzinfo=UTC)), last_seq=prices[-1].seq)
 
 
@@ -137,11 +137,11 @@ class _Walk:
 
 
 class _Market:
-    """What could be received in a span, of all symbols; its last day is the busiest."""
+    """All quotes of a span. The last day has the most."""
 
     def __init__(self, rng: random.Random, begin: datetime, end: datetime, slower: int = 1) -> None:
         self._rng, self._begin, self._end, self._slower = rng, begin, end, slower
-        self._mood = self._walk(0.0004)  # common to the stocks
+        self._mood = self._walk(0.0004)  # shared by the stocks
 
     def quotes(self) -> Iterator[Price]:
         yield from self._stocks()
@@ -165,7 +165,7 @@ class _Market:
 
     def _euro(self) -> Iterator[Price]:
         own = self._walk(0.00006)
-        for day in self._days():  # a day of FX begins at 17:00 of the day before; none on Saturday and Sunday
+        for day in self._days():  # the FX day begins at 17:00 on the day before; there is none on Saturday and Sunday
             if day.weekday() >= 5:
                 continue
             for moment in self._moments(_at(day - timedelta(days=1), 17), _at(day, 17), (120, 600)):
@@ -186,7 +186,7 @@ class _Market:
         self, moment: datetime, symbol: str, price: float, volume: float | None, half: float = 0.0, digits: int = 2,
         exchange: str | None = None,
     ) -> Iterator[Price]:  # fmt: skip
-        """One price, sometimes two: of one second, or the second is late, with a time before that of the first."""
+        """One price, sometimes two. The second has the time of the first, or arrives late with an earlier time."""
         bid, ask = (round(price - half, digits), round(price + half, digits)) if half else (None, None)
         received = moment + timedelta(milliseconds=self._rng.randrange(80, 400))
         first = Price(symbol, moment, price, volume, bid, ask, exchange, received, 0, 0)
@@ -197,7 +197,7 @@ class _Market:
             yield first._replace(price=again, time=moment - late, received_at=received + timedelta(milliseconds=300))
 
     def _moments(self, begin: datetime, end: datetime, step: tuple[int, int]) -> Iterator[datetime]:
-        """Whole seconds, some seconds apart, none outside of the span."""
+        """Whole seconds within the span, a random number of seconds apart."""
         step = step[0] * self._slower, step[1] * self._slower
         moment = max(begin, self._begin) + timedelta(seconds=self._rng.randrange(*step))
         while moment < min(end, self._end - timedelta(seconds=1)):
@@ -208,13 +208,13 @@ class _Market:
         return _Walk(self._rng, self._begin, self._end, step)
 
     def _days(self) -> Iterator[datetime]:
-        """The midnights of New York, by name: the day's date."""
+        """The midnights in New York."""
         for days in range((self._end - self._begin).days + 2):
             yield datetime(self._begin.year, self._begin.month, self._begin.day, tzinfo=NEW_YORK) + timedelta(days=days)
 
 
 def _at(midnight: datetime, hour: int, minute: int = 0) -> datetime:
-    """When a clock in New York shows this on that day."""
+    """This time of the day in New York, in UTC."""
     return midnight.replace(hour=hour, minute=minute).astimezone(UTC)
 
 
@@ -244,5 +244,5 @@ def _microseconds(moment: datetime) -> int:
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
-#: Where a session begins: at midnight UTC, and after the kill.
+#: When a session begins: at midnight UTC, and after the kill.
 _STARTS = sorted([*_midnights(SPRING_BEGIN, SPRING), *_midnights(BEGIN, NOW), KILLED[1]])

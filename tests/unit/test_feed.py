@@ -1,4 +1,4 @@
-"""The feed against a server that misbehaves: it comes back each time, on one connection, and numbers on."""
+"""The feed reconnects after every fault of the server, on one connection at a time, without a gap in its numbers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from tickpipe.simulator.websocket import SimulatorConfig
 
 KEY = "s3cr3t-k3y"
 DAY = 86_400_000_000
-#: Every wait of the feed, in fractions of a second.
+#: Times of the feed, shortened for tests, in seconds.
 QUICK: dict[str, Any] = {
     "heartbeat_every": 0.2,
     "heartbeat_timeout": 0.3,
@@ -53,8 +53,8 @@ QUICK: dict[str, Any] = {
 }
 
 
-class Running:
-    """A feed in its thread, and what it has put in its queue."""
+class FeedRun:
+    """A feed that runs in a thread, and the events in its queue."""
 
     def __init__(
         self,
@@ -78,34 +78,36 @@ class Running:
         self.stop = threading.Event()
         self.ended: Future[None] = threads.in_thread(self.feed.run, self.stop)
         self._prices: list[PriceEvent] = []
-        self._words: list[tuple[str, str, int, dict[str, Any]]] = []
+        self._events: list[tuple[str, str, int, dict[str, Any]]] = []
 
     @property
     def prices(self) -> list[PriceEvent]:
-        """All prices so far."""
+        """The prices received so far."""
         self._take()
         return self._prices
 
-    def words(self, kind: str) -> list[dict[str, Any]]:
-        """The details of the feed events of this kind so far, each with its `session` and `at`."""
+    def details(self, kind: str) -> list[dict[str, Any]]:
+        """The details of all feed events of this kind, each with its `session` and `at`."""
         self._take()
         return [
-            {"session": int(session), "at": at, **detail} for session, what, at, detail in self._words if what == kind
+            {"session": int(session), "at": at, **detail}
+            for session, event, at, detail in self._events
+            if event == kind
         ]
 
     @property
     def kinds(self) -> list[str]:
-        """The kinds of the feed events, without those that come now and then."""
+        """The kinds of all feed events, without the periodic ones."""
         self._take()
-        return [kind for _, kind, _, _ in self._words if kind != "alive"]
+        return [kind for _, kind, _, _ in self._events if kind != "alive"]
 
     def wait_for_prices(self, more: int = 3) -> None:
-        """Wait until so many more have come."""
+        """Wait for this many further prices."""
         until = len(self.prices) + more
         wait_for(lambda: len(self.prices) >= until)
 
     def end(self) -> None:
-        """Stop it, and raise what it raised."""
+        """Stop the feed and raise its error, if any."""
         self.stop.set()
         self.ended.result(timeout=PATIENCE)
 
@@ -115,30 +117,30 @@ class Running:
                 if isinstance(item, PriceEvent):
                     self._prices.append(item)
                 else:
-                    self._words.append((item.session, item.event, int(item.at), json.loads(item.detail)))
+                    self._events.append((item.session, item.event, int(item.at), json.loads(item.detail)))
 
 
 @contextmanager
-def running(url: str, symbols: str = "BTC/USD,AAPL", **options: Any) -> Iterator[Running]:
-    one = Running(url, symbols, **options)
+def running(url: str, symbols: str = "BTC/USD,AAPL", **options: Any) -> Iterator[FeedRun]:
+    run = FeedRun(url, symbols, **options)
     try:
-        yield one
+        yield run
     finally:
-        one.stop.set()
-        one.ended.exception(timeout=PATIENCE)
+        run.stop.set()
+        run.ended.exception(timeout=PATIENCE)
 
 
 @pytest.fixture
 def sent() -> list[Event]:
-    """What the simulator has sent."""
+    """The events that the simulator has sent."""
     return []
 
 
 @pytest.fixture
 def simulator(sent: list[Event]) -> Iterator[FaultySimulator]:
     config = SimulatorConfig(rate=200, seed=1)
-    with FaultySimulator(config, journal=lambda _, event: sent.append(event)) as one:
-        yield one
+    with FaultySimulator(config, journal=lambda _, event: sent.append(event)) as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)
@@ -148,7 +150,7 @@ def _quick_to_reconnect(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def assert_numbered(prices: list[PriceEvent]) -> None:
-    """1, 2, 3 … in one session, each received after the one before."""
+    """Assert that the prices have the numbers 1, 2, 3 and so on in one session, and rising times of receipt."""
     assert [price.seq for price in prices] == [*range(1, len(prices) + 1)]
     assert len({price.session.id for price in prices}) == 1
     received = [prices[0].session.id, *(price.received for price in prices)]
@@ -159,23 +161,23 @@ def assert_numbered(prices: list[PriceEvent]) -> None:
 
 
 def test_every_price_is_numbered_in_order(simulator: FaultySimulator, sent: list[Event]) -> None:
-    with running(simulator.url) as one:
-        one.wait_for_prices(50)
+    with running(simulator.url) as run:
+        run.wait_for_prices(50)
         simulator.quiet(on=True)
-        wait_for(lambda: len(one.prices) == len(sent))
-        one.end()
-        assert_numbered(one.prices)
-        assert [price.event for price in one.prices] == [decode_frame(json.dumps(event).encode()) for event in sent]
-        assert one.feed.received == len(sent)
+        wait_for(lambda: len(run.prices) == len(sent))
+        run.end()
+        assert_numbered(run.prices)
+        assert [price.event for price in run.prices] == [decode_frame(json.dumps(event).encode()) for event in sent]
+        assert run.feed.received == len(sent)
 
 
 def test_connection_changes_are_recorded_as_feed_events(simulator: FaultySimulator) -> None:
-    with running(simulator.url, "BTC/USD,AAPL", name="crypto") as one:
-        one.wait_for_prices(10)
-        wait_for(lambda: one.words("alive")[-1:] and one.words("alive")[-1]["last_seq"] > 0)
-        one.end()
-        assert one.kinds == ["started", "connected", "subscribed", "stopped"]
-        (started,), (connected,), (subscribed,), (stopped,) = map(one.words, one.kinds)
+    with running(simulator.url, "BTC/USD,AAPL", name="crypto") as run:
+        run.wait_for_prices(10)
+        wait_for(lambda: run.details("alive")[-1:] and run.details("alive")[-1]["last_seq"] > 0)
+        run.end()
+        assert run.kinds == ["started", "connected", "subscribed", "stopped"]
+        (started,), (connected,), (subscribed,), (stopped,) = map(run.details, run.kinds)
         assert started | {"session": 0, "at": 0} == {
             "session": 0,
             "at": 0,
@@ -185,14 +187,14 @@ def test_connection_changes_are_recorded_as_feed_events(simulator: FaultySimulat
         }
         assert connected["host"] == "127.0.0.1"
         assert sorted(subscribed["symbols"]) == ["AAPL", "BTC/USD"]
-        assert stopped["last_seq"] == len(one.prices) == one.feed.received
-        assert KEY not in str([one.words(kind) for kind in one.kinds])
+        assert stopped["last_seq"] == len(run.prices) == run.feed.received
+        assert KEY not in str([run.details(kind) for kind in run.kinds])
 
 
 def test_a_symbol_may_include_its_exchange(simulator: FaultySimulator) -> None:
-    with running(simulator.url, "aapl:nasdaq") as one:
-        one.wait_for_prices(1)
-        assert one.words("subscribed")[0]["symbols"] == ["AAPL"]
+    with running(simulator.url, "aapl:nasdaq") as run:
+        run.wait_for_prices(1)
+        assert run.details("subscribed")[0]["symbols"] == ["AAPL"]
 
 
 # --- Faults of the server
@@ -211,55 +213,55 @@ def test_a_symbol_may_include_its_exchange(simulator: FaultySimulator) -> None:
 def test_a_lost_connection_is_replaced_by_one_connection_and_its_cause_recorded(
     simulator: FaultySimulator, fault: Callable[[FaultySimulator], None], cause: str
 ) -> None:
-    with running(simulator.url) as one:
-        one.wait_for_prices(3)
+    with running(simulator.url) as run:
+        run.wait_for_prices(3)
         fault(simulator)
-        wait_for(lambda: len(one.words("subscribed")) == 2)  # subscribes again
-        one.wait_for_prices(3)
-        one.end()
-        assert_numbered(one.prices)
-        assert one.kinds == [
+        wait_for(lambda: len(run.details("subscribed")) == 2)
+        run.wait_for_prices(3)
+        run.end()
+        assert_numbered(run.prices)
+        assert run.kinds == [
             "started",
             *["connected", "subscribed"],
             "disconnected",
             *["connected", "subscribed"],
             "stopped",
         ]
-        (lost,) = one.words("disconnected")
+        (lost,) = run.details("disconnected")
         assert cause in lost["cause"]
-        assert one.words("connected")[0]["at"] < lost["last_frame"] <= lost["at"]
+        assert run.details("connected")[0]["at"] < lost["last_frame"] <= lost["at"]
         assert simulator.most_open == 1
-        assert simulator.connections == one.feed.connections == 2
+        assert simulator.connections == run.feed.connections == 2
 
 
 def test_a_server_that_answers_pings_but_no_heartbeat_counts_as_dead(simulator: FaultySimulator) -> None:
-    with running(simulator.url) as one:
-        one.wait_for_prices(3)
+    with running(simulator.url) as run:
+        run.wait_for_prices(3)
         simulator.mute(on=True)
-        wait_for(lambda: one.words("disconnected"))
+        wait_for(lambda: run.details("disconnected"))
         simulator.mute(on=False)
-        one.wait_for_prices(3)
-        assert_numbered(one.prices)
-        assert one.words("disconnected")[0]["cause"] == "the server answers pings, but no heartbeat: the feed is dead"
+        run.wait_for_prices(3)
+        assert_numbered(run.prices)
+        assert run.details("disconnected")[0]["cause"] == "the server answers pings, but no heartbeat: the feed is dead"
         assert simulator.most_open == 1
 
 
 def test_a_hanging_handshake_times_out(simulator: FaultySimulator, caplog: pytest.LogCaptureFixture) -> None:
-    with running(simulator.url) as one:
-        one.wait_for_prices(3)
+    with running(simulator.url) as run:
+        run.wait_for_prices(3)
         simulator.hang_handshakes(on=True)
         simulator.close_all()
         wait_for(lambda: caplog.text.count("the server did not answer in time; next try in") >= 2)
         simulator.hang_handshakes(on=False)
-        one.wait_for_prices(3)
-        one.end()
-        assert_numbered(one.prices)
-        assert (len(one.words("disconnected")), simulator.most_open) == (1, 1)
+        run.wait_for_prices(3)
+        run.end()
+        assert_numbered(run.prices)
+        assert (len(run.details("disconnected")), simulator.most_open) == (1, 1)
 
 
 @pytest.mark.parametrize("upgraded", [False, True], ids=["the handshake", "a frame"])
 def test_a_server_that_sends_byte_by_byte_times_out(upgraded: bool) -> None:
-    """Byte by byte for ever: no single read takes long, and nothing ever arrives."""
+    """No single read takes long, but no frame is ever complete."""
     done = threading.Event()
 
     def serve(listener: socket.socket) -> None:
@@ -269,7 +271,7 @@ def test_a_server_that_sends_byte_by_byte_times_out(upgraded: bool) -> None:
                 request = peer.recv(65_536).decode()
                 if upgraded:
                     key = request.partition("Sec-WebSocket-Key: ")[2].split()[0]
-                    digest = hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest()  # noqa: S324  the protocol's
+                    digest = hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest()  # noqa: S324  required by the protocol
                     answer = f"Sec-WebSocket-Accept: {base64.b64encode(digest).decode()}"
                     peer.sendall(
                         f"HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{answer}\r\n\r\n".encode()
@@ -283,12 +285,12 @@ def test_a_server_that_sends_byte_by_byte_times_out(upgraded: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = threads.in_thread(serve, listener)
         url = f"ws://127.0.0.1:{listener.getsockname()[1]}/"
-        with running(url, handshake_timeout=0.3, ping_after=0.3) as one:
+        with running(url, handshake_timeout=0.3, ping_after=0.3) as run:
             if upgraded:
-                wait_for(lambda: "nothing from the server" in str(one.words("disconnected")))
+                wait_for(lambda: "nothing from the server" in str(run.details("disconnected")))
             else:
-                wait_for(lambda: one.feed._reconnect.failures > 1)
-            one.end()
+                wait_for(lambda: run.feed._reconnect.failures > 1)
+            run.end()
         done.set()
         with socket.create_connection(listener.getsockname()):
             serving.result(5)
@@ -305,17 +307,17 @@ def test_a_connection_lost_while_subscribing_is_closed_before_the_next_opens(
         return send(connection, message)
 
     monkeypatch.setattr(Connection, "send", send_or_fail)
-    with running(simulator.url) as one:
-        one.wait_for_prices(1)
-        assert (simulator.connections, simulator.most_open, one.feed.connections) == (2, 1, 1)
+    with running(simulator.url) as run:
+        run.wait_for_prices(1)
+        assert (simulator.connections, simulator.most_open, run.feed.connections) == (2, 1, 1)
 
 
 def test_a_gap_begins_at_the_last_frame(simulator: FaultySimulator) -> None:
-    with running(simulator.url) as one:
-        one.wait_for_prices(3)
+    with running(simulator.url) as run:
+        run.wait_for_prices(3)
         simulator.half_open_all()
-        wait_for(lambda: one.words("disconnected"))
-        (lost,) = one.words("disconnected")
+        wait_for(lambda: run.details("disconnected"))
+        (lost,) = run.details("disconnected")
         assert lost["at"] - lost["last_frame"] > 2 * QUICK["ping_after"] * 1_000_000
 
 
@@ -323,51 +325,51 @@ NESTED = '{"event": "price", "symbol": %s%s}'
 
 
 def deepest_frame() -> str:
-    """A price nested just so deep that it can be read."""
+    """The most deeply nested price that Python can parse."""
     frames = (NESTED % ("[" * depth, "]" * depth) for depth in range(2000, 100, -1))
     return next(frame for frame in frames if decode_frame(frame.encode()) is not None)
 
 
 def test_invalid_frames_are_skipped_and_the_connection_stays_open(simulator: FaultySimulator) -> None:
-    deepest = deepest_frame()  # before the feed runs: it takes the interpreter for a while
-    with running(simulator.url) as one:
-        one.wait_for_prices(1)
+    deepest = deepest_frame()  # before the feed runs, because the search keeps the interpreter busy
+    with running(simulator.url) as run:
+        run.wait_for_prices(1)
         for frame in ("{no json", b"\x00\xff", "x" * 1_000_000, "[1]", b'{"event": "price"}'):
             simulator.send_raw(frame)
-        wait_for(lambda: one.feed.skipped_frames == 5)
+        wait_for(lambda: run.feed.skipped_frames == 5)
         for frame in ('{"event": "news", "text": []}', '{"event": ["price"]}', "{}", deepest):
             simulator.send_raw(frame)
-        one.wait_for_prices(20)
-        one.end()
-        assert_numbered(one.prices)
-        assert (simulator.connections, one.words("disconnected"), one.feed.skipped_frames) == (1, [], 5)
+        run.wait_for_prices(20)
+        run.end()
+        assert_numbered(run.prices)
+        assert (simulator.connections, run.details("disconnected"), run.feed.skipped_frames) == (1, [], 5)
 
 
 def test_json_too_deeply_nested_to_log_does_not_end_the_feed(simulator: FaultySimulator) -> None:
-    """What Python just reads, it may fail to print: the thread's depth decides at which of these."""
-    with running(simulator.url) as one:
-        one.wait_for_prices(1)
+    """Python may fail to print what it could parse. The depth of the stack decides for which of these."""
+    with running(simulator.url) as run:
+        run.wait_for_prices(1)
         for depth in range(900, 1000):
             simulator.send_raw(f'{{"event": "x", "status": "error", "deep": {"[" * depth}{"]" * depth}}}')
-        one.wait_for_prices(20)
-        one.end()
-        assert (simulator.connections, one.words("disconnected")) == (1, [])
+        run.wait_for_prices(20)
+        run.end()
+        assert (simulator.connections, run.details("disconnected")) == (1, [])
 
 
 def test_a_quiet_market_keeps_the_connection_and_is_resubscribed(simulator: FaultySimulator) -> None:
     simulator.quiet(on=True)
-    with running(simulator.url, resubscribe_after=0.5) as one:
-        wait_for(lambda: len(one.words("subscribed")) >= 2)
-        assert (simulator.connections, one.words("disconnected")) == (1, [])
+    with running(simulator.url, resubscribe_after=0.5) as run:
+        wait_for(lambda: len(run.details("subscribed")) >= 2)
+        assert (simulator.connections, run.details("disconnected")) == (1, [])
         simulator.quiet(on=False)
-        one.wait_for_prices(1)
+        run.wait_for_prices(1)
 
 
 def test_the_feed_recovers_from_the_vendors_message_limit(simulator: FaultySimulator) -> None:
     simulator.max_client_events(2)
-    with running(simulator.url) as one:
-        wait_for(lambda: len(one.words("subscribed")) == 3)
-        one.wait_for_prices(1)
+    with running(simulator.url) as run:
+        wait_for(lambda: len(run.details("subscribed")) == 3)
+        run.wait_for_prices(1)
         assert simulator.most_open == 1
 
 
@@ -377,8 +379,8 @@ def test_another_client_on_the_same_key_is_reported_once_and_waited_for(
     monkeypatch.setattr(Reconnect, "FIRST_EVICTED", 0.1)
     monkeypatch.setattr(Reconnect, "LONGEST_EVICTED", 0.2)
     simulator.close_after_subscribe(0.01)
-    with running(simulator.url) as one:
-        wait_for(lambda: len(one.words("disconnected")) >= Reconnect.EVICTIONS + 2)
+    with running(simulator.url) as run:
+        wait_for(lambda: len(run.details("disconnected")) >= Reconnect.EVICTIONS + 2)
     errors = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(errors) == 1
     assert "is another program using this API key?" in errors[0]
@@ -391,10 +393,10 @@ def test_failures_after_subscribing_do_not_count_as_another_client(
     monkeypatch.setattr(Reconnect, "FIRST_EVICTED", 3600.0)
     monkeypatch.setattr(Reconnect, "LONGEST_EVICTED", 3600.0)
     simulator.close_after_subscribe(0.01, code)
-    with running(simulator.url) as one:
-        wait_for(lambda: len(one.words("disconnected")) >= Reconnect.EVICTIONS + 2)
+    with running(simulator.url) as run:
+        wait_for(lambda: len(run.details("disconnected")) >= Reconnect.EVICTIONS + 2)
     assert "is another program using this API key?" not in caplog.text
-    assert {f"(code {code}" in each["cause"] for each in one.words("disconnected")} == {True}
+    assert {f"(code {code}" in each["cause"] for each in run.details("disconnected")} == {True}
 
 
 @pytest.mark.parametrize("code", [1000, 1008, 3000, 3003, 4000, 4999])
@@ -418,7 +420,7 @@ def test_the_code_of_a_close_frame_is_read(data: bytes, code: int | None) -> Non
 
 
 class Keys:
-    """Gives one key after the other, the last one for ever, and counts."""
+    """Returns the keys one after the other, then the last one forever, and counts the calls."""
 
     def __init__(self, *keys: str) -> None:
         self.asked = 0
@@ -435,34 +437,34 @@ def test_a_refused_key_ends_the_feed_after_a_few_attempts(
 ) -> None:
     simulator.refuse_key(on=True, status=status)
     keys = Keys(KEY)
-    with running(simulator.url, api_key=keys) as one:
+    with running(simulator.url, api_key=keys) as run:
         with pytest.raises(RefusedKeyError, match="check TWELVE_DATA_API_KEY") as caught:
-            one.ended.result(timeout=PATIENCE)
+            run.ended.result(timeout=PATIENCE)
         assert caught.value.exit_status == 2
         assert keys.asked == FeedConfig().key_tries
-        assert one.kinds == ["started", "stopped"]
+        assert run.kinds == ["started", "stopped"]
     assert KEY not in caplog.text
 
 
 def test_a_key_that_was_accepted_once_is_retried_forever(simulator: FaultySimulator) -> None:
     keys = Keys(KEY)
-    with running(simulator.url, api_key=keys) as one:
-        one.wait_for_prices(1)
+    with running(simulator.url, api_key=keys) as run:
+        run.wait_for_prices(1)
         simulator.refuse_key(on=True)
         simulator.close_all()
         wait_for(lambda: keys.asked > 2 * FeedConfig().key_tries)
-        assert not one.ended.done()
+        assert not run.ended.done()
         simulator.refuse_key(on=False)
-        one.wait_for_prices(1)
+        run.wait_for_prices(1)
         assert simulator.most_open == 1
 
 
 def test_the_key_is_read_for_every_connection_so_that_it_can_be_rotated() -> None:
     with (
         FaultySimulator(SimulatorConfig(rate=200, api_key="new & better")) as simulator,
-        running(simulator.url, api_key=Keys("old", "new & better")) as one,
+        running(simulator.url, api_key=Keys("old", "new & better")) as run,
     ):
-        one.wait_for_prices(1)
+        run.wait_for_prices(1)
 
 
 # --- Symbols
@@ -471,76 +473,76 @@ def test_the_key_is_read_for_every_connection_so_that_it_can_be_rotated() -> Non
 def test_refused_symbols_are_reported_and_the_others_received(
     simulator: FaultySimulator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with running(simulator.url, "NONSENSE,AAPL,OTHER") as one:
-        one.wait_for_prices(3)
-        (refused,) = one.words("refused")
+    with running(simulator.url, "NONSENSE,AAPL,OTHER") as run:
+        run.wait_for_prices(3)
+        (refused,) = run.details("refused")
         assert refused["symbols"] == {"NONSENSE": "symbol not found", "OTHER": "symbol not found"}
-        assert {price.event["symbol"] for price in one.prices} == {"AAPL"}
+        assert {price.event["symbol"] for price in run.prices} == {"AAPL"}
     assert "refused by the server: NONSENSE (symbol not found); OTHER (symbol not found)" in caplog.text
 
 
 def test_the_feed_ends_if_every_symbol_is_refused(simulator: FaultySimulator) -> None:
-    with running(simulator.url, "NONSENSE") as one:
+    with running(simulator.url, "NONSENSE") as run:
         with pytest.raises(NothingSubscribedError, match=r"NONSENSE \(symbol not found\)") as caught:
-            one.ended.result(timeout=PATIENCE)
+            run.ended.result(timeout=PATIENCE)
         assert caught.value.exit_status == 2
-        assert one.kinds[-1] == "stopped"
+        assert run.kinds[-1] == "stopped"
 
 
 def test_symbols_can_change_on_an_open_connection(simulator: FaultySimulator) -> None:
-    with running(simulator.url, "BTC/USD,AAPL:NASDAQ") as one:
-        wait_for(lambda: one.words("subscribed"))
-        one.feed.set_symbols(["eur/usd", "AAPL:NASDAQ"])
-        wait_for(lambda: len(one.words("subscribed")) == 2)
-        assert one.words("subscribed")[1]["symbols"] == ["EUR/USD"]
-        assert one.words("unsubscribed")[0]["symbols"] == ["BTC/USD"]
-        seen = len(one.prices)
-        wait_for(lambda: {price.event["symbol"] for price in one.prices[seen:][-20:]} == {"AAPL", "EUR/USD"})
+    with running(simulator.url, "BTC/USD,AAPL:NASDAQ") as run:
+        wait_for(lambda: run.details("subscribed"))
+        run.feed.set_symbols(["eur/usd", "AAPL:NASDAQ"])
+        wait_for(lambda: len(run.details("subscribed")) == 2)
+        assert run.details("subscribed")[1]["symbols"] == ["EUR/USD"]
+        assert run.details("unsubscribed")[0]["symbols"] == ["BTC/USD"]
+        seen = len(run.prices)
+        wait_for(lambda: {price.event["symbol"] for price in run.prices[seen:][-20:]} == {"AAPL", "EUR/USD"})
         simulator.reset_all()
-        wait_for(lambda: len(one.words("subscribed")) == 3)  # and stay so after it
-        assert sorted(one.words("subscribed")[2]["symbols"]) == ["AAPL", "EUR/USD"]
+        wait_for(lambda: len(run.details("subscribed")) == 3)  # the new symbols survive a reconnect
+        assert sorted(run.details("subscribed")[2]["symbols"]) == ["AAPL", "EUR/USD"]
         assert (simulator.connections, simulator.most_open) == (2, 1)
 
 
 def test_symbols_refused_after_a_change_do_not_end_the_feed(simulator: FaultySimulator) -> None:
-    with running(simulator.url, "AAPL") as one:
-        one.wait_for_prices(1)
-        one.feed.set_symbols(["NONSENSE"])
-        wait_for(lambda: one.words("refused"))
-        one.feed.set_symbols(["AAPL"])
-        wait_for(lambda: len(one.words("subscribed")) == 2)
+    with running(simulator.url, "AAPL") as run:
+        run.wait_for_prices(1)
+        run.feed.set_symbols(["NONSENSE"])
+        wait_for(lambda: run.details("refused"))
+        run.feed.set_symbols(["AAPL"])
+        wait_for(lambda: len(run.details("subscribed")) == 2)
         assert simulator.connections == 1
 
 
 def test_an_error_without_symbols_refuses_all_of_them(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else it would sit there, connected and subscribed to nothing, without a word."""
+    """Otherwise the feed would stay connected without a subscription, and without an error."""
     monkeypatch.setattr(
         "tickpipe.simulator.websocket._status",
         lambda *_: {"event": "subscribe-status", "status": "error", "message": "limit"},
     )
-    with running(simulator.url, "AAPL") as one:
+    with running(simulator.url, "AAPL") as run:
         with pytest.raises(NothingSubscribedError, match=r"AAPL \(limit\)"):
-            one.ended.result(10)
-        assert one.words("refused")[0]["symbols"] == {"AAPL": "limit"}
+            run.ended.result(10)
+        assert run.details("refused")[0]["symbols"] == {"AAPL": "limit"}
 
 
 def test_at_shutdown_the_gap_begins_at_the_last_frame(simulator: FaultySimulator) -> None:
-    """Closing takes a round trip, in which prices still arrive that nobody takes."""
-    with running(simulator.url, "AAPL") as one:
-        one.wait_for_prices(3)
-        one.end()
-        (stopped,) = one.words("stopped")
-        assert stopped["at"] == one.feed._last_frame
-        assert stopped["at"] <= one.prices[-1].received
+    """Closing takes a round trip. Prices that arrive in this time are not received."""
+    with running(simulator.url, "AAPL") as run:
+        run.wait_for_prices(3)
+        run.end()
+        (stopped,) = run.details("stopped")
+        assert stopped["at"] == run.feed._last_frame
+        assert stopped["at"] <= run.prices[-1].received
 
 
 # --- Sessions
 
 
 class Clock:
-    """Microseconds since 1970, which a test may move."""
+    """Microseconds since 1970, with an offset that a test may change."""
 
     def __init__(self, now: int) -> None:
         self.ahead = now - clock.microseconds()
@@ -556,21 +558,21 @@ def test_a_new_session_begins_at_midnight_on_the_same_connection(
 ) -> None:
     midnight = 20_000 * DAY
     clock = Clock(midnight - 3600 * 1_000_000)
-    with running(simulator.url, "AAPL:NASDAQ,BTC/USD", clock=clock) as one:
-        one.wait_for_prices(10)
+    with running(simulator.url, "AAPL:NASDAQ,BTC/USD", clock=clock) as run:
+        run.wait_for_prices(10)
         simulator.quiet(on=quiet)
         clock.ahead += 3600 * 1_000_000
-        wait_for(lambda: len(one.words("subscribed")) == 2)
+        wait_for(lambda: len(run.details("subscribed")) == 2)
         simulator.quiet(on=False)
-        one.wait_for_prices(10)
-        one.end()
-        first, second = (told["session"] for told in one.words("started"))
+        run.wait_for_prices(10)
+        run.end()
+        first, second = (detail["session"] for detail in run.details("started"))
         assert first < midnight <= second
-        assert one.words("started")[1]["continues"] == first
-        assert one.kinds == ["started", "connected", "subscribed", "stopped"] * 2
-        assert sorted(one.words("subscribed")[1]["symbols"]) == ["AAPL", "BTC/USD"]
-        for session, stopped in zip((first, second), one.words("stopped"), strict=True):
-            prices = [price for price in one.prices if price.session.id == session]
+        assert run.details("started")[1]["continues"] == first
+        assert run.kinds == ["started", "connected", "subscribed", "stopped"] * 2
+        assert sorted(run.details("subscribed")[1]["symbols"]) == ["AAPL", "BTC/USD"]
+        for session, stopped in zip((first, second), run.details("stopped"), strict=True):
+            prices = [price for price in run.prices if price.session.id == session]
             assert_numbered(prices)
             assert (stopped["session"], stopped["last_seq"]) == (session, len(prices))
             assert all(price.received // DAY == session // DAY for price in prices)
@@ -581,7 +583,7 @@ def test_a_new_session_begins_at_midnight_on_the_same_connection(
 def test_clock_jumps_neither_lose_nor_renumber_a_price(
     steps: list[tuple[str, int, int]],
 ) -> None:
-    now = 20_000 * DAY  # a step back from here ends on the day before
+    now = 20_000 * DAY  # midnight: a step back leads to the day before
     queue = EventQueue(10**6)
     feed = Feed(
         FeedConfig(alive_every=0.0),
@@ -592,7 +594,7 @@ def test_clock_jumps_neither_lose_nor_renumber_a_price(
         monotonic=lambda: 0.0,
     )
     feed._begin_session(now)
-    read: list[int] = []  # by the clock, when each price came
+    read: list[int] = []  # the clock at the receipt of each price
     for kind, seconds, microseconds in steps:
         now += seconds * 700_000 + microseconds
         if kind == "tick":
@@ -602,22 +604,22 @@ def test_clock_jumps_neither_lose_nor_renumber_a_price(
             read += [now] if kind == "price" else []
     items = queue.take(timeout=0) or []
     prices = [item for item in items if isinstance(item, PriceEvent)]
-    told = [item for item in items if not isinstance(item, PriceEvent)]
+    feed_events = [item for item in items if not isinstance(item, PriceEvent)]
     assert [price.event["timestamp"] for price in prices] == [str(number) for number in range(len(read))]
     assert all(abs(price.received - at) <= MAX_AHEAD for price, at in zip(prices, read, strict=True))
-    sessions = [int(event.session) for event in told if event.event == "started"]
+    sessions = [int(event.session) for event in feed_events if event.event == "started"]
     assert len(set(sessions)) == len(sessions)
     for session in sessions:
         own = [price for price in prices if price.session.id == session]
         assert not own or own[0].seq == 1
         if own:
             assert_numbered(own)
-        events = [event for event in told if int(event.session) == session]
+        events = [event for event in feed_events if int(event.session) == session]
         assert [event.number for event in events] == [str(number) for number in range(1, len(events) + 1)]
         if session != sessions[-1]:
             assert events[-1].event == "stopped"
             assert json.loads(events[-1].detail)["last_seq"] == len(own)
-    for session, event in zip(sessions, [event for event in told if event.event == "started"][1:], strict=False):
+    for session, event in zip(sessions, [event for event in feed_events if event.event == "started"][1:], strict=False):
         assert json.loads(event.detail)["continues"] == session
 
 
@@ -627,61 +629,61 @@ def test_a_new_session_begins_on_the_same_connection_after_the_clock_goes_back(
 ) -> None:
     hour = 3600 * 1_000_000
     clock = Clock(20_000 * DAY + 12 * hour)
-    with running(simulator.url, clock=clock) as one:
-        one.wait_for_prices(3)
+    with running(simulator.url, clock=clock) as run:
+        run.wait_for_prices(3)
         clock.ahead += hour
-        one.wait_for_prices(3)
+        run.wait_for_prices(3)
         simulator.quiet(on=quiet)
         back = clock() - hour
         clock.ahead -= hour
-        wait_for(lambda: len(one.words("subscribed")) == 2)
+        wait_for(lambda: len(run.details("subscribed")) == 2)
         simulator.quiet(on=False)
-        one.wait_for_prices(3)
-        one.end()
-        first, second = (told["session"] for told in one.words("started"))
-        assert one.words("started")[1]["continues"] == first
-        assert one.kinds == ["started", "connected", "subscribed", "stopped"] * 2
-        for session, stopped in zip((first, second), one.words("stopped"), strict=True):
-            prices = [price for price in one.prices if price.session.id == session]
+        run.wait_for_prices(3)
+        run.end()
+        first, second = (detail["session"] for detail in run.details("started"))
+        assert run.details("started")[1]["continues"] == first
+        assert run.kinds == ["started", "connected", "subscribed", "stopped"] * 2
+        for session, stopped in zip((first, second), run.details("stopped"), strict=True):
+            prices = [price for price in run.prices if price.session.id == session]
             assert_numbered(prices)
             assert (stopped["session"], stopped["last_seq"]) == (session, len(prices))
-        assert one.prices[-1].received <= clock()
-        assert back <= second == one.words("stopped")[0]["at"] <= clock()  # of the first session: not ahead
+        assert run.prices[-1].received <= clock()
+        assert back <= second == run.details("stopped")[0]["at"] <= clock()
         assert simulator.connections == 1
     assert re.search(r"the clock has gone back by 3[56]\d\d\.\d s: a new session begins", caplog.text)
 
 
 def test_a_gap_after_the_clock_goes_back_begins_in_the_new_session(simulator: FaultySimulator) -> None:
-    """The last frame came by the clock of before: as the start of the gap it would hide the gap."""
+    """The last frame has a time ahead of the clock. A gap that began then would be hidden."""
     hour = 3600 * 1_000_000
     clock = Clock(20_000 * DAY + 12 * hour)
-    with running(simulator.url, clock=clock) as one:
+    with running(simulator.url, clock=clock) as run:
         clock.ahead += hour
-        one.wait_for_prices(3)
+        run.wait_for_prices(3)
         simulator.quiet(on=True)
         clock.ahead -= hour
-        wait_for(lambda: len(one.words("started")) == 2)
+        wait_for(lambda: len(run.details("started")) == 2)
         simulator.half_open_all()
-        wait_for(lambda: one.words("disconnected"))
-        (lost,) = one.words("disconnected")
-        assert one.words("started")[1]["session"] <= lost["last_frame"] <= lost["at"] <= clock()
+        wait_for(lambda: run.details("disconnected"))
+        (lost,) = run.details("disconnected")
+        assert run.details("started")[1]["session"] <= lost["last_frame"] <= lost["at"] <= clock()
 
 
 def test_an_overflow_of_the_queue_is_recorded_with_its_exact_range(simulator: FaultySimulator) -> None:
-    with running(simulator.url, bound=50) as one:
-        wait_for(lambda: one.feed.lost >= 20)  # nobody takes
-        one.wait_for_prices(50)
+    with running(simulator.url, bound=50) as run:
+        wait_for(lambda: run.feed.lost >= 20)  # the queue is not emptied
+        run.wait_for_prices(50)
         simulator.quiet(on=True)
-        one.end()
-        seqs = [price.seq for price in one.prices]
-        ranges = [(told["first_seq"], told["last_seq"]) for told in one.words("overflow")]
+        run.end()
+        seqs = [price.seq for price in run.prices]
+        ranges = [(detail["first_seq"], detail["last_seq"]) for detail in run.details("overflow")]
         lost = [seq for first, last in ranges for seq in range(first, last + 1)]
-        assert len(lost) == one.feed.lost >= 20
-        assert sorted(seqs + lost) == [*range(1, one.feed.received + 1)]
-        assert {told["cause"] for told in one.words("overflow")} == {"queue full"}
+        assert len(lost) == run.feed.lost >= 20
+        assert sorted(seqs + lost) == [*range(1, run.feed.received + 1)]
+        assert {detail["cause"] for detail in run.details("overflow")} == {"queue full"}
 
 
-# --- Stopping, and waiting
+# --- Stopping and waiting
 
 
 def test_a_feed_that_waits_to_reconnect_stops_at_once(
@@ -689,33 +691,33 @@ def test_a_feed_that_waits_to_reconnect_stops_at_once(
 ) -> None:
     monkeypatch.setattr(Reconnect, "FIRST", 3600.0)
     monkeypatch.setattr(Reconnect, "LONGEST", 3600.0)
-    with running(simulator.url) as one:
-        one.wait_for_prices(1)
+    with running(simulator.url) as run:
+        run.wait_for_prices(1)
         simulator.stop()
         wait_for(lambda: "; next try in " in caplog.text)
-        alive = len(one.words("alive"))
-        wait_for(lambda: len(one.words("alive")) > alive)  # it says so while it waits
-        assert one.words("alive")[-1]["connected"] is False
-        one.end()  # gives up waiting for it long before the next try
-        assert one.kinds[-2:] == ["disconnected", "stopped"]
+        alive = len(run.details("alive"))
+        wait_for(lambda: len(run.details("alive")) > alive)
+        assert run.details("alive")[-1]["connected"] is False
+        run.end()  # long before the next attempt
+        assert run.kinds[-2:] == ["disconnected", "stopped"]
 
 
 def test_an_unreachable_server_is_retried_forever(simulator: FaultySimulator) -> None:
     simulator.stop()
     keys = Keys(KEY)
-    with running(simulator.url, api_key=keys) as one:
+    with running(simulator.url, api_key=keys) as run:
         wait_for(lambda: keys.asked >= 6)
-        assert not one.ended.done()
-        assert one.kinds == ["started"]
+        assert not run.ended.done()
+        assert run.kinds == ["started"]
 
 
 def test_the_feed_runs_in_one_thread_over_all_its_connections(simulator: FaultySimulator) -> None:
     others = set(threading.enumerate())
-    with running(simulator.url) as one:
-        one.wait_for_prices(1)
+    with running(simulator.url) as run:
+        run.wait_for_prices(1)
         for n in range(2, 5):
             simulator.reset_all()
-            wait_for(lambda n=n: len(one.words("subscribed")) == n)  # type: ignore[misc]
+            wait_for(lambda n=n: len(run.details("subscribed")) == n)  # type: ignore[misc]
         wait_for(lambda: [thread.name for thread in threading.enumerate() if thread not in others] == ["Feed.run"])
 
 
@@ -801,7 +803,7 @@ def test_the_host_is_part_of_the_address(url: str) -> None:
 )
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_frames_survive_any_split_into_packets(frames: list[tuple[str, int]], cuts: list[int]) -> None:
-    """Whether a frame comes whole, in parts, with others, or in pieces of a message: what is read is what was sent."""
+    """A read may return a part of a frame or several frames, and a message may consist of several frames."""
     sent, wire = [], b""
     for number, (kind, size) in enumerate(frames):
         data = (b"%d" % number).ljust(size, b".")[:size]
@@ -841,7 +843,7 @@ def send_in_cuts(connection: socket.socket, wire: bytes, cuts: list[int]) -> Non
         at += size * 40
 
 
-# Proxies.
+# --- Proxies
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"])
@@ -850,19 +852,19 @@ def test_the_connection_ignores_proxy_variables(
 ) -> None:
     with http_proxy("403 Forbidden") as proxy:
         monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
-        with running(simulator.url) as one:
-            one.wait_for_prices()
+        with running(simulator.url) as run:
+            run.wait_for_prices()
     assert proxy.requests == []
 
 
 def test_prices_arrive_through_a_proxy_with_a_login(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")  # the caller has decided
+    monkeypatch.setenv("no_proxy", "127.0.0.1")  # the proxy is given by argument
     with http_proxy() as proxy:
         url = Secret(f"http://us%40er:{KEY}%23@127.0.0.1:{proxy.port}")
-        with running(simulator.url, proxy=Proxy("http_proxy", url)) as one:
-            one.wait_for_prices()
+        with running(simulator.url, proxy=Proxy("http_proxy", url)) as run:
+            run.wait_for_prices()
     assert proxy.requests == [(urlsplit(simulator.url).netloc, f"us@er:{KEY}#")]
 
 
@@ -873,9 +875,9 @@ def test_a_failed_connection_names_the_proxy(
     with http_proxy(status) as proxy:
         port = 1 if status == "closed" else proxy.port
         url = Secret(f"http://user:{KEY}@localhost:{port}")
-        with running(simulator.url, proxy=Proxy("HTTPS_PROXY", url)) as one:
-            wait_for(lambda: one.feed.last_error)
-            assert not one.ended.done()
+        with running(simulator.url, proxy=Proxy("HTTPS_PROXY", url)) as run:
+            wait_for(lambda: run.feed.last_error)
+            assert not run.ended.done()
     expected = "refused" if status == "closed" else f"status: {status[:3]}"
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert lines

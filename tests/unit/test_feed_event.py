@@ -1,4 +1,4 @@
-"""A feed event: its values as text, its detail as a JSON object that any database takes."""
+"""A feed event consists of text, and its detail is JSON that PostgreSQL accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A hostile websocket server: it gets the API key nowhere else, and cannot make the producer eat memory."""
+"""A hostile websocket server can neither leak the API key nor exhaust the memory of the producer."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from producer.queue import EventQueue
 from tests.support.waiting import PATIENCE, wait_for
 
 KEY = "the+key/of us"
-#: What the vendor's documentation gives as the largest message is 1 MB.
-FAR_TOO_MUCH = 64 * 1024 * 1024
+#: Bytes. The vendor documents messages of up to 1 MB.
+TOO_MUCH = 64 * 1024 * 1024
 
 
 @contextmanager
 def answering(answer: Callable[[bytes], bytes]) -> Iterator[tuple[str, list[bytes]]]:
-    """A TCP server that answers the first bytes of each connection and closes it. Its address and what it received."""
+    """A TCP server that answers one request for each connection. Yields its address and the requests."""
     heard: list[bytes] = []
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
 
@@ -46,7 +46,7 @@ def answering(answer: Callable[[bytes], bytes]) -> Iterator[tuple[str, list[byte
 
 @contextmanager
 def sending(send: Callable[[ServerConnection], None]) -> Iterator[str]:
-    """A websocket server that calls `send` with each connection. Its URL."""
+    """A websocket server that calls `send` with each connection. Yields its URL."""
 
     def handle(connection: ServerConnection) -> None:
         with suppress(OSError):
@@ -60,7 +60,7 @@ def sending(send: Callable[[ServerConnection], None]) -> Iterator[str]:
 
 @contextmanager
 def feeding(url: str) -> Iterator[tuple[Feed, EventQueue]]:
-    """A feed that runs on this websocket."""
+    """A feed that receives from this server."""
     stop, queue = threading.Event(), EventQueue(1000)
     feed = Feed(
         FeedConfig(url=url), api_key=lambda: Secret(KEY), symbols=["AAPL"], queue=queue, clock=clock.microseconds
@@ -74,7 +74,7 @@ def feeding(url: str) -> Iterator[tuple[Feed, EventQueue]]:
 
 
 def causes(queue: EventQueue) -> list[str]:
-    """The causes of the disconnections that were recorded."""
+    """The causes of the recorded disconnections."""
     return [
         str(json.loads(item.detail)["cause"])
         for item in queue.take(timeout=0) or []
@@ -91,7 +91,7 @@ def test_redirects_of_the_handshake_are_not_followed(status: int) -> None:
             return f"HTTP/1.1 {status} Moved\r\nLocation: ws://{elsewhere}{target}\r\n\r\n".encode()
 
         with answering(redirect) as (address, asked), feeding(f"ws://{address}/") as (feed, _):
-            wait_for(lambda: len(asked) >= 2, message="it tries again")
+            wait_for(lambda: len(asked) >= 2, message="a second attempt")
             assert f"HTTP status {status}" in feed.last_error
         assert heard == []
 
@@ -116,7 +116,7 @@ def test_a_close_reason_is_recorded_without_the_key(key: str) -> None:
 
 
 def frame(opcode: int, length: int, payload: bytes = b"", *, final: bool = True) -> bytes:
-    """A frame with any declared length."""
+    """A frame with a length that need not match its payload."""
     return bytes([(0x80 if final else 0) | opcode, 127]) + length.to_bytes(8, "big") + payload
 
 
@@ -144,8 +144,8 @@ def test_an_endless_message_is_refused_before_it_fills_the_memory(
     def count(size: int) -> None:
         nonlocal sent
         sent += size
-        if sent > FAR_TOO_MUCH:
-            raise ConnectionError("nobody hangs up")
+        if sent > TOO_MUCH:
+            raise ConnectionError("the client did not hang up")
 
     def send(connection: ServerConnection) -> None:
         attack(connection, count)
@@ -153,7 +153,7 @@ def test_an_endless_message_is_refused_before_it_fills_the_memory(
     with sending(send) as url, feeding(url) as (_, queue):
         found = wait_for(lambda: causes(queue))
     assert "larger than" in found[0]
-    assert sent <= FAR_TOO_MUCH
+    assert sent <= TOO_MUCH
 
 
 def test_a_message_of_the_documented_maximum_size_is_accepted() -> None:
@@ -171,7 +171,7 @@ def test_a_message_of_the_documented_maximum_size_is_accepted() -> None:
 
 
 def test_a_compressed_frame_ends_the_connection() -> None:
-    """None was agreed on, so no bomb is ever unpacked."""
+    """Compression was not negotiated, so no decompression bomb is ever unpacked."""
     with (
         sending(lambda connection: connection.socket.sendall(b"\xc1\x03abc" + b"\0" * 10)) as url,
         feeding(url) as (_, queue),

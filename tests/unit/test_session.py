@@ -1,4 +1,4 @@
-"""Numbering at the websocket's edge."""
+"""A session numbers price events and feed events."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ START = 20_000 * DAY + 5
 
 
 def make_session(start: int = START) -> tuple[Session, list[FeedEvent]]:
-    told: list[FeedEvent] = []
-    return Session(start, told.append, lambda: start), told
+    emitted: list[FeedEvent] = []
+    return Session(start, emitted.append, lambda: start), emitted
 
 
 @given(st.lists(st.integers(START - 10, START + 10)))
@@ -35,25 +35,25 @@ def test_numbers_have_no_gap_and_received_strictly_increases(readings: list[int]
 
 
 def test_feed_events_of_several_threads_are_emitted_in_the_order_of_their_numbers() -> None:
-    told: list[FeedEvent] = []
+    emitted: list[FeedEvent] = []
 
     def emit(event: FeedEvent) -> None:
-        time.sleep(0)  # lets the others overtake, if they can
-        told.append(event)
+        time.sleep(0)  # lets other threads run in between
+        emitted.append(event)
 
     session = Session(START, emit, lambda: START)
 
-    def tell(kind: str) -> None:
+    def emit_some(kind: str) -> None:
         for n in range(200):
             session.emit(kind, n=n)
 
-    threads = [threading.Thread(target=tell, args=(f"kind {n}",)) for n in range(8)]
+    threads = [threading.Thread(target=emit_some, args=(f"kind {n}",)) for n in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [event.number for event in told] == [str(n) for n in range(1, 1601)]
-    assert {event.session for event in told} == {str(START)}
+    assert [event.number for event in emitted] == [str(n) for n in range(1, 1601)]
+    assert {event.session for event in emitted} == {str(START)}
 
 
 @pytest.mark.parametrize("start", [20_000 * DAY, START, 20_001 * DAY - 1])
@@ -70,23 +70,23 @@ def test_a_session_ends_if_the_clock_goes_back_by_a_second() -> None:
 
 
 def test_a_feed_event_has_the_current_or_the_given_time() -> None:
-    told: list[FeedEvent] = []
+    emitted: list[FeedEvent] = []
     clock: Iterator[int] = count(START + 100)
-    session = Session(START, told.append, lambda: next(clock))
+    session = Session(START, emitted.append, lambda: next(clock))
     session.emit("started")
     session.emit("connected", START + 7)
-    assert [event.at for event in told] == [str(START + 100), str(START + 7)]
+    assert [event.at for event in emitted] == [str(START + 100), str(START + 7)]
 
 
 def test_a_checkpoint_has_the_last_number_and_the_span_of_times() -> None:
-    session, told = make_session()
+    session, emitted = make_session()
     session.checkpoint("alive", connected=True)
     timestamps: list[object] = ["1700000009", "1700000001", "nonsense", None, [], "1700000000000", "nan", "-1"]
     for timestamp in timestamps:
         session.number({"timestamp": timestamp}, START)
     session.number({}, START)
     session.checkpoint("stopped")
-    assert [json.loads(event.detail) for event in told] == [
+    assert [json.loads(event.detail) for event in emitted] == [
         {"last_seq": 0, "connected": True},
         {"last_seq": 9, "time_min": 1700000001.0, "time_max": 1700000009.0},
     ]

@@ -1,4 +1,4 @@
-"""The spool: what is put is on disk, in order, until it is dropped; its file belongs to one process at a time."""
+"""The spool stores entries on disk, in order, until they are dropped. One process at a time can open its file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def price(n: int) -> Outgoing:
     return Outgoing("prices", {"seq": f"{n:03}", "symbol": 'ü"\ud800'})
 
 
-def word(n: int) -> Outgoing:
+def event(n: int) -> Outgoing:
     return Outgoing("feed", {"number": str(n)})
 
 
@@ -45,7 +45,7 @@ def open_spool(tmp_path: Path) -> Iterator[Opener]:
 
 
 def prices(spool: Spool, count: int = 9) -> list[Outgoing]:
-    """The prices at the spool's head."""
+    """The oldest prices in the spool."""
     return [Outgoing("prices", fields) for fields in spool.head("prices", count)[1]]
 
 
@@ -56,17 +56,17 @@ def drop(spool: Spool, count: int) -> None:
 
 def test_entries_of_each_stream_are_dropped_in_order_by_their_mark(open_spool: Opener) -> None:
     spool = open_spool()
-    spool.put([price(1), word(1)])
-    spool.put([price(2), word(2), price(3)])
+    spool.put([price(1), event(1)])
+    spool.put([price(2), event(2), price(3)])
     mark, entries = spool.head("prices", 2)
     assert entries == [price(1).fields, price(2).fields]
-    assert (spool.entries, spool.waiting("prices"), spool.waiting("feed")) == (5, 3, 2)  # looking takes nothing away
+    assert (spool.entries, spool.waiting("prices"), spool.waiting("feed")) == (5, 3, 2)  # `head` removes nothing
     spool.drop("prices", mark)
     assert (spool.entries, spool.waiting("prices"), prices(spool)) == (3, 1, [price(3)])
     drop(spool, 3)
     assert (spool.entries, spool.head("prices", 3)) == (2, (0, []))
     mark, entries = spool.head("feed", 3)
-    assert entries == [word(1).fields, word(2).fields]
+    assert entries == [event(1).fields, event(2).fields]
     spool.put([price(4)])
     spool.drop("feed", mark)
     assert (spool.waiting("prices"), spool.waiting("feed"), prices(spool)) == (1, 0, [price(4)])
@@ -74,11 +74,11 @@ def test_entries_of_each_stream_are_dropped_in_order_by_their_mark(open_spool: O
 
 def test_the_next_process_finds_the_entries_of_one_stream(open_spool: Opener) -> None:
     spool = open_spool()
-    spool.put([price(1), word(1), price(2)])
+    spool.put([price(1), event(1), price(2)])
     drop(spool, 2)
     spool.close()
     spool = open_spool()
-    assert (spool.entries, spool.waiting("prices"), spool.head("feed", 9)[1]) == (1, 0, [word(1).fields])
+    assert (spool.entries, spool.waiting("prices"), spool.head("feed", 9)[1]) == (1, 0, [event(1).fields])
 
 
 def test_the_next_process_finds_the_entries(open_spool: Opener) -> None:
@@ -101,7 +101,7 @@ def test_a_file_is_created_when_needed_and_removed_when_empty(open_spool: Opener
 
 
 def test_an_emptied_spool_frees_its_disk_space_at_once(open_spool: Opener, tmp_path: Path) -> None:
-    """Else `status` and `doctor` would tell for months that prices wait, and a large one would keep its disk."""
+    """Otherwise `status` and `doctor` would report waiting prices, and the file would occupy the disk."""
     spool = open_spool()
     for _ in range(2):
         spool.put([price(n) for n in range(1000)])
@@ -125,22 +125,22 @@ def test_only_one_process_can_open_a_spool(open_spool: Opener) -> None:
         open_spool()
 
 
-# --- Its bound
+# --- Maximum size
 
-SIZE = len(json.dumps(price(1).fields))  # of a price on disk, in bytes
+SIZE = len(json.dumps(price(1).fields))  # bytes of a price on disk
 
 
 def test_the_maximum_size_applies_to_prices_and_a_refused_batch_leaves_no_entry(open_spool: Opener) -> None:
     spool = open_spool(max_bytes=3 * SIZE)
     spool.put([price(1), price(2)])
     with pytest.raises(SpoolFullError, match=r"its maximum \(--spool-max\)") as caught:
-        spool.put([word(1), price(3), price(4)])
+        spool.put([event(1), price(3), price(4)])
     assert isinstance(caught.value, OutageError)
     assert prices(spool) == [price(1), price(2)]
     spool.put([price(3)])
     with pytest.raises(SpoolFullError):
         spool.put([price(4)])
-    spool.put([word(1)] * 50)  # what happens to the feed always passes
+    spool.put([event(1)] * 50)  # feed events are always accepted
     assert spool.entries == 53
 
 
@@ -175,7 +175,7 @@ def test_a_disk_failure_is_an_outage_that_ends(open_spool: Opener) -> None:
 
 
 class NoRoomToDelete:
-    """A connection on a full disk: what is there can be read, but not deleted."""
+    """A connection on a full disk: rows can be read, but not deleted."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -196,7 +196,7 @@ class NoRoomToDelete:
 
 
 def test_a_spool_can_be_emptied_on_a_disk_too_full_to_delete_rows(open_spool: Opener) -> None:
-    """Else its head would be appended again and again, and nothing could ever pass it."""
+    """Otherwise the oldest entries would be appended again and again, and block all others."""
     spool = open_spool()
     spool.put([price(n) for n in range(5)])
     spool._db = NoRoomToDelete(spool._connection())  # type: ignore[assignment]
@@ -205,7 +205,7 @@ def test_a_spool_can_be_emptied_on_a_disk_too_full_to_delete_rows(open_spool: Op
         seen += prices(spool, 2)
         drop(spool, 2)
     assert seen == [price(n) for n in range(5)]
-    assert not spool.path.exists()  # removing the file needs no room, and gives some
+    assert not spool.path.exists()  # removing the file needs no space
     spool.put([price(9)])
     assert prices(spool) == [price(9)]
 
@@ -213,7 +213,7 @@ def test_a_spool_can_be_emptied_on_a_disk_too_full_to_delete_rows(open_spool: Op
 def test_a_spool_can_be_emptied_on_a_disk_that_became_read_only(
     open_spool: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As Linux makes it after an error of the disk."""
+    """Linux remounts a disk read-only after an error."""
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError(30, "Read-only file system")
@@ -224,7 +224,7 @@ def test_a_spool_can_be_emptied_on_a_disk_that_became_read_only(
     with monkeypatch.context() as disk:
         disk.setattr(Path, "unlink", refuse)
         drop(spool, 9)
-        assert spool.entries == 0  # Redis is asked again
+        assert spool.entries == 0  # so new events go to Redis directly
         spool.close()
     assert spool.path.exists()
 
@@ -259,14 +259,14 @@ def test_orphans_are_adopted_oldest_first_and_live_spools_are_skipped(open_spool
     for name in ("2.spool", "3.spool", "1.spool", "4.spool"):
         spool = open_spool(name)
         spool.put([Outgoing("prices", {"from": name})])
-        if name != "3.spool":  # its producer lives
+        if name != "3.spool":  # its producer is alive
             spool.close()
     adopted = []
     for orphan in adopt_orphans(tmp_path, own=tmp_path / "4.spool"):
         assert prices(orphan) == [Outgoing("prices", {"from": orphan.path.name})]
         adopted.append(orphan.path.name)
         with pytest.raises(Timeout):
-            open_spool(orphan.path.name)  # nobody else may have it meanwhile
+            open_spool(orphan.path.name)  # locked until it is closed
         orphan.close()
     assert adopted == ["1.spool", "2.spool"]
 
@@ -278,7 +278,7 @@ def test_a_damaged_orphan_is_reported_and_does_not_block_others(
     spool = open_spool("2.spool")
     spool.put([price(1)])
     spool.close()
-    for _ in range(2):  # its lock was let go of
+    for _ in range(2):  # the lock was released
         caplog.clear()
         for orphan in adopt_orphans(tmp_path, own=tmp_path / "9.spool"):
             assert orphan.path.name == "2.spool"
@@ -287,7 +287,7 @@ def test_a_damaged_orphan_is_reported_and_does_not_block_others(
     assert (tmp_path / "1.spool").exists()
 
 
-# --- Its folder
+# --- Folder
 
 
 def test_the_folder_is_private(tmp_path: Path) -> None:
@@ -309,4 +309,6 @@ def test_each_destination_has_a_folder_without_a_secret_in_its_name(tmp_path: Pa
     folders = {spool_folder(tmp_path, Secret(url), stream) for url in urls for stream in ("prices", "demo")}
     assert len(folders) == 8
     assert all(folder.parent == tmp_path and "p4ss" not in folder.name for folder in folders)
-    assert spool_folder(tmp_path, Secret("redis://:other@one:6379/0"), "prices") in folders  # a password may change
+    assert (
+        spool_folder(tmp_path, Secret("redis://:other@one:6379/0"), "prices") in folders
+    )  # the password is not part of the destination

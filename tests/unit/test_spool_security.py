@@ -1,4 +1,4 @@
-"""What another user, or a damaged disk, may have put into the spool's folder harms neither us nor other files."""
+"""Files that another user or a damaged disk left in the spool's folder do no harm."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def modes(folder: Path) -> dict[str, int]:
 
 
 def plant(path: Path, *statements: str) -> None:
-    """Make an SQLite file."""
+    """Create an SQLite file."""
     with closing(sqlite3.connect(path)) as db, db:
         for statement in statements:
             db.execute(statement)
 
 
 def orphans(folder: Path) -> dict[str, list[Fields]]:
-    """The entries of the spools that can be adopted and read."""
+    """The entries of all spools that can be adopted and read."""
     found = {}
     for spool in adopt_orphans(folder, own=folder / "own.spool"):
         with closing(spool):
@@ -139,12 +139,12 @@ def test_a_planted_folder_blocks_nothing(tmp_path: Path, caplog: pytest.LogCaptu
 @pytest.mark.parametrize(
     "schema",
     [
-        # A view that never ends.
+        # A view without an end.
         ["CREATE VIEW entries AS WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n"],
-        # A trigger that puts back what is deleted.
+        # A trigger that inserts a deleted row again.
         [CREATE, "INSERT INTO entries VALUES (1, 'prices', '{}')",
          "CREATE TRIGGER again AFTER DELETE ON entries BEGIN INSERT INTO entries VALUES (old.id, 'prices', '{}'); END"],
-        # Another table beside it, an index that is an expression, other columns.
+        # A second table, an index on an expression, other columns.
         [CREATE, "CREATE TABLE more (x)"],
         [CREATE, "CREATE INDEX i ON entries (hex(fields))"],
         ["CREATE TABLE entries (id, stream, fields)"],
@@ -187,7 +187,7 @@ def test_a_huge_row_is_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert "1.spool" in caplog.text
 
 
-# --- Names in file names
+# --- Names of streams
 
 
 @pytest.mark.parametrize("name", ["../../etc", "a/../../b", "a\0b", "a\nb", "é" * 400, "{}", "x" * 5000, "", ".", ".."])

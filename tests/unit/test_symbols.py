@@ -1,4 +1,4 @@
-"""The symbols a person names, by option, variable or file."""
+"""Symbols from options, variables and files."""
 
 from __future__ import annotations
 

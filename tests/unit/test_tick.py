@@ -1,4 +1,4 @@
-"""`tick.validation_error`: why the database would refuse a tick. Its limits are the table's."""
+"""`tick.validation_error` names the value that the database would refuse."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_names_have_a_minimum_and_a_maximum_length(field: str, value: str) -> No
 
 
 def assert_named(field: str, value: str, words: str) -> None:
-    """The problem names the field, what is wrong, and the value, of which not more than a line."""
+    """Assert that the error names the field, the reason and the shortened value."""
     found = validation_error(GOOD._replace(**{field: value}))
     assert found is not None
     assert found.startswith(f"{field} ")

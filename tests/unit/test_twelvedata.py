@@ -1,4 +1,4 @@
-"""Twelve Data's JSON → ticks and words about the feed."""
+"""Twelve Data's messages become ticks and feed events."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_deeply_nested_json_raises_no_error() -> None:
     frames = (b'{"event": "price", "symbol": %b%b}' % (b"[" * depth, b"]" * depth) for depth in range(2000, 100, -1))
     event = next(event for frame in frames if (event := decode_frame(frame)) is not None)
     for use in (instrument, lambda event: parse(event, 1, 1, 1), subscribe_status):
-        called_deeper(50, lambda use=use: use(event))  # type: ignore[misc]  # else a RecursionError ends the feed
+        called_deeper(50, lambda use=use: use(event))  # type: ignore[misc]  # a RecursionError would end the feed
 
 
 # --- Prices
@@ -148,7 +148,7 @@ def test_any_json_object_is_decoded_and_parsed(event: dict[str, Any]) -> None:
             assert value == ""
 
 
-# --- Words about the feed
+# --- Subscription
 
 
 @pytest.mark.parametrize(
