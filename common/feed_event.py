@@ -1,6 +1,7 @@
-"""A feed event: what happened to the feed, as an entry of the second stream, `<stream>:feed`. Pure.
+"""A feed event: a change in the state of a feed, as an entry of the stream `<price stream>:feed`. Pure.
 
-Kinds: `started` `connected` `subscribed` `refused` `instrument` `disconnected` `overflow` `alive` `stopped`.
+Kinds: `started` `connected` `subscribed` `unsubscribed` `refused` `instrument` `disconnected` `overflow` `alive`
+`stopped`. docs/adding-a-feed.md describes each of them.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from common.number import is_bigint
 
 
 class FeedEvent(NamedTuple):
-    """One feed event; every value is text. `session` and `number` (1, 2, 3 …) are its identity.
+    """The fields of a stream entry, in its order. Each is text.
 
-    `at` is microseconds UTC, `event` the kind, `detail` a JSON object.
+    `session` and `number` (1, 2, 3 and so on) identify the event. `at` is microseconds UTC, `event` the kind, `detail`
+    a JSON object.
     """
 
     session: str
@@ -28,20 +30,20 @@ class FeedEvent(NamedTuple):
 
 
 CODEC = Codec("feed event", FeedEvent, FeedEvent._fields)
-#: The fields that are integers.
+#: The fields that hold integers.
 INTEGERS = ("session", "number", "at")
 encode = CODEC.encode
 decode = CODEC.decode
 
 
-def problem(event: FeedEvent) -> str | None:
-    """Why this event is not stored, naming field and value; None if the database decides."""
-    odd = next((name for name in INTEGERS if not is_bigint(getattr(event, name))), None)
-    return odd and f"{odd} is no whole number of 64 bits: {getattr(event, odd)[:80]!r}"
+def validation_error(event: FeedEvent) -> str | None:
+    """Why this event cannot be stored, with field and value; None if the database must decide."""
+    invalid = next((name for name in INTEGERS if not is_bigint(getattr(event, name))), None)
+    return invalid and f"{invalid} is not a whole number of 64 bits: {getattr(event, invalid)[:80]!r}"
 
 
 def make(session: int, number: int, at: int, event: str, detail: Mapping[str, Any]) -> FeedEvent:
-    """A feed event of these values. What the database's JSON cannot hold (NUL, lone surrogates) becomes "?"."""
+    """A feed event with these values. Characters that PostgreSQL's JSON refuses (NUL, lone surrogates) become "?"."""
     text = json.dumps(detail, ensure_ascii=False).encode(errors="replace").decode()
     text = re.sub(r"(?<!\\)((?:\\\\)*)\\u0000", r"\1?", text)
     return FeedEvent(str(session), str(number), str(at), event, text)

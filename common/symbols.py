@@ -1,4 +1,4 @@
-"""Reads the symbols a person names."""
+"""Reads symbols from options and files."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from common.plain_text import read_text, refuse_invisible, shown, unquoted
 
 
 def read_symbols(options: Sequence[str], file: Path | None) -> list[str]:
-    """The symbols in the options and the file (`#` begins a comment), in order, upper case, each once.
+    """The symbols in the options and in the file, in their order, in upper case, without duplicates.
 
-    Commas, blanks and line ends separate them; a symbol may be in quotes. Raises ConfigurationError if there are no
-    symbols, if the file cannot be read, and if a symbol holds a character that no screen shows.
+    Commas, blanks and line ends separate symbols; a symbol may be in quotes. In the file, `#` begins a comment.
+    Raises ConfigurationError if the file cannot be read, if a symbol has an invisible character, or without any symbol.
     """
     texts = [("--symbols (or SYMBOLS)", option) for option in options]
     if file:
@@ -27,5 +27,5 @@ def read_symbols(options: Sequence[str], file: Path | None) -> list[str]:
             refuse_invisible(part, f"{place}: the symbol {part!a}")
             found.append(part.upper())
     if not found:
-        raise ConfigurationError("no symbols: name some, as in --symbols BTC/USD,AAPL (or set SYMBOLS)")
+        raise ConfigurationError("no symbols: give at least one, for example --symbols BTC/USD,AAPL (or set SYMBOLS)")
     return list(dict.fromkeys(found))

@@ -1,7 +1,6 @@
-"""A tick: one price event as it travels, from the producer's hands to the database's.
+"""A tick: one price event as the producer appends it and a consumer inserts it. Pure.
 
-Every value is text, as it came from the feed: nothing on the way parses a number, the database converts and judges.
-An absent value is an empty string. This module is pure.
+Every value is the text that the vendor sent; an absent value is "". The database converts and validates the values.
 """
 
 from __future__ import annotations
@@ -11,18 +10,18 @@ from typing import NamedTuple
 from common.codec import Codec
 from common.number import is_bigint, is_finite
 
-#: What `time` may be, in seconds since 1970: 1970-01-01 to 2100-01-01. A time in milliseconds lies far outside.
+#: Valid range of `time`, in seconds since 1970: 1970-01-01 to 2100-01-01. A time in milliseconds is far outside.
 TIME_RANGE = (0, 4_102_444_800)
-#: Characters in a symbol (at least one) and in an exchange.
+#: Maximum number of characters in a symbol and in an exchange. A symbol has at least one.
 MAX_NAME = 64
 
 
 class Tick(NamedTuple):
-    """One price event. The fields are those of a stream entry, in its order; each is text, absent is ``""``.
+    """The fields of a stream entry, in its order. Each is text; an absent value is ``""``.
 
-    `session` and `seq` are the tick's identity: the producer's run (its start, microseconds since 1970) and the
-    number of the event in it (1, 2, 3 …). `time` is the exchange's (seconds UTC), `received` the producer's
-    (microseconds UTC, strictly increasing within a session). `day_volume` is cumulative over the day.
+    `session` and `seq` identify the tick: the start of the producer's run (microseconds since 1970) and the number of
+    the event in it (1, 2, 3 and so on). `time` is the exchange's, in seconds UTC. `received` is the producer's, in
+    microseconds UTC, strictly increasing within a session. `day_volume` accumulates over the day.
     """
 
     session: str
@@ -38,23 +37,23 @@ class Tick(NamedTuple):
 
 
 CODEC = Codec("tick", Tick, Tick._fields)
-#: The fields that are integers, and those that are numbers.
+#: The fields that hold integers, and those that hold numbers.
 INTEGERS = ("session", "seq", "received")
 NUMBERS = ("time", "price", "day_volume", "bid", "ask")
 encode = CODEC.encode
 decode = CODEC.decode
 
 
-def problem(tick: Tick) -> str | None:
-    """Why this tick is not stored, naming field and value; None if the database decides.
+def validation_error(tick: Tick) -> str | None:
+    """Why this tick cannot be stored, with field and value; None if the database must decide.
 
-    Asked only about a batch that has failed. It must refuse nothing that the database stores if a whole batch is good.
+    Called only for batches that the database has refused. It must accept every tick that the database accepts.
     """
     for name in INTEGERS:
         if not is_bigint(getattr(tick, name)):
-            return f"{name} is no whole number of 64 bits: {_quote(getattr(tick, name))}"
+            return f"{name} is not a whole number of 64 bits: {_quote(getattr(tick, name))}"
     if not 1 <= len(tick.symbol) <= MAX_NAME:
-        return f"symbol is not of 1 to {MAX_NAME} characters: {_quote(tick.symbol)}"
+        return f"symbol does not have 1 to {MAX_NAME} characters: {_quote(tick.symbol)}"
     if len(tick.exchange) > MAX_NAME:
         return f"exchange is longer than {MAX_NAME} characters: {_quote(tick.exchange)}"
     for name in ("time", "price"):
@@ -62,9 +61,9 @@ def problem(tick: Tick) -> str | None:
             return f"{name} is missing"
     for name in NUMBERS:
         if getattr(tick, name) and not is_finite(getattr(tick, name)):
-            return f"{name} is no finite number: {_quote(getattr(tick, name))}"
-    if not TIME_RANGE[0] - 1 < float(tick.time) < TIME_RANGE[1]:  # it rounds first: -1e-7 is 1970
-        return f"time is not between 1970 and 2100 (seconds since 1970 are meant): {_quote(tick.time)}"
+            return f"{name} is not a finite number: {_quote(getattr(tick, name))}"
+    if not TIME_RANGE[0] - 1 < float(tick.time) < TIME_RANGE[1]:  # the database rounds first: -1e-7 is 1970
+        return f"time is not between 1970 and 2100 (expected: seconds since 1970): {_quote(tick.time)}"
     return None
 
 

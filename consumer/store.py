@@ -259,7 +259,7 @@ def _validate(table: Table, entries: Sequence[Entry]) -> tuple[list[Decoded], li
         except DecodeError as error:
             dead.append((entry, str(error)))
             continue
-        reason = table.problem(record)
+        reason = table.validation_error(record)
         if reason is None:
             good.append((values, entry))
         else:

@@ -17,13 +17,13 @@ class Table(NamedTuple):
     """How one stream's entries are stored: decoded, judged where the database has refused, inserted."""
 
     codec: Codec[Any]
-    problem: Callable[..., str | None]
+    validation_error: Callable[..., str | None]
     insert: str
     template: str
     allowed: Mapping[int, bytes]  # the bytes that the values of a column may have, by the column's position
 
     def check_bytes(self, columns: Sequence[Sequence[bytes]]) -> None:
-        """Raises ValueError if a number is spelled as only PostgreSQL would read it: `problem` finds the entry."""
+        """Raises ValueError if only PostgreSQL would read a number; then `validation_error` finds the entry."""
         for position, allowed in self.allowed.items():
             if not has_only(allowed, columns[position]):
                 raise ValueError(f"column {position} has bytes other than {allowed!r}")
@@ -39,7 +39,7 @@ def _allowed(record: type[Any], integers: Sequence[str], numbers: Sequence[str] 
 # a step of the same row; in FROM, all rows would be set aside first.
 PRICES = Table(
     tick.CODEC,
-    tick.problem,
+    tick.validation_error,
     """
     INSERT INTO prices_real_time
         (session, seq, symbol, time, price, day_volume, bid, ask, exchange, received_at)
@@ -57,7 +57,7 @@ PRICES = Table(
 )
 FEED = Table(
     feed_event.CODEC,
-    feed_event.problem,
+    feed_event.validation_error,
     """
     INSERT INTO feed_events (session, number, at, event, detail)
     SELECT session, number, timestamptz 'epoch' + at * interval '1 microsecond', event, detail

@@ -1,1 +1,1 @@
-"""Twelve Data's websocket → Redis stream."""
+"""Receives Twelve Data's websocket and appends its prices to a Redis stream."""

@@ -1,4 +1,4 @@
-"""Where the `producer` command, and `python -m producer`, begin."""
+"""Entry point of the `producer` command and of `python -m producer`."""
 
 import os
 import sys
@@ -8,9 +8,9 @@ if (
     and not sys.flags.safe_path
     and __file__ != f"{sys.path[0]}{os.sep}producer{os.sep}__main__.py"
 ):
-    del sys.path[0]  # `python -m` searches the working folder first: a redis.py or a common.py there is not ours
+    del sys.path[0]  # `python -m` searches the working folder first, which may hold another redis.py or common.py
 
-import common.interrupt  # noqa: F401  first: what follows takes half a second
+import common.interrupt  # noqa: F401  first, because the imports below take half a second
 from producer.cli import main
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One websocket connection to the vendor."""
+"""One websocket connection, with time and size limits that the library does not have."""
 
 from __future__ import annotations
 
@@ -7,152 +7,153 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import websocket
-from twelvedata.context import Context
-from twelvedata.websocket import TDWebSocket
 
 from common.errors import TickpipeError
 from common.proxy import Proxy, websocket_options
 
 logger = logging.getLogger("producer.feed")
 
-_FINAL_TEXT, _LENGTH_FOLLOWS = 0x81, 126
-#: Bytes read from the connection at once.
+#: Bytes to read from the socket at once.
 READ_AHEAD = 65_536
-#: Most bytes of one message. The vendor documents 1 MB.
+#: Maximum size of a message in bytes. The vendor documents 1 MB.
 MAX_MESSAGE = 4 * 1024 * 1024
+#: Seconds that `Connection.receive` waits for a complete frame.
+READ_TIMEOUT = 0.25
 
-#: Close codes: none, normal closure, policy violation, unauthorized, forbidden; and those without a public meaning.
-_MAY_BE_EVICTION, _PRIVATE_CODES = frozenset({None, 1000, 1008, 3000, 3003}), range(4000, 5000)
+#: First byte of an unfragmented text frame; a length byte of 126 means that two bytes of length follow (RFC 6455, 5.2).
+_FINAL_TEXT, _LENGTH_FOLLOWS = 0x81, 126
+#: Close codes that a server may use to make room for another client: none, normal closure, policy violation,
+#: unauthorized and forbidden. Codes from 4000 on have no public meaning, so they count too.
+_EVICTION_CODES, _PRIVATE_CODES = frozenset({None, 1000, 1008, 3000, 3003}), range(4000, 5000)
 
 
 class DisconnectedError(TickpipeError):
-    """The connection ended; the message says how."""
+    """The connection ended."""
 
 
 class ClosedByServerError(DisconnectedError):
-    """The server closed the connection with a close frame. `code` is None if the frame has none."""
+    """The server closed the connection with a close frame. `code` is None if the frame has no code."""
 
     def __init__(self, frame: bytes) -> None:
-        """`frame` is the payload of the close frame: a code of two bytes, then a reason; or empty."""
+        """`frame` is the payload of the close frame: empty, or a code of two bytes and a reason."""
         self.code = int.from_bytes(frame[:2], "big") if len(frame) >= 2 else None
         reason = frame[2:].decode(errors="replace")
         super().__init__(f"the server closed the connection (code {self.code}{': ' + reason if reason else ''})")
 
     @property
     def may_be_eviction(self) -> bool:
-        """Whether the server may have closed it for another client's sake; no code of RFC 6455 or IANA says so.
+        """Whether the server may have closed the connection in favor of another client.
 
-        A normal closure, none given, a policy, a refusal and a vendor's own code may. The other codes name a failure,
-        a restart or overload of the server, or an error of the protocol (1001, 1002, 1011 to 1014, 3008 and so on).
+        No code of RFC 6455 or IANA means eviction. The codes that name a failure, a restart, an overload or a protocol
+        error are ruled out (1001, 1002, 1011 to 1014, 3008 and so on).
         """
-        return self.code in _MAY_BE_EVICTION or (self.code or 0) in _PRIVATE_CODES
+        return self.code in _EVICTION_CODES or (self.code or 0) in _PRIVATE_CODES
 
 
-class _Socket(websocket.WebSocket):
-    """A websocket on which a peer that trickles cannot hold us: its timeouts are for the whole, not for each byte."""
+class Connection(websocket.WebSocket):
+    """A websocket that a slow or hostile server cannot block: timeouts cover a whole frame, not one read."""
 
-    deadline = math.inf
-    _read, _taken = b"", 0  # what was read from the connection, and how much of it was taken
-    _unfinished = 0  # bytes of the message that is being read
+    def __init__(self) -> None:
+        # Decoding the JSON checks UTF-8. A second check would double the time for a frame.
+        super().__init__(enable_multithread=False, skip_utf8_validation=True)
+        self._deadline = math.inf
+        self._buffer, self._position = b"", 0  # bytes read from the socket, and how many of them were consumed
+        self._message_size = 0  # bytes of the message that is being received
 
-    def _recv(self, bufsize: int) -> Any:
-        """Up to so many bytes. A frame is asked for in three parts: one look at the connection brings many frames."""
-        if self._taken == len(self._read):
-            if time.monotonic() > self.deadline:  # what has come of the frame is kept for the next call
-                raise websocket.WebSocketTimeoutException("a frame is not complete yet")
-            self._read, self._taken = super()._recv(READ_AHEAD), 0  # type: ignore[no-untyped-call]
-        part = self._read[self._taken : self._taken + bufsize]
-        self._taken += len(part)
-        self._unfinished += len(part)
-        if self._unfinished > MAX_MESSAGE:
-            raise websocket.WebSocketPayloadException(f"a message is larger than {MAX_MESSAGE:,} bytes")
-        return part
+    @classmethod
+    def open(cls, url: str, *, timeout: float, proxy: Proxy | None, first_message: str) -> Connection:
+        """Connect and send the first message. `timeout` (seconds) limits the whole handshake.
 
-    def recv_data_frame(self, control_frame: bool = False) -> tuple[int, Any]:
-        """The library's, with a bound for the message that the frame belongs to."""
-        received = super().recv_data_frame(control_frame)
-        if self.cont_frame.cont_data is None:
-            self._unfinished = 0
-        return received
-
-    def next_text(self) -> bytes | None:
-        """The next frame's payload, where it is an ordinary text frame, all of it read; None: ask the library for it.
-
-        The library takes a third of a price's time for the cases that a price never is (RFC 6455, section 5.2).
+        Raises DisconnectedError for a redirect, and otherwise websocket's errors and OSError.
         """
-        data, at, length = self._read, self._taken, 0
-        pieces = self.frame_buffer.header or self.frame_buffer.recv_buffer or self.cont_frame.cont_data
-        if pieces or len(data) - at < 4 or data[at] != _FINAL_TEXT:
-            return None
-        at, length = at + 2, data[at + 1]
-        if length == _LENGTH_FOLLOWS:
-            at, length = at + 2, int.from_bytes(data[at : at + 2], "big")
-        elif length > _LENGTH_FOLLOWS:  # longer still, or masked
-            return None
-        if at + length > len(data):
-            return None
-        self._taken = at + length
-        return data[at : self._taken]
-
-    def cut(self) -> None:
-        """End whatever waits on the connection, in any thread."""
-        if self.sock:
-            with suppress(OSError):
-                self.sock.shutdown(socket.SHUT_RDWR)
-
-
-class _Client(TDWebSocket):  # type: ignore[misc]  # the wrapper has no types
-    """The wrapper's client on one plain connection at a time: no receiver thread, no self-healing."""
-
-    def __init__(self, symbols: Iterable[str]) -> None:
-        context = Context()  # a TDClient would make a blocking REST call here, with the key in its errors
-        context.apikey = ""
-        context.defaults = {"symbols": sorted(symbols), "logger": logging.getLogger("producer.wrapper")}
-        super().__init__(context)
-
-    ws: Any  # _Socket while connected, else None
-
-    def connect(self, url: str, timeout: float, proxy: Proxy | None) -> None:
-        """Open a connection and subscribe. Raises websocket's errors and OSError."""
-        self.subscribed_symbols: set[str] = set()
-        # Decoding the JSON checks UTF-8; twice is half the time of a frame.
-        self.ws = _Socket(enable_multithread=False, skip_utf8_validation=True)
-        self.ws.settimeout(timeout)
-        limit = threading.Timer(timeout + 0.5, self.ws.cut)  # the whole; `timeout` is for each read
+        connection = cls()
+        connection.settimeout(timeout)  # for each read
+        limit = threading.Timer(timeout + 0.5, connection._interrupt)  # for all of them
         limit.start()
         try:
-            # The URL holds the key: no other server gets it.
-            self.ws.connect(url, redirect_limit=0, **websocket_options(proxy))
-            self.on_connect()
+            # The URL holds the key. Following a redirect would give the key to another server.
+            connection.connect(url, redirect_limit=0, **websocket_options(proxy))  # type: ignore[no-untyped-call]
+            connection.send(first_message)
         except (OSError, websocket.WebSocketException):
-            answer = self.ws.handshake_response
-            self.close(politely=False)  # never two at once
-            if answer is not None and answer.status != HTTPStatus.SWITCHING_PROTOCOLS:
+            response = connection.handshake_response
+            connection.disconnect(graceful=False)
+            if response is not None and response.status != HTTPStatus.SWITCHING_PROTOCOLS:
                 raise DisconnectedError(
-                    f"the server answered the handshake with HTTP status {answer.status}, a redirect; redirects are "
+                    f"the server answered the handshake with HTTP status {response.status}, a redirect; redirects are "
                     "not followed: check --url"
                 ) from None
             raise
         finally:
             limit.cancel()
+        connection.settimeout(READ_TIMEOUT)
+        return connection
 
-    def close(self, *, politely: bool) -> None:
-        """Close the connection, if any: with a close frame and a short wait for its answer, or at once."""
-        self.ready = False
-        connection: _Socket | None = self.ws
-        self.ws = None
-        if connection is None:
-            return
+    def next_text(self) -> bytes | None:
+        """The payload of the next frame, if it is an unfragmented text frame that was read completely; else None.
+
+        After None, call `receive`. This shortcut exists because the library spends a third of the time for a price on
+        cases that a price never is.
+        """
+        data, at = self._buffer, self._position
+        incomplete = self.frame_buffer.header or self.frame_buffer.recv_buffer or self.cont_frame.cont_data
+        if incomplete or len(data) - at < 4 or data[at] != _FINAL_TEXT:
+            return None
+        at, length = at + 2, data[at + 1]
+        if length == _LENGTH_FOLLOWS:
+            at, length = at + 2, int.from_bytes(data[at : at + 2], "big")
+        elif length > _LENGTH_FOLLOWS:  # a length of eight bytes, or a masked frame
+            return None
+        if at + length > len(data):
+            return None
+        self._position = at + length
+        return data[at : self._position]
+
+    def receive(self) -> tuple[int, bytes] | None:
+        """Opcode and payload of the next frame, or None if no frame is complete within READ_TIMEOUT."""
+        self._deadline = time.monotonic() + READ_TIMEOUT
         try:
-            if politely:
-                connection.deadline = time.monotonic() + 1
-                connection.close(timeout=1)
-            connection.shutdown()  # type: ignore[no-untyped-call]
+            opcode, frame = self.recv_data_frame(control_frame=True)
+        except websocket.WebSocketTimeoutException:
+            return None
+        return opcode, cast("bytes", frame.data)  # bytes for text frames, too
+
+    def disconnect(self, *, graceful: bool) -> None:
+        """Close the connection. `graceful` sends a close frame and waits up to 1 s for the reply."""
+        try:
+            if graceful:
+                self._deadline = time.monotonic() + 1
+                self.close(timeout=1)
+            self.shutdown()  # type: ignore[no-untyped-call]
         except (OSError, websocket.WebSocketException) as error:
             logger.debug("closing: %s", error)
+
+    def recv_data_frame(self, control_frame: bool = False) -> tuple[int, Any]:
+        """The library's method, which resets the size limit after each complete message."""
+        received = super().recv_data_frame(control_frame)
+        if self.cont_frame.cont_data is None:
+            self._message_size = 0
+        return received
+
+    def _recv(self, bufsize: int) -> Any:
+        """Up to `bufsize` bytes. The library asks three times for each frame; one read of the socket serves many."""
+        if self._position == len(self._buffer):
+            if time.monotonic() > self._deadline:  # the library keeps the part that has arrived for the next call
+                raise websocket.WebSocketTimeoutException("a frame is not complete yet")
+            self._buffer, self._position = super()._recv(READ_AHEAD), 0  # type: ignore[no-untyped-call]
+        part = self._buffer[self._position : self._position + bufsize]
+        self._position += len(part)
+        self._message_size += len(part)
+        if self._message_size > MAX_MESSAGE:
+            raise websocket.WebSocketPayloadException(f"a message is larger than {MAX_MESSAGE:,} bytes")
+        return part
+
+    def _interrupt(self) -> None:
+        """Make a blocked read or write fail. Callable from any thread."""
+        if self.sock:
+            with suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)

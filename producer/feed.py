@@ -1,8 +1,8 @@
-"""Twelve Data's websocket, made dependable: numbering, heartbeat, watchdog, reconnect, entitlement errors.
+"""Receives Twelve Data's websocket: one thread, one connection at a time, reconnecting for as long as it takes.
 
-The vendor's wrapper gives the protocol (its URL, its subscribe and heartbeat messages, what is subscribed). Its
-connection handling is not used: it overlaps connections, hangs in the handshake, retries a refused key for ever and
-drops events without a count (docs/adr/0001). One thread, one connection at a time.
+The vendor's wrapper provides the subscribe messages. Its connection handling is not used, because it opens overlapping
+connections, blocks in the handshake, retries a refused key forever and drops events without counting them
+(docs/adr/0001-we-drive-the-connection-ourselves.md).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import cast
 from urllib.parse import quote
 
 import websocket
@@ -23,19 +22,24 @@ from common import tls
 from common.errors import ConfigurationError, TickpipeError, UntrustedError
 from common.settings import Secret
 from producer.config import FeedConfig
-from producer.connection import ClosedByServerError, DisconnectedError, _Client
+from producer.connection import ClosedByServerError, Connection, DisconnectedError
 from producer.feeds import twelvedata
 from producer.queue import EventQueue
 from producer.reconnect import Reconnect
 from producer.session import PriceEvent, Session, overflow
+from producer.subscription import Subscription
+from producer.watchdog import Watchdog
 
 logger = logging.getLogger("producer.feed")
-#: A shorter key is not a secret of the vendor's, and hiding it would garble the text around it.
+
+#: A shorter key cannot be one of the vendor's. Removing it would garble the text around it.
 SHORTEST_KEY = 8
+#: Seconds between the periodic tasks.
+TASKS_EVERY = 0.25
 
 
 class RefusedKeyError(ConfigurationError):
-    """Twelve Data refuses the API key: check TWELVE_DATA_API_KEY."""
+    """Twelve Data refuses the API key."""
 
 
 class NothingSubscribedError(ConfigurationError):
@@ -43,7 +47,7 @@ class NothingSubscribedError(ConfigurationError):
 
 
 class Feed:
-    """The feed: price events are numbered and put in the intake, what happens to it is told as feed events."""
+    """Numbers price events and puts them into the queue, along with feed events on the state of the connection."""
 
     def __init__(
         self,
@@ -51,56 +55,49 @@ class Feed:
         *,
         api_key: Callable[[], Secret],
         symbols: Iterable[str],
-        intake: EventQueue,
+        queue: EventQueue,
         clock: Callable[[], int],
         monotonic: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        """`clock` gives microseconds UTC, `monotonic` seconds."""
+        """`api_key` is called for each connection. `clock` gives microseconds UTC, `monotonic` seconds."""
         self.config = config
         self.session: Session
         self.received = self.lost = 0  # price events, over all sessions
         self.skipped_frames = 0
         self.connections = 0
-        self.heard_at = monotonic()  # the server's last word: any event, no pong
+        self.heard_at = monotonic()  # when the last event of the server arrived; a pong is not an event
         self.lost_at = -math.inf
-        self.trouble = ""  # how the last connection ended
+        self.last_error = ""  # why the last connection ended
         self._api_key = api_key
         self._key = Secret("")  # the one that was sent last
-        self._intake = intake
+        self._queue = queue
         self._clock = clock
         self._monotonic = monotonic
-        self._reconnect = Reconnect(rng or random.Random())  # noqa: S311  jitter, no secret
-        self._client = _Client(symbols)
-        self._wanted = frozenset(self._client.symbols)
-        self._accepted: tuple[str, ...] = ()  # on the open connection
+        self._reconnect = Reconnect(rng or random.Random())  # noqa: S311  for jitter, not for secrets
+        self._subscription = Subscription(symbols)
+        self._connection: Connection | None = None
+        self._watchdog = Watchdog(config, self.heard_at)
         self._session_ids: set[int] = set()
         self._ever_connected = False
         self._ever_subscribed = False
-        self._lost: tuple[PriceEvent, PriceEvent] | None = None  # first and last that found the intake full
+        self._lost: tuple[PriceEvent, PriceEvent] | None = None  # first and last of an unreported loss
         self._last_frame = 0  # microseconds UTC, of the open or the last connection
-        self._left_at: int | None = None  # the last frame of the connection that was open when told to stop
+        self._stopped_at: int | None = None  # the last frame of the connection that was open at shutdown
         self._was_subscribed = False  # on the open or the last connection
-        self._next_tick = self._next_alive = self._next_heartbeat = 0.0
-        self._heartbeat_sent: float | None = None  # and not answered yet
-        self._frame_at = self._price_at = 0.0
-        self._pinged = False
-
-    # What other threads may call.
+        self._next_tasks = self._next_alive = 0.0
 
     @property
     def connected(self) -> bool:
-        """Whether a connection is open."""
-        return bool(self._client.ready)
+        """Whether a connection is open. Callable from any thread."""
+        return self._connection is not None
 
     def set_symbols(self, symbols: Iterable[str]) -> None:
-        """Subscribe and unsubscribe so that exactly these are subscribed, on the connection that is open."""
-        self._wanted = frozenset(self._client.normalize_symbols(symbols))
-
-    # The feed's thread.
+        """Subscribe exactly these symbols, on the open connection. Callable from any thread."""
+        self._subscription.set_wanted(symbols)
 
     def run(self, stop: threading.Event) -> None:
-        """Receive until `stop` is set. Raises ConfigurationError where no further try can help."""
+        """Receive until `stop` is set. Raises ConfigurationError if no further attempt can succeed."""
         self._begin_session(self._clock())
         refusals = 0
         try:
@@ -119,95 +116,93 @@ class Feed:
                     self._pause(stop, error, lasted=self._monotonic() - began, evicted=evicted)
         finally:
             self._report_lost()
-            # What was connected until now is blind from its last frame on: closing takes a round trip.
-            self.session.vouch("stopped", self._left_at and max(self._left_at, self.session.id))
+            # Closing takes a round trip in which prices are not received: the gap begins at the last frame.
+            self.session.checkpoint("stopped", self._stopped_at and max(self._stopped_at, self.session.id))
+
+    # --- Connection
 
     def _receive(self, stop: threading.Event) -> None:
-        """One connection, from its handshake until `stop` is set; raises when it ends otherwise."""
-        self._open()
-        connection = self._client.ws
+        """Open a connection and receive until `stop` is set. Raises an error if the connection ends before."""
+        connection = self._open()
         try:
             while not stop.is_set():
                 now = self._monotonic()
-                if now >= self._next_tick:
-                    self._tick(now)
+                if now >= self._next_tasks:
+                    self._run_periodic_tasks(connection, now)
                 if (text := connection.next_text()) is not None:
                     self._on_frame(ABNF.OPCODE_TEXT, text)
                     continue
-                if self._intake.above_watermark:
-                    # What was read is cut faster than it is published, and both share one interpreter. The rest waits
-                    # in the kernel's buffers: a pause for each READ_AHEAD slows down to some 50,000 prices a second.
+                if self._queue.above_watermark:
+                    # Frames are decoded faster than they are published, and both threads share one interpreter. The
+                    # kernel buffers the rest. One pause for each READ_AHEAD allows about 50,000 prices a second.
                     time.sleep(0.005)
-                connection.deadline = now + 0.25
-                try:
-                    opcode, frame = connection.recv_data_frame(control_frame=True)
-                except websocket.WebSocketTimeoutException:
-                    continue
-                self._on_frame(opcode, cast("bytes", frame.data))  # recv gives text frames as bytes, too
-            self._left_at = self._last_frame
+                if received := connection.receive():
+                    self._on_frame(*received)
+            self._stopped_at = self._last_frame
         except (DisconnectedError, websocket.WebSocketException, OSError) as error:
             self._report_lost()
-            self.session.tell("disconnected", cause=self._without_key(_cause(error)), last_frame=self._last_frame)
+            self.session.emit("disconnected", cause=self._without_key(_cause(error)), last_frame=self._last_frame)
             raise
         finally:
-            self._accepted = ()
-            self._client.close(politely=stop.is_set())
+            self._connection = None
+            self._subscription.accepted = ()
+            connection.disconnect(graceful=stop.is_set())
 
-    def _open(self) -> None:
+    def _open(self) -> Connection:
         self._was_subscribed = False
         try:
             self._key = self._api_key()
         except ConfigurationError as error:
             if not self._ever_connected:
                 raise
-            raise DisconnectedError(str(error)) from None  # its file may be in the middle of a rotation
-        self._client.symbols = set(self._wanted)
-        key = quote(self._key.reveal(), safe="")
+            raise DisconnectedError(str(error)) from None  # the key's file may be in the middle of a rotation
         try:
-            url = f"{self.config.url}?apikey={key}"
-            self._client.connect(url, self.config.handshake_timeout, self.config.proxy)
+            self._connection = connection = Connection.open(
+                f"{self.config.url}?apikey={quote(self._key.reveal(), safe='')}",
+                timeout=self.config.handshake_timeout,
+                proxy=self.config.proxy,
+                first_message=self._subscription.subscribe_all(),
+            )
         except websocket.WebSocketBadStatusException as error:
-            if error.status_code in {200, 401, 403}:  # the vendor answers a bad key with a plain page, status 200
-                raise RefusedKeyError(f"{RefusedKeyError.__doc__}{self._route}") from None
+            if error.status_code in {200, 401, 403}:  # the vendor answers a wrong key with a plain page, status 200
+                message = f"Twelve Data refuses the API key: check TWELVE_DATA_API_KEY.{self._route}"
+                raise RefusedKeyError(message) from None
             raise DisconnectedError(f"the server answered the handshake with HTTP status {error.status_code}") from None
         except OSError as error:
             if self._ever_connected:
                 raise
             raise self._first_failure(error) from None
-        self._client.ws.settimeout(0.25)
         self._ever_connected = True
         self.connections += 1
-        now = self._monotonic()
-        self._next_heartbeat = now + self.config.heartbeat_every
-        self._heartbeat_sent = None
-        self._frame_at = self._price_at = now
-        self._pinged = False
+        self._watchdog = Watchdog(self.config, self._monotonic())
         self._last_frame = self._clock()
-        self.session.tell("connected", host=self.config.host)
-        logger.info("connected to %s, asking for %d symbols", self.config.host, len(self._wanted))
+        self.session.emit("connected", host=self.config.host)
+        logger.info("connected to %s, asking for %d symbols", self.config.host, len(self._subscription.wanted))
+        return connection
+
+    def _first_failure(self, error: OSError) -> TickpipeError:
+        """The error before any connection has succeeded. Then the configuration may be the cause."""
+        if refusal := tls.refusal(error):
+            return UntrustedError(f"{self.config.host}: {refusal}; SSL_CERT_FILE names a CA of your own{self._route}")
+        by_tls, message = self.config.url.startswith("wss"), _cause(error)
+        if tls.may_be_the_scheme(error, by_tls=by_tls):
+            message += tls.hint("its address", "ws", "wss", by_tls=by_tls)
+        return DisconnectedError(message)
+
+    @property
+    def _route(self) -> str:
+        """The proxy, for error messages, or ""."""
+        return f" (through {self.config.proxy})" if self.config.proxy else ""
 
     def _without_key(self, text: str) -> str:
-        """Text of the server without our key: a server may echo what it was asked."""
+        """The text without the API key: a server may echo the request."""
         key = self._key.reveal()
         for form in (key, quote(key, safe="")) if len(key) >= SHORTEST_KEY else ():
             text = text.replace(form, "…")
         return text
 
-    def _first_failure(self, error: OSError) -> TickpipeError:
-        """As it is told where no connection has ever been: then it may be how it was set up."""
-        if refusal := tls.refusal(error):
-            return UntrustedError(f"{self.config.host}: {refusal}; SSL_CERT_FILE names a CA of your own{self._route}")
-        by_tls, words = self.config.url.startswith("wss"), _cause(error)
-        if tls.may_be_the_scheme(error, by_tls=by_tls):
-            words += tls.hint("its address", "ws", "wss", by_tls=by_tls)
-        return DisconnectedError(words)
-
-    @property
-    def _route(self) -> str:
-        """For errors: the proxy, if there is one."""
-        return f" (through {self.config.proxy})" if self.config.proxy else ""
-
     def _pause(self, stop: threading.Event, error: Exception, *, lasted: float, evicted: bool) -> None:
+        """Wait before the next connection, while sessions and `alive` events go on."""
         delay = self._reconnect.after(lasted=lasted, evicted=evicted)
         if self._reconnect.evictions == Reconnect.EVICTIONS:
             logger.error(
@@ -216,16 +211,37 @@ class Feed:
                 Reconnect.EVICTIONS,
             )
         route = "" if isinstance(error, RefusedKeyError) else self._route
-        self.trouble = f"{self._without_key(_cause(error))}{route}"
-        logger.warning("%s; next try in %.1f s", self.trouble, delay)
+        self.last_error = f"{self._without_key(_cause(error))}{route}"
+        logger.warning("%s; next try in %.1f s", self.last_error, delay)
         until = self._monotonic() + delay
         while not stop.is_set() and (now := self._monotonic()) < until:
             self._keep_session(now)
-            stop.wait(min(0.25, until - now))
+            stop.wait(min(TASKS_EVERY, until - now))
+
+    def _run_periodic_tasks(self, connection: Connection, now: float) -> None:
+        self._next_tasks = now + TASKS_EVERY
+        self._keep_session(now)
+        self._sync_subscriptions(connection)
+        self._watchdog.check(now)
+        if self._watchdog.ping_due(now):
+            connection.ping()
+        if self._watchdog.heartbeat_due(now):
+            connection.send(twelvedata.HEARTBEAT)
+        if self._watchdog.resubscribe_due(now):
+            logger.info("no price on any symbol for %.0f s: subscribing again", self.config.resubscribe_after)
+            connection.send(self._subscription.subscribe_all())
+
+    def _sync_subscriptions(self, connection: Connection) -> None:
+        if self._subscription.changed:
+            if dropped := self._subscription.drop_unwanted():
+                self.session.emit("unsubscribed", symbols=dropped)
+            for message in self._subscription.update():
+                connection.send(message)
+
+    # --- Frames
 
     def _on_frame(self, opcode: int, data: bytes) -> None:
-        self._frame_at = self._monotonic()
-        self._pinged = False
+        self._watchdog.frame_at = self._monotonic()
         if opcode == ABNF.OPCODE_TEXT:
             event = twelvedata.decode_frame(data)
             if event is not None:
@@ -236,131 +252,94 @@ class Feed:
         elif opcode in {ABNF.OPCODE_PING, ABNF.OPCODE_PONG}:
             return
         self.skipped_frames += 1
-        logger.warning("skipped a frame that is no JSON object: %r", bytes(data[:80]))
+        logger.warning("skipped a frame that is not a JSON object: %r", bytes(data[:80]))
 
     def on_event(self, event: twelvedata.Event) -> None:
-        """Number a price event and put it in the intake; nothing else, so that the websocket is never blocked."""
+        """Number a price event and put it into the queue. Nothing else happens in the websocket's thread."""
         now = self._last_frame = self._clock()
-        self.heard_at = self._frame_at
+        watchdog = self._watchdog
+        self.heard_at = watchdog.event_at = watchdog.frame_at
         if self.session.is_over(now):
             self._roll_over(now)
         if event.get("event") != "price":
-            self._on_word(event)
+            self._on_message(event)
             return
-        self._price_at = self._frame_at
-        self._heartbeat_sent = None
+        watchdog.price_at = watchdog.frame_at
         self.received += 1
         price = self.session.number(event, now)
-        if (name := twelvedata.instrument_name(event)) not in self.session.instruments:
-            self.session.instruments.add(name)
-            self.session.tell("instrument", **twelvedata.instrument(event))
-        if self._intake.put(price):
+        if self._queue.put(price):
             if self._lost:
                 self._report_lost()
         else:
             self.lost += 1
-            self.lost_at = self._frame_at
+            self.lost_at = watchdog.frame_at
             self._lost = (self._lost[0] if self._lost else price, price)
 
-    def _on_word(self, event: twelvedata.Event) -> None:
-        """What the server says that is no price."""
-        self._heartbeat_sent = None
+    def _on_message(self, event: twelvedata.Event) -> None:
+        """Handle an event that is not a price."""
         kind = event.get("event")
         if kind == "subscribe-status":
             self._on_subscribe_status(twelvedata.subscribe_status(event))
         elif kind != "heartbeat":
             level = logging.WARNING if event.get("status") == "error" else logging.DEBUG
-            logger.log(level, "it says: %s", twelvedata.plain(event))
+            logger.log(level, "message from the server: %s", twelvedata.plain(event))
 
     def _on_subscribe_status(self, status: twelvedata.SubscribeStatus) -> None:
         refused = status.refused
         if status.error and not refused and not status.accepted:
-            refused = dict.fromkeys(sorted(self._wanted), status.error)
+            refused = dict.fromkeys(sorted(self._subscription.wanted), status.error)
         refused = {symbol: self._without_key(reason) for symbol, reason in refused.items()}
         if refused:
             reasons = "; ".join(f"{symbol} ({reason})" for symbol, reason in sorted(refused.items()))
             logger.warning("refused by the server: %s", reasons)
-            self.session.tell("refused", symbols=refused)
+            self.session.emit("refused", symbols=refused)
         if status.accepted:
             self._was_subscribed = True
             self._ever_subscribed = True
-            self._accepted = tuple(sorted({*self._accepted, *status.accepted}))
-            self.session.tell("subscribed", symbols=status.accepted)
+            self._subscription.accept(status.accepted)
+            self.session.emit("subscribed", symbols=status.accepted)
             logger.info("subscribed: %s", ", ".join(status.accepted))
         elif refused and not self._ever_subscribed:
             raise NothingSubscribedError(f"none of the symbols can be subscribed: {reasons}")
 
-    # What is due now and then.
-
-    def _tick(self, now: float) -> None:
-        self._next_tick = now + 0.25
-        self._keep_session(now)
-        self._sync_subscriptions()
-        if now - self._frame_at > 2 * self.config.ping_after:
-            raise DisconnectedError(f"nothing from the server for {now - self._frame_at:.0f} s, not even a pong")
-        if now - self._frame_at > self.config.ping_after and not self._pinged:
-            self._client.ws.ping()
-            self._pinged = True
-        if self._heartbeat_sent is not None and now - self._heartbeat_sent > self.config.heartbeat_timeout:
-            raise DisconnectedError("the server answers pings, but no heartbeat: the feed is dead")
-        if now >= self._next_heartbeat:
-            self._next_heartbeat = now + self.config.heartbeat_every
-            self._client.heartbeat()
-            if self._heartbeat_sent is None:
-                self._heartbeat_sent = now
-        if now - self._price_at > self.config.resubscribe_after:
-            logger.info("no price on any symbol for %.0f s: subscribing again", now - self._price_at)
-            self._price_at = now
-            self._client.subscribed_symbols = set()
-            self._client.update_subscription_symbols()
-
-    def _sync_subscriptions(self) -> None:
-        if self._wanted != self._client.symbols:
-            self._client.symbols = set(self._wanted)
-            names = {symbol.partition(":")[0] for symbol in self._wanted}  # AAPL:NASDAQ is accepted as AAPL
-            gone = tuple(symbol for symbol in self._accepted if symbol not in names)
-            if gone:
-                self._accepted = tuple(symbol for symbol in self._accepted if symbol not in gone)
-                self.session.tell("unsubscribed", symbols=gone)
-            self._client.update_subscription_symbols()
-
-    # Sessions.
+    # --- Sessions
 
     def _begin_session(self, now: int, **more: object) -> None:
-        while now in self._session_ids:  # the clock may come back to the very microsecond
+        while now in self._session_ids:  # the clock may go back to exactly the same microsecond
             now += 1
         self._session_ids.add(now)
-        self.session = Session(now, self._intake.put_always, self._clock)
-        symbols = sorted(self._wanted)
-        self.session.tell("started", now, feed=self.config.name, host=self.config.host, symbols=symbols, **more)
+        self.session = Session(now, self._queue.put_always, self._clock)
+        symbols = sorted(self._subscription.wanted)
+        self.session.emit("started", now, feed=self.config.name, host=self.config.host, symbols=symbols, **more)
 
     def _keep_session(self, monotonic: float) -> None:
+        """Begin a new session if the current one is over, and emit `alive` when it is due."""
         if self.session.is_over(now := self._clock()):
             self._roll_over(now)
         if monotonic >= self._next_alive:
             self._next_alive = monotonic + self.config.alive_every
             self._report_lost()
-            self.session.vouch("alive", connected=self._client.ready)
+            self.session.checkpoint("alive", connected=self.connected)
 
     def _roll_over(self, now: int) -> None:
-        """A new session on the same connection: the UTC day has ended, or the clock has gone back."""
+        """Begin a new session on the same connection: the UTC day has ended, or the clock has gone back."""
         self._report_lost()
         old = self.session
         if now < old.ends:
             logger.warning("the clock has gone back by %.1f s: a new session begins", old.ahead(now) / 1e6)
-        old.vouch("stopped", now)
-        self._last_frame = min(self._last_frame, now)  # a gap that begins now is not one of the clock of before
+        old.checkpoint("stopped", now)
+        self._last_frame = min(self._last_frame, now)  # a time ahead of the clock would hide a gap that begins now
         self._begin_session(now, continues=old.id)
-        if self._client.ready:  # from the same moment on: this is no gap
-            self.session.tell("connected", now, host=self.config.host)
-            self.session.tell("subscribed", now, symbols=self._accepted)
+        if self.connected:  # from the same moment on, so that no gap is recorded
+            self.session.emit("connected", now, host=self.config.host)
+            self.session.emit("subscribed", now, symbols=self._subscription.accepted)
 
     def _report_lost(self) -> None:
         if self._lost:
             first, last = self._lost
             self._lost = None
-            logger.error("the intake was full: %d price events were lost", last.seq - first.seq + 1)
-            self._intake.put_always(overflow(first, last, "intake full"))
+            logger.error("queue full: %d price events lost", last.seq - first.seq + 1)
+            self._queue.put_always(overflow(first, last, "queue full"))
 
 
 def _cause(error: Exception) -> str:

@@ -1,7 +1,4 @@
-"""Appends what the feed has received, in pipelined batches, and never blocks the feed.
-
-While Redis is away everything goes to the spool, and nothing of a session passes the spool while it is not empty.
-"""
+"""Appends events to Redis in batches, or spools them if Redis does not accept them."""
 
 from __future__ import annotations
 
@@ -13,64 +10,56 @@ from collections.abc import Callable, Sequence
 from common import feed_event, tick
 from common.errors import TickpipeError
 from common.feed_event import FeedEvent
-from common.streams.stream import Fields, Stream
 from producer.feeds import twelvedata
 from producer.queue import EventQueue, Item
 from producer.session import PriceEvent, overflow
 from producer.spool import Outgoing, Spool, SpoolFullError
+from producer.streams import Streams
 
 logger = logging.getLogger("producer.publisher")
 
-
-class Streams:
-    """The two streams that entries go to."""
-
-    def __init__(self, prices: Stream, feed: Stream) -> None:
-        self._streams = {"prices": prices, "feed": feed}
-        self.appended = 0  # prices that Redis has acknowledged
-
-    def append(self, stream: str, entries: Sequence[Fields]) -> None:
-        """Append the entries to one of them: each takes or refuses a batch for itself."""
-        self._streams[stream].append(entries)
-        if stream == "prices":
-            self.appended += len(entries)
+#: Seconds between two log lines on the same loss.
+LOG_LOST_EVERY = 60.0
 
 
 class Publisher:
-    """Takes from the intake, appends to Redis, spools while Redis is away. `run` is one thread's work."""
+    """Takes events from the queue, parses them and appends them. One thread runs it.
+
+    While Redis is unavailable, everything goes to the spool. No event passes an earlier one that is spooled.
+    """
 
     def __init__(
-        self, intake: EventQueue, streams: Streams, spool: Spool, *, monotonic: Callable[[], float] = time.monotonic
+        self, queue: EventQueue, streams: Streams, spool: Spool, *, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        self.appended = 0
-        self.spooled = 0
-        self.lost = 0
-        self.refused, self.refused_at = "", float("-inf")  # by the spool: its last words, and when
-        self._intake = intake
+        """`monotonic` gives seconds."""
+        self.appended = self.spooled = 0  # entries of both streams
+        self.lost = 0  # prices
+        self.refused, self.refused_at = "", float("-inf")  # the spool's last error and its time, monotonic seconds
+        self._queue = queue
         self._streams = streams
         self._spool = spool
         self._monotonic = monotonic
         self._held: deque[Outgoing] = deque(maxlen=10_000)  # feed events that even the spool could not take
-        self._lost: list[tuple[PriceEvent, PriceEvent]] = []  # first and last of what was lost and not told yet
-        self._last_reported_at = float("-inf")  # monotonic seconds; since Redis took prices last, nothing was lost
+        self._lost: list[tuple[PriceEvent, PriceEvent]] = []  # first and last of each unreported loss
+        self._lost_logged_at = float("-inf")  # monotonic seconds; -inf if nothing was lost since Redis last accepted
 
     def run(self) -> None:
-        """Publish until the intake has ended."""
-        while (batch := self._intake.take(timeout=0.1)) is not None:
+        """Publish until the queue is closed and empty."""
+        while (batch := self._queue.take(timeout=0.1)) is not None:
             if batch or self._held:
                 self.publish(batch)
         if self._held or self._lost:
             self.publish([], last=True)
 
     def publish(self, items: Sequence[Item], *, last: bool = False) -> None:
-        """Append the items, or spool them. `last`: no batch follows that could tell what was lost."""
+        """Append the items, or spool them. `last`: no batch follows, so report losses now."""
         entries = [*self._held, *map(_outgoing, items)]
         if last or any(isinstance(item, FeedEvent) for item in items):
-            entries += self._take_lost()  # no number may be vouched for before it is told that it was lost
+            entries += self._take_lost()  # a checkpoint must not be stored without the losses before it
         left = self._append(entries)
-        if len(left) < len(entries) and self._last_reported_at > float("-inf"):
-            logger.warning("Redis takes prices again: %d price events lost since the start", self.lost)
-            self._last_reported_at = float("-inf")
+        if len(left) < len(entries) and self._lost_logged_at > float("-inf"):
+            logger.warning("Redis accepts prices again: %d price events lost since the start", self.lost)
+            self._lost_logged_at = float("-inf")
         try:
             if left:
                 self._spool.put(left)
@@ -81,10 +70,10 @@ class Publisher:
             self.spooled += len(left)
 
     def _append(self, entries: Sequence[Outgoing]) -> list[Outgoing]:
-        """Append the entries that need not wait for the spool; returns the others.
+        """Append the entries that need not wait for the spool, and return the others.
 
-        Prices go first, so that an `alive` never names a price that is not there yet. A price waits for spooled
-        prices only, a feed event for all. So a feed stream that Redis refuses holds back no price.
+        Prices go first, so that a checkpoint never counts a price that is not in Redis yet. A price waits for spooled
+        prices only, a feed event for all spooled entries. So a refused stream of feed events does not hold back prices.
         """
         left = list(entries)
         try:
@@ -101,7 +90,7 @@ class Publisher:
         return left
 
     def _lose(self, items: Sequence[Item], entries: Sequence[Outgoing], error: SpoolFullError) -> None:
-        """Count what no place was left for. What is told of the feed takes what was lost with it, or both wait."""
+        """Count the prices among `items` as lost. Feed events are spooled together with the losses, or held."""
         self.refused, self.refused_at = str(error), self._monotonic()
         for item in items:
             if isinstance(item, PriceEvent):
@@ -117,18 +106,27 @@ class Publisher:
                 self._spool.put(feed)
             except SpoolFullError:
                 self._held.extend(feed)
-        if self._monotonic() - self._last_reported_at >= 60.0:
+        if self._monotonic() - self._lost_logged_at >= LOG_LOST_EVERY:
             logger.error("%s: %d price events lost so far", error, self.lost)
-            self._last_reported_at = self._monotonic()
+            self._lost_logged_at = self._monotonic()
 
     def _take_lost(self) -> list[Outgoing]:
-        told = [Outgoing("feed", feed_event.encode(overflow(first, last, "spool full"))) for first, last in self._lost]
+        """The overflow events of the unreported losses, which then count as reported."""
+        events = [overflow(first, last, "spool full") for first, last in self._lost]
         self._lost.clear()
-        return told
+        return [Outgoing("feed", feed_event.encode(event)) for event in events]
 
 
 def _outgoing(item: Item) -> Outgoing:
+    """The item as a stream entry. Emits an `instrument` event for the first price of each instrument in a session.
+
+    The event joins the end of the queue, so that the numbers of feed events stay in order.
+    """
     if isinstance(item, FeedEvent):
         return Outgoing("feed", feed_event.encode(item))
     session, seq, received, event = item
-    return Outgoing("prices", tick.encode(twelvedata.parse(event, session.id, seq, received)))
+    parsed = twelvedata.parse(event, session.id, seq, received)
+    if (instrument := (parsed.symbol, parsed.exchange)) not in session.instruments:
+        session.instruments.add(instrument)
+        session.emit("instrument", received, **twelvedata.instrument(event))
+    return Outgoing("prices", tick.encode(parsed))

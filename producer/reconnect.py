@@ -1,20 +1,17 @@
-"""How long to wait before the next connection."""
+"""Delays between connections."""
 
 from __future__ import annotations
 
-import logging
 import random
-
-logger = logging.getLogger("producer.feed")
 
 
 class Reconnect:
-    """How long to wait before the next connection. Pure but for the jitter's `rng`."""
+    """Computes the delay before the next connection. Pure, apart from the jitter's `rng`. All times are in seconds."""
 
-    #: A connection that lasted this long was good: the next failure is the first again.
+    #: A connection that lasted this long was good: the next failure counts as the first.
     GOOD_AFTER = 60.0
     FIRST, LONGEST = 0.5, 7.0
-    #: This many closes in a row that may be evictions, each soon after subscribing: another client uses the key.
+    #: After this many possible evictions in a row, another client is probably using the key.
     EVICTIONS = 3
     FIRST_EVICTED, LONGEST_EVICTED = 15.0, 300.0
 
@@ -24,19 +21,19 @@ class Reconnect:
         self._rng = rng
 
     def after(self, *, lasted: float, evicted: bool) -> float:
-        """Seconds to wait after a connection that lasted `lasted` seconds (0: it never came up).
+        """The delay after a connection that lasted `lasted` seconds, or 0 if it was never established.
 
-        `evicted`: the server closed it after it had been subscribed, with a code that may mean an eviction.
+        `evicted`: the server closed it after it was subscribed, with a code that may mean an eviction.
         """
         good = lasted >= self.GOOD_AFTER
         self.evictions = self.evictions + 1 if evicted and not good else 0
         self.failures = 1 if good else self.failures + 1
         if self.evictions >= self.EVICTIONS:
-            delay = self._grown(self.FIRST_EVICTED, self.evictions - self.EVICTIONS, self.LONGEST_EVICTED)
+            delay = self._doubled(self.FIRST_EVICTED, self.evictions - self.EVICTIONS, self.LONGEST_EVICTED)
         else:
-            delay = self._grown(self.FIRST, self.failures - 1, self.LONGEST)
+            delay = self._doubled(self.FIRST, self.failures - 1, self.LONGEST)
         return delay * self._rng.uniform(0.5, 1.0)
 
     @staticmethod
-    def _grown(first: float, times: int, longest: float) -> float:
+    def _doubled(first: float, times: int, longest: float) -> float:
         return min(longest, first * 2.0 ** min(times, 30))

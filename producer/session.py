@@ -1,6 +1,7 @@
-"""Numbering at the websocket's edge: what makes a lost tick show, and a doubled one harmless.
+"""Numbers events on arrival, so that a lost tick shows up as a hole and a duplicate is recognized.
 
-Twelve Data numbers nothing, so we do, as market-data protocols do (NASDAQ's MoldUDP64: session and sequence number).
+Twelve Data does not number its messages. A session with sequence numbers is what market-data protocols use, for example
+NASDAQ's MoldUDP64.
 """
 
 from __future__ import annotations
@@ -16,35 +17,36 @@ from common.tick import TIME_RANGE
 
 _DAY = 86_400_000_000  # microseconds
 
-#: A session ends if the clock goes back by this many microseconds: no time of it is further ahead of the clock.
+#: A session ends if the clock goes back by this many microseconds. No time in it is further ahead of the clock.
 MAX_AHEAD = 1_000_000
 
 
 class Session:
-    """One run of a producer on one UTC day, or a part of it. Its id is its start in microseconds since 1970.
+    """A run of a producer within one UTC day. Its id is its start in microseconds since 1970.
 
-    Price events and feed events are numbered 1, 2, 3 … each. Price events are numbered by the feed's thread alone;
-    feed events by any thread.
+    Price events and feed events each have numbers 1, 2, 3 and so on. Only the feed's thread numbers price events; any
+    thread may number feed events.
     """
 
     def __init__(self, start: int, emit: Callable[[FeedEvent], None], clock: Callable[[], int]) -> None:
+        """`emit` receives each feed event. `clock` gives microseconds UTC."""
         self.id = start
         self.ends = (start // _DAY + 1) * _DAY
         self.seq = 0
-        self.instruments: set[str] = set()  # told in this session
-        self.time_min, self.time_max = math.inf, -math.inf  # of the exchange's times, seconds
-        self._received = self._reported = start  # the latest times given to a price and to a feed event
+        self.instruments: set[tuple[str, str]] = set()  # (symbol, exchange) recorded so far, by the publisher's thread
+        self.time_min, self.time_max = math.inf, -math.inf  # of the exchange's times, in seconds
+        self._received = self._reported = start  # the latest times given to a price event and to a feed event
         self._number = 0
         self._emit = emit
         self._clock = clock
         self._lock = threading.RLock()
 
     def is_over(self, now: int) -> bool:
-        """Whether a new session must begin: its UTC day has ended, or the clock has gone back by MAX_AHEAD or more."""
+        """Whether a new session must begin: the UTC day has ended, or the clock has gone back by MAX_AHEAD or more."""
         return now >= self.ends or self.ahead(now) >= MAX_AHEAD
 
     def ahead(self, now: int) -> int:
-        """Microseconds by which the latest time of this session is ahead of the clock; negative if it is behind."""
+        """Microseconds by which the latest time of this session is ahead of `now`; negative if it is behind."""
         return max(self._received, self._reported) - now
 
     def number(self, event: Mapping[str, Any], now: int) -> PriceEvent:
@@ -54,33 +56,36 @@ class Session:
         try:
             time = float(event["timestamp"])
         except (KeyError, TypeError, ValueError):
-            pass  # the database will refuse it; here it only has no say in the session's span
+            pass  # the database will reject the tick; it does not belong in the session's time span
         else:
             if TIME_RANGE[0] <= time < TIME_RANGE[1]:
                 self.time_min, self.time_max = min(self.time_min, time), max(self.time_max, time)
         return PriceEvent(self, self.seq, self._received, event)
 
     def make(self, kind: str, at: int | None = None, /, **detail: object) -> FeedEvent:
-        """The next feed event of this session, of now or of `at` (microseconds UTC)."""
+        """The next feed event of this session. `at` is microseconds UTC, by default the current time."""
         with self._lock:
             self._number += 1
             at = at or self._clock()
             self._reported = max(self._reported, at)
             return feed_event.make(self.id, self._number, at, kind, detail)
 
-    def tell(self, kind: str, at: int | None = None, /, **detail: object) -> None:
+    def emit(self, kind: str, at: int | None = None, /, **detail: object) -> None:
         """Make a feed event and emit it."""
-        with self._lock:  # as one step, so that numbers arrive in order
+        with self._lock:  # in one step, so that events are emitted in the order of their numbers
             self._emit(self.make(kind, at, **detail))
 
-    def vouch(self, kind: str, at: int | None = None, /, **detail: object) -> None:
-        """Emit it with how far the numbers have come, and the span of the exchange's times of these prices."""
+    def checkpoint(self, kind: str, at: int | None = None, /, **detail: object) -> None:
+        """Emit a feed event with the last price number and the span of the exchange's times.
+
+        `verify` expects every price up to this number.
+        """
         span = {"time_min": self.time_min, "time_max": self.time_max} if self.time_min <= self.time_max else {}
-        self.tell(kind, at, last_seq=self.seq, **span, **detail)
+        self.emit(kind, at, last_seq=self.seq, **span, **detail)
 
 
 class PriceEvent(NamedTuple):
-    """A price event as it came, with its identity: session, seq, and when it was received (microseconds UTC)."""
+    """A price event as received, with its identity (session, seq) and the time of receipt (microseconds UTC)."""
 
     session: Session
     seq: int
@@ -89,7 +94,7 @@ class PriceEvent(NamedTuple):
 
 
 def overflow(first: PriceEvent, last: PriceEvent, cause: str) -> FeedEvent:
-    """The feed event that says that the price events from `first` to `last` found no place and are lost."""
+    """The feed event that records the loss of all price events from `first` to `last`."""
     return first.session.make(
         "overflow",
         first_seq=first.seq,

@@ -1,6 +1,7 @@
-"""Where entries wait on disk while Redis is away: one SQLite file a producer's run, held by a file lock.
+"""Stores entries on disk while Redis is unavailable: one SQLite file for each run of a producer, under a file lock.
 
-A killed producer leaves its file; the next producer with the same destination finds the lock free and adopts it.
+A killed producer leaves its file behind. The next producer for the same stream finds the lock free and adopts the file.
+Only this module knows the table.
 """
 
 from __future__ import annotations
@@ -29,34 +30,45 @@ from common.streams.stream import Fields
 
 logger = logging.getLogger("producer.spool")
 
+#: Maximum size of a row in bytes.
+MAX_ROW = 16 * 1024 * 1024
+_TABLE = "CREATE TABLE entries (id INTEGER PRIMARY KEY, stream TEXT, fields TEXT)"
+_COUNT = "SELECT count(*), coalesce(sum(length(fields)), 0) FROM entries"
+
 
 class Outgoing(NamedTuple):
-    """An entry on its way to a stream: `stream` is "prices" or "feed"."""
+    """An entry to append. `stream` is "prices" or "feed"."""
 
     stream: str
     fields: Fields
 
 
 class SpoolFullError(OutageError):
-    """The spool takes no more: it has reached its bound, or the disk is full."""
+    """The spool cannot accept entries: it has reached its maximum size, or the disk is full."""
 
 
 class SpoolDamagedError(OutageError):
-    """The file is not a spool of tickpipe, or a row in it is not an entry. Its prices stay there."""
+    """The file is not a spool of tickpipe, or a row in it is not an entry. The file is left unchanged."""
 
 
 class Spool:
-    """A queue of entries on disk. Safe to use from several threads of the process that holds it."""
+    """A queue of entries on disk. Several threads of one process may use it."""
 
     def __init__(self, path: Path, *, max_bytes: int) -> None:
-        """Hold `path` under its lock, raising filelock's Timeout where another process does. No file is made yet."""
+        """Lock `path`. A missing file is created by the first `put`. `max_bytes` limits the size of the entries.
+
+        Raises filelock's Timeout if another process has the lock.
+        """
         self.path = path
         self._max_bytes = max_bytes
         self._db: sqlite3.Connection | None = None
         self._guard = threading.Lock()
         self._waiting = {"prices": 0, "feed": 0}
         self._bytes = 0
-        self._done = {"prices": 0, "feed": 0}  # ids up to these are appended, though a full disk kept them
+        self._done = {
+            "prices": 0,
+            "feed": 0,
+        }  # rows up to these ids were appended, but a full disk prevented their deletion
         self._file_lock = FileLock(path.with_suffix(".lock"), timeout=0)
         self._file_lock.acquire()
         try:
@@ -69,23 +81,23 @@ class Spool:
 
     @property
     def entries(self) -> int:
-        """Entries waiting."""
+        """Number of waiting entries."""
         return sum(self._waiting.values())
 
     def waiting(self, stream: str) -> int:
-        """Entries waiting for this stream: "prices" or "feed"."""
+        """Number of entries that wait for this stream, "prices" or "feed"."""
         return self._waiting[stream]
 
     def put(self, entries: Sequence[Outgoing]) -> None:
-        """Append the entries, fsynced when this returns. Raises SpoolFullError, and then none of them is in it.
+        """Append the entries and fsync them. Raises SpoolFullError if none of them was stored.
 
-        The bound is for prices: feed events, few, always pass it.
+        The maximum size applies to batches with prices. Feed events are few and always accepted.
         """
         rows = [(entry.stream, json.dumps(entry.fields)) for entry in entries]
         size = sum(len(fields) for _, fields in rows)
         with self._guard, _translated(self.path):
             if self._bytes + size > self._max_bytes and any(entry.stream == "prices" for entry in entries):
-                raise SpoolFullError(f"the spool {self.path} holds {self._bytes:,} bytes, its bound (--spool-max)")
+                raise SpoolFullError(f"the spool {self.path} holds {self._bytes:,} bytes, its maximum (--spool-max)")
             with self._connection() as db:
                 db.executemany("INSERT INTO entries (stream, fields) VALUES (?, ?)", rows)
             for stream, _ in rows:
@@ -93,16 +105,16 @@ class Spool:
             self._bytes += size
 
     def head(self, stream: str, count: int) -> tuple[int, list[Fields]]:
-        """The oldest entries for this stream, up to `count`, and the mark to `drop` them by."""
+        """Up to `count` of the oldest entries for this stream, and the mark that `drop` needs to remove them."""
         with self._guard, _translated(self.path):
             query = "SELECT id, stream, fields FROM entries WHERE stream = ? AND id > ? ORDER BY id LIMIT ?"
             rows = self._connection().execute(query, (stream, self._done[stream], count)).fetchall()
         if self._waiting[stream] and not rows:  # else a replay would never end
-            raise SpoolDamagedError(f"the spool {self.path} is damaged: it has rows that cannot be read in their order")
+            raise SpoolDamagedError(f"the spool {self.path} is damaged: it has rows without a valid id")
         return (rows[-1][0] if rows else 0), [_entry(self.path, *row)[1] for row in rows]
 
     def drop(self, stream: str, mark: int) -> None:
-        """Drop the entries for this stream up to `mark`: they have been appended."""
+        """Remove the entries for this stream up to `mark`, which Redis has acknowledged."""
         with self._guard, _translated(self.path):
             db = self._connection()
             query = f"{_COUNT} WHERE stream = ? AND id > ? AND id <= ?"
@@ -112,16 +124,16 @@ class Spool:
             try:
                 with db:
                     db.execute("DELETE FROM entries WHERE stream = ? AND id <= ?", (stream, mark))
-                self._done[stream] = 0  # numbers begin again in an empty table
-            except sqlite3.Error:  # a full disk: deleting needs room, too, while removing the whole file gives some
+                self._done[stream] = 0  # an empty table numbers its rows from 1 again
+            except sqlite3.Error:  # deleting a row needs space on a full disk; removing the file does not
                 self._done[stream] = mark
-            if self.entries == 0:  # SQLite gives no room back by itself, and what lies there is told as waiting
+            if self.entries == 0:  # SQLite never shrinks a file, and `status` reports its size as waiting
                 db.close()
                 self._db, self._done = None, dict.fromkeys(self._done, 0)
                 _remove(*(Path(f"{self.path}{end}") for end in ("", "-wal", "-shm")))
 
     def close(self) -> None:
-        """Let go of the file; where it is empty, remove it."""
+        """Close the file and release its lock. An empty file is removed."""
         with self._guard:
             if self._db is not None:
                 self._db.close()
@@ -147,16 +159,19 @@ class Spool:
                     self._waiting[stream] = db.execute(f"{_COUNT} WHERE stream = ?", (stream,)).fetchone()[0]
                 rows, self._bytes = db.execute(_COUNT).fetchone()
                 if rows != self.entries:
-                    raise SpoolDamagedError(f"the spool {self.path} is damaged: it has rows of no stream of ours")
+                    raise SpoolDamagedError(f"the spool {self.path} is damaged: it has rows of an unknown stream")
             except (sqlite3.Error, SpoolDamagedError):
-                db.close()  # else it would be taken for set up
+                db.close()  # else the next call would take it as ready
                 raise
             self._db = db
         return self._db
 
 
 def read_spool(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Stream and fields of each entry in a spool, which is not changed. Raises SpoolFullError, SpoolDamagedError."""
+    """Stream and fields of each entry, read without a lock and without a change to the file.
+
+    Raises SpoolFullError, SpoolDamagedError.
+    """
     with _translated(path):
         if not _exists(path):
             return
@@ -169,7 +184,7 @@ def read_spool(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _exists(path: Path) -> bool:
-    """Whether the file exists. Raises SpoolDamagedError for a link, pipe, device or folder in its place."""
+    """Whether the file exists. Raises SpoolDamagedError if the path is a link, pipe, device or folder."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -180,7 +195,7 @@ def _exists(path: Path) -> bool:
 
 
 def _create(path: Path) -> None:
-    """Make the file for this user alone, whatever the umask; SQLite gives its other files the same mode."""
+    """Create the file for this user only, independent of the umask. SQLite gives its other files the same mode."""
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600))
     except OSError as error:
@@ -188,14 +203,14 @@ def _create(path: Path) -> None:
 
 
 def _harden(db: sqlite3.Connection) -> None:
-    """Bound what a planted or damaged file can do."""
+    """Limit the harm that a planted or damaged file can do."""
     db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_ROW)
     db.execute("PRAGMA trusted_schema = OFF")
     db.execute("PRAGMA cell_size_check = ON")
 
 
 def _check_schema(db: sqlite3.Connection, path: Path) -> bool:
-    """Whether the file holds our table yet. Raises SpoolDamagedError if it holds more: a view, trigger or index."""
+    """Whether the file has the table yet. Raises SpoolDamagedError for another table, view, trigger or index."""
     found = db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT 2").fetchall()
     if found and found != [("table", "entries", "entries", _TABLE)]:
         raise SpoolDamagedError(f"{path} is not a spool of tickpipe: move it out of the folder")
@@ -215,16 +230,10 @@ def _entry(path: Path, number: object, stream: object, fields: object) -> tuple[
 
 
 def _remove(*paths: Path) -> None:
-    """Remove the files that can be. On a disk that is read-only by now one stays: what is in it is appended again."""
+    """Remove the files if possible. A file on a disk that has become read-only stays, and is replayed again later."""
     for path in paths:
         with suppress(OSError):
             path.unlink()
-
-
-#: Most bytes of a row.
-MAX_ROW = 16 * 1024 * 1024
-_TABLE = "CREATE TABLE entries (id INTEGER PRIMARY KEY, stream TEXT, fields TEXT)"
-_COUNT = "SELECT count(*), coalesce(sum(length(fields)), 0) FROM entries"
 
 
 @contextmanager
@@ -236,64 +245,69 @@ def _translated(path: Path) -> Iterator[None]:
 
 
 def spool_folder(spool_dir: Path | None, redis_url: Secret, price_stream: str) -> Path:
-    """Where spools for this Redis and stream lie, below `spool_dir` or the user's state folder; no secret in its name.
+    """The folder of the spools for this Redis and stream, in `spool_dir` or the user's state folder.
 
-    A spool is replayed to no other place than its own: otherwise simulated prices that one producer left could be
-    adopted by another that writes real ones.
+    Each destination has a folder of its own, without a secret in its name. Otherwise a producer of real prices could
+    adopt simulated ones that another producer left behind.
     """
     parts = urlsplit(redis_url.reveal())
     db = parse_qs(parts.query).get("db", [""])[0]
     place = f"{parts.hostname or ''}:{parts.port or ''}{parts.path}?{db}-{price_stream}"
     name = re.sub(r"[^A-Za-z0-9.]+", "-", place).strip("-")[:100]
-    # Two places whose names read the same are still two.
+    # The name is shortened. The digest keeps two destinations apart.
     digest = hashlib.sha256(place.encode(errors="surrogateescape")).hexdigest()[:8]
     spools = spool_dir or absolute_folder(lambda: platformdirs.user_state_path("tickpipe") / "spool", "--spool-dir")
     return spools / f"{name}-{digest}"
 
 
 def make_folder(folder: Path) -> None:
-    """Make the spool's folder, for this user alone. Raises ConfigurationError if that fails.
+    """Create the spool's folder for this user only.
 
-    Whoever can write to the folder can put prices into our streams: one that others can write to is refused.
+    Raises ConfigurationError if that fails, or if other users can write to the folder: they could inject prices.
     """
     try:
         for parent in reversed(folder.parents):
             parent.mkdir(mode=0o755, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
-        if problem := _unsafe(folder.lstat()):
-            raise ConfigurationError(f"the spool's folder {folder} {problem}, or name another one by --spool-dir")
+        if reason := _unsafe(folder.lstat()):
+            raise ConfigurationError(f"the spool's folder {folder} {reason}, or choose another one with --spool-dir")
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise ConfigurationError(
-            f"the spool's folder {folder} cannot be written ({error}): name one by --spool-dir"
+            f"the spool's folder {folder} cannot be written ({error}): choose another one with --spool-dir"
         ) from None
 
 
 def _unsafe(found: os.stat_result) -> str | None:
     if stat.S_ISLNK(found.st_mode):
-        return "is a symbolic link: name the folder itself by --spool-dir"
+        return "is a symbolic link: give the folder itself as --spool-dir"
     if found.st_uid != os.geteuid():
-        return f"belongs to user id {found.st_uid}, and this is user id {os.geteuid()}: run as that user"
+        return f"belongs to user id {found.st_uid}, but this process has user id {os.geteuid()}: run as that user"
     if found.st_mode & 0o022:
-        return "is open: other users can write to it: chmod 700 it after a look at its files"
+        return "is not private: other users can write to it: chmod 700 it after checking its files"
     return None
 
 
+def spool_path(folder: Path, session: int) -> Path:
+    """The spool of the producer's run that began with this session."""
+    return folder / f"{session}.spool"
+
+
 def spool_files(folder: Path) -> list[Path]:
-    """The spools in the folder, the oldest first."""
+    """The spools in the folder, oldest first."""
     return sorted(folder.glob("*.spool"))
 
 
 def adopt_orphans(folder: Path, own: Path) -> Iterator[Spool]:
-    """The spools that dead producers left in the folder, one by one, each held under its lock."""
+    """The spools that dead producers left in the folder, one at a time, each locked."""
     for path in spool_files(folder):
         if path == own:
             continue
         try:
             yield Spool(path, max_bytes=0)
         except (Timeout, FileNotFoundError):
-            continue  # its producer lives, or has just finished
+            continue  # its producer is alive, or has just finished
         except OSError as error:
             logger.error("the spool %s cannot be adopted (%s): its prices stay there", path, error)
         except OutageError as error:

@@ -1,1 +1,1 @@
-"""One file a vendor: the vendor's messages, as ticks and feed events. Pure."""
+"""One module for each vendor: its messages as ticks and feed events. Pure."""

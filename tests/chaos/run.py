@@ -12,7 +12,6 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -24,6 +23,8 @@ from pathlib import Path
 
 import redis
 
+from common.errors import OutageError
+from producer.spool import read_spool
 from tests.chaos.faults import FAULTS, Step, schedule
 from tests.chaos.oracle import SYMBOLS, Journal, Judgement, Numbered, compare_with_verify, judge
 from tests.chaos.process import Process
@@ -282,12 +283,11 @@ def _resume(pid: int | None) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
-def _entries(path: Path) -> int:
+def _has_entries(path: Path) -> bool:
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
-            return int(db.execute("SELECT count(*) FROM entries").fetchone()[0])
-    except sqlite3.OperationalError:
-        return 0
+        return any(True for _ in read_spool(path))
+    except OutageError:
+        return False
 
 
 def chaos(

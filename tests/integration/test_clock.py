@@ -12,14 +12,19 @@ from common.settings import Secret
 from consumer.store import PriceStore
 from producer.config import FeedConfig
 from producer.feed import Feed
-from producer.publisher import Publisher, Streams
+from producer.publisher import Publisher
 from producer.queue import EventQueue
 from producer.spool import Spool
+from producer.streams import Streams
 from tests.support.faults import FaultySimulator
 from tests.support.pipeline import Pipeline
 from tests.support.waiting import PATIENCE, wait_for
 from tickpipe.inspect.verify import verify
 from tickpipe.simulator.config import SimulatorConfig
+
+#: Microseconds.
+HOUR = 3600 * 1_000_000
+DAY = 24 * HOUR
 
 
 class Clock:
@@ -38,12 +43,12 @@ def test_clock_jumps_lose_no_price_and_hide_no_gap(pipeline: Pipeline, tmp_path:
             FeedConfig(url=simulator.url),
             api_key=lambda: Secret("key-of-the-test"),
             symbols=["AAPL"],
-            intake=intake,
+            queue=queue,
             clock=clock,
             rng=random.Random(1),
         )
         spool = Spool(tmp_path / "1.spool", max_bytes=1 << 20)
-        publishing = threads.in_thread(Publisher(intake, Streams(pipeline.prices, pipeline.feed), spool).run)
+        publishing = threads.in_thread(Publisher(queue, Streams(pipeline.prices, pipeline.feed), spool).run)
         receiving = threads.in_thread(feed.run, stop)
 
         def wait_for_more() -> None:
@@ -51,16 +56,16 @@ def test_clock_jumps_lose_no_price_and_hide_no_gap(pipeline: Pipeline, tmp_path:
             wait_for(lambda: feed.received > received + 10)
 
         wait_for_more()
-        clock.offset = 3600 * 1_000_000
+        clock.offset = start + HOUR
         wait_for_more()
-        clock.offset = 0
+        clock.offset = start
         wait_for_more()
         simulator.close_all(1012)  # within the hour by which the clock was ahead: this gap must be visible
         wait_for(lambda: feed.connections == 2)
         wait_for_more()
         stop.set()
         receiving.result(PATIENCE)
-        intake.close()
+        queue.close()
         publishing.result(PATIENCE)
         spool.close()
     pipeline.drain()

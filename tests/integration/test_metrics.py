@@ -139,7 +139,7 @@ def test_producer_is_unhealthy_without_a_websocket(pipeline: Pipeline) -> None:
         assert scrape(port)["tickpipe_feed_connected"] == 1
         simulator.refuse_key(on=True)
         simulator.close_all()
-        wait_for_health(port, 503, "no word from 127.0.0.1 for ")
+        wait_for_health(port, 503, "no message from 127.0.0.1 for ")
         assert scrape(port)["tickpipe_feed_connected"] == 0
         simulator.refuse_key(on=False)
         wait_for_health(port, 200, "ok")

@@ -55,7 +55,7 @@ def test_prices_are_appended_directly_and_stored_again_after_a_failover(pipeline
     port = free_port()
 
     def direct() -> float:
-        return sample(port, "tickpipe_events_appended_total", way="straight")
+        return sample(port, "tickpipe_events_appended_total", path="direct")
 
     def spooled() -> float:
         return sample(port, "tickpipe_spool_entries")

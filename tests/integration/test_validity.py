@@ -90,7 +90,7 @@ def outcomes(database: Database, store: PriceStore, table: Table, fields: dict[s
 def test_tick_has_the_same_outcome_on_every_path(database: Database, store: PriceStore, field: str, text: str) -> None:
     found = outcomes(database, store, PRICES, {**GOOD._asdict(), field: text})
     assert len(set(found.values())) == 1, found
-    if tick.problem(GOOD._replace(**{field: text})):
+    if tick.validation_error(GOOD._replace(**{field: text})):
         assert set(found.values()) == {None}
 
 
@@ -103,7 +103,7 @@ def test_feed_event_has_the_same_outcome_on_every_path(
 ) -> None:
     found = outcomes(database, store, FEED, {**EVENT._asdict(), field: text})
     assert len(set(found.values())) == 1, found
-    if feed_event.problem(EVENT._replace(**{field: text})):
+    if feed_event.validation_error(EVENT._replace(**{field: text})):
         assert set(found.values()) == {None}
 
 

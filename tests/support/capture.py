@@ -56,7 +56,7 @@ def _number(rng: random.Random) -> float | int:
 
 
 def write_capture(path: Path, events: Sequence[Event], *, seconds: float = 0.0) -> Path:
-    """A capture of these events, spread evenly over `seconds`."""
+    """Write a capture of these events, spread evenly over `seconds`."""
     with path.open("w", encoding="utf-8") as file:
         for number, event in enumerate(events):
             file.write(json.dumps({"at": seconds * number / len(events), "event": event}) + "\n")
@@ -77,7 +77,7 @@ def row(event: Event) -> Row:
 
 
 def ticks(events: Sequence[Event], session: int) -> Iterator[Tick]:
-    """The ticks of a session that received these events, 3 µs apart."""
+    """The ticks of a session that received these events 3 µs apart."""
     for seq, event in enumerate(events, 1):
         named = {**event, "session": session, "seq": seq, "time": event["timestamp"], "received": session + 3 * seq}
         yield Tick._make(str(named.get(name, "")) for name in Tick._fields)

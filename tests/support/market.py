@@ -141,7 +141,7 @@ class _Market:
 
     def __init__(self, rng: random.Random, begin: datetime, end: datetime, slower: int = 1) -> None:
         self._rng, self._begin, self._end, self._slower = rng, begin, end, slower
-        self._mood = self._walk(0.0004)  # common to the stocks
+        self._mood = self._walk(0.0004)  # shared by the stocks
 
     def quotes(self) -> Iterator[Price]:
         yield from self._stocks()

@@ -35,10 +35,11 @@ from consumer.worker import Route, Worker, WorkerConfig
 from producer.config import FeedConfig
 from producer.feed import Feed
 from producer.metrics import ProducerMetrics
-from producer.publisher import Publisher, Streams
+from producer.publisher import Publisher
 from producer.queue import EventQueue
-from producer.replay import replay, spool_path
-from producer.spool import Spool
+from producer.replay import replay
+from producer.spool import Spool, spool_path
+from producer.streams import Streams
 from tests.support.faults import FaultySimulator
 from tests.support.waiting import PATIENCE, wait_for
 from tests.unit.conftest import StreamMaker
@@ -76,27 +77,27 @@ def changed(before: Samples, after: Samples) -> Samples:
 class Producer:
     """A producer without websocket and threads, with a manual clock."""
 
-    def __init__(self, folder: Path, *, spool_max: int = 10**6, intake_max: int = 100) -> None:
+    def __init__(self, folder: Path, *, spool_max: int = 10**6, queue_max: int = 100) -> None:
         self.now = 1000.0
         self.redis = fakeredis.FakeServer()
-        self.intake = EventQueue(intake_max)
+        self.queue = EventQueue(queue_max)
         self.feed = Feed(
             FeedConfig(url="ws://feed.example/"),
             api_key=lambda: Secret("key"),
             symbols=["AAPL"],
-            intake=self.intake,
+            queue=self.queue,
             clock=lambda: START,
             monotonic=lambda: self.now,
         )
         self.feed._begin_session(START)
-        self.ways = {way: self._streams() for way in ("straight", "spool", "orphan")}
+        self.paths = {path: self._streams() for path in ("direct", "spool", "orphan")}
         self.spool = Spool(spool_path(folder, START), max_bytes=spool_max)
-        self.publisher = Publisher(self.intake, self.ways["straight"], self.spool, monotonic=lambda: self.now)
+        self.publisher = Publisher(self.queue, self.paths["direct"], self.spool, monotonic=lambda: self.now)
         self.metrics = ProducerMetrics(
             self.feed,
             self.publisher,
             self.spool,
-            self.ways,
+            self.paths,
             unhealthy_after=UNHEALTHY_AFTER,
             monotonic=lambda: self.now,
         )
@@ -114,11 +115,11 @@ class Producer:
             self.hear("price", symbol="AAPL", timestamp="1", price="2.50")
 
     def publish(self) -> None:
-        while batch := self.intake.take(timeout=0):
+        while batch := self.queue.take(timeout=0):
             self.publisher.publish(batch)
 
     def replay(self) -> None:
-        replay(self.spool, self.ways["spool"], threading.Event())
+        replay(self.spool, self.paths["spool"], threading.Event())
 
     @property
     def reasons(self) -> list[str]:
@@ -147,11 +148,11 @@ def test_producer_counts_received_appended_and_spooled_events(producer: Producer
     after = samples(producer.metrics)
     assert changed(before, after) == {
         "tickpipe_events_received_total": 3,
-        "tickpipe_events_appended_total{straight}": 3,
+        "tickpipe_events_appended_total{direct}": 3,
     }
     producer.redis.connected = False
     producer.receive(2)
-    producer.feed.session.tell("alive")
+    producer.feed.session.emit("alive")
     producer.publish()
     before, after = after, samples(producer.metrics)
     assert changed(before, after) == {
@@ -161,7 +162,7 @@ def test_producer_counts_received_appended_and_spooled_events(producer: Producer
     }
     producer.redis.connected = True
     producer.replay()
-    producer.ways["orphan"].append("prices", [{"n": "1"}])
+    producer.paths["orphan"].append("prices", [{"n": "1"}])
     producer.feed._on_frame(ABNF.OPCODE_TEXT, b"no JSON")
     assert changed(after, samples(producer.metrics)) == {
         "tickpipe_events_appended_total{spool}": 2,
@@ -181,7 +182,7 @@ def test_lost_events_are_counted_by_place(tmp_path: Path) -> None:
             name: value for name, value in changed(before, samples(producer.metrics)).items() if "events_lost" in name
         }
     assert sum(lost.values()) == 7
-    assert 0 < lost["tickpipe_events_lost_total{intake}"] < 7
+    assert 0 < lost["tickpipe_events_lost_total{queue}"] < 7
 
 
 def test_reconnects_and_connection_state_are_measured() -> None:
@@ -191,7 +192,7 @@ def test_reconnects_and_connection_state_are_measured() -> None:
             FeedConfig(url=simulator.url),
             api_key=lambda: Secret("key"),
             symbols=["AAPL"],
-            intake=EventQueue(10**6),
+            queue=EventQueue(10**6),
             clock=clock.microseconds,
         )
         seen = ProducerMetrics(feed, _Anything(), _Anything(), {}, unhealthy_after=UNHEALTHY_AFTER)  # type: ignore[arg-type]
@@ -224,7 +225,7 @@ def test_producer_is_unhealthy_without_messages_until_the_next(producer: Produce
     producer.now += UNHEALTHY_AFTER
     assert producer.reasons == []
     producer.now += 1
-    assert producer.reasons == ["no word from feed.example for 61 s: no connection yet"]
+    assert producer.reasons == ["no message from feed.example for 61 s: no connection yet"]
     stop = threading.Event()
     stop.set()
     producer.feed._pause(stop, ConnectionRefusedError("Connection refused"), lasted=0.0, evicted=False)
@@ -263,10 +264,10 @@ def test_spooling_is_healthy_and_reported(producer: Producer) -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"intake_max": 5}, r"the intake is full \(--intake-max\): \d price events lost so far"),
-        ({"spool_max": 0}, r"the spool .* holds 0 bytes, its bound \(--spool-max\): 7 price events lost so far"),
+        ({"queue_max": 5}, r"the queue is full \(--queue-max\): \d price events lost so far"),
+        ({"spool_max": 0}, r"the spool .* holds 0 bytes, its maximum \(--spool-max\): 7 price events lost so far"),
     ],
-    ids=["intake", "spool"],
+    ids=["queue", "spool"],
 )
 def test_lost_prices_are_unhealthy_for_a_while(tmp_path: Path, options: dict[str, int], reason: str) -> None:
     with producing(tmp_path, **options) as producer:

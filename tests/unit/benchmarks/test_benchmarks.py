@@ -104,7 +104,7 @@ def test_entries_match_the_contract_and_continue_numbering() -> None:
     assert [int(fields["seq"]) for fields in found] == list(range(11, 41))
     for fields in found:
         assert tuple(fields) == tick.Tick._fields
-        assert tick.problem(tick.Tick(**fields)) is None
+        assert tick.validation_error(tick.Tick(**fields)) is None
 
 
 def test_entries_repeat_after_the_generated_prices() -> None:

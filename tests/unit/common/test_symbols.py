@@ -31,8 +31,8 @@ def test_symbols_file_adds_to_the_options(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [[], [""], [" , "]])
-def test_no_symbols_is_a_wrong_configuration(options: list[str]) -> None:
-    with pytest.raises(ConfigurationError, match="no symbols: name some, as in --symbols"):
+def test_no_symbols_is_a_configuration_error(options: list[str]) -> None:
+    with pytest.raises(ConfigurationError, match="no symbols: give at least one, for example --symbols"):
         read_symbols(options, None)
 
 

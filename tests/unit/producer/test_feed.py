@@ -21,7 +21,6 @@ from urllib.parse import urlsplit
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from twelvedata.websocket import TDWebSocket
 from websocket import ABNF
 
 from common import clock, threads
@@ -30,7 +29,7 @@ from common.proxy import Proxy
 from common.settings import Secret
 from common.threads import in_thread
 from producer.config import DEFAULT_URL, FeedConfig
-from producer.connection import ClosedByServerError, _Socket
+from producer.connection import ClosedByServerError, Connection
 from producer.feed import Feed, NothingSubscribedError, RefusedKeyError
 from producer.feeds.twelvedata import decode_frame
 from producer.queue import EventQueue
@@ -67,23 +66,23 @@ class Running:
         clock: Callable[[], int] = clock.microseconds,
         **config: Any,
     ) -> None:
-        self.intake = EventQueue(bound)
+        self.queue = EventQueue(bound)
         self.feed = Feed(
             FeedConfig(url=url, **QUICK | config),
             api_key=api_key,
             symbols=symbols.split(","),
-            intake=self.intake,
+            queue=self.queue,
             clock=clock,
             rng=random.Random(1),
         )
         self.stop = threading.Event()
         self.ended: Future[None] = threads.in_thread(self.feed.run, self.stop)
         self._prices: list[PriceEvent] = []
-        self._words: list[tuple[str, str, int, dict[str, Any]]] = []
+        self._events: list[tuple[str, str, int, dict[str, Any]]] = []
 
     @property
     def prices(self) -> list[PriceEvent]:
-        """All prices so far."""
+        """The prices received so far."""
         self._take()
         return self._prices
 
@@ -91,14 +90,16 @@ class Running:
         """The details of all feed events of this kind, with `session` and `at`."""
         self._take()
         return [
-            {"session": int(session), "at": at, **detail} for session, what, at, detail in self._words if what == kind
+            {"session": int(session), "at": at, **detail}
+            for session, event, at, detail in self._events
+            if event == kind
         ]
 
     @property
     def kinds(self) -> list[str]:
         """The kinds of feed events, without periodic ones."""
         self._take()
-        return [kind for _, kind, _, _ in self._words if kind not in {"alive", "instrument"}]
+        return [kind for _, kind, _, _ in self._events if kind != "alive"]
 
     def wait_for_prices(self, more: int = 3) -> None:
         """Wait for this many more prices."""
@@ -111,22 +112,22 @@ class Running:
         self.ended.result(timeout=PATIENCE)
 
     def _take(self) -> None:
-        while items := self.intake.take(timeout=0):
+        while items := self.queue.take(timeout=0):
             for item in items:
                 if isinstance(item, PriceEvent):
                     self._prices.append(item)
                 else:
-                    self._words.append((item.session, item.event, int(item.at), json.loads(item.detail)))
+                    self._events.append((item.session, item.event, int(item.at), json.loads(item.detail)))
 
 
 @contextmanager
-def running(url: str, symbols: str = "BTC/USD,AAPL", **options: Any) -> Iterator[Running]:
-    one = Running(url, symbols, **options)
+def running(url: str, symbols: str = "BTC/USD,AAPL", **options: Any) -> Iterator[FeedRun]:
+    run = FeedRun(url, symbols, **options)
     try:
-        yield one
+        yield run
     finally:
-        one.stop.set()
-        one.ended.exception(timeout=PATIENCE)
+        run.stop.set()
+        run.ended.exception(timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -138,8 +139,8 @@ def sent() -> list[Event]:
 @pytest.fixture
 def simulator(sent: list[Event]) -> Iterator[FaultySimulator]:
     config = SimulatorConfig(rate=200, seed=1)
-    with FaultySimulator(config, journal=lambda _, event: sent.append(event)) as one:
-        yield one
+    with FaultySimulator(config, journal=lambda _, event: sent.append(event)) as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)
@@ -163,11 +164,11 @@ def test_every_sent_price_is_numbered_in_order(simulator: FaultySimulator, sent:
     with running(simulator.url) as one:
         one.wait_for_prices(50)
         simulator.quiet(on=True)
-        wait_for(lambda: len(one.prices) == len(sent))
-        one.end()
-        assert_numbered(one.prices)
-        assert [price.event for price in one.prices] == [decode_frame(json.dumps(event).encode()) for event in sent]
-        assert one.feed.received == len(sent)
+        wait_for(lambda: len(run.prices) == len(sent))
+        run.end()
+        assert_numbered(run.prices)
+        assert [price.event for price in run.prices] == [decode_frame(json.dumps(event).encode()) for event in sent]
+        assert run.feed.received == len(sent)
 
 
 def test_feed_emits_connection_events(simulator: FaultySimulator) -> None:
@@ -186,9 +187,8 @@ def test_feed_emits_connection_events(simulator: FaultySimulator) -> None:
         }
         assert connected["host"] == "127.0.0.1"
         assert sorted(subscribed["symbols"]) == ["AAPL", "BTC/USD"]
-        assert stopped["last_seq"] == len(one.prices) == one.feed.received
-        assert sorted(told["symbol"] for told in one.words("instrument")) == ["AAPL", "BTC/USD"]  # once each
-        assert KEY not in str([one.words(kind) for kind in one.kinds])
+        assert stopped["last_seq"] == len(run.prices) == run.feed.received
+        assert KEY not in str([run.details(kind) for kind in run.kinds])
 
 
 def test_symbols_may_name_an_exchange(simulator: FaultySimulator) -> None:
@@ -213,36 +213,36 @@ def test_symbols_may_name_an_exchange(simulator: FaultySimulator) -> None:
 def test_feed_reconnects_with_one_connection_and_records_the_reason(
     simulator: FaultySimulator, fault: Callable[[FaultySimulator], None], cause: str
 ) -> None:
-    with running(simulator.url) as one:
-        one.wait_for_prices(3)
+    with running(simulator.url) as run:
+        run.wait_for_prices(3)
         fault(simulator)
-        wait_for(lambda: len(one.words("subscribed")) == 2)  # subscribes again
-        one.wait_for_prices(3)
-        one.end()
-        assert_numbered(one.prices)
-        assert one.kinds == [
+        wait_for(lambda: len(run.details("subscribed")) == 2)
+        run.wait_for_prices(3)
+        run.end()
+        assert_numbered(run.prices)
+        assert run.kinds == [
             "started",
             *["connected", "subscribed"],
             "disconnected",
             *["connected", "subscribed"],
             "stopped",
         ]
-        (lost,) = one.words("disconnected")
+        (lost,) = run.details("disconnected")
         assert cause in lost["cause"]
-        assert one.words("connected")[0]["at"] < lost["last_frame"] <= lost["at"]
+        assert run.details("connected")[0]["at"] < lost["last_frame"] <= lost["at"]
         assert simulator.most_open == 1
-        assert simulator.connections == one.feed.connections == 2
+        assert simulator.connections == run.feed.connections == 2
 
 
 def test_unanswered_heartbeats_reconnect_despite_answered_pings(simulator: FaultySimulator) -> None:
     with running(simulator.url) as one:
         one.wait_for_prices(3)
         simulator.mute(on=True)
-        wait_for(lambda: one.words("disconnected"))
+        wait_for(lambda: run.details("disconnected"))
         simulator.mute(on=False)
-        one.wait_for_prices(3)
-        assert_numbered(one.prices)
-        assert one.words("disconnected")[0]["cause"] == "the server answers pings, but no heartbeat: the feed is dead"
+        run.wait_for_prices(3)
+        assert_numbered(run.prices)
+        assert run.details("disconnected")[0]["cause"] == "the server answers pings, but no heartbeat: the feed is dead"
         assert simulator.most_open == 1
 
 
@@ -253,10 +253,10 @@ def test_hanging_handshake_times_out(simulator: FaultySimulator, caplog: pytest.
         simulator.close_all()
         wait_for(lambda: caplog.text.count("the server did not answer in time; next try in") >= 2)
         simulator.hang_handshakes(on=False)
-        one.wait_for_prices(3)
-        one.end()
-        assert_numbered(one.prices)
-        assert (len(one.words("disconnected")), simulator.most_open) == (1, 1)
+        run.wait_for_prices(3)
+        run.end()
+        assert_numbered(run.prices)
+        assert (len(run.details("disconnected")), simulator.most_open) == (1, 1)
 
 
 @pytest.mark.parametrize("upgraded", [False, True], ids=["the handshake", "a frame"])
@@ -271,7 +271,7 @@ def test_trickling_peer_times_out(upgraded: bool) -> None:
                 request = peer.recv(65_536).decode()
                 if upgraded:
                     key = request.partition("Sec-WebSocket-Key: ")[2].split()[0]
-                    digest = hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest()  # noqa: S324  the protocol's
+                    digest = hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest()  # noqa: S324  required by the protocol
                     answer = f"Sec-WebSocket-Accept: {base64.b64encode(digest).decode()}"
                     peer.sendall(
                         f"HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{answer}\r\n\r\n".encode()
@@ -285,12 +285,12 @@ def test_trickling_peer_times_out(upgraded: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = threads.in_thread(serve, listener)
         url = f"ws://127.0.0.1:{listener.getsockname()[1]}/"
-        with running(url, handshake_timeout=0.3, ping_after=0.3) as one:
+        with running(url, handshake_timeout=0.3, ping_after=0.3) as run:
             if upgraded:
-                wait_for(lambda: "nothing from the server" in str(one.words("disconnected")))
+                wait_for(lambda: "nothing from the server" in str(run.details("disconnected")))
             else:
-                wait_for(lambda: one.feed._reconnect.failures > 1)
-            one.end()
+                wait_for(lambda: run.feed._reconnect.failures > 1)
+            run.end()
         done.set()
         with socket.create_connection(listener.getsockname()):
             serving.result(5)
@@ -299,25 +299,25 @@ def test_trickling_peer_times_out(upgraded: bool) -> None:
 def test_connection_lost_while_subscribing_is_closed_before_reconnecting(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subscribe, lost = TDWebSocket.on_connect, iter([True])
+    send, lost = Connection.send, iter([True])
 
-    def on_connect(client: TDWebSocket) -> None:
+    def send_or_fail(connection: Connection, message: str) -> int:
         if next(lost, False):
             raise ConnectionResetError("reset while subscribing")
-        subscribe(client)
+        return send(connection, message)
 
-    monkeypatch.setattr(TDWebSocket, "on_connect", on_connect)
-    with running(simulator.url) as one:
-        one.wait_for_prices(1)
-        assert (simulator.connections, simulator.most_open, one.feed.connections) == (2, 1, 1)
+    monkeypatch.setattr(Connection, "send", send_or_fail)
+    with running(simulator.url) as run:
+        run.wait_for_prices(1)
+        assert (simulator.connections, simulator.most_open, run.feed.connections) == (2, 1, 1)
 
 
 def test_gap_starts_at_the_last_frame_rather_than_at_detection(simulator: FaultySimulator) -> None:
     with running(simulator.url) as one:
         one.wait_for_prices(3)
         simulator.half_open_all()
-        wait_for(lambda: one.words("disconnected"))
-        (lost,) = one.words("disconnected")
+        wait_for(lambda: run.details("disconnected"))
+        (lost,) = run.details("disconnected")
         assert lost["at"] - lost["last_frame"] > 2 * QUICK["ping_after"] * 1_000_000
 
 
@@ -336,13 +336,13 @@ def test_malformed_frames_are_skipped_and_the_connection_is_kept(simulator: Faul
         one.wait_for_prices(1)
         for frame in ("{no json", b"\x00\xff", "x" * 1_000_000, "[1]", b'{"event": "price"}'):
             simulator.send_raw(frame)
-        wait_for(lambda: one.feed.skipped_frames == 5)
+        wait_for(lambda: run.feed.skipped_frames == 5)
         for frame in ('{"event": "news", "text": []}', '{"event": ["price"]}', "{}", deepest):
             simulator.send_raw(frame)
-        one.wait_for_prices(20)
-        one.end()
-        assert_numbered(one.prices)
-        assert (simulator.connections, one.words("disconnected"), one.feed.skipped_frames) == (1, [], 5)
+        run.wait_for_prices(20)
+        run.end()
+        assert_numbered(run.prices)
+        assert (simulator.connections, run.details("disconnected"), run.feed.skipped_frames) == (1, [], 5)
 
 
 def test_message_at_the_nesting_limit_is_logged_or_skipped(simulator: FaultySimulator) -> None:
@@ -351,25 +351,25 @@ def test_message_at_the_nesting_limit_is_logged_or_skipped(simulator: FaultySimu
         one.wait_for_prices(1)
         for depth in range(900, 1000):
             simulator.send_raw(f'{{"event": "x", "status": "error", "deep": {"[" * depth}{"]" * depth}}}')
-        one.wait_for_prices(20)
-        one.end()
-        assert (simulator.connections, one.words("disconnected")) == (1, [])
+        run.wait_for_prices(20)
+        run.end()
+        assert (simulator.connections, run.details("disconnected")) == (1, [])
 
 
 def test_quiet_market_is_not_an_outage_and_is_resubscribed(simulator: FaultySimulator) -> None:
     simulator.quiet(on=True)
-    with running(simulator.url, resubscribe_after=0.5) as one:
-        wait_for(lambda: len(one.words("subscribed")) >= 2)
-        assert (simulator.connections, one.words("disconnected")) == (1, [])
+    with running(simulator.url, resubscribe_after=0.5) as run:
+        wait_for(lambda: len(run.details("subscribed")) >= 2)
+        assert (simulator.connections, run.details("disconnected")) == (1, [])
         simulator.quiet(on=False)
-        one.wait_for_prices(1)
+        run.wait_for_prices(1)
 
 
 def test_feed_survives_the_vendors_message_limit(simulator: FaultySimulator) -> None:
     simulator.max_client_events(2)
-    with running(simulator.url) as one:
-        wait_for(lambda: len(one.words("subscribed")) == 3)
-        one.wait_for_prices(1)
+    with running(simulator.url) as run:
+        wait_for(lambda: len(run.details("subscribed")) == 3)
+        run.wait_for_prices(1)
         assert simulator.most_open == 1
 
 
@@ -379,8 +379,8 @@ def test_other_client_on_the_same_key_is_reported_once_with_long_backoff(
     monkeypatch.setattr(Reconnect, "FIRST_EVICTED", 0.1)
     monkeypatch.setattr(Reconnect, "LONGEST_EVICTED", 0.2)
     simulator.close_after_subscribe(0.01)
-    with running(simulator.url) as one:
-        wait_for(lambda: len(one.words("disconnected")) >= Reconnect.EVICTIONS + 2)
+    with running(simulator.url) as run:
+        wait_for(lambda: len(run.details("disconnected")) >= Reconnect.EVICTIONS + 2)
     errors = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(errors) == 1
     assert "is another program using this API key?" in errors[0]
@@ -393,10 +393,10 @@ def test_server_failing_after_subscribe_is_not_another_client(
     monkeypatch.setattr(Reconnect, "FIRST_EVICTED", 3600.0)
     monkeypatch.setattr(Reconnect, "LONGEST_EVICTED", 3600.0)
     simulator.close_after_subscribe(0.01, code)
-    with running(simulator.url) as one:
-        wait_for(lambda: len(one.words("disconnected")) >= Reconnect.EVICTIONS + 2)
+    with running(simulator.url) as run:
+        wait_for(lambda: len(run.details("disconnected")) >= Reconnect.EVICTIONS + 2)
     assert "is another program using this API key?" not in caplog.text
-    assert {f"(code {code}" in each["cause"] for each in one.words("disconnected")} == {True}
+    assert {f"(code {code}" in each["cause"] for each in run.details("disconnected")} == {True}
 
 
 @pytest.mark.parametrize("code", [1000, 1008, 3000, 3003, 4000, 4999])
@@ -437,34 +437,34 @@ def test_refused_key_stops_the_feed_after_a_few_attempts(
 ) -> None:
     simulator.refuse_key(on=True, status=status)
     keys = Keys(KEY)
-    with running(simulator.url, api_key=keys) as one:
+    with running(simulator.url, api_key=keys) as run:
         with pytest.raises(RefusedKeyError, match="check TWELVE_DATA_API_KEY") as caught:
-            one.ended.result(timeout=PATIENCE)
+            run.ended.result(timeout=PATIENCE)
         assert caught.value.exit_status == 2
         assert keys.asked == FeedConfig().key_tries
-        assert one.kinds == ["started", "stopped"]
+        assert run.kinds == ["started", "stopped"]
     assert KEY not in caplog.text
 
 
 def test_key_that_once_worked_is_retried_forever(simulator: FaultySimulator) -> None:
     keys = Keys(KEY)
-    with running(simulator.url, api_key=keys) as one:
-        one.wait_for_prices(1)
+    with running(simulator.url, api_key=keys) as run:
+        run.wait_for_prices(1)
         simulator.refuse_key(on=True)
         simulator.close_all()
         wait_for(lambda: keys.asked > 2 * FeedConfig().key_tries)
-        assert not one.ended.done()
+        assert not run.ended.done()
         simulator.refuse_key(on=False)
-        one.wait_for_prices(1)
+        run.wait_for_prices(1)
         assert simulator.most_open == 1
 
 
 def test_key_is_read_at_every_connect_for_rotation() -> None:
     with (
         FaultySimulator(SimulatorConfig(rate=200, api_key="new & better")) as simulator,
-        running(simulator.url, api_key=Keys("old", "new & better")) as one,
+        running(simulator.url, api_key=Keys("old", "new & better")) as run,
     ):
-        one.wait_for_prices(1)
+        run.wait_for_prices(1)
 
 
 # --- Symbols
@@ -473,20 +473,20 @@ def test_key_is_read_at_every_connect_for_rotation() -> None:
 def test_refused_symbols_are_reported_and_others_continue(
     simulator: FaultySimulator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with running(simulator.url, "NONSENSE,AAPL,OTHER") as one:
-        one.wait_for_prices(3)
-        (refused,) = one.words("refused")
+    with running(simulator.url, "NONSENSE,AAPL,OTHER") as run:
+        run.wait_for_prices(3)
+        (refused,) = run.details("refused")
         assert refused["symbols"] == {"NONSENSE": "symbol not found", "OTHER": "symbol not found"}
-        assert {price.event["symbol"] for price in one.prices} == {"AAPL"}
+        assert {price.event["symbol"] for price in run.prices} == {"AAPL"}
     assert "refused by the server: NONSENSE (symbol not found); OTHER (symbol not found)" in caplog.text
 
 
 def test_no_accepted_symbol_stops_the_feed(simulator: FaultySimulator) -> None:
     with running(simulator.url, "NONSENSE") as one:
         with pytest.raises(NothingSubscribedError, match=r"NONSENSE \(symbol not found\)") as caught:
-            one.ended.result(timeout=PATIENCE)
+            run.ended.result(timeout=PATIENCE)
         assert caught.value.exit_status == 2
-        assert one.kinds[-1] == "stopped"
+        assert run.kinds[-1] == "stopped"
 
 
 def test_symbols_change_without_reconnecting(simulator: FaultySimulator) -> None:
@@ -522,10 +522,10 @@ def test_subscribe_error_without_symbols_refuses_all(
         "tickpipe.simulator.protocol.status_event",
         lambda *_: {"event": "subscribe-status", "status": "error", "message": "limit"},
     )
-    with running(simulator.url, "AAPL") as one:
+    with running(simulator.url, "AAPL") as run:
         with pytest.raises(NothingSubscribedError, match=r"AAPL \(limit\)"):
-            one.ended.result(10)
-        assert one.words("refused")[0]["symbols"] == {"AAPL": "limit"}
+            run.ended.result(10)
+        assert run.details("refused")[0]["symbols"] == {"AAPL": "limit"}
 
 
 def test_gap_after_a_stop_starts_at_the_last_frame(simulator: FaultySimulator) -> None:
@@ -558,26 +558,24 @@ def test_session_changes_at_midnight_without_reconnecting(
 ) -> None:
     midnight = 20_000 * DAY
     clock = Clock(midnight - 3600 * 1_000_000)
-    with running(simulator.url, "AAPL:NASDAQ,BTC/USD", clock=clock) as one:
-        one.wait_for_prices(10)
+    with running(simulator.url, "AAPL:NASDAQ,BTC/USD", clock=clock) as run:
+        run.wait_for_prices(10)
         simulator.quiet(on=quiet)
         clock.ahead += 3600 * 1_000_000
-        wait_for(lambda: len(one.words("subscribed")) == 2)
+        wait_for(lambda: len(run.details("subscribed")) == 2)
         simulator.quiet(on=False)
-        one.wait_for_prices(10)
-        one.end()
-        first, second = (told["session"] for told in one.words("started"))
+        run.wait_for_prices(10)
+        run.end()
+        first, second = (detail["session"] for detail in run.details("started"))
         assert first < midnight <= second
-        assert one.words("started")[1]["continues"] == first
-        assert one.kinds == ["started", "connected", "subscribed", "stopped"] * 2
-        assert sorted(one.words("subscribed")[1]["symbols"]) == ["AAPL", "BTC/USD"]
-        for session, stopped in zip((first, second), one.words("stopped"), strict=True):
-            prices = [price for price in one.prices if price.session.id == session]
+        assert run.details("started")[1]["continues"] == first
+        assert run.kinds == ["started", "connected", "subscribed", "stopped"] * 2
+        assert sorted(run.details("subscribed")[1]["symbols"]) == ["AAPL", "BTC/USD"]
+        for session, stopped in zip((first, second), run.details("stopped"), strict=True):
+            prices = [price for price in run.prices if price.session.id == session]
             assert_numbered(prices)
             assert (stopped["session"], stopped["last_seq"]) == (session, len(prices))
             assert all(price.received // DAY == session // DAY for price in prices)
-        told = [(told["session"], told["symbol"]) for told in one.words("instrument")]
-        assert sorted(told) == [(session, symbol) for session in (first, second) for symbol in ("AAPL", "BTC/USD")]
         assert simulator.connections == 1
 
 
@@ -591,7 +589,7 @@ def test_clock_jumps_lose_no_price_and_repeat_no_number(
         FeedConfig(alive_every=0.0),
         api_key=lambda: Secret(KEY),
         symbols=["AAPL"],
-        intake=intake,
+        queue=queue,
         clock=lambda: now,
         monotonic=lambda: 0.0,
     )
@@ -604,24 +602,24 @@ def test_clock_jumps_lose_no_price_and_repeat_no_number(
         else:
             feed.on_event({"event": kind, "timestamp": str(len(read))})
             read += [now] if kind == "price" else []
-    items = intake.take(timeout=0) or []
+    items = queue.take(timeout=0) or []
     prices = [item for item in items if isinstance(item, PriceEvent)]
-    told = [item for item in items if not isinstance(item, PriceEvent)]
+    feed_events = [item for item in items if not isinstance(item, PriceEvent)]
     assert [price.event["timestamp"] for price in prices] == [str(number) for number in range(len(read))]
     assert all(abs(price.received - at) <= MAX_AHEAD for price, at in zip(prices, read, strict=True))
-    sessions = [int(event.session) for event in told if event.event == "started"]
+    sessions = [int(event.session) for event in feed_events if event.event == "started"]
     assert len(set(sessions)) == len(sessions)
     for session in sessions:
         own = [price for price in prices if price.session.id == session]
         assert not own or own[0].seq == 1
         if own:
             assert_numbered(own)
-        events = [event for event in told if int(event.session) == session]
+        events = [event for event in feed_events if int(event.session) == session]
         assert [event.number for event in events] == [str(number) for number in range(1, len(events) + 1)]
         if session != sessions[-1]:
             assert events[-1].event == "stopped"
             assert json.loads(events[-1].detail)["last_seq"] == len(own)
-    for session, event in zip(sessions, [event for event in told if event.event == "started"][1:], strict=False):
+    for session, event in zip(sessions, [event for event in feed_events if event.event == "started"][1:], strict=False):
         assert json.loads(event.detail)["continues"] == session
 
 
@@ -631,26 +629,26 @@ def test_clock_going_back_starts_a_session_without_reconnecting(
 ) -> None:
     hour = 3600 * 1_000_000
     clock = Clock(20_000 * DAY + 12 * hour)
-    with running(simulator.url, clock=clock) as one:
-        one.wait_for_prices(3)
+    with running(simulator.url, clock=clock) as run:
+        run.wait_for_prices(3)
         clock.ahead += hour
-        one.wait_for_prices(3)
+        run.wait_for_prices(3)
         simulator.quiet(on=quiet)
         back = clock() - hour
         clock.ahead -= hour
-        wait_for(lambda: len(one.words("subscribed")) == 2)
+        wait_for(lambda: len(run.details("subscribed")) == 2)
         simulator.quiet(on=False)
-        one.wait_for_prices(3)
-        one.end()
-        first, second = (told["session"] for told in one.words("started"))
-        assert one.words("started")[1]["continues"] == first
-        assert one.kinds == ["started", "connected", "subscribed", "stopped"] * 2
-        for session, stopped in zip((first, second), one.words("stopped"), strict=True):
-            prices = [price for price in one.prices if price.session.id == session]
+        run.wait_for_prices(3)
+        run.end()
+        first, second = (detail["session"] for detail in run.details("started"))
+        assert run.details("started")[1]["continues"] == first
+        assert run.kinds == ["started", "connected", "subscribed", "stopped"] * 2
+        for session, stopped in zip((first, second), run.details("stopped"), strict=True):
+            prices = [price for price in run.prices if price.session.id == session]
             assert_numbered(prices)
             assert (stopped["session"], stopped["last_seq"]) == (session, len(prices))
-        assert one.prices[-1].received <= clock()
-        assert back <= second == one.words("stopped")[0]["at"] <= clock()  # of the first session: not ahead
+        assert run.prices[-1].received <= clock()
+        assert back <= second == run.details("stopped")[0]["at"] <= clock()
         assert simulator.connections == 1
     assert re.search(r"the clock has gone back by 3[56]\d\d\.\d s: a new session begins", caplog.text)
 
@@ -659,16 +657,16 @@ def test_connection_lost_after_the_clock_went_back_is_a_gap(simulator: FaultySim
     """The last frame has the time of the old clock. As the start of the gap it would hide the gap."""
     hour = 3600 * 1_000_000
     clock = Clock(20_000 * DAY + 12 * hour)
-    with running(simulator.url, clock=clock) as one:
+    with running(simulator.url, clock=clock) as run:
         clock.ahead += hour
-        one.wait_for_prices(3)
+        run.wait_for_prices(3)
         simulator.quiet(on=True)
         clock.ahead -= hour
-        wait_for(lambda: len(one.words("started")) == 2)
+        wait_for(lambda: len(run.details("started")) == 2)
         simulator.half_open_all()
-        wait_for(lambda: one.words("disconnected"))
-        (lost,) = one.words("disconnected")
-        assert one.words("started")[1]["session"] <= lost["last_frame"] <= lost["at"] <= clock()
+        wait_for(lambda: run.details("disconnected"))
+        (lost,) = run.details("disconnected")
+        assert run.details("started")[1]["session"] <= lost["last_frame"] <= lost["at"] <= clock()
 
 
 def test_full_queue_is_recorded_with_the_exact_range(simulator: FaultySimulator) -> None:
@@ -676,16 +674,16 @@ def test_full_queue_is_recorded_with_the_exact_range(simulator: FaultySimulator)
         wait_for(lambda: one.feed.lost >= 20)  # nothing reads the queue
         one.wait_for_prices(50)
         simulator.quiet(on=True)
-        one.end()
-        seqs = [price.seq for price in one.prices]
-        ranges = [(told["first_seq"], told["last_seq"]) for told in one.words("overflow")]
+        run.end()
+        seqs = [price.seq for price in run.prices]
+        ranges = [(detail["first_seq"], detail["last_seq"]) for detail in run.details("overflow")]
         lost = [seq for first, last in ranges for seq in range(first, last + 1)]
-        assert len(lost) == one.feed.lost >= 20
-        assert sorted(seqs + lost) == [*range(1, one.feed.received + 1)]
-        assert {told["cause"] for told in one.words("overflow")} == {"intake full"}
+        assert len(lost) == run.feed.lost >= 20
+        assert sorted(seqs + lost) == [*range(1, run.feed.received + 1)]
+        assert {detail["cause"] for detail in run.details("overflow")} == {"queue full"}
 
 
-# --- Stopping, and waiting
+# --- Stopping and waiting
 
 
 def test_stop_interrupts_the_reconnect_wait(
@@ -693,8 +691,8 @@ def test_stop_interrupts_the_reconnect_wait(
 ) -> None:
     monkeypatch.setattr(Reconnect, "FIRST", 3600.0)
     monkeypatch.setattr(Reconnect, "LONGEST", 3600.0)
-    with running(simulator.url) as one:
-        one.wait_for_prices(1)
+    with running(simulator.url) as run:
+        run.wait_for_prices(1)
         simulator.stop()
         wait_for(lambda: "; next try in " in caplog.text)
         alive = len(one.words("alive"))
@@ -707,10 +705,10 @@ def test_stop_interrupts_the_reconnect_wait(
 def test_unreachable_server_is_retried(simulator: FaultySimulator) -> None:
     simulator.stop()
     keys = Keys(KEY)
-    with running(simulator.url, api_key=keys) as one:
+    with running(simulator.url, api_key=keys) as run:
         wait_for(lambda: keys.asked >= 6)
-        assert not one.ended.done()
-        assert one.kinds == ["started"]
+        assert not run.ended.done()
+        assert run.kinds == ["started"]
 
 
 def test_reconnecting_does_not_leak_threads(simulator: FaultySimulator) -> None:
@@ -719,8 +717,8 @@ def test_reconnecting_does_not_leak_threads(simulator: FaultySimulator) -> None:
         before = threading.active_count()
         for n in range(2, 5):
             simulator.reset_all()
-            wait_for(lambda n=n: len(one.words("subscribed")) == n)  # type: ignore[misc]
-        assert threading.active_count() <= before
+            wait_for(lambda n=n: len(run.details("subscribed")) == n)  # type: ignore[misc]
+        wait_for(lambda: [thread.name for thread in threading.enumerate() if thread not in others] == ["Feed.run"])
 
 
 # --- Backoff
@@ -820,7 +818,7 @@ def test_frames_do_not_depend_on_fragmentation(frames: list[tuple[str, int]], cu
             wire += ABNF(1, 0, 0, 0, ABNF.OPCODE_TEXT, 0, data).format()
     ours, theirs = socket.socketpair()
     with closing(ours), closing(theirs):
-        connection = _Socket(enable_multithread=False, skip_utf8_validation=True)
+        connection = Connection()
         connection.sock, connection.connected = ours, True
         connection.settimeout(5)
         sending = in_thread(send_in_cuts, theirs, wire, cuts)
@@ -845,17 +843,17 @@ def send_in_cuts(connection: socket.socket, wire: bytes, cuts: list[int]) -> Non
         at += size * 40
 
 
-# Proxies.
+# --- Proxies
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"])
-def test_the_connection_ignores_the_environment(
+def test_the_connection_ignores_proxy_variables(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     with http_proxy("403 Forbidden") as proxy:
         monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
-        with running(simulator.url) as one:
-            one.wait_for_prices()
+        with running(simulator.url) as run:
+            run.wait_for_prices()
     assert proxy.requests == []
 
 
@@ -865,8 +863,8 @@ def test_prices_arrive_through_an_authenticated_proxy(
     monkeypatch.setenv("no_proxy", "127.0.0.1")  # the caller chose the proxy explicitly
     with http_proxy() as proxy:
         url = Secret(f"http://us%40er:{KEY}%23@127.0.0.1:{proxy.port}")
-        with running(simulator.url, proxy=Proxy("http_proxy", url)) as one:
-            one.wait_for_prices()
+        with running(simulator.url, proxy=Proxy("http_proxy", url)) as run:
+            run.wait_for_prices()
     assert proxy.requests == [(urlsplit(simulator.url).netloc, f"us@er:{KEY}#")]
 
 
@@ -877,9 +875,9 @@ def test_connection_failure_names_the_proxy(
     with http_proxy(status) as proxy:
         port = 1 if status == "closed" else proxy.port
         url = Secret(f"http://user:{KEY}@localhost:{port}")
-        with running(simulator.url, proxy=Proxy("HTTPS_PROXY", url)) as one:
-            wait_for(lambda: one.feed.trouble)
-            assert not one.ended.done()
+        with running(simulator.url, proxy=Proxy("HTTPS_PROXY", url)) as run:
+            wait_for(lambda: run.feed.last_error)
+            assert not run.ended.done()
     expected = "refused" if status == "closed" else f"status: {status[:3]}"
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert lines

@@ -46,7 +46,7 @@ def answering(answer: Callable[[bytes], bytes]) -> Iterator[tuple[str, list[byte
 
 @contextmanager
 def sending(send: Callable[[ServerConnection], None]) -> Iterator[str]:
-    """A websocket server that calls `send` with each connection. Its URL."""
+    """A websocket server that calls `send` with each connection. Yields its URL."""
 
     def handle(connection: ServerConnection) -> None:
         with suppress(OSError):
@@ -63,11 +63,11 @@ def feeding(url: str) -> Iterator[tuple[Feed, EventQueue]]:
     """A running feed on this websocket."""
     stop, intake = threading.Event(), EventQueue(1000)
     feed = Feed(
-        FeedConfig(url=url), api_key=lambda: Secret(KEY), symbols=["AAPL"], intake=intake, clock=clock.microseconds
+        FeedConfig(url=url), api_key=lambda: Secret(KEY), symbols=["AAPL"], queue=queue, clock=clock.microseconds
     )
     running = threads.in_thread(feed.run, stop)
     try:
-        yield feed, intake
+        yield feed, queue
     finally:
         stop.set()
         running.exception(PATIENCE)
@@ -77,7 +77,7 @@ def causes(intake: EventQueue) -> list[str]:
     """The recorded causes of disconnections."""
     return [
         str(json.loads(item.detail)["cause"])
-        for item in intake.take(timeout=0) or []
+        for item in queue.take(timeout=0) or []
         if isinstance(item, FeedEvent) and item.event == "disconnected"
     ]
 
@@ -91,8 +91,8 @@ def test_handshake_redirect_is_not_followed(status: int) -> None:
             return f"HTTP/1.1 {status} Moved\r\nLocation: ws://{elsewhere}{target}\r\n\r\n".encode()
 
         with answering(redirect) as (address, asked), feeding(f"ws://{address}/") as (feed, _):
-            wait_for(lambda: len(asked) >= 2, message="it tries again")
-            assert f"HTTP status {status}" in feed.trouble
+            wait_for(lambda: len(asked) >= 2, message="a second attempt")
+            assert f"HTTP status {status}" in feed.last_error
         assert heard == []
 
 
@@ -101,9 +101,9 @@ def test_echoed_key_reaches_neither_health_page_nor_log(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     with answering(lambda request: request) as (address, asked), feeding(f"ws://{address}/") as (feed, _):
-        wait_for(lambda: feed.trouble)
+        wait_for(lambda: feed.last_error)
         assert b"the%2Bkey" in asked[0]
-        assert "key" not in feed.trouble.replace("apikey", "")
+        assert "key" not in feed.last_error.replace("apikey", "")
     assert "the%2Bkey" not in caplog.text
     assert KEY not in caplog.text
 
@@ -116,7 +116,7 @@ def test_key_echoed_in_a_close_reason_is_masked(key: str) -> None:
 
 
 def frame(opcode: int, length: int, payload: bytes = b"", *, final: bool = True) -> bytes:
-    """A frame with any declared length."""
+    """A frame with a length that need not match its payload."""
     return bytes([(0x80 if final else 0) | opcode, 127]) + length.to_bytes(8, "big") + payload
 
 
@@ -144,16 +144,16 @@ def test_endless_message_is_aborted_at_the_size_limit(
     def count(size: int) -> None:
         nonlocal sent
         sent += size
-        if sent > FAR_TOO_MUCH:
-            raise ConnectionError("nobody hangs up")
+        if sent > TOO_MUCH:
+            raise ConnectionError("the client did not hang up")
 
     def send(connection: ServerConnection) -> None:
         attack(connection, count)
 
-    with sending(send) as url, feeding(url) as (_, intake):
-        found = wait_for(lambda: causes(intake))
+    with sending(send) as url, feeding(url) as (_, queue):
+        found = wait_for(lambda: causes(queue))
     assert "larger than" in found[0]
-    assert sent <= FAR_TOO_MUCH
+    assert sent <= TOO_MUCH
 
 
 def test_message_of_maximum_size_is_accepted() -> None:
@@ -165,15 +165,15 @@ def test_message_of_maximum_size_is_accepted() -> None:
         for _ in connection:  # until the feed closes it
             pass
 
-    with sending(send) as url, feeding(url) as (feed, intake):
+    with sending(send) as url, feeding(url) as (feed, queue):
         wait_for(lambda: feed.received == 8)
-        assert causes(intake) == []
+        assert causes(queue) == []
 
 
 def test_compressed_frame_closes_the_connection() -> None:
     """Compression is not negotiated, so no decompression bomb is unpacked."""
     with (
         sending(lambda connection: connection.socket.sendall(b"\xc1\x03abc" + b"\0" * 10)) as url,
-        feeding(url) as (_, intake),
+        feeding(url) as (_, queue),
     ):
-        assert "rsv" in wait_for(lambda: causes(intake))[0]
+        assert "rsv" in wait_for(lambda: causes(queue))[0]

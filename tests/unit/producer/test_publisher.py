@@ -21,11 +21,12 @@ from common import feed_event, threads, tick
 from common.errors import ConfigurationError, DecodeError, OutageError, StreamOutageError, TickpipeError
 from common.feed_event import FeedEvent
 from common.streams.stream import Fields, Stream
-from producer.publisher import Publisher, Streams
+from producer.publisher import Publisher
 from producer.queue import MAX_APPEND, EventQueue, Item
-from producer.replay import Replayer, replay, spool_path
+from producer.replay import Replayer, replay
 from producer.session import PriceEvent, Session
-from producer.spool import Outgoing, Spool, SpoolFullError
+from producer.spool import Outgoing, Spool, SpoolFullError, spool_path
+from producer.streams import Streams
 from tests.support.waiting import PATIENCE, wait_for
 from tests.unit.conftest import stored
 
@@ -39,17 +40,18 @@ class House:
         self.server = fakeredis.FakeServer()
         self.client = fakeredis.FakeStrictRedis(server=self.server, protocol=2)
         self.streams = Streams(Stream(self.client, "prices"), Stream(self.client, "prices:feed"))
-        self.intake = EventQueue(bound)
-        self.session = Session(START, self.intake.put_always, lambda: START)
+        self.queue = EventQueue(bound)
+        self.session = Session(START, self.queue.put_always, lambda: START)
+        self.session.instruments.add(("AAPL", ""))  # otherwise the first price would add a feed event to each test
         self.spool = Spool(spool_path(folder, START), max_bytes=spool_max)
-        self.publisher = Publisher(self.intake, self.streams, self.spool)
+        self.publisher = Publisher(self.queue, self.streams, self.spool)
 
     def price(self, symbol: str = "AAPL") -> PriceEvent:
         return self.session.number({"event": "price", "symbol": symbol, "timestamp": "1", "price": "2.50"}, START)
 
     def put(self, count: int) -> None:
         for _ in range(count):
-            assert self.intake.put(self.price())
+            assert self.queue.put(self.price())
 
     def publish(self) -> None:
         """Publish everything in the queue, as the publisher thread does."""
@@ -66,7 +68,7 @@ class House:
         entries = self.spool.head("prices", 10**6)[1]
         return [int(cast("dict[str, str]", fields)["seq"]) for fields in entries]
 
-    def words(self) -> list[tuple[str, dict[str, Any]]]:
+    def feed_events(self) -> list[tuple[str, dict[str, Any]]]:
         """The feed events in the stream: kind and detail."""
         events = [feed_event.decode(fields) for _, fields in stored(self.client, "prices:feed")]
         return [(event.event, json.loads(event.detail)) for event in events]
@@ -78,18 +80,18 @@ class House:
 
 
 @contextmanager
-def opened(folder: Path, **options: int) -> Iterator[House]:
-    house = House(folder, **options)
+def opened(folder: Path, **options: int) -> Iterator[Harness]:
+    harness = Harness(folder, **options)
     try:
-        yield house
+        yield harness
     finally:
-        house.spool.close()
+        harness.spool.close()
 
 
 @pytest.fixture
-def house(tmp_path: Path, impatient: None) -> Iterator[House]:  # noqa: ARG001
-    with opened(tmp_path) as one:
-        yield one
+def harness(tmp_path: Path, impatient: None) -> Iterator[Harness]:  # noqa: ARG001
+    with opened(tmp_path) as harness:
+        yield harness
 
 
 # --- The queue
@@ -99,7 +101,7 @@ def test_queue_returns_everything_in_batches(house: House) -> None:
     house.put(2 * MAX_APPEND + 5)
     house.intake.close()
     batches: list[list[Item]] = []
-    while (batch := house.intake.take(timeout=0)) is not None:
+    while (batch := harness.queue.take(timeout=0)) is not None:
         batches.append(batch)
     assert [len(batch) for batch in batches] == [MAX_APPEND, MAX_APPEND, 5]
     assert [item.seq for batch in batches for item in batch if isinstance(item, PriceEvent)] == [*range(1, 2006)]
@@ -115,7 +117,7 @@ def test_full_queue_refuses_prices_and_accepts_feed_events(tmp_path: Path) -> No
         house.session.tell("alive")
         batch = house.intake.take(timeout=0) or []
         assert [type(item) for item in batch] == [PriceEvent, PriceEvent, FeedEvent]
-        assert house.intake.put(house.price())
+        assert harness.queue.put(harness.price())
 
 
 def test_closed_queue_returns_nothing(house: House) -> None:
@@ -134,8 +136,8 @@ def test_entries_match_the_contract(house: House) -> None:
     ((_, fields),) = stored(house.client)
     assert tick.decode(fields) == (str(START), "1", "AAPL", "1", "2.50", "", "", "", "", str(START + 1))
     assert tuple(fields) == tuple(name.encode() for name in tick.Tick._fields)
-    assert house.words() == [("alive", {"last_seq": 1})]
-    assert (house.publisher.appended, house.publisher.spooled, house.publisher.lost) == (2, 0, 0)
+    assert harness.feed_events() == [("alive", {"last_seq": 1})]
+    assert (harness.publisher.appended, harness.publisher.spooled, harness.publisher.lost) == (2, 0, 0)
 
 
 @pytest.mark.parametrize("away", [False, True], ids=["directly", "by the spool"])
@@ -143,20 +145,20 @@ def test_batch_is_appended_whole_with_prices_before_feed_events(
     house: House, monkeypatch: pytest.MonkeyPatch, away: bool
 ) -> None:
     calls: list[tuple[str, int]] = []
-    append = house.streams.append
+    append = harness.streams.append
 
     def record(stream: str, entries: Sequence[Fields]) -> None:
         append(stream, entries)
         calls.append((stream, len(entries)))
 
-    monkeypatch.setattr(house.streams, "append", record)
-    house.server.connected = not away
-    house.session.tell("alive")
-    house.put(2)
-    house.session.tell("alive")
-    house.publish()
-    house.server.connected = True
-    house.replay()
+    monkeypatch.setattr(harness.streams, "append", record)
+    harness.server.connected = not unavailable
+    harness.session.emit("alive")
+    harness.put(2)
+    harness.session.emit("alive")
+    harness.publish()
+    harness.server.connected = True
+    harness.replay()
     assert calls == [("prices", 2), ("feed", 2)]
 
 
@@ -164,11 +166,11 @@ def test_batch_is_appended_whole_with_prices_before_feed_events(
 def test_lone_surrogate_is_passed_as_bytes_and_refused_at_decoding(house: House, away: bool) -> None:
     house.server.connected = not away
     for symbol in ("A", "\ud800", "B"):
-        house.intake.put(house.price(symbol))
-    house.publish()
-    house.server.connected = True
-    house.replay()
-    first, odd, last = (fields for _, fields in stored(house.client))
+        harness.queue.put(harness.price(symbol))
+    harness.publish()
+    harness.server.connected = True
+    harness.replay()
+    first, odd, last = (fields for _, fields in stored(harness.client))
     assert (tick.decode(first).symbol, tick.decode(last).symbol) == ("A", "B")
     assert odd[b"symbol"] == b"\xed\xa0\x80"
     with pytest.raises(DecodeError, match="not UTF-8"):
@@ -202,10 +204,10 @@ def test_batch_is_spooled_for_every_redis_error(
     def refuse(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(house.streams, "append", refuse)
-    house.put(3)
-    house.publish()
-    assert house.seqs("spool") == [1, 2, 3]
+    monkeypatch.setattr(harness.streams, "append", refuse)
+    harness.put(3)
+    harness.publish()
+    assert harness.seqs("spool") == [1, 2, 3]
 
 
 def test_shutdown_flushes_everything(house: House) -> None:
@@ -220,7 +222,7 @@ def test_shutdown_flushes_everything(house: House) -> None:
 def test_full_spool_counts_lost_prices_and_records_their_exact_ranges(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with opened(tmp_path, spool_max=0) as house:
+    with opened(tmp_path, spool_max=0) as harness:
         for count in (3, 2):  # lost
             house.server.connected = False
             house.put(count)
@@ -251,17 +253,17 @@ def told_lost(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_full_spool_is_logged_every_minute_and_at_its_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     now = 0.0
-    with opened(tmp_path, spool_max=0) as house:
-        house.publisher._monotonic = lambda: now
-        house.server.connected = False
+    with opened(tmp_path, spool_max=0) as harness:
+        harness.publisher._monotonic = lambda: now
+        harness.server.connected = False
         for now in (0.0, 59.0, 60.0, 61.0):  # noqa: B007  the lambda reads it
-            house.put(2)
-            house.publish()
-        house.server.connected = True
+            harness.put(2)
+            harness.publish()
+        harness.server.connected = True
         for _ in range(2):
-            house.put(1)
-            house.publish()
-    assert told_lost(caplog) == ["2 so far", "6 so far", "8 since the start"]
+            harness.put(1)
+            harness.publish()
+    assert logged_losses(caplog) == ["2 so far", "6 so far", "8 since the start"]
 
 
 def test_losses_are_recorded_before_the_checkpoint_covers_them(tmp_path: Path) -> None:
@@ -286,16 +288,16 @@ def test_feed_events_refused_by_the_spool_are_kept_for_later(house: House, monke
     def refuse(_: object) -> None:
         raise SpoolFullError("the disk is full")
 
-    house.server.connected = False
-    monkeypatch.setattr(house.spool, "put", refuse)
-    house.put(2)
-    house.session.tell("disconnected")
-    house.publish()
-    house.server.connected = True
-    house.intake.close()
-    house.publisher.run()
-    assert [kind for kind, _ in house.words()] == ["disconnected", "overflow"]
-    assert house.lost() == [1, 2]
+    harness.server.connected = False
+    monkeypatch.setattr(harness.spool, "put", refuse)
+    harness.put(2)
+    harness.session.emit("disconnected")
+    harness.publish()
+    harness.server.connected = True
+    harness.queue.close()
+    harness.publisher.run()
+    assert [kind for kind, _ in harness.feed_events()] == ["disconnected", "overflow"]
+    assert harness.lost() == [1, 2]
 
 
 # --- One stream is refused
@@ -305,15 +307,15 @@ def test_prices_are_appended_once_while_feed_events_are_refused(house: House) ->
     """The events are appended in order when Redis accepts them again."""
     house.client.set("prices:feed", "x")
     for number in range(1, 4):
-        house.put(2)
-        house.session.tell("alive", last_seq=house.session.seq)
-        house.publish()
-        assert house.seqs() == [*range(1, 2 * number + 1)]
-    assert (house.seqs("spool"), house.spool.waiting("feed")) == ([], 3)
-    house.client.delete("prices:feed")
-    house.replay()
-    assert [told["last_seq"] for _, told in house.words()] == [2, 4, 6]
-    assert house.seqs() == [*range(1, 7)]
+        harness.put(2)
+        harness.session.emit("alive", last_seq=harness.session.seq)
+        harness.publish()
+        assert harness.seqs() == [*range(1, 2 * number + 1)]
+    assert (harness.seqs("spool"), harness.spool.waiting("feed")) == ([], 3)
+    harness.client.delete("prices:feed")
+    harness.replay()
+    assert [detail["last_seq"] for _, detail in harness.feed_events()] == [2, 4, 6]
+    assert harness.seqs() == [*range(1, 7)]
 
 
 def test_feed_events_wait_for_earlier_prices(house: House) -> None:
@@ -326,11 +328,11 @@ def test_feed_events_wait_for_earlier_prices(house: House) -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(OutageError):
-        replay(house.spool, house.streams, stop)
-    assert not house.client.exists("prices:feed")
-    house.client.delete("prices")
-    house.replay()
-    assert (house.seqs(), len(house.words())) == ([1, 2], 2)
+        replay(harness.spool, harness.streams, stop)
+    assert not harness.client.exists("prices:feed")
+    harness.client.delete("prices")
+    harness.replay()
+    assert (harness.seqs(), len(harness.feed_events())) == ([1, 2], 2)
 
 
 @pytest.mark.parametrize("error", [StreamOutageError("WRONGTYPE"), ConfigurationError("NOPERM")])
@@ -353,34 +355,34 @@ def test_replayed_entries_are_not_appended_again(
     for n in range(1, 4):
         spool.put([Outgoing("prices", {"seq": str(n)}), Outgoing("feed", {"number": str(n)})])
     with monkeypatch.context() as refused:
-        refused.setattr(house.streams, "append", refuse_events)
+        refused.setattr(harness.streams, "append", refuse_events)
         for _ in range(3):
             stop.clear()
             with pytest.raises(type(error)):
-                replay(spool, house.streams, stop)
-    assert (house.seqs(), spool.waiting("prices"), spool.waiting("feed")) == ([1, 2, 3], 0, 3)
+                replay(spool, harness.streams, stop)
+    assert (harness.seqs(), spool.waiting("prices"), spool.waiting("feed")) == ([1, 2, 3], 0, 3)
     if orphan:
         spool.close()
         spool = Spool(path, max_bytes=10**6)
-    replay(spool, house.streams, threading.Event())
-    assert house.seqs() == [1, 2, 3]
-    assert [fields[b"number"] for _, fields in stored(house.client, "prices:feed")] == [b"1", b"2", b"3"]
+    replay(spool, harness.streams, threading.Event())
+    assert harness.seqs() == [1, 2, 3]
+    assert [fields[b"number"] for _, fields in stored(harness.client, "prices:feed")] == [b"1", b"2", b"3"]
 
 
 def test_appended_prices_survive_feed_events_the_spool_refuses(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: object) -> None:
         raise SpoolFullError("the disk is full")
 
-    house.client.set("prices:feed", "x")
+    harness.client.set("prices:feed", "x")
     with monkeypatch.context() as full:
-        full.setattr(house.spool, "put", refuse)
-        house.put(2)
-        house.session.tell("alive", last_seq=2)
-        house.publish()
-    house.client.delete("prices:feed")
-    house.intake.close()
-    house.publisher.run()
-    assert (house.publisher.lost, house.seqs(), house.words()) == (0, [1, 2], [("alive", {"last_seq": 2})])
+        full.setattr(harness.spool, "put", refuse)
+        harness.put(2)
+        harness.session.emit("alive", last_seq=2)
+        harness.publish()
+    harness.client.delete("prices:feed")
+    harness.queue.close()
+    harness.publisher.run()
+    assert (harness.publisher.lost, harness.seqs(), harness.feed_events()) == (0, [1, 2], [("alive", {"last_seq": 2})])
 
 
 @settings(max_examples=30)
@@ -392,25 +394,25 @@ def test_every_price_is_appended_once_or_recorded_as_lost(steps: list[tuple[bool
     """This holds for every sequence of Redis outages (`up`), spool refusals and replays."""
     with tempfile.TemporaryDirectory() as folder, opened(Path(folder), spool_max=spool_max) as house:
         for up, count, replayed in steps:
-            house.server.connected = up
-            house.put(count)
+            harness.server.connected = up
+            harness.put(count)
             if up and replayed:
-                house.replay()
-            house.publish()
-        house.server.connected = True
-        house.intake.close()
-        house.publisher.run()
-        house.replay()
-        stored, lost = house.seqs(), house.lost()
+                harness.replay()
+            harness.publish()
+        harness.server.connected = True
+        harness.queue.close()
+        harness.publisher.run()
+        harness.replay()
+        stored, lost = harness.seqs(), harness.lost()
         assert stored == sorted(stored)
-        assert sorted(stored + lost) == [*range(1, house.session.seq + 1)]
-        assert (house.publisher.lost, house.publisher.appended + house.publisher.spooled) == (
+        assert sorted(stored + lost) == [*range(1, harness.session.seq + 1)]
+        assert (harness.publisher.lost, harness.publisher.appended + harness.publisher.spooled) == (
             len(lost),
-            len(stored) + len(house.words()),
+            len(stored) + len(harness.feed_events()),
         )
 
 
-# --- Replaying
+# --- Replay
 
 
 @contextmanager
@@ -426,15 +428,15 @@ def working(work: Callable[[], None], stop: threading.Event) -> Iterator[Future[
 
 def test_spool_is_replayed_after_every_redis_outage(house: House) -> None:
     stop = threading.Event()
-    replayer = Replayer(house.spool, house.streams, house.streams, stop)
+    replayer = Replayer(harness.spool, harness.streams, harness.streams, stop)
     with working(replayer.run, stop):
         for _ in range(2):
-            house.server.connected = False
-            house.put(3)
-            house.publish()
-            house.server.connected = True
-            wait_for(lambda: house.spool.entries == 0)
-    assert house.seqs() == [1, 2, 3, 4, 5, 6]
+            harness.server.connected = False
+            harness.put(3)
+            harness.publish()
+            harness.server.connected = True
+            wait_for(lambda: harness.spool.entries == 0)
+    assert harness.seqs() == [1, 2, 3, 4, 5, 6]
 
 
 def test_blocked_replay_stops_on_request_and_keeps_its_entries(house: House) -> None:
@@ -444,8 +446,8 @@ def test_blocked_replay_stops_on_request_and_keeps_its_entries(house: House) -> 
     stop = threading.Event()
     stop.set()
     with pytest.raises(OutageError):
-        replay(house.spool, house.streams, stop)
-    assert house.seqs("spool") == [1, 2, 3]
+        replay(harness.spool, harness.streams, stop)
+    assert harness.seqs("spool") == [1, 2, 3]
 
 
 def test_unanswered_append_is_retried(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -470,22 +472,22 @@ def test_orphans_are_replayed_alongside_the_live_spool_and_removed(house: House,
         orphan = Spool(spool_path(tmp_path, n), max_bytes=1000)
         orphan.put([Outgoing("prices", {"seq": str(n)}), Outgoing("feed", {"number": "1"})])
         orphan.close()
-    (tmp_path / "0.spool").write_bytes(b"no database" * 100)  # must not end a producer
-    house.spool.put([Outgoing("prices", {"seq": "99"})])
+    (tmp_path / "0.spool").write_bytes(b"no database" * 100)  # a damaged spool must not end a producer
+    harness.spool.put([Outgoing("prices", {"seq": "99"})])
     stop = threading.Event()
-    other: redis.Redis = fakeredis.FakeStrictRedis(server=house.server, protocol=2)
+    other: redis.Redis = fakeredis.FakeStrictRedis(server=harness.server, protocol=2)
     orphans = Streams(Stream(other, "prices"), Stream(other, "prices:feed"))
-    with working(Replayer(house.spool, house.streams, orphans, stop).run_orphans, stop):
+    with working(Replayer(harness.spool, harness.streams, orphans, stop).run_orphans, stop):
         wait_for(lambda: not spool_path(tmp_path, 2).exists())
-    assert house.seqs() == [1, 2]
-    assert house.seqs("spool") == [99]
+    assert harness.seqs() == [1, 2]
+    assert harness.seqs("spool") == [99]
 
 
 def test_queue_is_above_its_watermark_long_before_it_is_full(tmp_path: Path) -> None:
     house = House(tmp_path, bound=100)
     told = []
     for count in (10, 1):
-        house.put(count)
-        told.append(house.intake.above_watermark)
-    house.intake.take(timeout=0)
-    assert [*told, house.intake.above_watermark] == [False, True, False]
+        harness.put(count)
+        above.append(harness.queue.above_watermark)
+    harness.queue.take(timeout=0)
+    assert [*above, harness.queue.above_watermark] == [False, True, False]

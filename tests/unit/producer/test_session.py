@@ -20,8 +20,8 @@ START = 20_000 * DAY + 5
 
 
 def make_session(start: int = START) -> tuple[Session, list[FeedEvent]]:
-    told: list[FeedEvent] = []
-    return Session(start, told.append, lambda: start), told
+    emitted: list[FeedEvent] = []
+    return Session(start, emitted.append, lambda: start), emitted
 
 
 @given(st.lists(st.integers(START - 10, START + 10)))
@@ -43,17 +43,17 @@ def test_feed_events_from_many_threads_are_numbered_in_order() -> None:
 
     session = Session(START, emit, lambda: START)
 
-    def tell(kind: str) -> None:
+    def emit_some(kind: str) -> None:
         for n in range(200):
-            session.tell(kind, n=n)
+            session.emit(kind, n=n)
 
-    threads = [threading.Thread(target=tell, args=(f"kind {n}",)) for n in range(8)]
+    threads = [threading.Thread(target=emit_some, args=(f"kind {n}",)) for n in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [event.number for event in told] == [str(n) for n in range(1, 1601)]
-    assert {event.session for event in told} == {str(START)}
+    assert [event.number for event in emitted] == [str(n) for n in range(1, 1601)]
+    assert {event.session for event in emitted} == {str(START)}
 
 
 @pytest.mark.parametrize("start", [20_000 * DAY, START, 20_001 * DAY - 1])
@@ -65,17 +65,17 @@ def test_session_ends_if_the_clock_goes_back_one_second() -> None:
     session, _ = make_session()
     session.number({}, START + 5_000_000)
     assert [session.is_over(START + 5_000_000 - back) for back in (-1, 0, 999_999, 1_000_000)] == [False] * 3 + [True]
-    session.tell("alive", START + 7_000_000)  # a feed event counts as well as a price
+    session.emit("alive", START + 7_000_000)  # a feed event counts as well as a price
     assert [session.is_over(START + 7_000_000 - back) for back in (999_999, 1_000_000)] == [False, True]
 
 
 def test_feed_event_time_is_now_or_the_given_time() -> None:
     told: list[FeedEvent] = []
     clock: Iterator[int] = count(START + 100)
-    session = Session(START, told.append, lambda: next(clock))
-    session.tell("started")
-    session.tell("connected", START + 7)
-    assert [event.at for event in told] == [str(START + 100), str(START + 7)]
+    session = Session(START, emitted.append, lambda: next(clock))
+    session.emit("started")
+    session.emit("connected", START + 7)
+    assert [event.at for event in emitted] == [str(START + 100), str(START + 7)]
 
 
 def test_alive_and_stopped_carry_last_seq_and_time_range() -> None:
@@ -85,8 +85,8 @@ def test_alive_and_stopped_carry_last_seq_and_time_range() -> None:
     for timestamp in timestamps:
         session.number({"timestamp": timestamp}, START)
     session.number({}, START)
-    session.vouch("stopped")
-    assert [json.loads(event.detail) for event in told] == [
+    session.checkpoint("stopped")
+    assert [json.loads(event.detail) for event in emitted] == [
         {"last_seq": 0, "connected": True},
         {"last_seq": 9, "time_min": 1700000001.0, "time_max": 1700000009.0},
     ]
@@ -95,6 +95,6 @@ def test_alive_and_stopped_carry_last_seq_and_time_range() -> None:
 def test_overflow_names_the_exact_seq_range_of_its_session() -> None:
     session, _ = make_session()
     prices = [session.number({}, START + 10 * n) for n in range(1, 6)]
-    event = overflow(prices[1], prices[3], "intake full")
-    detail = {"first_seq": 2, "last_seq": 4, "since": START + 20, "until": START + 40, "cause": "intake full"}
+    event = overflow(prices[1], prices[3], "queue full")
+    detail = {"first_seq": 2, "last_seq": 4, "since": START + 20, "until": START + 40, "cause": "queue full"}
     assert (event.session, event.event, json.loads(event.detail)) == (str(START), "overflow", detail)

@@ -24,7 +24,7 @@ def price(n: int) -> Outgoing:
     return Outgoing("prices", {"seq": f"{n:03}", "symbol": 'ü"\ud800'})
 
 
-def word(n: int) -> Outgoing:
+def event(n: int) -> Outgoing:
     return Outgoing("feed", {"number": str(n)})
 
 
@@ -56,8 +56,8 @@ def drop(spool: Spool, count: int) -> None:
 
 def test_entries_are_read_in_order_per_stream(open_spool: Opener) -> None:
     spool = open_spool()
-    spool.put([price(1), word(1)])
-    spool.put([price(2), word(2), price(3)])
+    spool.put([price(1), event(1)])
+    spool.put([price(2), event(2), price(3)])
     mark, entries = spool.head("prices", 2)
     assert entries == [price(1).fields, price(2).fields]
     assert (spool.entries, spool.waiting("prices"), spool.waiting("feed")) == (5, 3, 2)  # reading removes nothing
@@ -66,7 +66,7 @@ def test_entries_are_read_in_order_per_stream(open_spool: Opener) -> None:
     drop(spool, 3)
     assert (spool.entries, spool.head("prices", 3)) == (2, (0, []))
     mark, entries = spool.head("feed", 3)
-    assert entries == [word(1).fields, word(2).fields]
+    assert entries == [event(1).fields, event(2).fields]
     spool.put([price(4)])
     spool.drop("feed", mark)
     assert (spool.waiting("prices"), spool.waiting("feed"), prices(spool)) == (1, 0, [price(4)])
@@ -74,11 +74,11 @@ def test_entries_are_read_in_order_per_stream(open_spool: Opener) -> None:
 
 def test_entries_waiting_for_one_stream_are_found_by_the_next_process(open_spool: Opener) -> None:
     spool = open_spool()
-    spool.put([price(1), word(1), price(2)])
+    spool.put([price(1), event(1), price(2)])
     drop(spool, 2)
     spool.close()
     spool = open_spool()
-    assert (spool.entries, spool.waiting("prices"), spool.head("feed", 9)[1]) == (1, 0, [word(1).fields])
+    assert (spool.entries, spool.waiting("prices"), spool.head("feed", 9)[1]) == (1, 0, [event(1).fields])
 
 
 def test_stored_entries_are_found_by_the_next_process(open_spool: Opener) -> None:
@@ -133,8 +133,8 @@ SIZE = len(json.dumps(price(1).fields))  # bytes of a price on disk
 def test_size_limit_applies_to_prices_and_refused_batches_leave_nothing(open_spool: Opener) -> None:
     spool = open_spool(max_bytes=3 * SIZE)
     spool.put([price(1), price(2)])
-    with pytest.raises(SpoolFullError, match=r"its bound \(--spool-max\)") as caught:
-        spool.put([word(1), price(3), price(4)])
+    with pytest.raises(SpoolFullError, match=r"its maximum \(--spool-max\)") as caught:
+        spool.put([event(1), price(3), price(4)])
     assert isinstance(caught.value, OutageError)
     assert prices(spool) == [price(1), price(2)]
     spool.put([price(3)])
@@ -222,7 +222,7 @@ def test_spool_empties_on_a_disk_turned_read_only(open_spool: Opener, monkeypatc
     with monkeypatch.context() as disk:
         disk.setattr(Path, "unlink", refuse)
         drop(spool, 9)
-        assert spool.entries == 0  # Redis is asked again
+        assert spool.entries == 0  # so new events go to Redis directly
         spool.close()
     assert spool.path.exists()
 
@@ -307,4 +307,6 @@ def test_destinations_have_own_folders_without_secrets_in_the_name(tmp_path: Pat
     folders = {spool_folder(tmp_path, Secret(url), stream) for url in urls for stream in ("prices", "demo")}
     assert len(folders) == 8
     assert all(folder.parent == tmp_path and "p4ss" not in folder.name for folder in folders)
-    assert spool_folder(tmp_path, Secret("redis://:other@one:6379/0"), "prices") in folders  # a password may change
+    assert (
+        spool_folder(tmp_path, Secret("redis://:other@one:6379/0"), "prices") in folders
+    )  # the password is not part of the destination

@@ -15,7 +15,6 @@ from producer.feeds.twelvedata import (
     SubscribeStatus,
     decode_frame,
     instrument,
-    instrument_name,
     parse,
     subscribe_status,
 )
@@ -63,8 +62,8 @@ def called_deeper(levels: int, function: Callable[[], T]) -> T:
 def test_deeply_nested_json_is_harmless() -> None:
     frames = (b'{"event": "price", "symbol": %b%b}' % (b"[" * depth, b"]" * depth) for depth in range(2000, 100, -1))
     event = next(event for frame in frames if (event := decode_frame(frame)) is not None)
-    for use in (instrument, instrument_name, lambda event: parse(event, 1, 1, 1), subscribe_status):
-        called_deeper(50, lambda use=use: use(event))  # type: ignore[misc]  # else a RecursionError ends the feed
+    for use in (instrument, lambda event: parse(event, 1, 1, 1), subscribe_status):
+        called_deeper(50, lambda use=use: use(event))  # type: ignore[misc]  # a RecursionError would end the feed
 
 
 # --- Prices
@@ -85,13 +84,12 @@ FOREX = (
 
 
 @pytest.mark.parametrize(
-    ("frame", "tick", "about", "name"),
+    ("frame", "tick", "about"),
     [
         (
             STOCK,
             ("AAPL", "1700000001", "228.5", "27631112", "", "", "NASDAQ"),
             {"symbol": "AAPL", "type": "Common Stock", "exchange": "NASDAQ", "mic_code": "XNGS", "currency": "USD"},
-            "AAPL:NASDAQ",
         ),
         (
             CRYPTO,
@@ -103,7 +101,6 @@ FOREX = (
                 "currency_base": "Bitcoin",
                 "currency_quote": "US Dollar",
             },
-            "BTC/USD:Coinbase Pro",
         ),
         (
             FOREX,
@@ -114,7 +111,6 @@ FOREX = (
                 "currency_base": "Euro",
                 "currency_quote": "US Dollar",
             },
-            "EUR/USD:",
         ),
     ],
     ids=["stock", "crypto", "forex"],
@@ -126,7 +122,6 @@ def test_three_message_shapes_are_supported(
     assert event is not None
     assert parse(event, 7, 8, 9) == Tick._make(["7", "8", *tick, "9"])
     assert instrument(event) == about
-    assert instrument_name(event) == name
 
 
 @settings(max_examples=60)
