@@ -29,8 +29,8 @@ from tickpipe.dashboard import HOST, PORT, DashboardConfig
 from tickpipe.dashboard import serve as serve_dashboard
 from tickpipe.inspect import doctor as examination
 from tickpipe.inspect import verify as completeness
+from tickpipe.inspect.reader import Status, StatusReader, laggard, no_stream
 from tickpipe.inspect.sizes import SizeProbe, table_and_database, watch_move
-from tickpipe.inspect.status import Status, StatusReader, laggard, no_stream
 from tickpipe.local import up as whole
 from tickpipe.local.servers.embedded import embedded_servers
 from tickpipe.local.servers.stopping import StartStoppedError

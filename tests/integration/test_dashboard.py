@@ -30,7 +30,7 @@ from tests.support.history import store_history
 from tests.support.pipeline import Pipeline
 from tests.support.processes import Running
 from tests.support.waiting import PATIENCE, wait_for
-from tickpipe.dashboard.data import Reader
+from tickpipe.inspect.database import Reader
 from tickpipe.simulator.random_walk import RandomWalk
 from tickpipe.simulator.websocket import Simulator, SimulatorConfig
 

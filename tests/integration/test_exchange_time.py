@@ -15,9 +15,9 @@ from common.settings import Secret
 from consumer.store import PriceStore
 from tests.support.pipeline import Database, Pipeline
 from tests.support.told import Told
-from tickpipe.dashboard.data import INTERVALS, Reader
 from tickpipe.dashboard.history import Charts
 from tickpipe.dashboard.quotes import Quotes
+from tickpipe.inspect.database import INTERVALS, Reader
 
 FAR_AHEAD = 4_102_444_700  # in the year 2099
 

@@ -24,7 +24,7 @@ from tests.support.pgbouncer import POOL_SIZE, find_pgbouncer, pgbouncer
 from tests.support.pipeline import Database, Pipeline
 from tests.support.told import Told
 from tests.support.waiting import PATIENCE, wait_for
-from tickpipe.dashboard.data import Reader
+from tickpipe.inspect.database import Reader
 
 SESSION = 1_760_000_000_000_000
 PLAIN = [migration.name for migration in read_migrations() if not migration.timescaledb]

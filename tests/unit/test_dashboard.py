@@ -11,9 +11,8 @@ from common.errors import ConfigurationError, OutageError
 from common.settings import Secret
 from common.streams.stream import Backlog, Member
 from tickpipe import dashboard, formatting
-from tickpipe.dashboard import chart, parts
-from tickpipe.dashboard.data import Candle, Gap, Interval, Tick
-from tickpipe.dashboard.health import (
+from tickpipe.dashboard import chart, fragments
+from tickpipe.dashboard.boxes import (
     Consumer,
     ConsumerTracker,
     Count,
@@ -25,10 +24,11 @@ from tickpipe.dashboard.health import (
     boxes,
     completeness,
 )
-from tickpipe.dashboard.health import headline as headline_of
+from tickpipe.dashboard.boxes import headline as headline_of
 from tickpipe.dashboard.history import Look, with_ticks
 from tickpipe.dashboard.quotes import MINUTES, Quote
 from tickpipe.inspect.cached_query import CachedQuery
+from tickpipe.inspect.database import Candle, Gap, Interval, Tick
 
 MINUTE = Interval("1m", 60)
 NOON = 1_795_348_800.0  # seconds since 1970, a whole minute
@@ -292,7 +292,7 @@ def test_what_is_not_ours_is_escaped() -> None:
     nasty = "<b>&"
     health = with_(consumers=[Consumer(nasty, 0, 0, 0, "works")], sessions=[session(feed=nasty)])
     box = boxes(with_(sessions=[session(connection="disconnected", cause=nasty)]))[0]
-    for html in (parts.members(health.consumers), parts.sessions(health), parts.lines(box)):
+    for html in (fragments.members(health.consumers), fragments.sessions(health), fragments.lines(box)):
         assert "&lt;b&gt;&amp;" in html
         assert nasty not in html
 
@@ -300,15 +300,17 @@ def test_what_is_not_ours_is_escaped() -> None:
 def test_ticks_and_facts_say_what_there_is() -> None:
     quote = Quote("A", 2.0, NOON, NOON, 2, {})
     look = Look([candle(0)], [], [tick(1.25, 2.0)])
-    assert "<td>12:00:01<small>.250</small></td><td>2.00</td><td>–</td><td>–</td>" in parts.ticks(look.ticks, 2)
-    assert "high <b>3.00</b>" in parts.facts(quote, look, NOON + 3)
-    assert parts.facts(quote, Look([], [], []), NOON + 3) == "<span>age <b>3 s</b></span>"
+    assert "<td>12:00:01<small>.250</small></td><td>2.00</td><td>–</td><td>–</td>" in fragments.ticks(look.ticks, 2)
+    assert "high <b>3.00</b>" in fragments.facts(quote, look, NOON + 3)
+    assert fragments.facts(quote, Look([], [], []), NOON + 3) == "<span>age <b>3 s</b></span>"
 
 
 def test_gaps_in_words() -> None:
-    assert parts.gaps([]) == "no gap in this chart"
-    assert parts.gaps([Gap(NOON, NOON + 7, "stopped")]) == "1 gap: 22 Nov 12:00:00, 7 s (stopped)"
-    assert parts.gaps([Gap(0, 1, ""), Gap(NOON, None, "x")]) == "2 gaps, the newest: blind since 22 Nov 12:00:00 (x)"
+    assert fragments.gaps([]) == "no gap in this chart"
+    assert fragments.gaps([Gap(NOON, NOON + 7, "stopped")]) == "1 gap: 22 Nov 12:00:00, 7 s (stopped)"
+    assert (
+        fragments.gaps([Gap(0, 1, ""), Gap(NOON, None, "x")]) == "2 gaps, the newest: blind since 22 Nov 12:00:00 (x)"
+    )
 
 
 @pytest.mark.parametrize(

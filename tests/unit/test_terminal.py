@@ -17,8 +17,8 @@ from rich.console import Console
 
 from common import log
 from common.terminal import PlainConsole, echo, echo_json, printable, printable_lines
-from tickpipe.dashboard import parts
-from tickpipe.inspect.status import Candle, Status, SymbolStatus
+from tickpipe.dashboard import fragments
+from tickpipe.inspect.reader import Candle, Status, SymbolStatus
 from tickpipe.inspect.verdict import Verdict
 from tickpipe.terminal import live_view
 
@@ -127,7 +127,7 @@ def test_a_verdict_is_harmless_line_by_line() -> None:
 
 
 def test_the_dashboards_html_is_escaped_twice_over() -> None:
-    html = parts.escaped(NASTY)
+    html = fragments.escaped(NASTY)
     assert is_harmless(html)
     assert "<b>" not in html
 

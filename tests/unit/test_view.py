@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from tickpipe.inspect.status import MINUTES, Candle, Status, SymbolStatus, worst
+from tickpipe.inspect.reader import MINUTES, Candle, Status, SymbolStatus, worst
 from tickpipe.terminal.live_view import candle_line, figures, line, render
 
 CANDLES = [Candle(10.0, 12.0, 9.0, 11.5, 40), Candle(11.5, 12.5, 11.0, 11.25, 2)]

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from tickpipe import formatting
-from tickpipe.dashboard.data import Candle, Gap, Interval
+from tickpipe.inspect.database import Candle, Gap, Interval
 
 #: Places on the axis that a time without any candle takes at most, if it was a gap: more would push the prices out.
 MOST_BLIND = 10

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from tickpipe.dashboard.data import Candle, Gap, Interval, Reader, Tick
 from tickpipe.inspect.cached_query import CachedQuery
+from tickpipe.inspect.database import Candle, Gap, Interval, Reader, Tick
 
 #: Candles that are read: the most that a chart shows.
 MOST = 150

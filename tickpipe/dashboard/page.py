@@ -17,11 +17,11 @@ from nicegui.elements.html import Html
 from common.errors import TickpipeError
 from common.terminal import printable
 from tickpipe import formatting
-from tickpipe.dashboard import chart, parts
-from tickpipe.dashboard.data import INTERVALS, Interval
-from tickpipe.dashboard.health import Health, HealthMonitor, boxes, headline
+from tickpipe.dashboard import chart, fragments
+from tickpipe.dashboard.boxes import Health, HealthMonitor, boxes, headline
 from tickpipe.dashboard.history import MOST, Charts, Look
 from tickpipe.dashboard.quotes import Quote, Quotes
+from tickpipe.inspect.database import INTERVALS, Interval
 
 HERE = Path(__file__).parent
 STYLE = (HERE / "style.css").read_text(encoding="utf-8")
@@ -160,13 +160,15 @@ class Board:
 
     def _head(self) -> None:
         with _element("header", "head"):
-            _html("brand", f"{parts.ICON}<h1>tickpipe</h1>")
+            _html("brand", f"{fragments.ICON}<h1>tickpipe</h1>")
             if self._shown.simulated:
                 Label("span", "SIMULATED", "badge")
             with _element("div", "headline idle") as self._headline:
                 _element("i", "dot")
                 self._words = Label("span", "looking …")
-            toggle = _html("plain theme", parts.HALF, tag="button").on("click", js_handler="() => tickpipe.toggle()")
+            toggle = _html("plain theme", fragments.HALF, tag="button").on(
+                "click", js_handler="() => tickpipe.toggle()"
+            )
             toggle.props('title="Light or dark" aria-label="Light or dark" data-testid="theme"')
 
     def _chart_card(self) -> None:
@@ -194,7 +196,7 @@ class Board:
         with _element("div", "pipeline"):
             for kind, name in names.items():
                 if self._stages:
-                    _html("arrow", parts.ARROW)
+                    _html("arrow", fragments.ARROW)
                 with _element("div", f"box idle {kind}") as box:
                     Label("div", name, "box-name")
                     self._stages.append(Stage(kind, box, _html("box-figure"), _html("")))
@@ -245,9 +247,9 @@ class Board:
         self._name.say(quote.symbol)
         self._price.say(formatting.price(quote.price, quote.places))
         self._change.say(f"{formatting.change(quote.change)} in {quote.minutes} min")
-        self._change.classes(replace=parts.direction(quote.change))
-        self._facts.content = parts.facts(quote, look, now)
-        self._ticks.content = parts.ticks(look.ticks, quote.places)
+        self._change.classes(replace=fragments.direction(quote.change))
+        self._facts.content = fragments.facts(quote, look, now)
+        self._ticks.content = fragments.ticks(look.ticks, quote.places)
 
     def _draw(self, quote: Quote, look: Look, interval: Interval, now: float) -> None:
         axis = chart.places(look.candles, look.gaps, interval.seconds, self._most, now)
@@ -261,7 +263,7 @@ class Board:
             self._chart.options.update(chart.whole(chart.options(*wanted), changes))
             self._chart.update()
             self._drawn = wanted
-        self._gaps.say(parts.gaps([gap for *_, gap in gaps]))
+        self._gaps.say(fragments.gaps([gap for *_, gap in gaps]))
         self._gaps.classes(replace="gaps some" if gaps else "gaps")
 
     async def _health(self) -> None:
@@ -279,11 +281,11 @@ class Board:
         self._words.say(words)
         for stage, box in zip(self._stages, boxes(health), strict=True):
             stage.box.classes(replace=f"box {box.state} {stage.kind}")
-            stage.figure.content = parts.figure(box)
-            stage.lines.content = parts.lines(box)
-        self._members.content = parts.members(health.consumers)
-        self._latency.content = parts.latency(health)
-        self._sessions.content = parts.sessions(health)
+            stage.figure.content = fragments.figure(box)
+            stage.lines.content = fragments.lines(box)
+        self._members.content = fragments.members(health.consumers)
+        self._latency.content = fragments.latency(health)
+        self._sessions.content = fragments.sessions(health)
 
 
 def _element(tag: str, classes: str) -> Element:

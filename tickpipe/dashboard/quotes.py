@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from tickpipe.dashboard.data import Reader
 from tickpipe.formatting import decimals
 from tickpipe.inspect.cached_query import CachedQuery
+from tickpipe.inspect.database import Reader
 
 #: Minutes that the small line shows, and that a change is told over.
 MINUTES = 30

@@ -20,11 +20,11 @@ from common import clock, threads
 from common.http_guard import RequestGuard
 from common.streams.client import connect
 from common.streams.stream import Stream
-from tickpipe.dashboard import DashboardConfig, listen, page, parts
-from tickpipe.dashboard.data import Reader
-from tickpipe.dashboard.health import HealthMonitor
+from tickpipe.dashboard import DashboardConfig, fragments, listen, page
+from tickpipe.dashboard.boxes import HealthMonitor
 from tickpipe.dashboard.history import Charts
 from tickpipe.dashboard.quotes import Quotes
+from tickpipe.inspect.database import Reader
 
 #: The pipeline comes first: so much nicer is this process than it.
 NICENESS = 10
@@ -181,7 +181,7 @@ def _app() -> FastAPI:
     ui.run_with(
         app,
         title="tickpipe",
-        favicon=parts.ICON,
+        favicon=fragments.ICON,
         dark=None,
         tailwind=False,
         binding_refresh_interval=None,

@@ -16,8 +16,8 @@ from common.streams.client import NOT_PRIMARY
 from common.streams.stream import Stream
 from consumer.store import PriceStore
 from tickpipe import formatting
+from tickpipe.inspect.reader import backlog_left, laggard, no_stream
 from tickpipe.inspect.sizes import SizeProbe, folder_size, free_bytes
-from tickpipe.inspect.status import backlog_left, laggard, no_stream
 from tickpipe.terminal import live_view
 
 #: Redis's settings that no-loss rests on.

@@ -24,8 +24,8 @@ from common.streams.stream import Stream
 from consumer.store import PriceStore
 from producer.spool import spool_folder
 from tickpipe import dashboard
+from tickpipe.inspect.reader import Status, StatusReader, backlog_left
 from tickpipe.inspect.sizes import SizeProbe
-from tickpipe.inspect.status import Status, StatusReader, backlog_left
 from tickpipe.inspect.verdict import Verdict
 from tickpipe.inspect.verify import verify
 from tickpipe.local.processes import DifferenceError, ManagedProcess, NoPriceError, stop_all

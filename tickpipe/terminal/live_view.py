@@ -12,8 +12,8 @@ from rich.text import Text
 
 from common.terminal import printable
 from tickpipe import formatting as written
+from tickpipe.inspect.reader import MINUTES, Candle, Status, SymbolStatus
 from tickpipe.inspect.sizes import Sizes
-from tickpipe.inspect.status import MINUTES, Candle, Status, SymbolStatus
 
 _BARS = "▁▂▃▄▅▆▇█"
 #: Columns that everything but the small line of candles takes; on a terminal too narrow for it open, high and low go.

@@ -11,9 +11,9 @@ from typing import Literal, NamedTuple
 from common.errors import TickpipeError
 from common.streams.stream import SILENT_AFTER, Backlog, Member, Stream
 from tickpipe import formatting
-from tickpipe.dashboard.data import Reader
 from tickpipe.inspect.cached_query import CachedQuery
-from tickpipe.inspect.status import backlog_left, laggard, worst
+from tickpipe.inspect.database import Reader
+from tickpipe.inspect.reader import backlog_left, laggard, worst
 
 #: Seconds for which a consumer that went off the group in silence is still shown.
 GONE_SHOWN = 15.0

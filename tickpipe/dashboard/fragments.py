@@ -7,10 +7,10 @@ from html import escape
 
 from common.terminal import printable
 from tickpipe import formatting
-from tickpipe.dashboard.data import Gap, Tick
-from tickpipe.dashboard.health import Box, Consumer, Health, Session, completeness
+from tickpipe.dashboard.boxes import Box, Consumer, Health, Session, completeness
 from tickpipe.dashboard.history import Look
 from tickpipe.dashboard.quotes import Quote
+from tickpipe.inspect.database import Gap, Tick
 
 ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24"><g fill="#12a06f"><rect x="4" y="9" width="5" '
