@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -29,8 +28,11 @@ from tickpipe.dashboard import HOST, PORT, DashboardConfig
 from tickpipe.dashboard import serve as serve_dashboard
 from tickpipe.inspect import doctor as examination
 from tickpipe.inspect import verify as completeness
-from tickpipe.inspect.reader import Status, StatusReader, laggard, no_stream
+from tickpipe.inspect.database import DatabaseReader
+from tickpipe.inspect.reader import StatusReader, no_stream
 from tickpipe.inspect.sizes import SizeProbe, table_and_database, watch_move
+from tickpipe.inspect.snapshot import Snapshot, laggard
+from tickpipe.inspect.symbols import SymbolReader
 from tickpipe.local import up as whole
 from tickpipe.local.servers.embedded import embedded_servers
 from tickpipe.local.servers.stopping import StartStoppedError
@@ -170,39 +172,38 @@ def status(
     """Show backlog, groups, consumers, the newest tick of each symbol; sizes, their growth, when the disk is full."""
     store, streams = _connections(consumer_group)
     measure = _measure(store, price_stream, spool_dir, disk)
-    observer = StatusReader(streams(price_stream), store, clock.microseconds, began=0, measure=measure)
+    symbols = SymbolReader(DatabaseReader(store)).statuses
+    observer = StatusReader(streams(price_stream), clock.microseconds, began=0, symbols=symbols, sizes=measure)
     console = PlainConsole()
     if as_json:
-        now = observer.look()
-        # A group's figures go by their names; and one look tells no rate: 0.0 would be a false one.
-        groups = {name: group._asdict() for name, group in now.groups.items()}
-        echo_json({**asdict(now), "groups": groups, "rows_per_second": None})
-        if now.trouble:
-            raise OutageError(now.trouble)
+        now = observer.read()
+        echo_json(now.as_dict())
+        if now.error:
+            raise OutageError(now.error)
     elif watch:
         stop = process.stop_on_signals()
         with whole.display(observer, console, f"tickpipe  {price_stream}", "Ctrl-C ends the view") as show:
             while not stop.wait(0.5):
                 show()
     else:
-        _print_status(observer.look())
+        _print_status(observer.read())
     store.close()
 
 
-def _print_status(now: Status) -> None:
-    if now.trouble:
-        raise OutageError(now.trouble)
+def _print_status(now: Snapshot) -> None:
+    if now.error:
+        raise OutageError(now.error)
     if now.note:
         echo(now.note)
-    echo(live_view.standing(now))
+    echo(live_view.momentary_figures(now))
     if now.sizes:
-        echo(live_view.sizes(now.sizes))
+        echo(str(now.sizes))
         rows, over = now.sizes.table_rows_per_day_estimated, formatting.span(now.sizes.estimated_over_seconds)
-        words = f"{rows:,.0f} rows a day, by the feed's last {over}" if rows is not None else "growth not known yet"
-        echo(f"about {now.sizes.table_rows_estimated:,} rows; {words}")
+        growth = f"{rows:,.0f} rows a day, by the feed's last {over}" if rows is not None else "growth unknown yet"
+        echo(f"about {now.sizes.table_rows_estimated:,} rows; {growth}")
     for name, group in now.groups.items():
         holds = "  holds back trimming" if name == laggard(now.groups) else ""
-        members = live_view.members(group.consumers, group.silent)
+        members = formatting.consumers(group.consumers, group.silent)
         echo(f"group {name}: {group.lag:,} unread, {group.pending:,} pending, {members}{holds}")
     for symbol in now.symbols:
         echo(f"{symbol.symbol}: {symbol.price}, {live_view.age(symbol.age)} ago")
@@ -271,8 +272,8 @@ def verify(
     else:
         for verdict in verdicts:
             echo(*verdict.lines)
-        nothing = "nothing new to verify: all sessions were found complete before (--all looks at them again)"
-        echo(f"{len(verdicts)} sessions verified, {len(bad)} incomplete" if verdicts else nothing)
+        nothing = "nothing new to verify: all sessions are verified already (--all verifies them again)"
+        echo(f"{formatting.plural(len(verdicts), 'session')} verified, {len(bad)} incomplete" if verdicts else nothing)
     if bad:
         raise typer.Exit(1)
 

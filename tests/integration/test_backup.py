@@ -102,7 +102,7 @@ def test_a_dump_of_the_database_is_restored_into_a_new_home_and_nothing_is_missi
     with embedded(shell, live) as there:
         said = shell.run(BLOCKS["restore"], BLOCKS["tools"], **there)
         assert f"complete, {N:,} of {N:,} stored" in said
-        assert "1 sessions verified, 0 incomplete" in said
+        assert "1 session verified, 0 incomplete" in said
         with closing(Database(there["DATABASE_URL"])) as restored:
             assert {**rows(restored), "verified_sessions": []} == {**dumped, "verified_sessions": []}
             assert restored.query("SELECT * FROM candles_1m ORDER BY candles_1m") == pipeline.database.query(

@@ -1,4 +1,4 @@
-"""The dashboard in a real browser, on a real pipeline. Its picture for the README is taken here.
+"""The dashboard in a real browser, on a real pipeline. Takes the picture for the README.
 
 `DASHBOARD_SHOT=docs/dashboard.png` says where that picture goes, otherwise it stays in the test's folder;
 `DASHBOARD_SHOTS` names a folder for copies of all pictures.
@@ -30,7 +30,7 @@ from tests.support.history import store_history
 from tests.support.pipeline import Pipeline
 from tests.support.processes import Running
 from tests.support.waiting import PATIENCE, wait_for
-from tickpipe.inspect.database import Reader
+from tickpipe.inspect.database import DatabaseReader
 from tickpipe.simulator.random_walk import RandomWalk
 from tickpipe.simulator.websocket import Simulator, SimulatorConfig
 
@@ -49,7 +49,7 @@ def browser() -> Iterator[Browser]:
 
 
 class Board:
-    """A dashboard that runs, and the page in a browser."""
+    """A running dashboard and its page in a browser."""
 
     def __init__(self, process: Running, page: Page) -> None:
         self.process = process
@@ -61,13 +61,13 @@ class Board:
 
     @property
     def url(self) -> str:
-        """Where it is, once it says so."""
+        """The URL, once the dashboard has printed it."""
         found = re.search(r"dashboard: (http://\S+)", self.process.said())
         return found[1] if found else ""
 
     def open(self, query: str = "") -> None:
         """Load the page, and wait for its chart."""
-        wait_for(lambda: self.url, 20, "the dashboard tells its address")
+        wait_for(lambda: self.url, 20, "the dashboard prints its URL")
         self.page.goto(self.url + query)
         wait_for(self.candles, 20, "the chart has candles")
 
@@ -96,7 +96,7 @@ class Board:
         return self.page.locator(f".box.{kind}")
 
     def has(self, kind: str, state: str) -> None:
-        """Wait until a stage is so."""
+        """Wait until a stage has this state."""
         self.page.wait_for_selector(f".box.{kind}.{state}")
 
     def _within(self, url: str) -> None:
@@ -131,7 +131,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def start(pipeline: Pipeline, context: BrowserContext) -> Iterator[Callable[..., Board]]:
-    """Starts a dashboard; at the end it must have said nothing wrong, and end with status 0."""
+    """Starts a dashboard. At the end, it must have printed no error and must exit with status 0."""
     boards: list[Board] = []
 
     def start(*options: str, query: str = "", **environ: str) -> Board:
@@ -150,7 +150,7 @@ def start(pipeline: Pipeline, context: BrowserContext) -> Iterator[Callable[...,
 
 @pytest.fixture
 def running(pipeline: Pipeline, store: PriceStore, walk: RandomWalk, simulator: Simulator) -> list[Running]:
-    """Hours of prices with a gap in them; a producer goes on where they end. The consumers that run."""
+    """Hours of prices with a gap, continued by a producer. Returns the consumers."""
     store_history(store, walk, SYMBOLS, now=time.time() - 1, seconds=2.8 * 3600, blind=(3600, 3050))
     pipeline.prices.ensure_group()
     pipeline.producer(simulator.url, symbols=SYMBOLS)
@@ -158,7 +158,7 @@ def running(pipeline: Pipeline, store: PriceStore, walk: RandomWalk, simulator: 
 
 
 @pytest.mark.usefixtures("running")
-def test_the_chart_moves_its_gaps_are_shaded_and_symbols_switch(start: Callable[..., Board], tmp_path: Path) -> None:
+def test_the_chart_moves_shades_gaps_and_switches_symbols(start: Callable[..., Board], tmp_path: Path) -> None:
     board = start("--simulated", query="?symbol=BTC/USD")
     page = board.page
     assert page.inner_text(".badge") == "SIMULATED"
@@ -167,7 +167,7 @@ def test_the_chart_moves_its_gaps_are_shaded_and_symbols_switch(start: Callable[
     wait_for(lambda: board.candles()[-1] != before[-1], message="the newest candle moves")
     assert len(before) > 100
     wait_for(lambda: len(board.shaded()) == 2, message="both gaps are shaded")
-    assert [area[0]["name"] for area in board.shaded()] == ["9 min", ""]  # no room for more words
+    assert [area[0]["name"] for area in board.shaded()] == ["9 min", ""]  # no room for the cause
     assert re.fullmatch(r"2 gaps, the newest: .* \(stopped\)", page.inner_text(".gaps"))
 
     for kind in ("websocket", "stream", "consumers", "database"):
@@ -178,14 +178,14 @@ def test_the_chart_moves_its_gaps_are_shaded_and_symbols_switch(start: Callable[
     picture(page, os.environ.get("DASHBOARD_SHOT", tmp_path / "dashboard.png"))
 
     page.fill(".search", "eur")
-    wait_for(lambda: page.locator(".symbol").count() == 1, message="one symbol is called so")
+    wait_for(lambda: page.locator(".symbol").count() == 1, message="one symbol matches")
     page.click(".symbol")
     wait_for(lambda: board.candles()[-1][0] < 2, message="the chart is the euro's")
     assert page.inner_text(".quote h2") == "EUR/USD"
     page.click("[data-interval='5m']")
     wait_for(lambda: len(board.candles()) < 60, message="a candle is five minutes")
     page.reload()
-    wait_for(lambda: 0 < len(board.candles()) < 60, message="the address has kept symbol and interval")
+    wait_for(lambda: 0 < len(board.candles()) < 60, message="the address keeps symbol and interval")
     assert page.inner_text(".quote h2") == "EUR/USD"
     page.click("[data-interval='1d']")
     wait_for(lambda: len(board.candles()) <= 2, message="a candle is a day")
@@ -196,7 +196,7 @@ def test_the_chart_moves_its_gaps_are_shaded_and_symbols_switch(start: Callable[
     assert sorted(changes, reverse=True)[0] == changes[0]
 
 
-def test_what_stops_turns_red(
+def test_a_stage_that_stops_turns_red(
     start: Callable[..., Board], simulator: Simulator, running: list[Running], tmp_path: Path
 ) -> None:
     board = start()
@@ -205,14 +205,14 @@ def test_what_stops_turns_red(
     consumer.suspend()
     board.has("consumers", "bad")
     assert "1 stopped" in board.box("consumers").inner_text()
-    assert board.page.locator(".member.silent").count() == 1
+    assert board.page.locator(".member.idle").count() == 1
     wait_for(lambda: board.page.inner_text(".headline").startswith("consumers: 1 stopped"))
     picture(board.page, tmp_path / "stopped.png")
     consumer.resume()
     board.has("consumers", "good")
     assert running[0].stop() == 0
     board.page.wait_for_function("document.querySelectorAll('.member').length === 1")
-    board.has("consumers", "good")  # one has said goodbye, the other works
+    board.has("consumers", "good")  # one has left, the other is active
 
     simulator.stop()
     board.has("websocket", "bad")
@@ -220,7 +220,9 @@ def test_what_stops_turns_red(
 
 
 @pytest.mark.usefixtures("running")
-def test_a_database_that_hangs_is_told_though_it_says_nothing(start: Callable[..., Board], pipeline: Pipeline) -> None:
+def test_a_database_that_hangs_is_shown_without_an_error(
+    start: Callable[..., Board], pipeline: Pipeline
+) -> None:
     board = start()
     board.has("database", "good")
     rows = pipeline.database.query("SELECT pid FROM pg_stat_activity WHERE application_name = 'tickpipe dashboard'")
@@ -228,17 +230,17 @@ def test_a_database_that_hangs_is_told_though_it_says_nothing(start: Callable[..
     for backend in backends:
         backend.suspend()
     try:
-        wait_for(lambda: "gives no answer" in board.page.inner_text(".headline"), message="it says so")
+        wait_for(lambda: "does not answer" in board.page.inner_text(".headline"), message="the headline shows it")
     finally:
         for backend in backends:
             backend.resume()
-    wait_for(lambda: board.page.inner_text(".headline") == "all is well", message="it goes on")
+    wait_for(lambda: board.page.inner_text(".headline") == "all is well", message="it recovers")
     price = board.page.inner_text(".quote-price")
-    wait_for(lambda: board.page.inner_text(".quote-price") != price, message="the prices move, too")
+    wait_for(lambda: board.page.inner_text(".quote-price") != price, message="the prices move again")
 
 
 @pytest.mark.usefixtures("running")
-def test_it_is_readable_on_a_telephone_and_in_the_dark(start: Callable[..., Board], tmp_path: Path) -> None:
+def test_the_page_is_readable_on_a_phone_and_in_the_dark_theme(start: Callable[..., Board], tmp_path: Path) -> None:
     board = start(query="?symbol=ETH/USD")
     page = board.page
     background = "getComputedStyle(document.body).backgroundColor"
@@ -265,7 +267,7 @@ def test_it_is_readable_on_a_telephone_and_in_the_dark(start: Callable[..., Boar
             picture(page, tmp_path / f"{scheme}-{width}.png")
 
 
-def test_500_symbols_are_quick(start: Callable[..., Board], pipeline: Pipeline) -> None:
+def test_500_symbols_are_fast(start: Callable[..., Board], pipeline: Pipeline) -> None:
     pipeline.database.query(
         "INSERT INTO prices_real_time (time, symbol, price, received_at, session, seq) "
         "SELECT now() - minute * interval '1 minute', 'S' || lpad(n::text, 3, '0'), n + 1 + minute, now(), 1, "
@@ -275,7 +277,7 @@ def test_500_symbols_are_quick(start: Callable[..., Board], pipeline: Pipeline) 
     board = start()
     page = board.page
     page.wait_for_selector("[placeholder='Search 500 symbols']")
-    assert page.locator(".symbol").count() < 40  # of 500, those in sight
+    assert page.locator(".symbol").count() < 40  # only the visible ones of 500
     page.evaluate("document.querySelector('.symbols-rows').scrollTop = 1e6")
     page.click("[data-symbol='S499']")
     wait_for(lambda: board.candles()[-1][1] == 500, message="the chart is the last one's")
@@ -283,13 +285,13 @@ def test_500_symbols_are_quick(start: Callable[..., Board], pipeline: Pipeline) 
     wait_for(lambda: page.evaluate(drawn) >= 29, message="its line is drawn")
 
 
-def test_only_the_loopback_s_own_names_lead_to_it(start: Callable[..., Board], pipeline: Pipeline) -> None:
+def test_a_loopback_dashboard_refuses_foreign_host_names(start: Callable[..., Board], pipeline: Pipeline) -> None:
     pipeline.database.query(
         "INSERT INTO prices_real_time (time, symbol, price, received_at, session, seq) "
         "VALUES (now(), 'A', 1, now(), 1, 1)"
     )
     board = start()
-    board.has("stream", "good")  # there is none yet, and nothing in it is unread
+    board.has("stream", "good")  # there is no stream yet, so nothing is unread
     address = urlsplit(board.url)
     for host, status in (("localhost", 200), ("evil.example", 400)):
         connection = HTTPConnection(address.hostname or "", address.port, timeout=5)
@@ -298,8 +300,8 @@ def test_only_the_loopback_s_own_names_lead_to_it(start: Callable[..., Board], p
             assert connection.getresponse().status == status
 
 
-def test_nothing_can_be_changed_through_its_connection(pipeline: Pipeline) -> None:
-    with closing(Reader(Secret(pipeline.database.url))) as reader:
+def test_the_dashboards_connection_is_read_only(pipeline: Pipeline) -> None:
+    with closing(DatabaseReader.read_only(Secret(pipeline.database.url))) as reader:
         assert reader.rows("SELECT 1") == [(1,)]
         with pytest.raises(DatabaseOutageError, match="read-only transaction"):
             reader.rows("DELETE FROM prices_real_time RETURNING 1")
@@ -307,7 +309,7 @@ def test_nothing_can_be_changed_through_its_connection(pipeline: Pipeline) -> No
 
 
 def picture(page: Page, path: Path | str) -> None:
-    """Take a picture, once the page has drawn what it was last sent; DASHBOARD_SHOTS names a folder for copies."""
+    """Take a picture after the page has drawn the last update. DASHBOARD_SHOTS names a folder for copies."""
     page.mouse.move(0, 0)
     page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     whole = (page.viewport_size or {"width": 0})["width"] < 1000

@@ -1,4 +1,4 @@
-"""`tickpipe doctor` and the sizes of `tickpipe status`: each finding made real on a server that is set so."""
+"""`tickpipe doctor` and the sizes of `tickpipe status`: each finding is provoked on a real server."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ Findings = dict[str, Finding]
 
 
 @contextmanager
-def patient(redis_url: str, database_url: str, spool: Path, *, ahead: float = 0.0) -> Iterator[CheckContext]:
-    """`ahead`: seconds that this machine's clock is."""
+def context(redis_url: str, database_url: str, spool: Path, *, ahead: float = 0.0) -> Iterator[CheckContext]:
+    """`ahead`: seconds by which this machine's clock is fast."""
     client = redis.Redis.from_url(redis_url)
     with closing(PriceStore(Secret(database_url))) as store, closing(client):
         streams = [Stream(client, key, GROUP, "doctor") for key in ("prices", "prices:feed")]
@@ -41,8 +41,8 @@ def patient(redis_url: str, database_url: str, spool: Path, *, ahead: float = 0.
 def look(pipeline: Pipeline, tmp_path: Path) -> Callable[..., Findings]:
     def look(redis_url: str = "", database_url: str = "", **other: float) -> Findings:
         redis_url, database_url = redis_url or pipeline.servers.valkey.url, database_url or pipeline.database.url
-        with patient(redis_url, database_url, tmp_path / "spool", **other) as found:
-            return {finding.what: finding for finding in examine(found)}
+        with context(redis_url, database_url, tmp_path / "spool", **other) as found:
+            return {each.what: each for each in examine(found)}
 
     return look
 
@@ -51,13 +51,13 @@ def states(findings: Findings, state: str) -> list[str]:
     return [what for what, finding in findings.items() if finding.state == state]
 
 
-def told(findings: Findings, words: str) -> Finding:
-    """The one finding that says so."""
-    (found,) = [finding for what, finding in findings.items() if words in what]
+def finding(findings: Findings, words: str) -> Finding:
+    """The one finding with this text."""
+    (found,) = [each for what, each in findings.items() if words in what]
     return found
 
 
-def test_servers_set_as_ours_are_well(look: Callable[..., Findings]) -> None:
+def test_the_embedded_servers_have_no_bad_finding(look: Callable[..., Findings]) -> None:
     assert states(look(), "BAD") == []
 
 
@@ -70,7 +70,7 @@ def test_servers_set_as_ours_are_well(look: Callable[..., Findings]) -> None:
         ({"maxmemory": "1100000"}, "of 1.1 MB", "raise maxmemory"),
     ],
 )
-def test_a_redis_that_is_set_wrong(
+def test_a_wrong_redis_setting_is_bad(
     look: Callable[..., Findings], settings: dict[str, str], words: str, advice: str
 ) -> None:
     with temporary_home() as home:
@@ -81,11 +81,11 @@ def test_a_redis_that_is_set_wrong(
         finally:
             server.stop()
     assert len(states(found, "BAD")) == 1
-    assert told(found, words).state == "BAD"
-    assert advice in told(found, words).advice
+    assert finding(found, words).state == "BAD"
+    assert advice in finding(found, words).advice
 
 
-def test_a_database_that_is_set_wrong(look: Callable[..., Findings]) -> None:
+def test_wrong_database_settings_are_bad(look: Callable[..., Findings]) -> None:
     with temporary_home() as home:
         server = PostgresServer(home / "postgres-18", settings={"fsync": "off", "full_page_writes": "off"})
         server.start()
@@ -96,10 +96,10 @@ def test_a_database_that_is_set_wrong(look: Callable[..., Findings]) -> None:
         finally:
             server.stop()
     assert sorted(states(found, "BAD")) == ["database: fsync off", "database: full_page_writes off"]
-    assert "set fsync = on" in told(found, "database: fsync").advice
+    assert "set fsync = on" in finding(found, "database: fsync").advice
 
 
-def test_commits_that_others_may_lose_and_the_time_zone_are_told(
+def test_asynchronous_commit_is_a_note_and_the_time_zone_is_shown(
     pipeline: Pipeline, new_role: Callable[[], str], look: Callable[..., Findings]
 ) -> None:
     role = new_role()
@@ -107,11 +107,11 @@ def test_commits_that_others_may_lose_and_the_time_zone_are_told(
     pipeline.database.query(f"ALTER ROLE {role} SET TimeZone = 'Asia/Tokyo'")
     url = pipeline.database.url.replace("user=tickpipe", f"user={role}")
     found = look(database_url=url)
-    assert told(found, "synchronous_commit off").state == "note"
-    assert told(found, "time zone Asia/Tokyo").state == "ok"
+    assert finding(found, "synchronous_commit off").state == "note"
+    assert finding(found, "time zone Asia/Tokyo").state == "ok"
 
 
-def test_what_may_not_be_read_is_a_note_and_the_rest_is_looked_at(
+def test_a_check_without_permission_is_a_note_and_the_others_run(
     pipeline: Pipeline, new_role: Callable[[], str], look: Callable[..., Findings]
 ) -> None:
     url = pipeline.database.url.replace("user=tickpipe", f"user={new_role()}")
@@ -130,58 +130,54 @@ def test_what_may_not_be_read_is_a_note_and_the_rest_is_looked_at(
         "database: schema and jobs",
         "database: feed and sizes",
     }
-    assert all(each.state == "note" and "look yourself" in each.advice for each in hidden.values())
-    assert told(found, "prices: no group holds back").state == "ok"
-    assert told(found, "database: fsync on").state == "ok"
+    assert all(each.state == "note" and "check it yourself" in each.advice for each in hidden.values())
+    assert finding(found, "prices: no group holds back").state == "ok"
+    assert finding(found, "database: fsync on").state == "ok"
 
 
 @pytest.mark.parametrize("ahead", [-3600.0, 3600.0])
-def test_clocks_that_differ(look: Callable[..., Findings], ahead: float) -> None:
+def test_a_wrong_clock_is_bad(look: Callable[..., Findings], ahead: float) -> None:
     found = look(ahead=ahead)
     assert len(states(found, "BAD")) == 2
     for place in ("Redis", "database"):
-        assert told(found, f"{place}: its clock and this machine's differ by 3600.0 s").state == "BAD"
+        assert finding(found, f"{place}: its clock and this machine's differ by 3600.0 s").state == "BAD"
 
 
-def test_a_schema_that_is_missing_or_not_the_one_applied(
-    empty_pipeline: Pipeline, look: Callable[..., Findings]
-) -> None:
+def test_a_missing_or_changed_schema_is_bad(empty_pipeline: Pipeline, look: Callable[..., Findings]) -> None:
     url = empty_pipeline.database.url
     assert look(database_url=url)["schema"].advice == "run `tickpipe migrate`"
     with closing(PriceStore(Secret(url))) as store:
         migrations.apply(store)
     assert states(look(database_url=url), "BAD") == []
     empty_pipeline.database.query("UPDATE tickpipe_migrations SET checksum = 'x' WHERE name = '0003_feed.sql'")
-    assert states(look(database_url=url), "BAD") == ["files of sql/ that changed since: 0003_feed.sql"]
+    assert states(look(database_url=url), "BAD") == ["migrations changed since they were applied: 0003_feed.sql"]
     empty_pipeline.database.query("DELETE FROM tickpipe_migrations WHERE name = '0008_backfill.sql'")
     assert "schema" in states(look(database_url=url), "BAD")
 
 
-def test_a_backlog_that_nobody_reads(pipeline: Pipeline, look: Callable[..., Findings]) -> None:
+def test_a_backlog_without_consumers_is_bad(pipeline: Pipeline, look: Callable[..., Findings]) -> None:
     pipeline.prices.append([{"n": "1"}])
     found = look()
-    assert states(found, "BAD") == ["prices: 0 consumers in group timescale, 1 entries left"]
-    assert told(found, "prices:feed: 0 consumers").state == "note"
+    assert states(found, "BAD") == ["prices: 0 consumers in group timescale, 1 entry left"]
+    assert finding(found, "prices:feed: 0 consumers").state == "note"
 
 
-def test_a_consumer_that_was_killed_is_not_counted_among_the_others(
-    pipeline: Pipeline, look: Callable[..., Findings]
-) -> None:
+def test_a_killed_consumer_is_counted_as_idle(pipeline: Pipeline, look: Callable[..., Findings]) -> None:
     killed, other = pipeline.consumer(), pipeline.consumer()
     wait_for(lambda: [len(stream.consumers()) for stream in (pipeline.prices, pipeline.feed)] == [2, 2])
     killed.kill()
     wait_for(lambda: [stream.backlog()[4:] for stream in (pipeline.prices, pipeline.feed)] == [(1, 1), (1, 1)])
     status = pipeline.processes.start("tickpipe", "status")
     assert status.wait() == 0
-    assert "consumers 1  silent 1" in status.said()
-    assert "group timescale: 0 unread, 0 pending, 1 consumers and 1 silent" in status.said()
-    assert told(look(), "prices: 1 consumers and 1 silent in group timescale").state == "ok"
+    assert "consumers 1  idle 1" in status.said()
+    assert "group timescale: 0 unread, 0 pending, 1 consumer and 1 idle" in status.said()
+    assert finding(look(), "prices: 1 consumer and 1 idle in group timescale").state == "ok"
     other.kill()
     wait_for(lambda: pipeline.prices.backlog()[4:] == (0, 2))
-    assert "see what keeps" in told(look(), "prices: 0 consumers and 2 silent in group timescale").advice
+    assert "find out why the idle ones" in finding(look(), "prices: 0 consumers and 2 idle in group timescale").advice
 
 
-def test_a_stream_that_is_not_there_is_told(pipeline: Pipeline) -> None:
+def test_a_missing_stream_is_named_by_every_command(pipeline: Pipeline) -> None:
     with closing(PriceStore(Secret(pipeline.database.url))) as store:
         Told(store, time.time()).store([1])
     words = "there is no stream 'nosuch' in this Redis yet"
@@ -201,7 +197,9 @@ def test_a_stream_that_is_not_there_is_told(pipeline: Pipeline) -> None:
     again.wait_until_said("reads nosuch as one of timescale\n")
 
 
-def test_a_silent_feed_an_unproven_session_and_dead_letters(pipeline: Pipeline, look: Callable[..., Findings]) -> None:
+def test_an_idle_feed_an_unverified_session_and_dead_letters(
+    pipeline: Pipeline, look: Callable[..., Findings]
+) -> None:
     with closing(PriceStore(Secret(pipeline.database.url))) as store:
         session = Told(store, time.time() - 1000)
         session.tell("started", 0, feed="twelvedata")
@@ -209,31 +207,33 @@ def test_a_silent_feed_an_unproven_session_and_dead_letters(pipeline: Pipeline, 
         session.store([1])
         session.store([2], price="NaN")
         found = look()
-        assert states(found, "BAD") == [told(found, "feed twelvedata: last word 17 min ago").what]
-        assert told(found, "1 sessions have ended").state == "note"
-        assert "`tickpipe verify`" in told(found, "1 sessions have ended").advice
-        assert told(found, "1 dead letters").state == "note"
+        assert states(found, "BAD") == [finding(found, "feed twelvedata: last report 17 min ago").what]
+        assert finding(found, "1 session has ended").state == "note"
+        assert "`tickpipe verify`" in finding(found, "1 session has ended").advice
+        assert finding(found, "1 dead letter").state == "note"
         session.vouch("stopped", 2, 2)
         assert states(look(), "BAD") == []
 
 
-def test_on_timescaledb_all_is_well_and_no_job_has_failed(timescale: Database, look: Callable[..., Findings]) -> None:
+def test_timescaledb_has_no_bad_finding_and_no_failed_job(timescale: Database, look: Callable[..., Findings]) -> None:
     with closing(PriceStore(Secret(timescale.url))) as store:
         migrations.apply(store)
     found = look(database_url=timescale.url)
     assert states(found, "BAD") == []
-    assert told(found, "TimescaleDB 2.").state == "ok"
-    assert told(found, "0 background jobs failed").state == "ok"
-    assert not [what for what in found if "ordinary table" in what]
+    assert finding(found, "TimescaleDB 2.").state == "ok"
+    assert finding(found, "0 background jobs failed").state == "ok"
+    assert not [what for what in found if "regular table" in what]
 
 
-def test_an_ordinary_table_though_timescaledb_is_there(timescale: Database, look: Callable[..., Findings]) -> None:
+def test_a_regular_table_is_a_note_if_timescaledb_is_installed(
+    timescale: Database, look: Callable[..., Findings]
+) -> None:
     with closing(PriceStore(Secret(timescale.url))) as store, store.transaction() as connection:
         migrations.migrate(connection, [each for each in migrations.read_migrations() if not each.timescaledb])
     timescale.query("CREATE EXTENSION IF NOT EXISTS timescaledb")
     found = look(database_url=timescale.url)
     assert states(found, "BAD") == []
-    assert "`tickpipe migrate --to-timescaledb`" in told(found, "ordinary table").advice
+    assert "`tickpipe migrate --to-timescaledb`" in finding(found, "regular table").advice
 
 
 def grown(store: PriceStore, rows: int) -> Told:
@@ -244,8 +244,8 @@ def grown(store: PriceStore, rows: int) -> Told:
     return session
 
 
-def test_sizes_are_those_of_the_table_and_growth_is_the_feeds(pipeline: Pipeline, tmp_path: Path) -> None:
-    with patient(pipeline.servers.valkey.url, pipeline.database.url, tmp_path) as found:
+def test_sizes_match_the_table_and_growth_matches_the_feed(pipeline: Pipeline, tmp_path: Path) -> None:
+    with context(pipeline.servers.valkey.url, pipeline.database.url, tmp_path) as found:
         empty = found.measure()
         assert (empty.table_rows_estimated, empty.table_bytes_per_day_estimated) == (0, None)
         grown(found.store, 5000)
@@ -269,8 +269,8 @@ def test_sizes_are_those_of_the_table_and_growth_is_the_feeds(pipeline: Pipeline
     )
 
 
-def test_what_retention_dropped_is_taken_off(pipeline: Pipeline, tmp_path: Path) -> None:
-    with patient(pipeline.servers.valkey.url, pipeline.database.url, tmp_path) as found:
+def test_ticks_dropped_by_retention_are_not_counted(pipeline: Pipeline, tmp_path: Path) -> None:
+    with context(pipeline.servers.valkey.url, pipeline.database.url, tmp_path) as found:
         session = grown(found.store, 1000)
         pipeline.database.query("INSERT INTO feed_expired VALUES (%s, 1, 400)", session.id)
         sizes = found.measure()
@@ -280,8 +280,8 @@ def test_what_retention_dropped_is_taken_off(pipeline: Pipeline, tmp_path: Path)
         assert found.measure().table_rows_per_day_estimated == pytest.approx(144_000, rel=0.05)
 
 
-def test_only_the_last_day_counts(pipeline: Pipeline, tmp_path: Path) -> None:
-    with patient(pipeline.servers.valkey.url, pipeline.database.url, tmp_path) as found:
+def test_growth_is_estimated_from_the_last_day(pipeline: Pipeline, tmp_path: Path) -> None:
+    with context(pipeline.servers.valkey.url, pipeline.database.url, tmp_path) as found:
         day = 86_400.0
         session = Told(found.store, time.time() - 1.5 * day)
         session.vouch("alive", 0.4 * day, 700)
@@ -294,7 +294,7 @@ def test_only_the_last_day_counts(pipeline: Pipeline, tmp_path: Path) -> None:
 
 
 def test_sizes_on_timescaledb(timescale: Database, pipeline: Pipeline, tmp_path: Path) -> None:
-    with patient(pipeline.servers.valkey.url, timescale.url, tmp_path) as found:
+    with context(pipeline.servers.valkey.url, timescale.url, tmp_path) as found:
         migrations.apply(found.store)
         grown(found.store, 2000)
         sizes = found.measure()
@@ -303,14 +303,14 @@ def test_sizes_on_timescaledb(timescale: Database, pipeline: Pipeline, tmp_path:
     assert sizes.table_rows_estimated == 2000
 
 
-def test_the_commands_as_json(pipeline: Pipeline) -> None:
+def test_status_and_doctor_print_json(pipeline: Pipeline) -> None:
     pipeline.prices.ensure_group()
     status = pipeline.processes.start("tickpipe", "status", "--json", "--disk", "/tmp")
     assert status.wait() == 0, status.said()
-    told = json.loads(status.said())
-    assert {"lag", "pending", "consumers"} < told["groups"]["timescale"].keys()
-    assert told["rows_per_second"] is None  # one look tells no rate
-    sizes = told["sizes"]
+    printed = json.loads(status.said())
+    assert {"lag", "pending", "consumers"} < printed["groups"]["timescale"].keys()
+    assert printed["rows_per_second"] is None  # one snapshot is too short for a rate
+    sizes = printed["sizes"]
     assert sizes["table_bytes"] > 0
     assert sizes["table_disk_free_bytes"] > 0
     doctor = pipeline.processes.start("tickpipe", "doctor", "--json")

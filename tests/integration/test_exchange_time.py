@@ -15,9 +15,10 @@ from common.settings import Secret
 from consumer.store import PriceStore
 from tests.support.pipeline import Database, Pipeline
 from tests.support.told import Told
-from tickpipe.dashboard.history import Charts
+from tickpipe.dashboard.history import INTERVALS, Charts
 from tickpipe.dashboard.quotes import Quotes
-from tickpipe.inspect.database import INTERVALS, Reader
+from tickpipe.inspect.database import DatabaseReader
+from tickpipe.inspect.symbols import SymbolReader
 
 FAR_AHEAD = 4_102_444_700  # in the year 2099
 
@@ -89,24 +90,25 @@ def test_an_instrument_was_last_seen_when_its_newest_tick_was_received(store: Pr
 
 
 def test_the_dashboard_goes_on_after_a_tick_ahead_of_its_time(backend: Database, store: PriceStore) -> None:
-    with closing(Reader(Secret(backend.url))) as reader:
-        quotes, charts = Quotes(reader, every=0.0), Charts(reader, every=0.0)
-        look = quotes.look
+    with closing(DatabaseReader.read_only(Secret(backend.url))) as database:
+        symbols = SymbolReader(database)
+        quotes, charts = Quotes(symbols, every=0.0), Charts(symbols, every=0.0)
+        read = quotes.read
         store_ticks(store, "A", (-120, 1.0), (FAR_AHEAD - time.time(), 999.0))
         store_ticks(store, "B", (-120, 5.0))
         store_ticks(store, "ONLY", (FAR_AHEAD - time.time(), 7.0))
-        assert {name: quote.price for name, quote in look().items()} == {"A": 1.0, "B": 5.0, "ONLY": 7.0}
+        assert {name: quote.price for name, quote in read().items()} == {"A": 1.0, "B": 5.0, "ONLY": 7.0}
         store_ticks(store, "A", (-60, 2.0))
         store_ticks(store, "B", (-60, 6.0))
         store_ticks(store, "ONLY", (-60, 8.0))
-        found = look()
+        found = read()
         assert {name: quote.price for name, quote in found.items()} == {"A": 2.0, "B": 6.0, "ONLY": 8.0}
         assert list(found["ONLY"].closes.values()) == [8.0]
-        chart = charts.look("A", INTERVALS["1m"])
+        chart = charts.read("A", INTERVALS["1m"])
         assert [candle.close for candle in chart.candles] == [1.0, 2.0]
         assert [tick.price for tick in chart.ticks] == [2.0, 1.0, 999.0]
         store_ticks(store, "A", (0, 3.0))
-        assert [candle.close for candle in charts.look("A", INTERVALS["1m"]).candles][-1] == 3.0
+        assert [candle.close for candle in charts.read("A", INTERVALS["1m"]).candles][-1] == 3.0
 
 
 def test_status_shows_the_last_price_received(pipeline: Pipeline) -> None:

@@ -24,7 +24,7 @@ from tests.support.pgbouncer import POOL_SIZE, find_pgbouncer, pgbouncer
 from tests.support.pipeline import Database, Pipeline
 from tests.support.told import Told
 from tests.support.waiting import PATIENCE, wait_for
-from tickpipe.inspect.database import Reader
+from tickpipe.inspect.database import DatabaseReader
 
 SESSION = 1_760_000_000_000_000
 PLAIN = [migration.name for migration in read_migrations() if not migration.timescaledb]
@@ -92,7 +92,7 @@ def test_no_setting_is_left_on_a_connection_that_others_use(fresh_database: Data
     with (
         pgbouncer(fresh_database.url, folder) as url,
         closing(PriceStore(Secret(url))) as store,
-        closing(Reader(Secret(url))) as reader,
+        closing(DatabaseReader.read_only(Secret(url))) as reader,
         closing(Database(url)) as other,
     ):
         for _ in range(2 * POOL_SIZE):
@@ -106,7 +106,7 @@ def test_each_question_of_the_dashboard_is_bounded_and_read_only(pooled_url: str
         "SELECT current_setting('transaction_read_only'), current_setting('statement_timeout'), "
         "current_setting('jit'), current_setting('max_parallel_workers_per_gather'), current_setting('TimeZone')"
     )
-    with closing(Reader(Secret(pooled_url))) as reader:
+    with closing(DatabaseReader.read_only(Secret(pooled_url))) as reader:
         assert {reader.rows(query)[0] for _ in range(2 * POOL_SIZE)} == {("on", "10s", "off", "0", "UTC")}
 
 

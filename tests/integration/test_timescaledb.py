@@ -109,7 +109,7 @@ def test_what_the_websocket_sends_is_what_is_stored(timescale_pipeline: Pipeline
     assert pipeline.database.query("SELECT count(*) FROM show_chunks('prices_real_time')") == [(3,)]
     verify = pipeline.processes.start("tickpipe", "verify", "--spool-dir", str(tmp_path / "spool"))
     assert verify.wait() == 0
-    assert "1 sessions verified, 0 incomplete" in verify.said()
+    assert "1 session verified, 0 incomplete" in verify.said()
 
 
 def test_the_vendors_bars_fill_the_candles_of_the_aggregates(timescale: Database, store: PriceStore) -> None:

@@ -1,4 +1,4 @@
-"""`tickpipe verify`: what is missing or doubled is found and named; what is on its way is no false alarm."""
+"""`tickpipe verify`: finds what is missing or stored twice, without false alarms for entries that still wait."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def ended(store: PriceStore, *, ago: float = 1000.0, last_seq: int = N) -> Told:
     return session
 
 
-def test_a_complete_session_is_sealed_and_not_scanned_again(
+def test_a_complete_session_is_marked_as_verified_and_not_scanned_again(
     store: PriceStore, run: Callable[..., list[Verdict]]
 ) -> None:
     ended(store).store(range(1, N + 1))
@@ -55,7 +55,7 @@ def test_a_complete_session_is_sealed_and_not_scanned_again(
     assert [verdict.state for verdict in run(everything=True)] == ["complete"]
 
 
-def test_what_retention_has_dropped_is_expired_and_a_hole_still_a_hole(
+def test_ticks_dropped_by_retention_are_expired_and_holes_stay_missing(
     pipeline: Pipeline, store: PriceStore, run: Callable[..., list[Verdict]]
 ) -> None:
     old, new = ended(store, ago=10 * 86_400), ended(store)
@@ -66,7 +66,7 @@ def test_what_retention_has_dropped_is_expired_and_a_hole_still_a_hole(
     first, second = run()
     assert (first.state, first.stored, first.expired, first.missing) == ("incomplete", 0, N - 1, [Range(7, 7)])
     assert (second.state, second.stored, second.expired) == ("complete", N, 0)
-    old.store([7])  # it turns up after all, and is dropped the next time
+    old.store([7])  # it arrives late, and is dropped the next time
     assert [verdict.state for verdict in run()] == ["complete"]
     pipeline.database.query("CALL expire_ticks(now() - interval '3 days')")
     first, second = run(everything=True)
@@ -85,7 +85,7 @@ def test_what_retention_has_dropped_is_expired_and_a_hole_still_a_hole(
     ],
     ids=["the first", "a middle one", "the last", "several", "the whole session"],
 )
-def test_what_is_deleted_by_hand_is_found_and_named(
+def test_deleted_prices_are_found_and_named(
     deleted: list[int], missing: list[str], store: PriceStore, pipeline: Pipeline, run: Callable[..., list[Verdict]]
 ) -> None:
     ended(store).store(range(1, N + 1))
@@ -94,7 +94,7 @@ def test_what_is_deleted_by_hand_is_found_and_named(
     assert verdict.state == "incomplete"
     assert [str(part) for part in verdict.missing] == missing
     assert all(f"MISSING {part}" in str(verdict) for part in missing)
-    assert run() != [], "an incomplete session is never sealed"
+    assert run() != [], "an incomplete session is never marked as verified"
 
 
 def test_a_missing_price_is_named_with_its_time(store: PriceStore, run: Callable[..., list[Verdict]]) -> None:
@@ -116,7 +116,7 @@ def test_a_number_stored_twice_is_found(store: PriceStore, run: Callable[..., li
     assert verdict.state == "incomplete"
 
 
-def test_the_expected_last_number_is_the_producers_so_a_lost_tail_shows(
+def test_a_lost_tail_is_found_by_the_producers_last_number(
     store: PriceStore, run: Callable[..., list[Verdict]]
 ) -> None:
     session = Told(store, time.time() - 5)
@@ -127,25 +127,25 @@ def test_the_expected_last_number_is_the_producers_so_a_lost_tail_shows(
     assert [str(part) for part in verdict.missing] == [f"{N - 1}–{N}"]
 
 
-def test_a_session_that_lives_is_complete_so_far_and_never_sealed(
+def test_a_running_session_is_complete_so_far_and_never_marked_as_verified(
     store: PriceStore, run: Callable[..., list[Verdict]]
 ) -> None:
     session = Told(store, time.time() - 5)
     session.vouch("alive", 4, 10)
-    session.store([*range(1, 11), 12])  # 11 is in flight: nobody has vouched for it
+    session.store([*range(1, 11), 12])  # 11 is in flight: the producer has not reported it yet
     for _ in range(2):
         (verdict,) = run()
         assert (verdict.state, verdict.expected) == ("complete so far", 10)
 
 
-def test_a_session_that_ended_without_word_is_judged_up_to_its_highest_number(
+def test_a_session_without_a_final_report_is_verified_up_to_its_highest_number(
     store: PriceStore, run: Callable[..., list[Verdict]]
 ) -> None:
     session = Told(store, time.time() - 100)
     session.vouch("alive", 4, 10)
     session.store(range(1, 16))
     (verdict,) = run()
-    assert (verdict.state, verdict.expected) == ("ended without word", 15)
+    assert (verdict.state, verdict.expected) == ("ended without a final report", 15)
     session.store([17])
     (verdict,) = run()
     assert [str(part) for part in verdict.missing] == ["16"]
@@ -163,7 +163,7 @@ def test_dead_letters_and_recorded_overflows_are_accounted_for(
     assert verdict.stored == N - 11
 
 
-def test_what_is_unread_or_pending_or_spooled_is_on_its_way(
+def test_unread_pending_and_spooled_prices_are_waiting(
     store: PriceStore, pipeline: Pipeline, run: Callable[..., list[Verdict]], tmp_path: Path
 ) -> None:
     session = ended(store)
@@ -176,7 +176,7 @@ def test_what_is_unread_or_pending_or_spooled_is_on_its_way(
     assert (verdict.state, verdict.waiting, verdict.sound) == ("complete so far", 3, True)
 
 
-def test_what_is_acked_and_not_in_the_table_is_missing_though_the_stream_still_has_it(
+def test_an_acked_entry_that_is_not_in_the_table_is_missing(
     store: PriceStore, pipeline: Pipeline, run: Callable[..., list[Verdict]]
 ) -> None:
     session = ended(store)
@@ -186,7 +186,7 @@ def test_what_is_acked_and_not_in_the_table_is_missing_though_the_stream_still_h
     assert [str(part) for part in run()[0].missing] == [str(N)]
 
 
-def test_what_moves_on_between_two_looks_is_no_false_alarm(
+def test_an_entry_stored_during_the_search_is_not_a_false_alarm(
     store: PriceStore, run: Callable[..., list[Verdict]]
 ) -> None:
     session = ended(store)
@@ -195,7 +195,7 @@ def test_what_moves_on_between_two_looks_is_no_false_alarm(
     assert (verdict.state, verdict.stored) == ("complete", N)
 
 
-def test_a_sealed_session_is_scanned_again_when_more_of_it_comes_from_an_adopted_spool(
+def test_a_verified_session_is_scanned_again_if_an_adopted_spool_adds_to_it(
     store: PriceStore, run: Callable[..., list[Verdict]]
 ) -> None:
     session = ended(store)
@@ -206,14 +206,14 @@ def test_a_sealed_session_is_scanned_again_when_more_of_it_comes_from_an_adopted
 
 
 def test_prices_of_any_exchange_time_are_counted(store: PriceStore, run: Callable[..., list[Verdict]]) -> None:
-    """A capture of 2013 replayed today: the span that bounds the scan is the one the producer vouched for."""
+    """A capture of 2013 is replayed today: the times that the producer reported bound the scan."""
     session = Told(store, time.time() - 100)
     session.store(range(1, 11), time="1357077600")
     session.tell("stopped", 1, last_seq=10, time_min=1357077600, time_max=1357077600)
     assert run()[0].state == "complete"
 
 
-def test_a_feed_event_that_is_missing_is_named_since_a_gap_may_hide_there(
+def test_a_missing_feed_event_is_named_since_it_may_have_recorded_a_gap(
     store: PriceStore, pipeline: Pipeline, run: Callable[..., list[Verdict]]
 ) -> None:
     session = Told(store, time.time() - 100)
@@ -222,11 +222,11 @@ def test_a_feed_event_that_is_missing_is_named_since_a_gap_may_hide_there(
     session.vouch("stopped", 2, 0)
     pipeline.database.query("DELETE FROM feed_events WHERE event = 'disconnected'")
     (verdict,) = run()
-    assert (verdict.state, verdict.untold) == ("incomplete", [Range(2, 2)])
+    assert (verdict.state, verdict.missing_events) == ("incomplete", [Range(2, 2)])
     assert "FEED EVENT 2 is missing" in str(verdict)
 
 
-def test_a_feed_event_on_its_way_is_no_false_alarm(
+def test_a_waiting_feed_event_is_not_a_false_alarm(
     store: PriceStore, pipeline: Pipeline, run: Callable[..., list[Verdict]]
 ) -> None:
     session = Told(store, time.time() - 100)
@@ -237,7 +237,7 @@ def test_a_feed_event_on_its_way_is_no_false_alarm(
     assert (verdict.state, verdict.waiting, verdict.sound) == ("complete so far", 1, True)
 
 
-def test_a_killed_sessions_first_quote_may_be_of_last_friday(
+def test_the_first_quote_of_a_killed_session_may_be_of_last_friday(
     store: PriceStore, run: Callable[..., list[Verdict]]
 ) -> None:
     session = Told(store, time.time() - 100)
@@ -245,10 +245,10 @@ def test_a_killed_sessions_first_quote_may_be_of_last_friday(
     session.store([1, 2], time=str(int(session.start) - 2 * 86_400))
     session.store([3])
     (verdict,) = run()
-    assert (verdict.state, verdict.expected, verdict.stored) == ("ended without word", 3, 3)
+    assert (verdict.state, verdict.expected, verdict.stored) == ("ended without a final report", 3, 3)
 
 
-def test_a_spool_that_cannot_be_read_and_a_stream_that_is_gone_are_no_crash(
+def test_an_unreadable_spool_and_a_missing_stream_do_not_stop_verify(
     store: PriceStore,
     pipeline: Pipeline,
     run: Callable[..., list[Verdict]],
@@ -259,7 +259,7 @@ def test_a_spool_that_cannot_be_read_and_a_stream_that_is_gone_are_no_crash(
     (tmp_path / "1.spool").write_bytes(b"no database" * 100)
     pipeline.redis.delete("prices", "prices:feed")
     assert [str(part) for part in run()[0].missing] == [str(N)]
-    assert "cannot be read" in caplog.text
+    assert "spool cannot be read" in caplog.text
 
 
 def test_the_command_exits_1_and_names_what_is_missing(store: PriceStore, pipeline: Pipeline) -> None:
@@ -278,7 +278,7 @@ def test_the_command_exits_1_and_names_what_is_missing(store: PriceStore, pipeli
     assert (verdict["session"], verdict["missing"], verdict["sound"]) == (session.id, [[33, 33]], False)
 
 
-def test_a_killed_producers_price_whose_time_is_wrong_by_years_is_not_missing(
+def test_a_price_of_a_killed_producer_with_a_wrong_year_is_not_missing(
     store: PriceStore, run: Callable[..., list[Verdict]]
 ) -> None:
     killed = Told(store, time.time() - 1000)
@@ -289,7 +289,7 @@ def test_a_killed_producers_price_whose_time_is_wrong_by_years_is_not_missing(
         killed.store([seq], time=wrong)
     killed.store([N + 3])
     (verdict,) = run()
-    assert (verdict.state, verdict.stored, verdict.missing) == ("ended without word", N + 3, [])
+    assert (verdict.state, verdict.stored, verdict.missing) == ("ended without a final report", N + 3, [])
     killed.store([N + 5])
     (verdict,) = run(everything=True)
     assert (verdict.state, verdict.missing) == ("incomplete", [Range(N + 4, N + 4)])

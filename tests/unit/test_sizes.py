@@ -1,4 +1,4 @@
-"""Sizes and what follows from them: days until the disk is full, growth between two looks, the line that tells it."""
+"""Sizes, their growth, the days until the disk is full, and the line that shows them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import cast
 
 import pytest
 
-from tests.unit.test_view import STATUS, shown, words
+from tests.unit.test_view import SNAPSHOT, shown, words
 from tickpipe.inspect import doctor
 from tickpipe.inspect.sizes import Sizes, days_until_full, folder_size, free_bytes
 from tickpipe.inspect.sizes import _growth as growth
-from tickpipe.terminal import live_view
 
 SIZES = Sizes(
     table_bytes=1_234_000_000,
@@ -46,12 +45,12 @@ def test_days_until_the_disk_is_full(free: float | None, per_day: float | None, 
     [
         (100, 200, 8640, 1000),
         (200, 100, 8640, -1000),
-        (100, 200, 59, None),  # too little time to tell a day from
+        (100, 200, 59, None),  # too short to derive a growth per day
         (None, 200, 8640, None),
         (100, None, 8640, None),
     ],
 )
-def test_growth_is_told_after_a_minute(
+def test_growth_is_unknown_until_enough_time_has_passed(
     before: int | None, after: int | None, seconds: float, expected: float | None
 ) -> None:
     assert growth(before, after, seconds / 86_400) == (None if expected is None else pytest.approx(expected))
@@ -59,24 +58,24 @@ def test_growth_is_told_after_a_minute(
 
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("height", [14, 24, 40])
-def test_the_live_view_has_the_sizes_on_lines_of_their_own(width: int, height: int) -> None:
-    status = dataclasses.replace(STATUS, sizes=dataclasses.replace(SIZES, stream_bytes_per_day=None))
-    text = shown(status, width=width, height=height)
+def test_the_live_view_shows_the_sizes_on_separate_lines(width: int, height: int) -> None:
+    snapshot = dataclasses.replace(SNAPSHOT, sizes=dataclasses.replace(SIZES, stream_bytes_per_day=None))
+    text = shown(snapshot, width=width, height=height)
     found = "table 1.23 GB +312 MB/day stream 45.6 MB spool 678 MB +999 MB/day free 77.3 GB, full in 248 days"
     assert found in words(text)
     assert len(text.splitlines()) <= max(height, 15)
     assert {len(line) for line in text.splitlines()} == {width}
 
 
-def test_what_is_not_known_is_not_shown_as_zero() -> None:
+def test_unknown_sizes_are_not_shown_as_zero() -> None:
     unknown = dataclasses.replace(
         SIZES, table_bytes_per_day_estimated=None, table_disk_free_bytes=None, days_until_full_estimated=None,
         stream_bytes=None, stream_bytes_per_day=None, spool_bytes_per_day=None,
     )  # fmt: skip
-    assert live_view.sizes(unknown) == "table 1.23 GB  spool 678 MB  free unknown"
+    assert str(unknown) == "table 1.23 GB  spool 678 MB  free unknown"
 
 
-def test_the_free_space_of_a_folder_that_is_not_there_is_that_of_where_it_would_be(tmp_path: Path) -> None:
+def test_the_free_space_of_a_missing_folder_is_that_of_its_parent(tmp_path: Path) -> None:
     free, there = free_bytes(tmp_path / "not/yet"), free_bytes(tmp_path)
     assert free is not None
     assert there is not None
@@ -87,8 +86,8 @@ def test_the_free_space_of_a_folder_that_is_not_there_is_that_of_where_it_would_
 
 
 @pytest.mark.parametrize(("free", "state"), [(0, "BAD"), (77_300_000_000, "ok"), (None, "note")])
-def test_a_disk_without_room_is_grave_and_an_unknown_one_is_not(free: int | None, state: str) -> None:
+def test_a_full_disk_is_bad_and_an_unknown_disk_is_a_note(free: int | None, state: str) -> None:
     sizes = dataclasses.replace(SIZES, table_disk_free_bytes=free, days_until_full_estimated=None)
-    patient = SimpleNamespace(findings=lambda _: (), measure=lambda: sizes)
-    (finding,) = doctor._feed(cast("doctor.CheckContext", patient))
+    context = SimpleNamespace(findings=lambda *_, **__: (), measure=lambda: sizes)
+    (finding,) = doctor._feed(cast("doctor.CheckContext", context))
     assert finding.state == state

@@ -1,4 +1,4 @@
-"""Text from outside on a terminal and in a log: control characters are shown, never obeyed."""
+"""Foreign text on a terminal and in a log: control characters are made visible, never sent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.console import Console
 from common import log
 from common.terminal import PlainConsole, echo, echo_json, printable, printable_lines
 from tickpipe.dashboard import fragments
-from tickpipe.inspect.reader import Candle, Status, SymbolStatus
+from tickpipe.inspect.snapshot import Candle, Snapshot, SymbolStatus
 from tickpipe.inspect.verdict import Verdict
 from tickpipe.terminal import live_view
 
@@ -32,7 +32,7 @@ def is_harmless(text: str) -> bool:
 
 
 @given(st.text(st.characters()))
-def test_no_control_character_is_left_and_all_else_stays(text: str) -> None:
+def test_only_control_characters_are_replaced(text: str) -> None:
     assert is_harmless(printable(text))
     assert is_harmless(printable_lines(text).replace("\n", ""))
     if is_harmless(text):
@@ -50,11 +50,11 @@ def test_no_control_character_is_left_and_all_else_stays(text: str) -> None:
         ("日経225 🚀 e\u0301 ﬃ", "日経225 🚀 e\u0301 ﬃ"),
     ],
 )
-def test_a_control_character_is_shown_as_python_writes_it(text: str, shown: str) -> None:
+def test_a_control_character_is_shown_as_a_python_escape(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
-def test_a_line_end_in_a_value_makes_no_second_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_end_in_a_value_does_not_start_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     echo(f"one {NASTY}", "two")
     echo("three\x1b", err=True)
     printed = capsys.readouterr()
@@ -64,7 +64,7 @@ def test_a_line_end_in_a_value_makes_no_second_line(capsys: pytest.CaptureFixtur
 
 
 @given(st.text(st.characters()))
-def test_json_stays_valid_and_is_plain_ascii(text: str) -> None:
+def test_json_stays_valid_and_is_ascii(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", stdout := io.StringIO())
         echo_json([text])
@@ -98,42 +98,42 @@ def test_a_traceback_in_the_log_keeps_its_lines(capsys: pytest.CaptureFixture[st
     assert all(map(is_harmless, lines))
 
 
-def status() -> Status:
-    symbol = SymbolStatus(NASTY, 1.0, 1.0, [Candle(1.0, 1.0, 1.0, 1.0, 1)])
-    return Status(1, 1, 0, 0, 1, 0.0, None, None, [symbol], trouble=f"refused: {NASTY}")
+def snapshot() -> Snapshot:
+    symbol = SymbolStatus(NASTY, 1.0, 1.0, [Candle(0.0, 1.0, 1.0, 1.0, 1.0, 1)])
+    return Snapshot(symbols=[symbol], redis_error=f"refused: {NASTY}")
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_the_live_view_obeys_no_symbol_and_no_message(terminal: bool) -> None:
+def test_the_live_view_escapes_symbols_and_messages(terminal: bool) -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, color_system=None, width=200, height=40)
-    console.print(live_view.render(status(), title=f"tickpipe {NASTY}", footer=NASTY, width=200, height=40))
+    console.print(live_view.render(snapshot(), title=f"tickpipe {NASTY}", footer=NASTY, width=200, height=40))
     assert all(map(is_harmless, out.getvalue().split("\n")))
     assert out.getvalue().count(r"\x1b]0;owned\x07") == 3
     assert "[red]x[/bold] :smile:" in out.getvalue()
-    assert is_harmless(live_view.line(status(), title=NASTY))
+    assert is_harmless(live_view.line(snapshot(), title=NASTY))
 
 
-def test_a_consoles_strings_are_text_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_console_strings_are_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
     PlainConsole().print(f"dashboard: {NASTY}", soft_wrap=True)
     printed = capsys.readouterr().out
     assert all(map(is_harmless, printed.split("\n")))
     assert "[red]x[/bold] :smile:" in printed
 
 
-def test_a_verdict_is_harmless_line_by_line() -> None:
-    verdict = Verdict(1, NASTY, alive=False, stopped=True, silent=0.0, expected=1, stored=1)
+def test_a_verdict_contains_no_control_characters() -> None:
+    verdict = Verdict(1, NASTY, alive=False, stopped=True, idle=0.0, expected=1, stored=1)
     assert is_harmless(str(verdict))
 
 
-def test_the_dashboards_html_is_escaped_twice_over() -> None:
+def test_the_dashboard_escapes_control_characters_and_html() -> None:
     html = fragments.escaped(NASTY)
     assert is_harmless(html)
     assert "<b>" not in html
 
 
 def test_only_one_module_writes_to_the_terminal() -> None:
-    """So no command can forget it."""
+    """That module escapes control characters, so no command can forget to."""
     writes = re.compile(r"typer\.echo|click\.echo|(?<![.\w])print\(|std(out|err)\.write|(?<!\w)Console\(")
     for package in ("common", "producer", "consumer", "tickpipe"):
         for path in (ROOT / package).rglob("*.py"):

@@ -1,18 +1,18 @@
-"""What the page shows, as plain values; and the database, read only and never for long."""
+"""Read-only access to the database that never competes with the consumers for long."""
 
 from __future__ import annotations
 
 import threading
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from common.database import connections
 from common.settings import Secret
-from consumer import store
+from consumer.store import PriceStore
 
-#: Milliseconds after which the database gives up on a question of ours.
+#: Milliseconds after which the database cancels a query.
 STATEMENT_TIMEOUT = 10_000
-#: The writers come first: no second core for us, and no compiling for answers of a few rows.
+#: The consumers need the cores: no parallel workers, and no compilation for results of a few rows.
 _SETTINGS = f"""{connections.SETTINGS}
     SET LOCAL statement_timeout = {STATEMENT_TIMEOUT};
     SET LOCAL max_parallel_workers_per_gather = 0;
@@ -20,64 +20,26 @@ _SETTINGS = f"""{connections.SETTINGS}
 """
 
 
-class Interval(NamedTuple):
-    """A width of candles, in seconds."""
+class DatabaseReader:
+    """Runs one query at a time. Thread-safe."""
 
-    name: str
-    seconds: int
-
-
-_WIDTHS = {"1m": 60, "5m": 300, "1h": 3600, "1d": 86_400}
-INTERVALS = {name: Interval(name, seconds) for name, seconds in _WIDTHS.items()}
-
-
-class Candle(NamedTuple):
-    """One candle; `start` in seconds since 1970. `volume` is None where the feed tells none."""
-
-    start: float
-    open: float
-    high: float
-    low: float
-    close: float
-    ticks: int
-    volume: float | None
-
-
-class Tick(NamedTuple):
-    """One stored price event; `time` (the exchange's) and `received` in seconds since 1970."""
-
-    time: float
-    received: float
-    price: float
-    bid: float | None
-    ask: float | None
-    session: int
-    seq: int
-
-
-class Gap(NamedTuple):
-    """A span, in seconds since 1970, in which prices could not be received; `until` is None while it goes on."""
-
-    since: float
-    until: float | None
-    cause: str
-
-
-class Reader:
-    """The database: one question at a time, in a read-only transaction, bounded in time, on one core."""
-
-    def __init__(self, url: Secret) -> None:
-        connect = partial(connections.connect, application="tickpipe dashboard")
-        self._store = store.PriceStore(url, connect=connect, settings=_SETTINGS, read_only=True)
+    def __init__(self, store: PriceStore) -> None:
+        self._store = store
         self._lock = threading.Lock()
 
-    def rows(self, question: str, **parameters: object) -> list[tuple[Any, ...]]:
-        """The rows that answer. Raises OutageError, or ConfigurationError where the schema is missing."""
+    @classmethod
+    def read_only(cls, url: Secret, *, application: str = "tickpipe dashboard") -> DatabaseReader:
+        """A connection of its own: read-only transactions, limited in time, on one core."""
+        connect = partial(connections.connect, application=application)
+        return cls(PriceStore(url, connect=connect, settings=_SETTINGS, read_only=True))
+
+    def rows(self, query: str, **parameters: object) -> list[tuple[Any, ...]]:
+        """The rows of a query. Raises OutageError, or ConfigurationError if the schema is missing."""
         with self._lock, self._store.transaction() as connection, connection.cursor() as cursor:
-            cursor.execute(question, parameters)
+            cursor.execute(query, parameters)
             return cursor.fetchall()
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         with self._lock:
             self._store.close()

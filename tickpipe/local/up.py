@@ -24,8 +24,11 @@ from common.streams.stream import Stream
 from consumer.store import PriceStore
 from producer.spool import spool_folder
 from tickpipe import dashboard
-from tickpipe.inspect.reader import Status, StatusReader, backlog_left
+from tickpipe.inspect.database import DatabaseReader
+from tickpipe.inspect.reader import StatusReader
 from tickpipe.inspect.sizes import SizeProbe
+from tickpipe.inspect.snapshot import Snapshot, backlog_left
+from tickpipe.inspect.symbols import SymbolReader
 from tickpipe.inspect.verdict import Verdict
 from tickpipe.inspect.verify import verify
 from tickpipe.local.processes import DifferenceError, ManagedProcess, NoPriceError, stop_all
@@ -111,14 +114,16 @@ def up(config: UpConfig, home: Home, environ: Mapping[str, str], stop: threading
         feed = Stream(client, f"{config.price_stream}:feed", config.consumer_group, "observer")
         spool = spool_folder(home.data_dir / "spool", redis_url, config.price_stream)
         measure = SizeProbe(client, [stream.key, feed.key], store, spool)
-        observer = StatusReader(stream, store, clock.microseconds, measure=measure)
+        symbols = SymbolReader(DatabaseReader(store))
+        observer = StatusReader(stream, clock.microseconds, symbols=symbols.statuses, sizes=measure)
         for step in (partial(migrations.apply, store), observer.begin, feed.ensure_group):
             _run_until_stopped(step, stop)
         stack.callback(store.close)  # not before: if stopped, a step still uses the connection, and closing would wait
         began = time.monotonic()
         problem = _run(config, home, servers, observer, feed, child_environ, stop, console)
         since = observer.began
-        verdicts = verify(store, stream, feed, spool, since=since, recheck_after=1.0, silent_after=0.0)  # all are dead
+        # The producer has ended: session_timeout=0 counts every session as dead.
+        verdicts = verify(store, stream, feed, spool, since=since, recheck_after=1.0, session_timeout=0.0)
         received = _compare(verdicts, console)
         waited = time.monotonic() - began >= FIRST_PRICE_WITHIN or not stop.is_set()
         if received == 0 and (problem or waited):
@@ -241,9 +246,8 @@ def display(
     `problem` gives the text of a problem that the observer does not see, or an empty text.
     """
 
-    def look() -> Status:
-        now = observer.look()
-        return replace(now, trouble="; ".join(filter(None, [now.trouble, problem()])) or None)
+    def look() -> Snapshot:
+        return replace(observer.read(), producer_error=problem())
 
     if console.is_terminal:
         with Live(console=console, refresh_per_second=4, transient=False) as live:

@@ -5,19 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from common.terminal import PlainConsole
 from tickpipe import formatting
-
-
-class ProgressCallback(Protocol):
-    """Takes how much is done, of how much (0: nobody knows), and what is going on where that has changed."""
-
-    def __call__(self, done: float, total: float = 0, what: str = "", /) -> None: ...
+from tickpipe.progress import ProgressCallback
 
 
 @contextmanager
