@@ -220,9 +220,7 @@ def test_a_stage_that_stops_turns_red(
 
 
 @pytest.mark.usefixtures("running")
-def test_a_database_that_hangs_is_shown_without_an_error(
-    start: Callable[..., Board], pipeline: Pipeline
-) -> None:
+def test_a_database_that_hangs_is_shown_without_an_error(start: Callable[..., Board], pipeline: Pipeline) -> None:
     board = start()
     board.has("database", "good")
     rows = pipeline.database.query("SELECT pid FROM pg_stat_activity WHERE application_name = 'tickpipe dashboard'")

@@ -197,9 +197,7 @@ def test_a_missing_stream_is_named_by_every_command(pipeline: Pipeline) -> None:
     again.wait_until_said("reads nosuch as one of timescale\n")
 
 
-def test_an_idle_feed_an_unverified_session_and_dead_letters(
-    pipeline: Pipeline, look: Callable[..., Findings]
-) -> None:
+def test_an_idle_feed_an_unverified_session_and_dead_letters(pipeline: Pipeline, look: Callable[..., Findings]) -> None:
     with closing(PriceStore(Secret(pipeline.database.url))) as store:
         session = Told(store, time.time() - 1000)
         session.tell("started", 0, feed="twelvedata")
