@@ -1,6 +1,6 @@
 """The dashboard in a real browser, on a real pipeline. Takes the picture for the README.
 
-`DASHBOARD_SHOT=docs/dashboard.png` says where that picture goes, otherwise it stays in the test's folder;
+`DASHBOARD_SHOT=docs/dashboard.png` is the path of that picture; without it, the picture stays in the test's folder.
 `DASHBOARD_SHOTS` names a folder for copies of all pictures.
 """
 
@@ -289,7 +289,7 @@ def test_a_loopback_dashboard_refuses_foreign_host_names(start: Callable[..., Bo
         "VALUES (now(), 'A', 1, now(), 1, 1)"
     )
     board = start()
-    board.has("stream", "good")  # there is no stream yet, so nothing is unread
+    board.has("stream", "good")  # the stream does not exist yet, so nothing is unread
     address = urlsplit(board.url)
     for host, status in (("localhost", 200), ("evil.example", 400)):
         connection = HTTPConnection(address.hostname or "", address.port, timeout=5)

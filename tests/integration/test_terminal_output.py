@@ -1,4 +1,4 @@
-"""Names and messages from outside on the terminal: the real commands print them, and no terminal obeys them."""
+"""Foreign names and messages: the real commands print them without control characters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHOWN = r"\x1b]0;owned\x07\x1b[2J\n\x7f\x9b31m\u202eABC"
 IN_JSON = r"\u001b]0;owned\u0007\u001b[2J\n\u007f\u009b31m\u202eABC"
 
 
-def test_no_command_prints_a_control_character_from_outside(pipeline: Pipeline) -> None:
+def test_no_command_prints_foreign_control_characters(pipeline: Pipeline) -> None:
     session_start = time.time() - 100
     with closing(PriceStore(Secret(pipeline.database.url))) as store:
         apply(store)

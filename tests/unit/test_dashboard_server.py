@@ -1,4 +1,4 @@
-"""The dashboard's HTTP and websocket server under attack: foreign pages, slow and idle clients, bodies without end."""
+"""The dashboard's HTTP and websocket server under attack: foreign pages, slow and idle clients, endless bodies."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def address() -> Iterator[Address]:
         simulated=True,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "nice", lambda _: 0)  # it would hold for all tests
+        patch.setattr(os, "nice", lambda _: 0)  # the niceness would apply to all later tests
         for name, value in {"MAX_CONNECTIONS": 20, "MAX_WEBSOCKETS": 5, "MAX_PAGES": 10, "ANSWER_WITHIN": 3.0}.items():
             patch.setattr(server, name, value, raising=False)
         running = threads.in_thread(dashboard.serve, config, stop, ready)
@@ -96,7 +96,7 @@ def websocket_status(address: Address, *, host: str, origin: str | None) -> int:
         return int(client.recv(1024).split(b" ", 2)[1])
 
 
-def test_pages_of_the_dashboard_itself_connect(address: Address) -> None:
+def test_the_dashboards_own_pages_connect(address: Address) -> None:
     assert ask(address, "/", f"Host: {address}")[0] == 200
     for name in ("127.0.0.1", "localhost"):
         host = f"{name}:{address.port}"
@@ -105,14 +105,14 @@ def test_pages_of_the_dashboard_itself_connect(address: Address) -> None:
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1", "http://127.0.0.1:1", "file://"])
-def test_pages_of_another_site_reach_neither_the_websocket_nor_its_polling(address: Address, origin: str) -> None:
+def test_pages_of_another_site_are_refused_by_websocket_and_polling(address: Address, origin: str) -> None:
     assert websocket_status(address, host=str(address), origin=origin) == 403
     polling = WEBSOCKET.replace("transport=websocket", "transport=polling")
     for target in ("/", polling):
         assert ask(address, target, f"Host: {address}", f"Origin: {origin}")[0] == 403
 
 
-def test_a_name_that_leads_to_our_address_reaches_nothing(address: Address) -> None:
+def test_a_foreign_name_of_this_address_is_refused(address: Address) -> None:
     for host in ("evil.example", f"evil.example:{address.port}", "127.0.0.1.evil.example", ""):
         assert ask(address, "/", f"Host: {host}")[0] == 400
     assert websocket_status(address, host="evil.example", origin="http://evil.example") == 403
@@ -123,11 +123,11 @@ def test_the_page_is_served_beside_many_idle_connections(address: Address) -> No
     with ExitStack() as stack:
         idle = [stack.enter_context(closing(connect(address))) for _ in range(60)]
         assert ask(address, "/", f"Host: {address}")[0] == 200
-        assert idle[0].recv(1) == b""  # the oldest made room
+        assert idle[0].recv(1) == b""  # the oldest was closed
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: "])
-def test_a_client_that_trickles_is_cut_off(address: Address, sent: bytes) -> None:
+def test_a_slow_client_is_disconnected(address: Address, sent: bytes) -> None:
     with closing(connect(address)) as client:
         client.sendall(sent)
         client.settimeout(0.1)
@@ -144,13 +144,13 @@ def test_a_client_that_trickles_is_cut_off(address: Address, sent: bytes) -> Non
         wait_for(closed)
 
 
-def test_a_head_without_end_is_refused(address: Address) -> None:
+def test_an_endless_head_is_refused(address: Address) -> None:
     with closing(connect(address)) as client, suppress(BrokenPipeError, ConnectionResetError):
         client.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"X: y\r\n" * 100_000)
         assert b" 400 " in client.recv(65_536)
 
 
-def test_a_body_without_end_is_refused(address: Address) -> None:
+def test_an_endless_body_is_refused(address: Address) -> None:
     polling = WEBSOCKET.replace("transport=websocket", "transport=polling")
     part = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
     for target in ("/", polling):
@@ -158,14 +158,14 @@ def test_a_body_without_end_is_refused(address: Address) -> None:
             assert ask(address, target, f"Host: {address}", length, body=part * 64, method="POST")[0] != 200
 
 
-def test_parameters_of_the_page_reach_no_html_as_they_are(address: Address) -> None:
+def test_parameters_of_the_page_are_escaped(address: Address) -> None:
     attack = "</script><script>alert(1)</script>"
     status, text = ask(address, f"/?symbol={quote(attack)}&interval={quote(attack)}", f"Host: {address}")
     assert status == 200
     assert attack not in text
 
 
-def test_websockets_and_pages_are_bounded(address: Address) -> None:
+def test_websockets_and_pages_are_limited(address: Address) -> None:
     with ExitStack() as stack:
         for _ in range(5):
             stack.enter_context(connect_websocket(f"ws://{address}{WEBSOCKET}"))
@@ -174,7 +174,7 @@ def test_websockets_and_pages_are_bounded(address: Address) -> None:
     assert 503 in [ask(address, "/", f"Host: {address}")[0] for _ in range(20)]
 
 
-def test_a_huge_message_ends_its_websocket_alone(address: Address) -> None:
+def test_a_huge_message_closes_only_its_websocket(address: Address) -> None:
     def connected() -> bool:
         with suppress(InvalidStatus):
             with connect_websocket(f"ws://{address}{WEBSOCKET}") as client, suppress(ConnectionClosed):

@@ -1,4 +1,4 @@
-"""The symbols a person names, by option, variable or file."""
+"""Symbols given by option, variable or file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from common.symbols import read_symbols
     ],
     ids=["commas", "repeated", "blanks", "doubles"],
 )
-def test_symbols_come_in_order_upper_case_and_once(options: list[str], expected: list[str]) -> None:
+def test_symbols_are_upper_case_unique_and_in_order(options: list[str], expected: list[str]) -> None:
     assert read_symbols(options, None) == expected
 
 
@@ -31,12 +31,12 @@ def test_a_file_adds_to_the_options(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [[], [""], [" , "]])
-def test_no_symbols_is_a_wrong_configuration(options: list[str]) -> None:
+def test_an_empty_list_of_symbols_is_a_configuration_error(options: list[str]) -> None:
     with pytest.raises(ConfigurationError, match="no symbols: name some, as in --symbols"):
         read_symbols(options, None)
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_the_error_names_an_unreadable_file(tmp_path: Path) -> None:
     for file, content in ((tmp_path / "missing", None), (tmp_path / "binary", b"\xff")):
         if content:
             file.write_bytes(content)

@@ -26,8 +26,8 @@ _ADVICE = {errno.EADDRINUSE: "choose another --port", errno.EACCES: "choose a --
 class DashboardConfig:
     """The servers to read and the address to listen on.
 
-    `port`: 0 for any free one. `simulated`: mark the prices as simulated. `allowed_hosts`: names of this server besides
-    addresses and local names.
+    `port`: 0 for any free one. `simulated`: mark the prices as simulated. `allowed_hosts`: more names of this
+    server. Addresses and local names are always allowed.
     """
 
     redis_url: Secret

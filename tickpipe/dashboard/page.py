@@ -129,7 +129,7 @@ class DashboardPage:
         self._config = config
         self._symbol = symbol
         self._interval = interval
-        self._chart_key: tuple[str, Interval, int] | None = None  # what the chart's axes were made for
+        self._chart_key: tuple[str, Interval, int] | None = None  # the chart whose axes are drawn
         self._prices_error = ""
         self._reading: asyncio.Task[Snapshot] | None = None
         self._max_candles = MAX_CANDLES

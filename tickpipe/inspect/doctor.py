@@ -53,7 +53,7 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class CheckContext:
-    """What is checked. `key` reads the API key. `clock` gives microseconds UTC."""
+    """The objects of the checks. `key` reads the API key. `clock` gives microseconds UTC."""
 
     client: redis.Redis
     streams: Sequence[Stream]

@@ -47,7 +47,7 @@ class SessionReader:
         return CachedQuery(lambda: self._count(session), 10.0, self._monotonic)
 
     def _count(self, session: int) -> StoredCount:
-        waiting = self._waiting  # before the count: an entry stored meanwhile must not look missing
+        waiting = self._waiting  # before the count: entries stored during the count are not missing
         reported, stored = self._database.rows(_COUNT, session=session)[0]
         return StoredCount(reported, stored, waiting)
 

@@ -131,7 +131,7 @@ def free_bytes(path: Path) -> int | None:
 
 
 def folder_size(folder: Path) -> int:
-    """Bytes of the files in a folder; 0 if there is no such folder."""
+    """Bytes of the files in a folder; 0 if it does not exist."""
     size = 0
     for path in folder.glob("*"):
         with suppress(OSError):  # the file may be removed at any time
@@ -140,7 +140,7 @@ def folder_size(folder: Path) -> int:
 
 
 def table_and_database(store: PriceStore) -> tuple[int, int]:
-    """Bytes of the ticks (0 if there is no table yet) and of the database. Raises OutageError."""
+    """Bytes of the ticks (0 if the table does not exist yet) and of the database. Raises OutageError."""
     with store.transaction() as connection, connection.cursor() as cursor:
         cursor.execute(_DATABASE)
         return cast("tuple[int, int]", cursor.fetchone())

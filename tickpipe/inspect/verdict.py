@@ -14,7 +14,7 @@ NO_FINAL_REPORT = "ended without a final report"
 
 @dataclass
 class Verdict:
-    """What was found of one session. Counts are price events.
+    """The findings of one session. Counts are price events.
 
     - `idle`: seconds since the producer's last report.
     - `expected`: the last number that the producer reported.
@@ -48,7 +48,7 @@ class Verdict:
 
     @property
     def state(self) -> str:
-        """One of the four states. A session without a final report may have received prices that nobody stored."""
+        """One of the four states. A session without a final report may have lost prices after its last report."""
         if not self.sound:
             return INCOMPLETE
         if self.alive or self.waiting:

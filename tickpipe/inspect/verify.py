@@ -33,8 +33,8 @@ from tickpipe.ranges import Range, merged, without
 
 logger = logging.getLogger("tickpipe.verify")
 
-#: How far the prices after a dead session's last report may lie outside the reported times, in seconds. The first quote
-#: of a weekend is Friday's.
+#: Seconds around the reported times of a dead session in which prices after its last report are searched. The first
+#: quote of a weekend is Friday's.
 TAIL_SPAN = 7 * 86_400.0
 #: Seconds after its last report from which a session without a final report is marked as verified too.
 VERIFIED_AFTER = 86_400.0
