@@ -143,7 +143,7 @@ def test_a_head_without_end_is_refused_early(server: Server, head: bytes) -> Non
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nX: "])
-def test_a_slow_client_is_disconnected(server: Server, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+def test_a_client_that_trickles_is_cut_off(server: Server, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
     """Each byte is in time for a timeout that counts from byte to byte."""
     monkeypatch.setattr(metrics, "ANSWER_WITHIN", 1.0)
     with closing(connect(server)) as client:
