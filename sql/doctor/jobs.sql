@@ -1,5 +1,5 @@
 -- TimescaleDB's background jobs: columnstore, candles, retention.
-SELECT count(*) || ' background jobs failed at their last run' || coalesce(': ' || string_agg(proc_name || ' ' || job_id, ', '), ''),
+SELECT count(*) || CASE count(*) WHEN 1 THEN ' background job' ELSE ' background jobs' END || ' failed in the last run' || coalesce(': ' || string_agg(proc_name || ' ' || job_id, ', '), ''),
        count(*) = 0, 'SELECT * FROM timescaledb_information.job_errors', true
 FROM timescaledb_information.job_stats
 JOIN timescaledb_information.jobs USING (job_id)

@@ -1,5 +1,5 @@
--- What `tickpipe doctor` finds of the server: one row a finding (what, well, what to do, grave). For every PostgreSQL, with
--- or without our tables. reset_val is what a session of this role has before it sets anything itself.
+-- The state of the server: one row per finding (what, well, advice, grave). Works on every PostgreSQL, with or without
+-- tickpipe's tables. reset_val is the value with which a session of this role starts.
 WITH settings AS (
     SELECT name, reset_val AS value FROM pg_settings
 ), extension AS (
@@ -9,30 +9,30 @@ WITH settings AS (
     ORDER BY installed LIMIT 1 -- NULL last: available, not installed
 )
 SELECT 'the database answers: PostgreSQL ' || current_setting('server_version'),
-       current_setting('server_version_num')::int >= 140000, 'upgrade: sql/ needs 14 or newer', true
+       current_setting('server_version_num')::int >= 140000, 'upgrade: tickpipe needs PostgreSQL 14 or newer', true
 UNION ALL
 SELECT 'database: ' || name || ' ' || value, value = 'on', 'set ' || name || ' = on in postgresql.conf: a crash loses data', true
 FROM settings WHERE name IN ('fsync', 'full_page_writes')
 UNION ALL
 SELECT 'database: synchronous_commit ' || value, value <> 'off',
-       'tickpipe''s own sessions have it on; what others write can be lost in a crash', false
+       'tickpipe''s own sessions turn it on, but a crash can lose what other sessions commit', false
 FROM settings WHERE name = 'synchronous_commit'
 UNION ALL
 SELECT 'database: time zone ' || value || ' (tickpipe''s own sessions: UTC)', true, '', false
 FROM settings WHERE name = 'TimeZone'
 UNION ALL
-SELECT 'database: no TimescaleDB', false, 'plain PostgreSQL is for small use: no columnstore, no scheduler', false
+SELECT 'database: no TimescaleDB', false, 'plain PostgreSQL has no columnstore and no scheduler: it suits small amounts of data', false
 WHERE NOT EXISTS (SELECT FROM extension)
 UNION ALL
-SELECT 'database: TimescaleDB is available, not installed', false, 'CREATE EXTENSION timescaledb', false
+SELECT 'database: TimescaleDB is available, but not installed', false, 'CREATE EXTENSION timescaledb', false
 FROM extension WHERE installed IS NULL
 UNION ALL
 SELECT 'database: TimescaleDB ' || installed,
        regexp_replace(installed, '[^0-9.].*', '') !~ '^(0|1|2[.]([0-9]|1[0-7]))([.]|$)',
-       'upgrade to 2.18: before, a tick delivered again after a week can make its block''s others be skipped (timescaledb 7672)',
+       'upgrade to 2.18: older versions can skip new ticks of a batch that repeats a tick of a week ago (timescaledb issue 7672)',
        true
 FROM extension WHERE installed IS NOT NULL
 UNION ALL
 SELECT 'database: timescaledb.license ' || value, value <> 'apache',
-       'there is no columnstore in it: set it to timescale, with the Community edition', true
+       'this license has no columnstore: set it to timescale, with the Community edition', true
 FROM settings WHERE name = 'timescaledb.license'

@@ -75,7 +75,9 @@ def test_clock_jumps_lose_no_price_and_hide_no_gap(pipeline: Pipeline, tmp_path:
     assert len({session for session, *_ in rows}) == 2
     with closing(PriceStore(Secret(pipeline.database.url))) as store:
         verdicts = verify(store, pipeline.prices, pipeline.feed, tmp_path, recheck_after=0.01)
-    assert [(verdict.state, verdict.missing, verdict.untold) for verdict in verdicts] == [("complete", [], [])] * 2
+    assert [(verdict.state, verdict.missing, verdict.missing_events) for verdict in verdicts] == [
+        ("complete", [], [])
+    ] * 2
     assert sum(verdict.expected for verdict in verdicts) == feed.received
     gaps = pipeline.database.query("SELECT cause, until - since < interval '1 minute' FROM feed_gaps ORDER BY since")
     assert gaps == [

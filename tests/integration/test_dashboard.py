@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page
+from tickpipe.dashboard.data import Reader
 
 from common.errors import DatabaseOutageError
 from common.settings import Secret
@@ -30,7 +31,6 @@ from tests.support.history import store_history
 from tests.support.pipeline import Pipeline
 from tests.support.processes import Running
 from tests.support.waiting import PATIENCE, wait_for
-from tickpipe.dashboard.data import Reader
 from tickpipe.simulator.config import SimulatorConfig
 from tickpipe.simulator.random_walk import RandomWalk
 from tickpipe.simulator.server import Simulator
@@ -179,14 +179,14 @@ def test_chart_moves_shades_gaps_and_switches_symbols(start: Callable[..., Board
     picture(page, os.environ.get("DASHBOARD_SHOT", tmp_path / "dashboard.png"))
 
     page.fill(".search", "eur")
-    wait_for(lambda: page.locator(".symbol").count() == 1, message="one symbol is called so")
+    wait_for(lambda: page.locator(".symbol").count() == 1, message="one symbol matches")
     page.click(".symbol")
     wait_for(lambda: board.candles()[-1][0] < 2, message="the chart is the euro's")
     assert page.inner_text(".quote h2") == "EUR/USD"
     page.click("[data-interval='5m']")
     wait_for(lambda: len(board.candles()) < 60, message="a candle is five minutes")
     page.reload()
-    wait_for(lambda: 0 < len(board.candles()) < 60, message="the address has kept symbol and interval")
+    wait_for(lambda: 0 < len(board.candles()) < 60, message="the address keeps symbol and interval")
     assert page.inner_text(".quote h2") == "EUR/USD"
     page.click("[data-interval='1d']")
     wait_for(lambda: len(board.candles()) <= 2, message="a candle is a day")
@@ -206,7 +206,7 @@ def test_stopped_parts_turn_red(
     consumer.suspend()
     board.has("consumers", "bad")
     assert "1 stopped" in board.box("consumers").inner_text()
-    assert board.page.locator(".member.silent").count() == 1
+    assert board.page.locator(".member.idle").count() == 1
     wait_for(lambda: board.page.inner_text(".headline").startswith("consumers: 1 stopped"))
     picture(board.page, tmp_path / "stopped.png")
     consumer.resume()
@@ -229,13 +229,13 @@ def test_hanging_database_is_reported(start: Callable[..., Board], pipeline: Pip
     for backend in backends:
         backend.suspend()
     try:
-        wait_for(lambda: "gives no answer" in board.page.inner_text(".headline"), message="it says so")
+        wait_for(lambda: "does not answer" in board.page.inner_text(".headline"), message="the headline shows it")
     finally:
         for backend in backends:
             backend.resume()
-    wait_for(lambda: board.page.inner_text(".headline") == "all is well", message="it goes on")
+    wait_for(lambda: board.page.inner_text(".headline") == "all is well", message="it recovers")
     price = board.page.inner_text(".quote-price")
-    wait_for(lambda: board.page.inner_text(".quote-price") != price, message="the prices move, too")
+    wait_for(lambda: board.page.inner_text(".quote-price") != price, message="the prices move again")
 
 
 @pytest.mark.usefixtures("running")

@@ -41,8 +41,8 @@ def patient(redis_url: str, database_url: str, spool: Path, *, ahead: float = 0.
 def look(pipeline: Pipeline, tmp_path: Path) -> Callable[..., Findings]:
     def look(redis_url: str = "", database_url: str = "", **other: float) -> Findings:
         redis_url, database_url = redis_url or pipeline.servers.valkey.url, database_url or pipeline.database.url
-        with patient(redis_url, database_url, tmp_path / "spool", **other) as found:
-            return {finding.what: finding for finding in examine(found)}
+        with context(redis_url, database_url, tmp_path / "spool", **other) as found:
+            return {each.what: each for each in examine(found)}
 
     return look
 
@@ -150,7 +150,7 @@ def test_missing_or_changed_schema_is_reported(empty_pipeline: Pipeline, look: C
         migrations.apply(store)
     assert states(look(database_url=url), "BAD") == []
     empty_pipeline.database.query("UPDATE tickpipe_migrations SET checksum = 'x' WHERE name = '0003_feed.sql'")
-    assert states(look(database_url=url), "BAD") == ["files of sql/ that changed since: 0003_feed.sql"]
+    assert states(look(database_url=url), "BAD") == ["migrations changed since they were applied: 0003_feed.sql"]
     empty_pipeline.database.query("DELETE FROM tickpipe_migrations WHERE name = '0008_backfill.sql'")
     assert "schema" in states(look(database_url=url), "BAD")
 

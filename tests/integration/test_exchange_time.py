@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+from tickpipe.dashboard.data import INTERVALS, Reader
 
 from common.database.migrations import apply
 from common.settings import Secret
 from consumer.store import PriceStore
 from tests.support.pipeline import Database, Pipeline
 from tests.support.sessions import StoredSession
-from tickpipe.dashboard.data import INTERVALS, Reader
 from tickpipe.dashboard.history import Charts
 from tickpipe.dashboard.quotes import Quotes
 
@@ -95,18 +95,18 @@ def test_dashboard_continues_after_a_tick_with_a_future_time(backend: Database, 
         store_ticks(store, "A", (-120, 1.0), (FAR_AHEAD - time.time(), 999.0))
         store_ticks(store, "B", (-120, 5.0))
         store_ticks(store, "ONLY", (FAR_AHEAD - time.time(), 7.0))
-        assert {name: quote.price for name, quote in look().items()} == {"A": 1.0, "B": 5.0, "ONLY": 7.0}
+        assert {name: quote.price for name, quote in read().items()} == {"A": 1.0, "B": 5.0, "ONLY": 7.0}
         store_ticks(store, "A", (-60, 2.0))
         store_ticks(store, "B", (-60, 6.0))
         store_ticks(store, "ONLY", (-60, 8.0))
-        found = look()
+        found = read()
         assert {name: quote.price for name, quote in found.items()} == {"A": 2.0, "B": 6.0, "ONLY": 8.0}
         assert list(found["ONLY"].closes.values()) == [8.0]
-        chart = charts.look("A", INTERVALS["1m"])
+        chart = charts.read("A", INTERVALS["1m"])
         assert [candle.close for candle in chart.candles] == [1.0, 2.0]
         assert [tick.price for tick in chart.ticks] == [2.0, 1.0, 999.0]
         store_ticks(store, "A", (0, 3.0))
-        assert [candle.close for candle in charts.look("A", INTERVALS["1m"]).candles][-1] == 3.0
+        assert [candle.close for candle in charts.read("A", INTERVALS["1m"]).candles][-1] == 3.0
 
 
 def test_status_shows_the_last_price_received(pipeline: Pipeline) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tickpipe.simulator.websocket import Simulator, SimulatorConfig
 
 from tests.support.capture import (
     SESSION,
@@ -15,7 +16,6 @@ from tests.support.capture import (
 )
 from tests.support.pipeline import Pipeline
 from tests.support.waiting import PATIENCE, wait_for
-from tickpipe.simulator.websocket import Simulator, SimulatorConfig
 
 
 def test_database_restart_loses_nothing(breakable_pipeline: Pipeline, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from tickpipe.simulator.websocket import Simulator, SimulatorConfig
 
 from common import tick
 from tests.support.capture import (
@@ -27,7 +28,6 @@ from tests.support.capture import (
 )
 from tests.support.pipeline import GROUP, Pipeline
 from tests.support.waiting import wait_for
-from tickpipe.simulator.websocket import Simulator, SimulatorConfig
 
 
 def test_every_sent_price_is_stored(pipeline: Pipeline, tmp_path: Path) -> None:

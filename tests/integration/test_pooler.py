@@ -24,7 +24,7 @@ from tests.support.pgbouncer import POOL_SIZE, find_pgbouncer, pgbouncer
 from tests.support.pipeline import Database, Pipeline
 from tests.support.sessions import StoredSession
 from tests.support.waiting import PATIENCE, wait_for
-from tickpipe.dashboard.data import Reader
+from tickpipe.inspect.database import DatabaseReader
 
 SESSION = 1_760_000_000_000_000
 PLAIN = [migration.name for migration in read_migrations() if not migration.timescaledb]
@@ -92,7 +92,7 @@ def test_settings_do_not_leak_to_other_clients_of_the_pooler(fresh_database: Dat
     with (
         pgbouncer(fresh_database.url, folder) as url,
         closing(PriceStore(Secret(url))) as store,
-        closing(Reader(Secret(url))) as reader,
+        closing(DatabaseReader.read_only(Secret(url))) as reader,
         closing(Database(url)) as other,
     ):
         for _ in range(2 * POOL_SIZE):
@@ -106,7 +106,7 @@ def test_dashboard_queries_are_read_only_with_a_timeout(pooled_url: str) -> None
         "SELECT current_setting('transaction_read_only'), current_setting('statement_timeout'), "
         "current_setting('jit'), current_setting('max_parallel_workers_per_gather'), current_setting('TimeZone')"
     )
-    with closing(Reader(Secret(pooled_url))) as reader:
+    with closing(DatabaseReader.read_only(Secret(pooled_url))) as reader:
         assert {reader.rows(query)[0] for _ in range(2 * POOL_SIZE)} == {("on", "10s", "off", "0", "UTC")}
 
 

@@ -6,6 +6,8 @@ import json
 import signal
 from pathlib import Path
 
+from tickpipe.simulator.websocket import Simulator, SimulatorConfig
+
 from consumer import cli
 from tests.support.capture import (
     SESSION,
@@ -17,7 +19,6 @@ from tests.support.capture import (
 )
 from tests.support.pipeline import Pipeline
 from tests.support.waiting import PATIENCE, wait_for
-from tickpipe.simulator.websocket import Simulator, SimulatorConfig
 
 #: A consumer that waits 1 s instead of 8.5 s for an unresponsive server at shutdown.
 CONSUMER_WITH_SHORT_SHUTDOWN = """

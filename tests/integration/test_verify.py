@@ -145,7 +145,7 @@ def test_session_without_a_stop_event_is_checked_up_to_its_highest_seq(
     session.checkpoint("alive", 4, 10)
     session.store(range(1, 16))
     (verdict,) = run()
-    assert (verdict.state, verdict.expected) == ("ended without word", 15)
+    assert (verdict.state, verdict.expected) == ("ended without a final report", 15)
     session.store([17])
     (verdict,) = run()
     assert [str(part) for part in verdict.missing] == ["16"]
@@ -222,7 +222,7 @@ def test_missing_feed_event_is_reported(
     session.checkpoint("stopped", 2, 0)
     pipeline.database.query("DELETE FROM feed_events WHERE event = 'disconnected'")
     (verdict,) = run()
-    assert (verdict.state, verdict.untold) == ("incomplete", [Range(2, 2)])
+    assert (verdict.state, verdict.missing_events) == ("incomplete", [Range(2, 2)])
     assert "FEED EVENT 2 is missing" in str(verdict)
 
 
@@ -243,7 +243,7 @@ def test_first_quote_of_a_killed_session_may_be_days_old(store: PriceStore, run:
     session.store([1, 2], time=str(int(session.start) - 2 * 86_400))
     session.store([3])
     (verdict,) = run()
-    assert (verdict.state, verdict.expected, verdict.stored) == ("ended without word", 3, 3)
+    assert (verdict.state, verdict.expected, verdict.stored) == ("ended without a final report", 3, 3)
 
 
 def test_unreadable_spool_and_missing_stream_do_not_crash_verify(
@@ -257,7 +257,7 @@ def test_unreadable_spool_and_missing_stream_do_not_crash_verify(
     (tmp_path / "1.spool").write_bytes(b"no database" * 100)
     pipeline.redis.delete("prices", "prices:feed")
     assert [str(part) for part in run()[0].missing] == [str(N)]
-    assert "cannot be read" in caplog.text
+    assert "spool cannot be read" in caplog.text
 
 
 def test_command_exits_1_and_lists_missing_ticks(store: PriceStore, pipeline: Pipeline) -> None:
@@ -287,7 +287,7 @@ def test_price_of_a_killed_producer_with_a_time_years_off_is_not_missing(
         killed.store([seq], time=wrong)
     killed.store([N + 3])
     (verdict,) = run()
-    assert (verdict.state, verdict.stored, verdict.missing) == ("ended without word", N + 3, [])
+    assert (verdict.state, verdict.stored, verdict.missing) == ("ended without a final report", N + 3, [])
     killed.store([N + 5])
     (verdict,) = run(everything=True)
     assert (verdict.state, verdict.missing) == ("incomplete", [Range(N + 4, N + 4)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -14,7 +13,10 @@ from common.terminal import PlainConsole, echo, echo_json
 from tickpipe import formatting
 from tickpipe.cli.connections import open_connections, size_probe
 from tickpipe.cli.options import Disk
-from tickpipe.inspect.status import Status, StatusReader, laggard
+from tickpipe.inspect.database import DatabaseReader
+from tickpipe.inspect.reader import StatusReader
+from tickpipe.inspect.snapshot import Snapshot, laggard
+from tickpipe.inspect.symbols import SymbolReader
 from tickpipe.terminal import live_view
 from tickpipe.terminal.display import display
 
@@ -34,13 +36,14 @@ def status(
     store, streams = open_connections(consumer_group)
     with closing(store):
         probe = size_probe(store, price_stream, spool_dir, disk)
-        reader = StatusReader(streams(price_stream), store, clock.microseconds, began=0, measure=probe)
+        symbols = SymbolReader(DatabaseReader(store)).statuses
+        reader = StatusReader(streams(price_stream), clock.microseconds, began=0, symbols=symbols, sizes=probe)
         if as_json:
-            _print_json(reader.look())
+            _print_json(reader.read())
         elif watch:
             _watch(reader, f"tickpipe  {price_stream}")
         else:
-            _print(reader.look())
+            _print(reader.read())
 
 
 def _watch(reader: StatusReader, title: str) -> None:
@@ -50,28 +53,26 @@ def _watch(reader: StatusReader, title: str) -> None:
             refresh()
 
 
-def _print_json(snapshot: Status) -> None:
-    groups = {name: group._asdict() for name, group in snapshot.groups.items()}
-    # A rate needs two snapshots: null, since 0.0 would be wrong.
-    echo_json({**asdict(snapshot), "groups": groups, "rows_per_second": None})
-    if snapshot.trouble:
-        raise OutageError(snapshot.trouble)
+def _print_json(snapshot: Snapshot) -> None:
+    echo_json(snapshot.as_dict())
+    if snapshot.error:
+        raise OutageError(snapshot.error)
 
 
-def _print(snapshot: Status) -> None:
-    if snapshot.trouble:
-        raise OutageError(snapshot.trouble)
+def _print(snapshot: Snapshot) -> None:
+    if snapshot.error:
+        raise OutageError(snapshot.error)
     if snapshot.note:
         echo(snapshot.note)
-    echo(live_view.standing(snapshot))
+    echo(live_view.momentary_figures(snapshot))
     if snapshot.sizes:
-        echo(live_view.sizes(snapshot.sizes))
+        echo(str(snapshot.sizes))
         rate, period = snapshot.sizes.table_rows_per_day_estimated, snapshot.sizes.estimated_over_seconds
         growth = "growth unknown" if rate is None else f"{rate:,.0f} rows a day over the last {formatting.span(period)}"
         echo(f"about {snapshot.sizes.table_rows_estimated:,} rows; {growth}")
     for name, group in snapshot.groups.items():
         suffix = "  delays trimming" if name == laggard(snapshot.groups) else ""
-        members = live_view.members(group.consumers, group.silent)
+        members = formatting.consumers(group.consumers, group.silent)
         echo(f"group {name}: {group.lag:,} unread, {group.pending:,} pending, {members}{suffix}")
     for symbol in snapshot.symbols:
         echo(f"{symbol.symbol}: {symbol.price}, {live_view.age(symbol.age)} ago")

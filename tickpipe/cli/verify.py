@@ -14,7 +14,7 @@ from common.terminal import echo, echo_json
 from producer.spool import spool_folder
 from tickpipe.cli.connections import open_connections
 from tickpipe.inspect import verify as completeness
-from tickpipe.inspect.status import no_stream
+from tickpipe.inspect.reader import no_stream
 from tickpipe.inspect.verdict import Verdict
 from tickpipe.terminal.progress import progress
 

@@ -1,7 +1,6 @@
-"""The dashboard: prices, candles, gaps and the pipeline's health on a page in the browser. It only reads.
+"""The dashboard: a read-only page with prices, candles, gaps and the state of the pipeline.
 
-It needs the optional extra `dashboard`; nothing else of tickpipe does. Importing this package costs nothing: the
-extra is loaded by `serve`.
+Only `serve` imports the optional extra `dashboard`, so importing this package is cheap.
 """
 
 from __future__ import annotations
@@ -16,18 +15,19 @@ from importlib.util import find_spec
 from common.errors import ConfigurationError
 from common.settings import Secret
 
-#: Where the page is looked for first.
+#: The default address.
 PORT = 8080
 HOST = "127.0.0.1"
-#: What to do, by what failed.
-_ADVICE = {errno.EADDRINUSE: "another --port may be free", errno.EACCES: "take a --port above 1023, or another right"}
+#: Advice by error number.
+_ADVICE = {errno.EADDRINUSE: "choose another --port", errno.EACCES: "choose a --port above 1023"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DashboardConfig:
-    """What to show and where to listen. `port` 0: any free one. `simulated`: say so on the page.
+    """The servers to read and the address to listen on.
 
-    `allowed_hosts`: names of this server besides addresses and local names.
+    `port`: 0 for any free one. `simulated`: mark the prices as simulated. `allowed_hosts`: more names of this
+    server. Addresses and local names are always allowed.
     """
 
     redis_url: Secret
@@ -41,22 +41,22 @@ class DashboardConfig:
 
 
 def installed() -> bool:
-    """Whether the optional extra is there."""
+    """Whether the optional extra is installed."""
     return find_spec("nicegui") is not None
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens: who comes before the page is ready waits. Raises ConfigurationError."""
+    """A listening socket. Connections wait in it until the page is ready. Raises ConfigurationError."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         reason = str(error.strerror).partition(" (while")[0]
-        advice = _ADVICE.get(error.errno or 0, f"--host is an address of this machine, as {HOST}, or 0.0.0.0 for all")
+        advice = _ADVICE.get(error.errno or 0, "--host must be an address of this machine, or 0.0.0.0 for all")
         raise ConfigurationError(f"the dashboard cannot listen on {host} port {port}: {reason}; {advice}") from None
 
 
 def free_port() -> int:
-    """PORT where it is free on the loopback, else any that is."""
+    """PORT if it is free on the loopback interface, otherwise any free port."""
     try:
         listener = listen(HOST, PORT)
     except ConfigurationError:
@@ -66,9 +66,9 @@ def free_port() -> int:
 
 
 def serve(config: DashboardConfig, stop: threading.Event, ready: Callable[[str], object]) -> None:
-    """Serve the page until `stop` is set; `ready` is told its address. Raises ConfigurationError."""
+    """Serve the page until `stop` is set. `ready` receives its URL. Raises ConfigurationError."""
     if not installed():
         raise ConfigurationError("the dashboard is an optional extra: pip install 'tickpipe[dashboard]'")
-    from tickpipe.dashboard import server  # noqa: PLC0415  it loads the extra, which only this command needs
+    from tickpipe.dashboard import server  # noqa: PLC0415  imports the optional extra
 
     server.serve(config, stop, ready)

@@ -1,6 +1,6 @@
-"""A symbol's look as options of ECharts. Pure.
+"""A symbol's chart as options of ECharts. Pure.
 
-Colours are the style sheet's: ECharts draws SVG here, so that the page's theme reaches into the chart.
+Colours are variables of the style sheet. ECharts draws SVG here, so the page's theme applies to the chart.
 """
 
 from __future__ import annotations
@@ -12,25 +12,26 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from tickpipe import formatting
-from tickpipe.dashboard.data import Candle, Gap, Interval
+from tickpipe.dashboard.history import Interval
+from tickpipe.inspect.snapshot import Candle, Gap
 
-#: Places on the axis that a time without any candle takes at most, if it was a gap: more would push the prices out.
-MOST_BLIND = 10
-#: A gap is drawn at least so wide, in candles.
-NARROWEST = 0.3
-#: Places that a chart has at least: a few candles do not fill it.
-FEWEST = 45
-#: What stands right of the chart, in pixels: a price of so many, and more where prices are longer.
-ROOM_FOR_PRICE, PER_DIGIT = 74, 6.6
-#: Shares of the chart from which on a gap's length, and its cause, are written into it.
-ROOM_FOR_LENGTH, ROOM_FOR_CAUSE = 0.05, 0.18
+#: Slots of a gap on the axis, at most. A longer gap is compressed, to leave room for prices.
+MAX_GAP_SLOTS = 10
+#: The width of a gap's area in slots, at least, so that short gaps are visible.
+MIN_GAP_WIDTH = 0.3
+#: Slots of a chart, at least: a few candles do not fill it.
+MIN_SLOTS = 45
+#: Pixels to the right of the chart: in all, and per character of longer prices.
+MIN_PRICE_WIDTH, DIGIT_WIDTH = 74, 6.6
+#: The share of the chart from which a gap's area has room for its length, and for its cause.
+LENGTH_SHARE, CAUSE_SHARE = 0.05, 0.18
 
 Options = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Place:
-    """A place on the axis: from `start` for `seconds`; `candle` is None where it stands for a blind time."""
+class Slot:
+    """A slot of the axis, `seconds` long. `candle`: None for a part of a gap."""
 
     start: float
     seconds: float
@@ -38,70 +39,71 @@ class Place:
 
 
 class Area(NamedTuple):
-    """A gap on the axis: from where to where, in places from its left edge."""
+    """A gap on the axis. `since`, `until`: in slots from its left edge."""
 
     since: float
     until: float
     gap: Gap
 
 
-def places(candles: Sequence[Candle], gaps: Sequence[Gap], width: float, most: int, now: float) -> list[Place]:
-    """The axis, oldest first. Nights and weekends take no place; what a gap has left out takes some.
+def slots(candles: Sequence[Candle], gaps: Sequence[Gap], width: float, most: int, now: float) -> list[Slot]:
+    """The axis, oldest first. Gaps take slots; times without prices, such as nights and weekends, take none.
 
-    `width`: of a candle, in seconds. `most`: places at most. `now`: seconds since 1970, where a gap that goes on ends.
+    `width`: of a candle, in seconds. `most`: slots, at most. `now`: the end of a gap that lasts, in seconds since 1970.
     """
-    axis: list[Place] = []
+    axis: list[Slot] = []
     for candle in candles:
         if axis:
-            axis += _blind(axis[-1].start + width, candle.start, gaps, width, now)
-        axis.append(Place(candle.start, width, candle))
+            axis += _gap_slots(axis[-1].start + width, candle.start, gaps, width, now)
+        axis.append(Slot(candle.start, width, candle))
     if axis:
-        axis += _blind(axis[-1].start + width, now // width * width + width, gaps, width, now)
+        axis += _gap_slots(axis[-1].start + width, now // width * width + width, gaps, width, now)
     if axis:
-        axis = [Place(axis[0].start - width * n, width, None) for n in range(FEWEST - len(axis), 0, -1)] + axis
+        axis = [Slot(axis[0].start - width * n, width, None) for n in range(MIN_SLOTS - len(axis), 0, -1)] + axis
     return axis[-most:]
 
 
-def _blind(since: float, until: float, gaps: Sequence[Gap], width: float, now: float) -> list[Place]:
-    """Places for the span between two candles, where a gap is to blame for most of it."""
+def _gap_slots(since: float, until: float, gaps: Sequence[Gap], width: float, now: float) -> list[Slot]:
+    """Slots for the time between two candles, if gaps cover at least half of it."""
     blind = sum(max(0.0, min(until, gap.until or now) - max(since, gap.since)) for gap in gaps)
     if until <= since or blind < (until - since) / 2:
         return []
-    count = min(MOST_BLIND, round((until - since) / width))
+    count = min(MAX_GAP_SLOTS, round((until - since) / width))
     step = (until - since) / count
-    return [Place(since + number * step, step, None) for number in range(count)]
+    return [Slot(since + number * step, step, None) for number in range(count)]
 
 
-def position(axis: Sequence[Place], at: float) -> float:
-    """Where a time lies on the axis, in places from its left edge; within it, whatever the time."""
-    index = bisect_right(axis, at, key=lambda place: place.start) - 1
+def position(axis: Sequence[Slot], at: float) -> float:
+    """The position of a time on the axis, in slots from its left edge. Times outside it map to the nearest edge."""
+    index = bisect_right(axis, at, key=lambda slot: slot.start) - 1
     if index < 0:
         return 0.0
     return index + min(1.0, (at - axis[index].start) / axis[index].seconds)
 
 
-def areas(axis: Sequence[Place], gaps: Sequence[Gap], now: float) -> list[Area]:
-    """The gaps that the axis reaches."""
+def areas(axis: Sequence[Slot], gaps: Sequence[Gap], now: float) -> list[Area]:
+    """The gaps on the axis."""
     found = []
     for gap in gaps:
         since, until = position(axis, gap.since), position(axis, now if gap.until is None else gap.until)
         if until <= 0 or (gap.until is not None and gap.until <= axis[0].start):
             continue
-        if until - since < NARROWEST:
+        if until - since < MIN_GAP_WIDTH:
             middle = (since + until) / 2
-            since = min(max(0.0, middle - NARROWEST / 2), len(axis) - NARROWEST)
-            until = since + NARROWEST
+            since = min(max(0.0, middle - MIN_GAP_WIDTH / 2), len(axis) - MIN_GAP_WIDTH)
+            until = since + MIN_GAP_WIDTH
         found.append(Area(since, until, gap))
     return found
 
 
+_HIDDEN = {"show": False}
+_LABEL = {"color": "var(--muted)", "fontSize": 11, "fontFamily": "inherit"}
+_LINE = {"lineStyle": {"color": "var(--line)"}}
+_NO_EMPHASIS = {"disabled": True}
+
+
 def options(symbol: str, interval: Interval, decimals: int) -> Options:
-    """The chart without its data: axes, colours, what the pointer shows."""
-    label = {"color": "var(--muted)", "fontSize": 11, "fontFamily": "inherit"}
-    line = {"lineStyle": {"color": "var(--line)"}}
-    hidden = {"show": False}
-    pointer = {"lineStyle": {"color": "var(--muted)", "type": "dashed", "width": 1}, "label": hidden}
-    times = {"type": "category", "data": [], "boundaryGap": True, "axisTick": hidden, "axisPointer": pointer}
+    """The chart without its data: axes, colours and tooltip."""
     return {
         "animation": False,
         "aria": {"enabled": True, "label": {"description": f"Candles of {symbol}, {interval.name} each, in UTC"}},
@@ -109,7 +111,7 @@ def options(symbol: str, interval: Interval, decimals: int) -> Options:
         "axisPointer": {"link": [{"xAxisIndex": [0, 1]}]},
         "tooltip": {
             "trigger": "axis",
-            "axisPointer": {"type": "cross", "label": hidden, "crossStyle": {"color": "var(--muted)"}},
+            "axisPointer": {"type": "cross", "label": _HIDDEN, "crossStyle": {"color": "var(--muted)"}},
             "className": "tip",
             "transitionDuration": 0,
             ":formatter": f"found => tickpipe.tip(found, {decimals})",
@@ -119,73 +121,72 @@ def options(symbol: str, interval: Interval, decimals: int) -> Options:
             {"left": 12, "top": 12, "bottom": "24%", "outerBoundsMode": "none"},
             {"left": 12, "top": "79%", "bottom": 26, "outerBoundsMode": "none"},
         ],
-        "xAxis": [
-            {**times, "axisLine": hidden, "axisLabel": hidden},
-            {
-                **times,
-                "gridIndex": 1,
-                "axisLine": line,
-                "axisLabel": {
-                    **label,
-                    ":formatter": f"at => tickpipe.time(at, {interval.seconds})",
-                    ":interval": f"(place, at) => tickpipe.round(at, {interval.seconds})",
-                    "hideOverlap": True,
-                },
-            },
-            {"type": "value", "min": 0, "max": 1, "show": False, "axisPointer": hidden},
-        ],
-        "yAxis": [
-            {
-                "position": "right",
-                "axisLine": hidden,
-                "axisTick": hidden,
-                "scale": True,
-                "splitNumber": 5,
-                "minInterval": 10.0**-decimals,
-                "splitLine": line,
-                "axisLabel": {**label, ":formatter": f"price => tickpipe.price(price, {decimals})"},
-            },
-            {"gridIndex": 1, "show": False, "splitLine": hidden, "axisPointer": hidden},
-            {"type": "value", "min": 0, "max": 1, "show": False, "axisPointer": hidden},
-        ],
-        "series": [
-            {
-                "id": "candles",
-                "type": "candlestick",
-                "data": [],
-                "barMaxWidth": 14,
-                "emphasis": {"disabled": True},
-                "itemStyle": {
-                    "color": "var(--up)",
-                    "borderColor": "var(--up)",
-                    "color0": "var(--down)",
-                    "borderColor0": "var(--down)",
-                },
-            },
-            {
-                "id": "volume",
-                "type": "bar",
-                "xAxisIndex": 1,
-                "yAxisIndex": 1,
-                "data": [],
-                "barMaxWidth": 14,
-                "emphasis": {"disabled": True},
-            },
-            {"id": "gaps", "type": "line", "xAxisIndex": 2, "yAxisIndex": 2, "data": [], "silent": True, "z": 1},
-        ],
+        "xAxis": _time_axes(interval),
+        "yAxis": _price_axes(decimals),
+        "series": _series(),
     }
 
 
-def data(axis: Sequence[Place], gaps: Sequence[Area], decimals: int, now: float) -> Options:
-    """What changes with every tick, to be merged into `options`."""
-    times = [datetime.fromtimestamp(place.start, UTC).isoformat() for place in axis]
-    candles = [place.candle for place in axis]
+def _time_axes(interval: Interval) -> list[Options]:
+    """The axes of candles, of volume, and of the gaps' areas."""
+    pointer = {"lineStyle": {"color": "var(--muted)", "type": "dashed", "width": 1}, "label": _HIDDEN}
+    times = {"type": "category", "data": [], "boundaryGap": True, "axisTick": _HIDDEN, "axisPointer": pointer}
+    label = {
+        **_LABEL,
+        ":formatter": f"at => tickpipe.time(at, {interval.seconds})",
+        ":interval": f"(index, at) => tickpipe.round(at, {interval.seconds})",
+        "hideOverlap": True,
+    }
+    return [
+        {**times, "axisLine": _HIDDEN, "axisLabel": _HIDDEN},
+        {**times, "gridIndex": 1, "axisLine": _LINE, "axisLabel": label},
+        {"type": "value", "min": 0, "max": 1, "show": False, "axisPointer": _HIDDEN},
+    ]
+
+
+def _price_axes(decimals: int) -> list[Options]:
+    """The axes of candles, of volume, and of the gaps' areas."""
+    return [
+        {
+            "position": "right",
+            "axisLine": _HIDDEN,
+            "axisTick": _HIDDEN,
+            "scale": True,
+            "splitNumber": 5,
+            "minInterval": 10.0**-decimals,
+            "splitLine": _LINE,
+            "axisLabel": {**_LABEL, ":formatter": f"price => tickpipe.price(price, {decimals})"},
+        },
+        {"gridIndex": 1, "show": False, "splitLine": _HIDDEN, "axisPointer": _HIDDEN},
+        {"type": "value", "min": 0, "max": 1, "show": False, "axisPointer": _HIDDEN},
+    ]
+
+
+def _series() -> list[Options]:
+    bars = {"data": [], "barMaxWidth": 14, "emphasis": _NO_EMPHASIS}
+    colours = {
+        "color": "var(--up)",
+        "borderColor": "var(--up)",
+        "color0": "var(--down)",
+        "borderColor0": "var(--down)",
+    }
+    return [
+        {"id": "candles", "type": "candlestick", **bars, "itemStyle": colours},
+        {"id": "volume", "type": "bar", "xAxisIndex": 1, "yAxisIndex": 1, **bars},
+        {"id": "gaps", "type": "line", "xAxisIndex": 2, "yAxisIndex": 2, "data": [], "silent": True, "z": 1},
+    ]
+
+
+def data(axis: Sequence[Slot], gaps: Sequence[Area], decimals: int, now: float) -> Options:
+    """The part that changes with every tick, to be merged into `options`."""
+    times = [datetime.fromtimestamp(slot.start, UTC).isoformat() for slot in axis]
+    candles = [slot.candle for slot in axis]
     last = next((candle for candle in reversed(candles) if candle), None)
     volumes = any(candle and candle.volume for candle in candles)
     bars = [_bar(candle, volumes=volumes) for candle in candles]
     ends = [max(one.high for one in candles if one), min(one.low for one in candles if one)] if last else []
     digits = max((len(formatting.price(end, decimals)) for end in ends), default=0)
-    room = {"right": max(ROOM_FOR_PRICE, 16 + round(PER_DIGIT * digits))}
+    room = {"right": max(MIN_PRICE_WIDTH, 16 + round(DIGIT_WIDTH * digits))}
     return {
         "grid": [room, room],
         "xAxis": [{"data": times}, {"data": times}, {"max": max(1, len(axis))}],
@@ -214,7 +215,7 @@ def _bar(candle: Candle | None, *, volumes: bool) -> object:
 
 
 def _top(volumes: Sequence[float]) -> float | None:
-    """Where the bars are cut off, None where none is: the first after a gap has all that was traded in it."""
+    """The height at which bars are cut off; None for no limit. The bar after a gap holds the volume of the gap."""
     if len(volumes) < 3:
         return None
     *_, second, highest = sorted(volumes)
@@ -242,7 +243,7 @@ def _price_line(last: Candle | None, decimals: int) -> Options:
     }
 
 
-def _gap_areas(axis: Sequence[Place], gaps: Sequence[Area], now: float) -> Options:
+def _gap_areas(axis: Sequence[Slot], gaps: Sequence[Area], now: float) -> Options:
     return {
         "silent": True,
         "animation": False,
@@ -250,7 +251,7 @@ def _gap_areas(axis: Sequence[Place], gaps: Sequence[Area], now: float) -> Optio
         "label": {"position": "insideTop", "color": "var(--gap-text)", "fontSize": 11, "lineHeight": 15},
         "data": [
             [
-                {"name": _words(gap, (until - since) / len(axis), now), "xAxis": since},
+                {"name": _gap_label(gap, (until - since) / len(axis), now), "xAxis": since},
                 {"xAxis": until},
             ]
             for since, until, gap in gaps
@@ -258,21 +259,21 @@ def _gap_areas(axis: Sequence[Place], gaps: Sequence[Area], now: float) -> Optio
     }
 
 
-def _words(gap: Gap, share: float, now: float) -> str:
+def _gap_label(gap: Gap, share: float, now: float) -> str:
     lasted = formatting.span((now if gap.until is None else gap.until) - gap.since)
-    if share < ROOM_FOR_LENGTH:
+    if share < LENGTH_SHARE:
         return ""
-    return lasted if share < ROOM_FOR_CAUSE else f"{gap.cause.partition(':')[0]}\n{lasted}"
+    return lasted if share < CAUSE_SHARE else f"{gap.cause.partition(':')[0]}\n{lasted}"
 
 
-def whole(axes: Options, changes: Options) -> Options:
-    """The options with their data: dicts are merged, lists place by place."""
-    merged = dict(axes)
+def merged(axes: Options, changes: Options) -> Options:
+    """The options with their data: dicts are merged key by key, lists of dicts item by item."""
+    result = dict(axes)
     for name, value in changes.items():
         ours = axes.get(name)
         if isinstance(ours, list) and isinstance(value, list) and all(isinstance(each, dict) for each in ours) and ours:
             rest = ours[len(value) :]
-            merged[name] = [whole(one, other) for one, other in zip(ours, value, strict=False)] + rest
+            result[name] = [merged(one, other) for one, other in zip(ours, value, strict=False)] + rest
         else:
-            merged[name] = value
-    return merged
+            result[name] = value
+    return result

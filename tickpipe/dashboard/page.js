@@ -1,6 +1,6 @@
-// What the page does by itself: its theme, and how the chart writes numbers and times.
+// The page's theme, and the chart's formats of numbers and times.
 window.tickpipe = (() => {
-  const KEY = "tickpipe-theme"; // "light" or "dark" where it was chosen; else as the system
+  const KEY = "tickpipe-theme"; // "light" or "dark"; absent: the system's theme
   const root = document.documentElement;
   const system = matchMedia("(prefers-color-scheme: dark)");
 
@@ -12,34 +12,34 @@ window.tickpipe = (() => {
     try {
       return localStorage.getItem(KEY);
     } catch {
-      return null; // a browser that keeps nothing
+      return null; // the browser denies storage
     }
   }
   show(stored());
 
   function toggle() {
-    const usual = system.matches ? "dark" : "light";
-    const other = (root.dataset.theme || usual) === "dark" ? "light" : "dark";
-    show(other === usual ? null : other); // what the system has anyway is followed again
+    const preferred = system.matches ? "dark" : "light";
+    const other = (root.dataset.theme || preferred) === "dark" ? "light" : "dark";
+    show(other === preferred ? null : other); // the system's own theme needs no override
     try {
-      if (other === usual) localStorage.removeItem(KEY);
+      if (other === preferred) localStorage.removeItem(KEY);
       else localStorage.setItem(KEY, other);
     } catch {
-      // then it lasts as long as the page
+      // the choice lasts until the page is closed
     }
   }
 
   const price = (value, decimals) =>
     value.toLocaleString("en-US", { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
 
-  // Times come as ISO text in UTC: nothing to compute, only what to show of it.
+  // `at` is ISO text in UTC. `seconds` is the width of a candle.
   function time(at, seconds) {
     if (seconds >= 86400) return at.slice(5, 10);
     if (seconds >= 3600) return at.slice(5, 10) + " " + at.slice(11, 13) + "h";
     return at.slice(11, 16);
   }
 
-  // Which times are written at the axis: every quarter of an hour, every hour, half a day, half a month.
+  // Whether the axis has a label here: every quarter of an hour, every hour, twice a day, twice a month.
   function round(at, seconds) {
     if (seconds >= 86400) return ["01", "15"].includes(at.slice(8, 10));
     if (seconds >= 3600) return ["00", "12"].includes(at.slice(11, 13));
@@ -57,7 +57,7 @@ window.tickpipe = (() => {
     return `<b>${at}</b><table>${rows.map(([name, value]) => `<tr><td>${name}</td><td>${value}</td></tr>`).join("")}</table>`;
   }
 
-  // The tip stands in the corner that the pointer is not in: it never covers the candle that it tells of.
+  // The tip is in the corner opposite to the pointer, so that it does not cover its candle.
   const aside = (at, size) => [at[0] < size.viewSize[0] / 2 ? size.viewSize[0] - size.contentSize[0] - 84 : 12, 12];
 
   return { toggle, price, time, round, tip, aside };

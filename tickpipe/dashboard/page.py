@@ -1,4 +1,4 @@
-"""The page: what is where, and what is sent to the browser when something has changed."""
+"""The page: its layout, and the updates that are sent to the browser."""
 
 from __future__ import annotations
 
@@ -17,73 +17,73 @@ from nicegui.elements.html import Html
 from common.errors import TickpipeError
 from common.terminal import printable
 from tickpipe import formatting
-from tickpipe.dashboard import chart, parts
-from tickpipe.dashboard.data import INTERVALS, Interval
-from tickpipe.dashboard.health import Health, HealthMonitor, boxes, headline
-from tickpipe.dashboard.history import MOST, Charts, Look
+from tickpipe.dashboard import chart, fragments
+from tickpipe.dashboard.boxes import boxes, headline
+from tickpipe.dashboard.history import INTERVALS, MAX_CANDLES, ChartData, Charts, Interval
 from tickpipe.dashboard.quotes import Quote, Quotes
+from tickpipe.inspect.snapshot import Snapshot
 
 HERE = Path(__file__).parent
-STYLE = (HERE / "style.css").read_text(encoding="utf-8")
-#: Most candles on a chart, and on one of a telephone.
-WIDE, NARROW = MOST, 70
-#: Seconds after which a look that has not come back is told: a server that hangs gives no error.
-ANSWERED_WITHIN = 8.0
+STYLE = "".join((HERE / f"{name}.css").read_text(encoding="utf-8") for name in ("theme", "prices", "pipeline"))
 SCRIPT = (HERE / "page.js").read_text(encoding="utf-8")
+#: Candles of a chart in a narrow window, at most.
+MAX_CANDLES_NARROW = 70
+#: Seconds after which the page shows that a server does not answer. A server that hangs returns no error.
+ANSWER_TIMEOUT = 8.0
 
 
 @dataclass(frozen=True)
-class Lookouts:
-    """Where the page's values come from; shared by all browsers."""
+class Sources:
+    """The page's data, shared by all browsers."""
 
     quotes: Quotes
     charts: Charts
-    pipeline: HealthMonitor
+    pipeline: Callable[[], Snapshot]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
-    """What the page says of itself, and the seconds between two updates."""
+class PageConfig:
+    """The stream's name, whether prices are simulated, and the seconds between two updates."""
 
     stream: str
     simulated: bool
     prices_every: float
-    health_every: float
+    pipeline_every: float
 
 
 class Label(Element):
-    """A text in a tag of its own."""
+    """A text in an HTML tag of its own."""
 
-    def __init__(self, tag: str, words: str, classes: str = "") -> None:
+    def __init__(self, tag: str, text: str, classes: str = "") -> None:
         super().__init__(tag)
         self.classes(classes)
-        self._text = printable(words)
+        self._text = printable(text)
 
-    def say(self, words: str) -> None:
-        """Other words, sent where they differ."""
-        words = printable(words)
-        if words != self._text:
-            self._text = words
+    def set_text(self, text: str) -> None:
+        """Send a new text, if it differs."""
+        text = printable(text)
+        if text != self._text:
+            self._text = text
             self.update()
 
 
 class SymbolList(Element, component="symbols.js"):
-    """All symbols with price, change and small line; drawn, sorted and searched in the browser."""
+    """All symbols with price, change and line. The browser draws, sorts and searches them."""
 
-    def __init__(self, pick: Callable[[str], Awaitable[None]], narrow: Callable[[bool], None]) -> None:
-        """`pick` is told which symbol was clicked, `narrow` whether the window is."""
+    def __init__(self, on_pick: Callable[[str], Awaitable[None]], on_narrow: Callable[[bool], None]) -> None:
+        """`on_pick` receives the symbol that was clicked, `on_narrow` whether the window is narrow."""
         super().__init__()
         self.classes("symbols")
-        self.on("pick", lambda event: pick(str(event.args)))
-        self.on("narrow", lambda event: narrow(bool(event.args)))
+        self.on("pick", lambda event: on_pick(str(event.args)))
+        self.on("narrow", lambda event: on_narrow(bool(event.args)))
         self._sent: dict[str, Quote] = {}
 
     def select(self, symbol: str) -> None:
-        """Mark this one."""
+        """Mark a symbol as selected."""
         self.props["selected"] = symbol
 
     def show(self, quotes: Iterable[Quote]) -> None:
-        """Send what has changed."""
+        """Send the quotes that have changed."""
         changed = [quote for quote in quotes if self._sent.get(quote.symbol) is not quote]
         if changed:
             self.run_method("patch", [self._patch(quote) for quote in changed])
@@ -91,12 +91,11 @@ class SymbolList(Element, component="symbols.js"):
 
     def _patch(self, quote: Quote) -> list[object]:
         sent = self._sent.get(quote.symbol)
-        past = list(quote.closes.items()) if sent is None or sent.drawn != quote.drawn else None
-        words = formatting.price(quote.price, quote.places)
+        past = list(quote.closes.items()) if sent is None or sent.has_past != quote.has_past else None
         return [
             quote.symbol,
             quote.price,
-            words,
+            formatting.price(quote.price, quote.decimals),
             formatting.change(quote.change),
             quote.change,
             int(quote.time // 60),
@@ -113,63 +112,64 @@ class Stage(NamedTuple):
     lines: Html
 
 
-def build(look: Lookouts, shown: Shown) -> None:
+def build(sources: Sources, config: PageConfig) -> None:
     """Register the page."""
 
     @ui.page("/")
-    def board(symbol: str = "", interval: str = "") -> None:
+    def page(symbol: str = "", interval: str = "") -> None:
         ui.add_head_html(f"<style>{STYLE}</style><script>{SCRIPT}</script>")
-        Board(look, shown, symbol, INTERVALS.get(interval, INTERVALS["1m"]))
+        DashboardPage(sources, config, symbol, INTERVALS.get(interval, INTERVALS["1m"]))
 
 
-class Board:
+class DashboardPage:
     """One browser's page."""
 
-    def __init__(self, look: Lookouts, shown: Shown, symbol: str, interval: Interval) -> None:
-        self._look = look
-        self._shown = shown
+    def __init__(self, sources: Sources, config: PageConfig, symbol: str, interval: Interval) -> None:
+        self._sources = sources
+        self._config = config
         self._symbol = symbol
         self._interval = interval
-        self._drawn: tuple[str, Interval, int] | None = None  # what the chart's axes were made for
-        self._trouble: str | None = None
-        self._looking: asyncio.Task[Health] | None = None
-        self._most = WIDE
-        self._head()
+        self._chart_key: tuple[str, Interval, int] | None = None  # the chart whose axes are drawn
+        self._prices_error = ""
+        self._reading: asyncio.Task[Snapshot] | None = None
+        self._max_candles = MAX_CANDLES
+        self._build_header()
         with _element("main", "board"):
             with _element("aside", "card upper symbols-card"):
-                self._symbols = SymbolList(self._pick, self._fit)
+                self._symbols = SymbolList(self._pick_symbol, self._set_narrow)
                 self._symbols.select(symbol)
             with _element("section", "card upper chart-card"):
-                self._chart_card()
+                self._build_chart()
             with _element("aside", "card upper ticks-card"):
                 with _element("div", "card-head"):
                     Label("h2", "Latest ticks")
                 self._ticks = _html("scroll")
             with _element("section", "card wide"):
-                self._pipeline()
+                self._build_pipeline()
             with _element("section", "card wide sessions-card"):
                 with _element("div", "card-head"):
                     Label("h2", "Sessions")
-                    Label("span", "the runs of producers, and whether all that each received is stored", "muted")
+                    Label("span", "runs of producers, and whether every price received is stored", "muted")
                 self._sessions = _html("")
-        Label("footer", "Times in UTC. This page only reads: nothing can be changed through it.", "foot")
-        ui.timer(shown.prices_every, self._prices)
-        ui.timer(shown.health_every, self._health)
+        Label("footer", "Times in UTC. This page is read-only.", "foot")
+        ui.timer(config.prices_every, self._update_prices)
+        ui.timer(config.pipeline_every, self._update_pipeline)
 
-    # What is where.
+    # Layout.
 
-    def _head(self) -> None:
+    def _build_header(self) -> None:
         with _element("header", "head"):
-            _html("brand", f"{parts.ICON}<h1>tickpipe</h1>")
-            if self._shown.simulated:
+            _html("brand", f"{fragments.ICON}<h1>tickpipe</h1>")
+            if self._config.simulated:
                 Label("span", "SIMULATED", "badge")
             with _element("div", "headline idle") as self._headline:
                 _element("i", "dot")
-                self._words = Label("span", "looking …")
-            toggle = _html("plain theme", parts.HALF, tag="button").on("click", js_handler="() => tickpipe.toggle()")
+                self._headline_text = Label("span", "loading …")
+            toggle = _html("plain theme", fragments.THEME_ICON, tag="button")
+            toggle.on("click", js_handler="() => tickpipe.toggle()")
             toggle.props('title="Light or dark" aria-label="Light or dark" data-testid="theme"')
 
-    def _chart_card(self) -> None:
+    def _build_chart(self) -> None:
         with _element("div", "quote"):
             self._name = Label("h2", "…")
             self._price = Label("span", "", "quote-price")
@@ -182,108 +182,108 @@ class Board:
 
     def _button(self, interval: Interval) -> Element:
         button = Label("button", interval.name, "chosen" if interval == self._interval else "")
-        return button.on("click", lambda: self._choose(interval)).props(f'data-interval="{interval.name}"')
+        return button.on("click", lambda: self._pick_interval(interval)).props(f'data-interval="{interval.name}"')
 
-    def _pipeline(self) -> None:
+    def _build_pipeline(self) -> None:
         with _element("div", "card-head"):
             Label("h2", "Pipeline")
             self._latency = _html("muted latency")
-        names = {"websocket": "Websocket", "stream": f"Redis stream “{self._shown.stream}”"}
+        names = {"websocket": "Websocket", "stream": f"Redis stream “{self._config.stream}”"}
         names |= {"consumers": "Consumers", "database": "Database"}
         self._stages: list[Stage] = []
         with _element("div", "pipeline"):
             for kind, name in names.items():
                 if self._stages:
-                    _html("arrow", parts.ARROW)
+                    _html("arrow", fragments.ARROW)
                 with _element("div", f"box idle {kind}") as box:
                     Label("div", name, "box-name")
                     self._stages.append(Stage(kind, box, _html("box-figure"), _html("")))
                     if kind == "consumers":
                         self._members = _html("members")
 
-    # What the browser asks for.
+    # Input from the browser.
 
-    def _fit(self, narrow: bool) -> None:
-        self._most = NARROW if narrow else WIDE
+    def _set_narrow(self, narrow: bool) -> None:
+        self._max_candles = MAX_CANDLES_NARROW if narrow else MAX_CANDLES
 
-    async def _pick(self, symbol: str) -> None:
+    async def _pick_symbol(self, symbol: str) -> None:
         self._symbol = symbol
         self._symbols.select(symbol)
-        await self._chosen()
+        await self._update_address()
 
-    async def _choose(self, interval: Interval) -> None:
+    async def _pick_interval(self, interval: Interval) -> None:
         self._interval = interval
         for name, button in self._buttons.items():
             button.classes(replace="chosen" if name == interval.name else "")
-        await self._chosen()
+        await self._update_address()
 
-    async def _chosen(self) -> None:
+    async def _update_address(self) -> None:
         ui.navigate.history.replace("?" + urlencode({"symbol": self._symbol, "interval": self._interval.name}))
-        await self._prices()
+        await self._update_prices()
 
-    # What is sent to it.
+    # Updates to the browser.
 
-    async def _prices(self) -> None:
+    async def _update_prices(self) -> None:
         try:
-            quotes = await asyncio.to_thread(self._look.quotes.look)
+            quotes = await asyncio.to_thread(self._sources.quotes.read)
             self._symbols.show(quotes.values())
             if quotes and self._symbol not in quotes:
                 self._symbol = next(iter(quotes))
                 self._symbols.select(self._symbol)
             if self._symbol in quotes:
-                await self._show(quotes[self._symbol], self._interval)
-            self._trouble = None
+                await self._update_chart(quotes[self._symbol], self._interval)
+            self._prices_error = ""
         except TickpipeError as error:
-            self._trouble = str(error)
+            self._prices_error = str(error)
 
-    async def _show(self, quote: Quote, interval: Interval) -> None:
-        look = await asyncio.to_thread(self._look.charts.look, quote.symbol, interval)
+    async def _update_chart(self, quote: Quote, interval: Interval) -> None:
+        data = await asyncio.to_thread(self._sources.charts.read, quote.symbol, interval)
         if (quote.symbol, interval) != (self._symbol, self._interval):
-            return  # another one was chosen meanwhile
+            return  # the user picked another one during the query
         now = time.time()
-        self._draw(quote, look, interval, now)
-        self._name.say(quote.symbol)
-        self._price.say(formatting.price(quote.price, quote.places))
-        self._change.say(f"{formatting.change(quote.change)} in {quote.minutes} min")
-        self._change.classes(replace=parts.direction(quote.change))
-        self._facts.content = parts.facts(quote, look, now)
-        self._ticks.content = parts.ticks(look.ticks, quote.places)
+        self._draw(quote, data, interval, now)
+        self._name.set_text(quote.symbol)
+        self._price.set_text(formatting.price(quote.price, quote.decimals))
+        self._change.set_text(f"{formatting.change(quote.change)} in {quote.minutes} min")
+        self._change.classes(replace=fragments.direction(quote.change))
+        self._facts.content = fragments.facts(quote, data, now)
+        self._ticks.content = fragments.ticks(data.ticks, quote.decimals)
 
-    def _draw(self, quote: Quote, look: Look, interval: Interval, now: float) -> None:
-        axis = chart.places(look.candles, look.gaps, interval.seconds, self._most, now)
-        gaps = chart.areas(axis, look.gaps, now)
-        changes = chart.data(axis, gaps, quote.places, now)
-        wanted = (quote.symbol, interval, quote.places)
-        if self._drawn == wanted:
+    def _draw(self, quote: Quote, data: ChartData, interval: Interval, now: float) -> None:
+        axis = chart.slots(data.candles, data.gaps, interval.seconds, self._max_candles, now)
+        areas = chart.areas(axis, data.gaps, now)
+        changes = chart.data(axis, areas, quote.decimals, now)
+        key = (quote.symbol, interval, quote.decimals)
+        if self._chart_key == key:
             self._chart.run_chart_method("setOption", changes)
         else:
             self._chart.options.clear()
-            self._chart.options.update(chart.whole(chart.options(*wanted), changes))
+            self._chart.options.update(chart.merged(chart.options(*key), changes))
             self._chart.update()
-            self._drawn = wanted
-        self._gaps.say(parts.gaps([gap for *_, gap in gaps]))
-        self._gaps.classes(replace="gaps some" if gaps else "gaps")
+            self._chart_key = key
+        self._gaps.set_text(fragments.gaps([area.gap for area in areas]))
+        self._gaps.classes(replace="gaps some" if areas else "gaps")
 
-    async def _health(self) -> None:
-        # One look at a time, which outlives this turn: else each turn would leave a thread behind that hangs.
-        self._looking = self._looking or asyncio.create_task(asyncio.to_thread(self._look.pipeline.look))
-        await asyncio.wait([self._looking], timeout=ANSWERED_WITHIN)
-        if not self._looking.done():
+    async def _update_pipeline(self) -> None:
+        # A reading that hangs is awaited again at the next update. A new one each time would leave threads behind.
+        self._reading = self._reading or asyncio.create_task(asyncio.to_thread(self._sources.pipeline))
+        await asyncio.wait([self._reading], timeout=ANSWER_TIMEOUT)
+        if not self._reading.done():
             self._headline.classes(replace="headline bad")
-            self._words.say("Redis or the database gives no answer: what is below is old")
+            self._headline_text.set_text("Redis or the database does not answer: this page shows old data")
             return
-        looking, self._looking = self._looking, None
-        health = looking.result()
-        state, words = ("bad", self._trouble) if self._trouble else headline(health)
+        reading, self._reading = self._reading, None
+        snapshot = reading.result()
+        state, text = ("bad", self._prices_error) if self._prices_error else headline(snapshot)
         self._headline.classes(replace=f"headline {state}")
-        self._words.say(words)
-        for stage, box in zip(self._stages, boxes(health), strict=True):
+        self._headline_text.set_text(text)
+        for stage, box in zip(self._stages, boxes(snapshot), strict=True):
             stage.box.classes(replace=f"box {box.state} {stage.kind}")
-            stage.figure.content = parts.figure(box)
-            stage.lines.content = parts.lines(box)
-        self._members.content = parts.members(health.consumers)
-        self._latency.content = parts.latency(health)
-        self._sessions.content = parts.sessions(health)
+            stage.figure.content = fragments.figure(box)
+            stage.lines.content = fragments.lines(box)
+        self._members.content = fragments.members(snapshot.consumers)
+        self._latency.content = fragments.latency(snapshot)
+        self._sessions.content = fragments.sessions(snapshot)
 
 
 def _element(tag: str, classes: str) -> Element:
@@ -291,5 +291,5 @@ def _element(tag: str, classes: str) -> Element:
 
 
 def _html(classes: str, content: str = "", *, tag: str = "div") -> Html:
-    """HTML of ours: what is not is escaped in `parts`, so the browser need not clean it twice a second."""
+    """An element with HTML of `fragments`, which escapes foreign text. The browser need not sanitize it again."""
     return ui.html(content, sanitize=False, tag=tag).classes(classes)

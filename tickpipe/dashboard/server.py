@@ -1,10 +1,11 @@
-"""Serves the page: binds, tells the address, and ends when told to."""
+"""Serves the page over HTTP, with limits on connections, pages and requests."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Callable
 
 import h11
@@ -17,46 +18,51 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from common import clock, threads
+from common.errors import TickpipeError
 from common.http_guard import RequestGuard
 from common.streams.client import connect
 from common.streams.stream import Stream
-from tickpipe.dashboard import DashboardConfig, listen, page, parts
-from tickpipe.dashboard.data import Reader
-from tickpipe.dashboard.health import HealthMonitor
+from tickpipe.dashboard import DashboardConfig, fragments, listen, page
 from tickpipe.dashboard.history import Charts
 from tickpipe.dashboard.quotes import Quotes
+from tickpipe.inspect.cached_query import CachedQuery
+from tickpipe.inspect.database import DatabaseReader
+from tickpipe.inspect.reader import StatusReader
+from tickpipe.inspect.sessions import SessionReader, read_database_info
+from tickpipe.inspect.snapshot import Snapshot
+from tickpipe.inspect.symbols import SymbolReader
 
-#: The pipeline comes first: so much nicer is this process than it.
+#: The niceness of this process: the pipeline has priority.
 NICENESS = 10
-#: Seconds between two looks, at least: at prices, and at the pipeline.
-PRICES_EVERY, HEALTH_EVERY = 0.5, 1.0
-#: Seconds that browsers get to let go at the end.
-GRACE = 1
+#: Seconds between two updates of the prices, and of the pipeline.
+PRICES_EVERY, PIPELINE_EVERY = 0.5, 1.0
+#: Seconds that browsers have to close their connections when the server ends.
+SHUTDOWN_TIMEOUT = 1
 #: Open HTTP connections, websockets and pages, at most.
 MAX_CONNECTIONS, MAX_WEBSOCKETS, MAX_PAGES = 100, 50, 50
-#: Seconds from a connection's start, or from its last answer, to the end of an answer, at most.
+#: Seconds from the start of a connection, or from its last answer, to the end of an answer, at most.
 ANSWER_WITHIN = 60.0
-#: Bytes of a request's head and of a body or websocket message, at most. A browser's cookies for localhost are long.
+#: Bytes of a request's head and of a body or websocket message, at most. Browsers send long cookies to localhost.
 MAX_HEAD, MAX_BODY = 65_536, 1 << 20
 
 
 def serve(config: DashboardConfig, stop: threading.Event, ready: Callable[[str], object]) -> None:
-    """Serve until `stop` is set; `ready` is told the address. Raises ConfigurationError where it cannot be had."""
+    """Serve until `stop` is set. `ready` receives the URL. Raises ConfigurationError if the address is not free."""
     os.nice(NICENESS)
     listener = listen(config.host, config.port)
-    readers = [Reader(config.database_url) for _ in range(3)]  # a slow past does not keep the prices waiting
+    databases = [DatabaseReader.read_only(config.database_url) for _ in range(3)]  # a slow query must not delay others
     stream = Stream(connect(config.redis_url), config.price_stream, config.consumer_group, "dashboard")
     page.build(
-        page.Lookouts(
-            quotes=Quotes(readers[0], every=PRICES_EVERY - 0.1),
-            charts=Charts(readers[1], every=PRICES_EVERY - 0.1),
-            pipeline=HealthMonitor(stream, readers[2], clock.microseconds, every=HEALTH_EVERY - 0.1),
+        page.Sources(
+            quotes=Quotes(SymbolReader(databases[0]), every=PRICES_EVERY - 0.1),
+            charts=Charts(SymbolReader(databases[1]), every=PRICES_EVERY - 0.1),
+            pipeline=pipeline_query(stream, databases[2]),
         ),
-        page.Shown(
+        page.PageConfig(
             stream=config.price_stream,
             simulated=config.simulated,
             prices_every=PRICES_EVERY,
-            health_every=HEALTH_EVERY,
+            pipeline_every=PIPELINE_EVERY,
         ),
     )
     host, port = listener.getsockname()[:2]
@@ -66,25 +72,45 @@ def serve(config: DashboardConfig, stop: threading.Event, ready: Callable[[str],
             http=_BoundedConnection,
             h11_max_incomplete_event_size=MAX_HEAD,
             ws_max_size=MAX_BODY,
-            log_level="error",  # a warning for each bad request could fill the log
+            log_level="error",  # a warning per bad request could fill the log
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=GRACE,
+            timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
         )
     )
-    # In a thread, as uvicorn takes signals over in the main one; ours end the process in its order, with status 0.
+    # In the main thread, uvicorn would replace the signal handlers that end this process with status 0.
     running = threads.in_thread(server.run, sockets=[listener])
     ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     while not stop.wait(0.2) and not running.done():
         pass
     server.should_exit = True
     running.result()
-    for reader in readers:
-        reader.close()
+    for database in databases:
+        database.close()
+
+
+def pipeline_query(
+    stream: Stream, database: DatabaseReader, monotonic: Callable[[], float] = time.monotonic
+) -> CachedQuery[Snapshot]:
+    """The snapshots that all browsers share.
+
+    The expensive parts have pauses of their own. Waiting in an outage costs nothing, so slow readings need no longer
+    pause: the page shows the end of an outage at once.
+    """
+    reader = StatusReader(
+        stream,
+        clock.microseconds,
+        monotonic,
+        began=0,
+        sessions=SessionReader(database, monotonic).read,
+        database=lambda: read_database_info(database),
+        caught=TickpipeError,
+    )
+    return CachedQuery(reader.read, PIPELINE_EVERY - 0.1, monotonic, pause_factor=0)
 
 
 class _Guarded:
-    """Passes on requests to this server, from its own pages, as far as they are bounded; refuses all others."""
+    """Refuses requests to other hosts, from other pages, or above a limit. Passes all others on."""
 
     def __init__(self, app: ASGIApp, guard: RequestGuard) -> None:
         self._app = app
@@ -98,7 +124,7 @@ class _Guarded:
         headers = Headers(scope=scope)
         refused = self._guard.refusal(headers.getlist("host"), headers.getlist("origin")) or self._overload(scope)
         if refused and scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})  # before it is accepted: HTTP status 403
+            await send({"type": "websocket.close", "code": 1008})  # before acceptance, this is HTTP status 403
         elif refused:
             status, reason = refused
             await PlainTextResponse(f"{reason}\n", status)(scope, receive, send)
@@ -114,13 +140,13 @@ class _Guarded:
     def _overload(self, scope: Scope) -> tuple[int, str] | None:
         if scope["type"] == "websocket":
             full = self._websockets >= MAX_WEBSOCKETS
-        else:  # a page that no browser connects to is removed after a minute
+        else:  # a page without a browser is removed after a minute
             full = len(Client.instances) >= MAX_PAGES and not scope["path"].startswith("/_nicegui")
         return (503, "too many open pages: close some, or try again in a minute") if full else None
 
 
 def _bounded(receive: Receive) -> Receive:
-    """The same request, cut off after MAX_BODY bytes of its body."""
+    """The request, cut off after MAX_BODY bytes of its body."""
     left = MAX_BODY
 
     async def bounded() -> Message:
@@ -133,13 +159,13 @@ def _bounded(receive: Receive) -> Receive:
 
 
 class _BoundedConnection(H11Protocol):
-    """An HTTP connection. A new one closes the oldest of too many; each request has ANSWER_WITHIN."""
+    """An HTTP connection. Above MAX_CONNECTIONS, a new one closes the oldest. Each answer must end in ANSWER_WITHIN."""
 
-    since = 0.0  # when the connection was made, in the loop's seconds
+    since = 0.0  # the start of the connection, in the loop's seconds
     _limit: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Bound number and time."""
+        """Limit the number of connections and the time of this one."""
         super().connection_made(transport)
         self.since = self.loop.time()
         self._restart_limit()
@@ -149,21 +175,21 @@ class _BoundedConnection(H11Protocol):
 
     @property
     def is_answering(self) -> bool:
-        """Whether a request is complete, and its answer is not."""
+        """Whether a request is complete and its answer is not."""
         return not getattr(self.cycle, "response_complete", True)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the limit."""
+        """Cancel the time limit."""
         self._cancel_limit()
         super().connection_lost(exc)
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        """A websocket stays open; uvicorn's pings find out if its client is unavailable."""
+        """Cancel the time limit: a websocket stays open, and uvicorn's pings detect a dead client."""
         self._cancel_limit()
         super().handle_websocket_upgrade(event)
 
     def on_response_complete(self) -> None:
-        """The time of the next request begins."""
+        """Start the time limit of the next request."""
         self._restart_limit()
         super().on_response_complete()
 
@@ -181,7 +207,7 @@ def _app() -> FastAPI:
     ui.run_with(
         app,
         title="tickpipe",
-        favicon=parts.ICON,
+        favicon=fragments.ICON,
         dark=None,
         tailwind=False,
         binding_refresh_interval=None,

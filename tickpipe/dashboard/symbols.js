@@ -1,6 +1,6 @@
-// The list of symbols: 500 and more, of which only the rows in sight are drawn. Sorted and searched here, in the browser.
+// The list of symbols. Draws only the visible rows, of 500 symbols and more. Sorts and searches in the browser.
 const ROW = 44; // pixels
-const RESORT = 5000; // milliseconds: a list sorted by change stands still in between
+const RESORT = 5000; // milliseconds between two sorts by change, so that rows do not jump
 const SORTS = { name: "A–Z", rise: "Change ↓", fall: "Change ↑" };
 
 export default {
@@ -23,18 +23,18 @@ export default {
           <span class="symbol-change" :class="each.direction">{{ each.change }}</span>
         </button>
       </div>
-      <div class="empty" v-if="!order.length">{{ count ? "no symbol is called so" : "waiting for the first price …" }}</div>
+      <div class="empty" v-if="!order.length">{{ count ? "no matching symbol" : "waiting for the first price …" }}</div>
     </div>`,
   props: { selected: String },
   data: () => ({ query: "", sort: "name", order: [], version: 0, count: 0, first: 0, fits: 20, row: ROW, sorts: SORTS }),
   created() {
-    this.quotes = new Map(); // symbol → quote; not reactive: `version` says that something has changed
+    this.quotes = new Map(); // symbol → quote. Not reactive: a change increases `version`
     this.sorted = 0;
   },
   mounted() {
     this.observer = new ResizeObserver(() => this.measure());
     this.observer.observe(this.$refs.rows);
-    const narrow = matchMedia("(max-width: 700px)"); // then a chart has fewer candles
+    const narrow = matchMedia("(max-width: 700px)"); // a narrow chart has fewer candles
     this.$emit("narrow", narrow.matches);
     narrow.addEventListener("change", () => this.$emit("narrow", narrow.matches));
   },
@@ -52,13 +52,13 @@ export default {
     },
   },
   methods: {
-    // What has changed: [symbol, price, as text, change as text, change, minute, earlier closes by minute or null].
+    // Changed quotes: [symbol, price, price as text, change as text, change, minute, earlier closes by minute or null].
     patch(quotes) {
-      for (const [symbol, price, text, words, change, minute, closes] of quotes) {
+      for (const [symbol, price, text, changeText, change, minute, closes] of quotes) {
         const known = this.quotes.get(symbol) || { closes: new Map() };
         if (closes) known.closes = new Map(closes);
         known.closes.set(minute, price);
-        this.quotes.set(symbol, Object.assign(known, { text, words, change, minute }));
+        this.quotes.set(symbol, Object.assign(known, { text, changeText, change, minute }));
       }
       const grown = this.quotes.size !== this.count;
       this.count = this.quotes.size;
@@ -85,15 +85,15 @@ export default {
       this.fits = Math.ceil(rows.clientHeight / ROW) + 4;
     },
     drawn(symbol, index) {
-      const { text, words, change, closes, minute } = this.quotes.get(symbol);
-      // A minute after the newest one is of a tick that was ahead of its time.
+      const { text, changeText, change, closes, minute } = this.quotes.get(symbol);
+      // A minute after the newest one belongs to a tick whose time was ahead of its arrival.
       for (const other of closes.keys()) if (other <= minute - 30 || other > minute) closes.delete(other);
       const prices = [...closes.values()];
       const low = Math.min(...prices);
       const span = Math.max(...prices) - low || 1;
       const points = [...closes].map(([at, price]) => `${64 - (minute - at) * 2.2},${20 - ((price - low) / span) * 18}`);
       const direction = change > 0 ? "up" : change < 0 ? "down" : "";
-      return { symbol, text, change: words, direction, points: points.join(" "), top: index * ROW };
+      return { symbol, text, change: changeText, direction, points: points.join(" "), top: index * ROW };
     },
   },
 };

@@ -1,4 +1,4 @@
-"""An answer for many who ask: never asked for more often than it can be had cheaply."""
+"""A query whose result is cached, so that many callers cost no more than one."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-#: A question is asked again after so many times as long as its answer took: it takes 5 % of a core, never more. That
-#: it was slow once tells nothing of its cost: it stood behind a lock, or a server that hung. So the shorter of the last
-#: two answers' times holds; else one stall of 15 s would be followed by 5 minutes of old prices.
-PATIENCE = 20.0
+#: The pause before the next query, as a multiple of the time that a query takes: queries use at most 5 % of one core.
+#: The shorter of the last two durations counts. A single slow query may only have waited for a lock or a server that
+#: hung: with its 15 s alone, prices would stay old for 5 minutes.
+PAUSE_FACTOR = 20.0
 
 
 class CachedQuery(Generic[T]):
-    """An answer that is asked for anew at most every so often, however many browsers want it."""
+    """Calls a query at most once per interval, and returns the cached result in between. Thread-safe."""
 
     def __init__(
         self,
-        ask: Callable[[], T],
+        query: Callable[[], T],
         every: float,
         monotonic: Callable[[], float] = time.monotonic,
         *,
-        patience: float = PATIENCE,
+        pause_factor: float = PAUSE_FACTOR,
     ) -> None:
-        """`every`: seconds from one answer to the next question; longer where answers are slow (PATIENCE)."""
-        self._ask = ask
+        """`every`: seconds from a result to the next query, at least. Slow queries pause longer (PAUSE_FACTOR)."""
+        self._query = query
         self._every = every
-        self._patience = patience
+        self._pause_factor = pause_factor
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._next = float("-inf")
-        self._took = 0.0  # seconds, by the answer before
-        self._answer: T | None = None
+        self._duration = 0.0  # seconds that the last query took
+        self._result: T | None = None
 
     def __call__(self) -> T:
-        """The answer, new or remembered. What the question raises is raised; then it is asked again next time."""
+        """The result, new or cached. Raises what the query raises; the next call then queries again."""
         with self._lock:
             began = self._monotonic()
-            if self._answer is None or began >= self._next:
-                self._answer = self._ask()
+            if self._result is None or began >= self._next:
+                self._result = self._query()
                 ended = self._monotonic()
-                took, self._took = self._took, ended - began
-                self._next = ended + max(self._every, self._patience * min(took, self._took))
-            return self._answer
+                previous, self._duration = self._duration, ended - began
+                self._next = ended + max(self._every, self._pause_factor * min(previous, self._duration))
+            return self._result

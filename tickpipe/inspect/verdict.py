@@ -1,31 +1,35 @@
-"""What `verify` finds of one session."""
+"""The result of `tickpipe verify` for one session."""
 
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
 from common.terminal import printable
 from tickpipe.ranges import Range
 
-logger = logging.getLogger("tickpipe.verify")
+COMPLETE, SO_FAR, INCOMPLETE = "complete", "complete so far", "incomplete"
+NO_FINAL_REPORT = "ended without a final report"
 
 
 @dataclass
 class Verdict:
-    """What was found of one session; counts are of price events.
+    """The findings of one session. Counts are price events.
 
-    `expected`: the last number vouched for. `waiting`: still in spool or stream. `lost`: told as lost in an overflow, a
-    recorded gap. `expired`: dropped by retention. `spans`: when each of the first missing ranges was received, by its
-    neighbours.
+    - `idle`: seconds since the producer's last report.
+    - `expected`: the last number that the producer reported.
+    - `waiting`: still in the spool or the stream.
+    - `lost`: lost in an overflow that the producer recorded.
+    - `expired`: dropped by retention.
+    - `missing_events`: numbers of feed events that are missing. One of them may have recorded a gap.
+    - `spans`: for each of the first missing ranges, when its neighbours were received.
     """
 
     session: int
     feed: str
     alive: bool
     stopped: bool
-    silent: float  # seconds since its last word
+    idle: float
     expected: int
     stored: int
     dead_letters: int = 0
@@ -34,25 +38,25 @@ class Verdict:
     waiting: int = 0
     missing: list[Range] = field(default_factory=list)
     doubled: list[Range] = field(default_factory=list)
-    untold: list[Range] = field(default_factory=list)  # numbers of feed events that are missing: a gap may hide there
+    missing_events: list[Range] = field(default_factory=list)
     spans: list[tuple[datetime | None, datetime | None]] = field(default_factory=list)
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is missing and nothing doubled, of the prices and of what was told of the feed."""
-        return not self.missing and not self.doubled and not self.untold
+        """Whether no price is missing or stored twice, and no feed event is missing."""
+        return not self.missing and not self.doubled and not self.missing_events
 
     @property
     def state(self) -> str:
-        """One of the four below; of a session that `ended without word`, what came after its last word is a gap."""
+        """One of the four states. A session without a final report may have lost prices after its last report."""
         if not self.sound:
             return INCOMPLETE
         if self.alive or self.waiting:
             return SO_FAR
-        return COMPLETE if self.stopped else NO_WORD
+        return COMPLETE if self.stopped else NO_FINAL_REPORT
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON."""
+        """The verdict as JSON values."""
         return {**asdict(self), "state": self.state, "sound": self.sound}
 
     def __str__(self) -> str:
@@ -60,28 +64,28 @@ class Verdict:
 
     @property
     def lines(self) -> list[str]:
-        """For a person: what was found, then a line for each range of numbers that is missing or doubled."""
-        start = datetime.fromtimestamp(self.session / 1e6, UTC)
-        words = [f"session {self.session} ({start:%Y-%m-%d %H:%M:%S} UTC, {self.feed}): {self.state},"]
-        if self.stored <= self.expected:
-            words.append(f"{self.stored:,} of {self.expected:,} stored")
-        else:  # the newest have come since the producer's last word
-            words.append(f"{self.stored:,} stored, {self.expected:,} vouched for")
-        words += [f"+ {self.waiting:,} on their way"] if self.waiting else []
-        words += [f"+ {self.dead_letters:,} dead letters"] if self.dead_letters else []
-        words += [f"+ {self.lost:,} lost in a recorded overflow"] if self.lost else []
-        words += [f"+ {self.expired:,} expired"] if self.expired else []
-        lines = [" ".join(words)]
+        """The verdict as text: a summary, then a line for each range that is missing or stored twice."""
+        lines = [self._summary()]
         for missing, (since, until) in zip(self.missing, self.spans, strict=False):
             lines.append(f"  MISSING {missing} ({len(missing):,}), received {_moment(since)} to {_moment(until)}")
         if len(self.missing) > len(self.spans):
             lines.append(f"  MISSING {len(self.missing) - len(self.spans):,} more ranges (--json lists them)")
         lines += [f"  DOUBLED {doubled}" for doubled in self.doubled]
-        lines += [f"  FEED EVENT {untold} is missing: a gap may not be on record" for untold in self.untold]
+        lines += [f"  FEED EVENT {events} is missing: a gap may be unrecorded" for events in self.missing_events]
         return [printable(line) for line in lines]
 
-
-COMPLETE, SO_FAR, NO_WORD, INCOMPLETE = "complete", "complete so far", "ended without word", "incomplete"
+    def _summary(self) -> str:
+        start = datetime.fromtimestamp(self.session / 1e6, UTC)
+        parts = [f"session {self.session} ({start:%Y-%m-%d %H:%M:%S} UTC, {self.feed}): {self.state},"]
+        if self.stored <= self.expected:
+            parts.append(f"{self.stored:,} of {self.expected:,} stored")
+        else:  # the newest prices arrived after the producer's last report
+            parts.append(f"{self.stored:,} stored, {self.expected:,} reported")
+        parts += [f"+ {self.waiting:,} waiting"] if self.waiting else []
+        parts += [f"+ {self.dead_letters:,} dead letters"] if self.dead_letters else []
+        parts += [f"+ {self.lost:,} lost in a recorded overflow"] if self.lost else []
+        parts += [f"+ {self.expired:,} expired"] if self.expired else []
+        return " ".join(parts)
 
 
 def _moment(at: datetime | None) -> str:

@@ -1,8 +1,9 @@
-"""Proves completeness, session by session: every number the producer vouched for is accounted for, each once.
+"""Verifies each session: every number that the producer reported must be accounted for exactly once.
 
-The expected last number comes from the feed's events, never from the table alone, so that a lost tail shows. What the
-table lacks is looked for in the direction the data flow, spool, stream, database: what moves on meanwhile is met
-further down. What is missing then is looked for once more after a claim interval, before anything is reported.
+The expected last number comes from the feed's events, never from the table alone. Otherwise a lost tail would not show.
+Numbers that the table lacks are searched in the spool, then in the stream, then again in the table. This is the
+direction of the data, so an entry that moves on during the search is found at the next place. Numbers that are still
+missing are searched once more after the consumers' claim interval.
 """
 
 from __future__ import annotations
@@ -20,43 +21,42 @@ from typing import Any, NamedTuple
 from psycopg2.extensions import cursor as Cursor  # noqa: N812  psycopg2 names its class so
 
 from common.errors import OutageError
+from common.formatting import counted
 from common.streams.stream import Stream
 from common.tick import TIME_RANGE
 from consumer.store import PriceStore
 from producer.spool import read_spool, spool_files
-from tickpipe.inspect.verdict import COMPLETE, NO_WORD, Verdict
+from tickpipe.inspect.snapshot import SESSION_TIMEOUT
+from tickpipe.inspect.verdict import COMPLETE, NO_FINAL_REPORT, Verdict
+from tickpipe.progress import ProgressCallback
 from tickpipe.ranges import Range, merged, without
-from tickpipe.terminal.progress import ProgressCallback
 
 logger = logging.getLogger("tickpipe.verify")
 
-#: Seconds without a word after which a session is taken for dead: a producer gives one every 5 s.
-SILENT_AFTER = 15.0
-#: A dead session's prices after its last word may lie so far outside the span it vouched for, in seconds: the first
+#: Seconds around the reported times of a dead session in which prices after its last report are searched. The first
 #: quote of a weekend is Friday's.
 TAIL_SPAN = 7 * 86_400.0
-#: Seconds of silence after which a session that never said goodbye is sealed too.
-SEALED_AFTER = 86_400.0
-#: Most missing ranges of a session that are named with their times.
-SHOWN = 20
+#: Seconds after its last report from which a session without a final report is marked as verified too.
+VERIFIED_AFTER = 86_400.0
+#: Missing ranges of a session whose times are looked up, at most.
+MAX_SPANS = 20
 
 
 class _Session(NamedTuple):
-    """A row of feed_sessions; times in seconds."""
+    """A row of feed_sessions. `idle`: seconds since the last report. Other times: seconds since 1970."""
 
     id: int
     feed: str
     stopped: bool
-    silent: float  # since its last word
+    idle: float
     last_seq: int
     time_min: float
     time_max: float
-
     last_number: int
 
     @property
     def bounds(self) -> dict[str, object]:
-        """What bounds every scan: the session and the exchange's times of its prices."""
+        """The parameters that bound every scan: the session and the exchange times of its prices."""
         tail = 0.0 if self.stopped else TAIL_SPAN
         return {"session": self.id, "since": self.time_min - tail, "until": self.time_max + tail}
 
@@ -70,43 +70,53 @@ def verify(
     everything: bool = False,
     since: int = 0,
     recheck_after: float = 30.0,
-    silent_after: float = SILENT_AFTER,
+    session_timeout: float = SESSION_TIMEOUT,
     progress: ProgressCallback = lambda *_: None,
     sleep: Callable[[float], object] = time.sleep,
 ) -> list[Verdict]:
-    """The verdict on each session that is not sealed (`everything`: on each), oldest first; seals what it can.
+    """The verdict on each session that is not verified yet, oldest first. Marks complete sessions as verified.
 
-    `since`: only sessions that began then or later, microseconds since 1970. `recheck_after`: seconds, the consumers'
-    claim interval. `silent_after`: seconds without a word after which a session counts as dead. Raises OutageError.
+    `everything`: include verified sessions. `since`: only sessions that began then or later, microseconds since 1970.
+    `recheck_after`: the consumers' claim interval in seconds. `session_timeout`: seconds without a report after which a
+    session counts as dead. Raises OutageError.
     """
+    verdicts = _scan_all(store, since, session_timeout, progress, everything=everything)
+    for wait in (0.0, recheck_after):
+        suspects = [session for session, verdict in verdicts.items() if verdict.missing or verdict.missing_events]
+        if not suspects:
+            break
+        if wait:
+            found = counted(len(suspects), "session")
+            progress(0, 0, f"numbers missing in {found}: searching again in {wait:.0f} s")
+            sleep(wait)
+        prices_waiting, feed_waiting = _waiting(spool_folder, prices, feed)
+        with _snapshot(store) as cursor:
+            for session in suspects:
+                verdict = verdicts[session] = _scan(cursor, session, session_timeout)
+                verdict.missing, verdict.waiting = without(verdict.missing, prices_waiting[session.id])
+                verdict.missing_events, events = without(verdict.missing_events, feed_waiting[session.id])
+                verdict.waiting += events
+    with store.transaction() as connection, connection.cursor() as cursor:
+        for session, verdict in verdicts.items():
+            verdict.spans = [_span(cursor, session, missing) for missing in verdict.missing[:MAX_SPANS]]
+            if verdict.state == COMPLETE or (verdict.state == NO_FINAL_REPORT and verdict.idle > VERIFIED_AFTER):
+                _mark_verified(cursor, verdict)
+    return list(verdicts.values())
+
+
+def _scan_all(
+    store: PriceStore, since: int, session_timeout: float, progress: ProgressCallback, *, everything: bool
+) -> dict[_Session, Verdict]:
     with _snapshot(store) as cursor:
-        sessions = _sessions(cursor, since, everything=everything)
+        cursor.execute(_SESSIONS, {"since": since, "everything": everything})
+        sessions = [_Session(*row) for row in cursor.fetchall()]
         verdicts = {}
         done, total = 0, sum(session.last_seq for session in sessions)
         for number, session in enumerate(sessions, 1):
             progress(done, total, f"verifying session {number} of {len(sessions)}, prices")
-            verdicts[session] = _scan(cursor, session, silent_after)
+            verdicts[session] = _scan(cursor, session, session_timeout)
             done += session.last_seq
-    for wait in (0.0, recheck_after):
-        suspects = [session for session, verdict in verdicts.items() if verdict.missing or verdict.untold]
-        if not suspects:
-            break
-        if wait:
-            progress(0, 0, f"{len(suspects)} sessions with numbers not found: looking again in {wait:.0f} s")
-            sleep(wait)
-        prices_waiting, feed_waiting = _on_their_way(spool_folder, prices, feed)
-        with _snapshot(store) as cursor:
-            for session in suspects:
-                verdict = verdicts[session] = _scan(cursor, session, silent_after)
-                verdict.missing, verdict.waiting = without(verdict.missing, prices_waiting[session.id])
-                verdict.untold, feed_left = without(verdict.untold, feed_waiting[session.id])
-                verdict.waiting += feed_left
-    with store.transaction() as connection, connection.cursor() as cursor:
-        for session, verdict in verdicts.items():
-            verdict.spans = [_span(cursor, session, missing) for missing in verdict.missing[:SHOWN]]
-            if verdict.state == COMPLETE or (verdict.state == NO_WORD and verdict.silent > SEALED_AFTER):
-                _seal(cursor, verdict)
-    return list(verdicts.values())
+    return verdicts
 
 
 @contextmanager
@@ -116,58 +126,56 @@ def _snapshot(store: PriceStore) -> Iterator[Cursor]:
         yield cursor
 
 
-def _sessions(cursor: Cursor, since: int, *, everything: bool) -> list[_Session]:
-    cursor.execute(_SESSIONS, {"since": since, "everything": everything})
-    return [_Session(*row) for row in cursor.fetchall()]
+def _scan(cursor: Cursor, session: _Session, session_timeout: float) -> Verdict:
+    """The verdict on a session, from the table alone.
 
-
-def _scan(cursor: Cursor, session: _Session, silent_after: float) -> Verdict:
-    """The verdict on a session. Of one that never said goodbye, holes are looked for at any time of the exchange.
-
-    It never reported the span of its last prices, and the exchange's time may be wrong by years.
+    A session without a final report has not reported the times of its last prices, and exchange times can be wrong by
+    years. If such a session has holes, all times are searched.
     """
-    verdict = _scan_span(cursor, session, silent_after, session.bounds)
+    verdict = _scan_span(cursor, session, session_timeout, session.bounds)
     if verdict.missing and not session.stopped:
         always = {"session": session.id, "since": TIME_RANGE[0], "until": TIME_RANGE[1]}
-        return _scan_span(cursor, session, silent_after, always)
+        return _scan_span(cursor, session, session_timeout, always)
     return verdict
 
 
-def _scan_span(cursor: Cursor, session: _Session, silent_after: float, bounds: Mapping[str, object]) -> Verdict:
-    """One ordered pass over the session's numbers: a step that is not 1 is a hole, or a number found twice."""
+def _scan_span(cursor: Cursor, session: _Session, session_timeout: float, bounds: Mapping[str, object]) -> Verdict:
+    """One ordered pass over the numbers: a step of 0 is a number stored twice, a step above 1 is a hole."""
     cursor.execute(_ROWS, bounds)
     rows, highest = cursor.fetchone() or (0, 0)
-    # What a dead producer appended after its last word counts too: a hole below it is a loss.
-    alive = not session.stopped and session.silent < silent_after
+    # Prices that a dead producer appended after its last report count too: a hole below them is a loss.
+    alive = not session.stopped and session.idle < session_timeout
     expected = session.last_seq if alive or session.stopped else max(session.last_seq, highest)
     cursor.execute(_STEPS, {**bounds, "last": expected})
     steps = cursor.fetchall()
-    verdict = Verdict(session.id, session.feed, alive, session.stopped, session.silent, expected, rows)
+    verdict = Verdict(session.id, session.feed, alive, session.stopped, session.idle, expected, rows)
     verdict.missing = [Range(seq + 1, following - 1) for seq, following in steps if following > seq + 1]
     verdict.doubled = merged([Range(seq, seq) for seq, following in steps if following == seq])
-    cursor.execute(_UNTOLD, {"session": session.id, "last": session.last_number})
-    verdict.untold = [Range(number + 1, following - 1) for number, following in cursor.fetchall()]
+    cursor.execute(_MISSING_EVENTS, {"session": session.id, "last": session.last_number})
+    verdict.missing_events = [Range(number + 1, following - 1) for number, following in cursor.fetchall()]
     if verdict.missing:
-        cursor.execute(_DEAD, bounds)
-        verdict.missing, verdict.dead_letters = without(
-            verdict.missing, [Range(seq, seq) for (seq,) in cursor.fetchall()]
-        )
-        cursor.execute(_LOST, bounds)
-        verdict.missing, verdict.lost = without(verdict.missing, [Range(*row) for row in cursor.fetchall()])
-        cursor.execute(_EXPIRED, bounds)
-        verdict.missing, verdict.expired = without(verdict.missing, [Range(*row) for row in cursor.fetchall()])
+        verdict.dead_letters = _account_for(cursor, verdict, _DEAD, bounds)
+        verdict.lost = _account_for(cursor, verdict, _LOST, bounds)
+        verdict.expired = _account_for(cursor, verdict, _EXPIRED, bounds)
     return verdict
+
+
+def _account_for(cursor: Cursor, verdict: Verdict, query: str, bounds: Mapping[str, object]) -> int:
+    """Remove the ranges that the query returns from the missing ones; how many numbers that were."""
+    cursor.execute(query, bounds)
+    verdict.missing, count = without(verdict.missing, [Range(*row) for row in cursor.fetchall()])
+    return count
 
 
 Waiting = defaultdict[int, list[Range]]
 
 
-def _on_their_way(spool_folder: Path, prices: Stream, feed: Stream) -> tuple[Waiting, Waiting]:
-    """Session → numbers that wait in the spool or in the streams, read in that order: of prices, and of feed events."""
+def _waiting(spool_folder: Path, prices: Stream, feed: Stream) -> tuple[Waiting, Waiting]:
+    """Numbers in the spool and the streams, read in this order: of prices and of feed events, by session."""
     waiting: dict[str, Waiting] = {"prices": defaultdict(list), "feed": defaultdict(list)}
-    told = (("feed", *identity) for identity in _streamed(feed, b"number"))
+    events = (("feed", *identity) for identity in _streamed(feed, b"number"))
     priced = (("prices", *identity) for identity in _streamed(prices, b"seq"))
-    for stream, session, number in chain(_spooled(spool_folder), priced, told):
+    for stream, session, number in chain(_spooled(spool_folder), priced, events):
         ranges = waiting[stream][session]
         if ranges and ranges[-1].last == number - 1:
             ranges[-1] = Range(ranges[-1].first, number)
@@ -177,18 +185,18 @@ def _on_their_way(spool_folder: Path, prices: Stream, feed: Stream) -> tuple[Wai
 
 
 def _spooled(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """(stream, session, number) of everything in the spools of this machine."""
+    """(stream, session, number) of every entry in the spools of this machine."""
     for path in spool_files(folder):
         try:
             for stream, entry in read_spool(path):
                 yield stream, int(entry["session"]), int(entry["seq" if stream == "prices" else "number"])
         except (OutageError, ValueError, KeyError) as error:
-            if path.is_symlink() or path.exists():  # else it was replayed to its end and removed meanwhile
-                logger.error("the spool %s cannot be read (%s): what is in it may look missing", path, error)
+            if path.is_symlink() or path.exists():  # a spool is removed after its replay
+                logger.error("spool cannot be read: %s (%s). Its prices may be reported as missing", path, error)
 
 
 def _streamed(stream: Stream, name: bytes) -> Iterator[tuple[int, int]]:
-    """(session, number) of every entry in the stream that is not stored yet; `name` is the number's field."""
+    """(session, number) of every entry in the stream that is not stored yet. `name`: the field with the number."""
     for entry in stream.unprocessed():
         fields = entry.fields or {}
         session, number = fields.get(b"session", b""), fields.get(name, b"")
@@ -202,7 +210,7 @@ def _span(cursor: Cursor, session: _Session, missing: Range) -> tuple[datetime |
     return row
 
 
-def _seal(cursor: Cursor, verdict: Verdict) -> None:
+def _mark_verified(cursor: Cursor, verdict: Verdict) -> None:
     cursor.execute(
         "INSERT INTO verified_sessions (session, last_seq, rows, dead_letters, lost) VALUES (%s, %s, %s, %s, %s) "
         "ON CONFLICT (session) DO UPDATE SET last_seq = EXCLUDED.last_seq, rows = EXCLUDED.rows, "
@@ -242,7 +250,7 @@ SELECT seq, following FROM (
 )
 
 _DEAD = """
-SELECT DISTINCT seq FROM dead_letters
+SELECT DISTINCT seq, seq FROM dead_letters
 WHERE session = %(session)s AND seq IS NOT NULL AND stream NOT LIKE '%%:feed'
 """
 
@@ -253,7 +261,7 @@ WHERE session = %(session)s AND event = 'overflow'
 
 _EXPIRED = "SELECT first_seq, last_seq FROM feed_expired WHERE session = %(session)s"
 
-_UNTOLD = """
+_MISSING_EVENTS = """
 SELECT number, following FROM (
     SELECT number, lead(number, 1, %(last)s + 1) OVER (ORDER BY number) AS following
     FROM (

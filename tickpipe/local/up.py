@@ -19,8 +19,11 @@ from common.streams.client import connect
 from common.streams.stream import Stream
 from consumer.store import PriceStore
 from producer.spool import spool_folder
+from tickpipe.inspect.database import DatabaseReader
+from tickpipe.inspect.reader import StatusReader
 from tickpipe.inspect.sizes import SizeProbe
-from tickpipe.inspect.status import StatusReader, backlog_left
+from tickpipe.inspect.snapshot import backlog_left
+from tickpipe.inspect.symbols import SymbolReader
 from tickpipe.inspect.verdict import Verdict
 from tickpipe.inspect.verify import verify
 from tickpipe.local.config import UpConfig
@@ -69,7 +72,8 @@ def up(config: UpConfig, mode: RunMode, environ: Mapping[str, str], stop: thread
         feed = Stream(client, f"{config.price_stream}:feed", config.consumer_group, "observer")
         spool = spool_folder(mode.data_dir / "spool", redis_url, config.price_stream)
         probe = SizeProbe(client, [stream.key, feed.key], store, spool)
-        reader = StatusReader(stream, store, clock.microseconds, measure=probe)
+        symbols = SymbolReader(DatabaseReader(store)).statuses
+        reader = StatusReader(stream, clock.microseconds, symbols=symbols, sizes=probe)
         for step in (partial(migrations.apply, store), reader.begin, feed.ensure_group):
             _run_until_stopped(step, stop)
         # Not earlier: a stopped step still uses the connection, and closing it would wait.
@@ -81,7 +85,7 @@ def up(config: UpConfig, mode: RunMode, environ: Mapping[str, str], stop: thread
         error = _run(pipeline, reader, feed, RunTimer(config.seconds, reader), stop, console, title)
         waited = time.monotonic() - began >= FIRST_PRICE_TIMEOUT or not stop.is_set()
         # All processes have ended: no session needs the usual wait for its producer.
-        verdicts = verify(store, stream, feed, spool, since=reader.began, recheck_after=1.0, silent_after=0.0)
+        verdicts = verify(store, stream, feed, spool, since=reader.began, recheck_after=1.0, session_timeout=0.0)
         if _compare(verdicts, console) == 0 and (error or waited):
             raise NoPriceError(f"no price was received. {error or 'The producer reported no error'}")
 

@@ -10,7 +10,8 @@ from dataclasses import replace
 from rich.console import Console
 from rich.live import Live
 
-from tickpipe.inspect.status import Status, StatusReader
+from tickpipe.inspect.reader import StatusReader
+from tickpipe.inspect.snapshot import Snapshot
 from tickpipe.terminal import live_view
 
 #: Seconds between two plain lines.
@@ -26,14 +27,13 @@ def display(
     `find_error` gives an error that the reader does not see, or an empty string.
     """
 
-    def look() -> Status:
-        status = reader.look()
-        return replace(status, trouble="; ".join(filter(None, [status.trouble, find_error()])) or None)
+    def read() -> Snapshot:
+        return replace(reader.read(), producer_error=find_error())
 
     if console.is_terminal:
         with Live(console=console, refresh_per_second=4, transient=False) as live:
             yield lambda: live.update(
-                live_view.render(look(), title=title, footer=footer, width=console.width, height=console.height),
+                live_view.render(read(), title=title, footer=footer, width=console.width, height=console.height),
                 refresh=True,
             )
         return
@@ -43,6 +43,6 @@ def display(
         nonlocal printed_at
         if time.monotonic() - printed_at >= LINE_INTERVAL:
             printed_at = time.monotonic()
-            console.print(live_view.line(look(), title=title), soft_wrap=True, markup=False)
+            console.print(live_view.line(read(), title=title), soft_wrap=True, markup=False)
 
     yield refresh

@@ -1,4 +1,4 @@
-"""The live view: on a terminal a table refreshed in place, elsewhere plain lines. Pure."""
+"""The live view: on a terminal a table that is refreshed in place, elsewhere plain lines. Pure."""
 
 from __future__ import annotations
 
@@ -10,42 +10,33 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from common.formatting import counted
 from common.terminal import printable
-from tickpipe import formatting as written
-from tickpipe.inspect.sizes import Sizes
-from tickpipe.inspect.status import MINUTES, Candle, Status, SymbolStatus
+from tickpipe import formatting
+from tickpipe.inspect.snapshot import Candle, Snapshot, SymbolStatus
+from tickpipe.inspect.symbols import MINUTES
 
 _BARS = "▁▂▃▄▅▆▇█"
-#: Columns that everything but the small line of candles takes; on a terminal too narrow for it open, high and low go.
-REST, NARROW = 74, 41
+#: Columns that all but the candles need. Narrower terminals show the second set, without open, high and low.
+WIDE_COLUMNS, NARROW_COLUMNS = 74, 41
+#: Lines of the view that are not symbols.
+FRAME_LINES = 13
+#: Symbols in a plain line, at most.
+MAX_LINE_SYMBOLS = 8
 
 
-def render(status: Status, *, title: str, footer: str, width: int, height: int) -> Panel:
-    """The view for a terminal of `width` columns and `height` lines: on a narrow one, fewer candles."""
-    room = max(1, height - 13)
-    names, rest = ["price", "age", "open", "high", "low", "ticks"], REST
-    if width < REST:
-        names, rest = ["price", "age", "ticks"], NARROW
-    candles = max(1, min(MINUTES, width - rest))
-    table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False, show_edge=False, collapse_padding=True)
-    table.add_column("symbol", style="bold", no_wrap=True)
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column(f"{candles} min", no_wrap=True, min_width=candles)
-    for symbol in status.symbols[:room]:
-        row = _row(symbol, candles)
-        table.add_row(*row[:3], *row[-1 - len(names[2:]) :])
-    if not status.symbols:
-        table.add_row("waiting for the first price …")
-    more = len(status.symbols) - room
+def render(snapshot: Snapshot, *, title: str, footer: str, width: int, height: int) -> Panel:
+    """The view for a terminal of `width` columns and `height` lines. Narrow terminals show fewer candles."""
+    room = max(1, height - FRAME_LINES)
+    more = len(snapshot.symbols) - room
     parts: list[RenderableType] = [
-        table,
-        Text(f"… and {more} more symbols", style="dim") if more > 0 else Text(""),
-        _figures(status),
+        _table(snapshot.symbols[:room], width),
+        Text(f"… and {counted(more, 'more symbol')}" if more > 0 else "", style="dim"),
+        _figures(snapshot),
     ]
-    parts += [Text(sizes(status.sizes), style="dim")] if status.sizes else []
-    words, style = (status.trouble, "bold red") if status.trouble else (status.note or footer, "dim")
-    parts.append(Text(printable(words), style=style))
+    parts += [Text(str(snapshot.sizes), style="dim")] if snapshot.sizes else []
+    message, style = (snapshot.error, "bold red") if snapshot.error else (snapshot.note or footer, "dim")
+    parts.append(Text(printable(message), style=style))
     return Panel(
         Group(*parts),
         title=Text(printable(title)),
@@ -54,52 +45,51 @@ def render(status: Status, *, title: str, footer: str, width: int, height: int) 
     )
 
 
-def line(status: Status, *, title: str) -> str:
+def _table(symbols: Sequence[SymbolStatus], width: int) -> Table:
+    names, other_columns = ["price", "age", "open", "high", "low", "ticks"], WIDE_COLUMNS
+    if width < WIDE_COLUMNS:
+        names, other_columns = ["price", "age", "ticks"], NARROW_COLUMNS
+    candles = max(1, min(MINUTES, width - other_columns))
+    table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False, show_edge=False, collapse_padding=True)
+    table.add_column("symbol", style="bold", no_wrap=True)
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column(f"{candles} min", no_wrap=True, min_width=candles)
+    for symbol in symbols:
+        row = _row(symbol, candles)
+        table.add_row(*row[:3], *row[-1 - len(names[2:]) :])
+    if not symbols:
+        table.add_row("waiting for the first price …")
+    return table
+
+
+def line(snapshot: Snapshot, *, title: str) -> str:
     """The view as one plain line."""
-    prices = "  ".join(f"{symbol.symbol} {_price(symbol.price)}" for symbol in status.symbols[:8])
-    prices += f"  … and {len(status.symbols) - 8} more" if len(status.symbols) > 8 else ""
-    word = f"  TROUBLE {status.trouble}" if status.trouble else f"  {status.note}" if status.note else ""
-    return printable(f"{title}  {figures(status)}  {prices}{word}")
+    shown, more = snapshot.symbols[:MAX_LINE_SYMBOLS], len(snapshot.symbols) - MAX_LINE_SYMBOLS
+    prices = "  ".join(f"{symbol.symbol} {_price(symbol.price)}" for symbol in shown)
+    prices += f"  … and {more} more" if more > 0 else ""
+    message = f"  ERROR {snapshot.error}" if snapshot.error else f"  {snapshot.note}" if snapshot.note else ""
+    return printable(f"{title}  {figures(snapshot)}  {prices}{message}")
 
 
-def figures(status: Status) -> str:
-    """The pipeline's figures in one line."""
-    rate = f"rows/s {status.rows_per_second:,.1f}"
-    return f"received {status.received:,}  stored {status.stored:,}  {standing(status, rate)}"
+def figures(snapshot: Snapshot) -> str:
+    """Counts, backlog, rate, consumers and latencies in one line."""
+    rate = f"rows/s {snapshot.stored_rate:,.1f}"
+    return f"received {snapshot.received:,}  stored {snapshot.stored:,}  {momentary_figures(snapshot, rate)}"
 
 
-def standing(status: Status, *more: str) -> str:
-    """What one look can tell: no rate, and no counts, which are of different spans."""
-    words = [f"backlog {status.backlog:,}"]
-    words += [f"dead letters {status.dead_letters:,}"] if status.dead_letters else []
-    words += [*more, f"consumers {status.consumers}"]
-    words += [f"silent {status.silent}"] if status.silent else []
-    words += [f"latency p50 {_milliseconds(status.latency_p50)} p99 {_milliseconds(status.latency_p99)}"]
-    return "  ".join(words)
+def momentary_figures(snapshot: Snapshot, *more: str) -> str:
+    """The figures that a single snapshot can show: no counts and no rate, since both need a period."""
+    parts = [f"backlog {snapshot.waiting:,}"]
+    parts += [f"dead letters {snapshot.dead_letters:,}"] if snapshot.dead_letters else []
+    parts += [*more, f"consumers {snapshot.active_consumers}"]
+    parts += [f"idle {snapshot.idle_consumers}"] if snapshot.idle_consumers else []
+    parts += [f"latency p50 {_milliseconds(snapshot.latency_p50)} p99 {_milliseconds(snapshot.latency_p99)}"]
+    return "  ".join(parts)
 
 
-def members(consumers: int, silent: int) -> str:
-    """The consumers of a group; a killed one's name stays for a while."""
-    return f"{consumers} consumers" + (f" and {silent} silent" if silent else "")
-
-
-def sizes(now: Sizes) -> str:
-    """How large things are, how fast they grow, and how long that can go on, in one line of 76 columns."""
-    parts = [f"table {written.size(now.table_bytes)}{_growth(now.table_bytes_per_day_estimated)}"]
-    if now.stream_bytes is not None:
-        parts.append(f"stream {written.size(now.stream_bytes)}{_growth(now.stream_bytes_per_day)}")
-    parts.append(f"spool {written.size(now.spool_bytes)}{_growth(now.spool_bytes_per_day)}")
-    free, days = now.table_disk_free_bytes, now.days_until_full_estimated
-    parts.append("free unknown" if free is None else f"free {written.size(free)}")
-    return "  ".join(parts) + (f", full in {min(days, 99_999):,.0f} days" if days is not None else "")
-
-
-def _growth(per_day: float | None) -> str:
-    return f" +{written.size(per_day)}/day" if per_day and per_day > 0 else ""
-
-
-def _figures(status: Status) -> Text:
-    text = Text(figures(status))
+def _figures(snapshot: Snapshot) -> Text:
+    text = Text(figures(snapshot))
     text.highlight_regex(r"(?<!p)\b[\d,.]+( ms)?", "bold cyan")
     return text
 
@@ -119,7 +109,7 @@ def _row(symbol: SymbolStatus, candles: int) -> list[Text | str]:
 
 
 def candle_line(candles: Sequence[Candle]) -> Text:
-    """Closes as bars between the lowest low and the highest high; green where a candle rose, red where it fell."""
+    """One bar per close, scaled from the lowest low to the highest high: green for a rise, red for a fall."""
     text = Text()
     if not candles:
         return text
@@ -136,8 +126,8 @@ def _price(value: float) -> str:
 
 
 def age(seconds: float) -> str:
-    """How long ago a tick came: with a decimal while it is new."""
-    return f"{max(seconds, 0):.1f} s" if seconds < 100 else written.span(seconds)
+    """The age of a tick, below 100 s with one decimal."""
+    return f"{max(seconds, 0):.1f} s" if seconds < 100 else formatting.span(seconds)
 
 
 def _milliseconds(seconds: float | None) -> str:

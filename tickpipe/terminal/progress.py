@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal, Protocol
+from typing import Literal
 
 from rich.console import Console
 from rich.progress import (
@@ -22,15 +22,10 @@ from rich.progress import (
 )
 
 from common.terminal import PlainConsole
+from tickpipe.progress import ProgressCallback
 
 #: Seconds over which the rate is measured. A rate limiter may pause for 60 s.
 RATE_PERIOD = 180.0
-
-
-class ProgressCallback(Protocol):
-    """Takes the amount done, the total (0: unknown) and a new description ("": unchanged)."""
-
-    def __call__(self, done: float, total: float = 0, description: str = "", /) -> None: ...
 
 
 @contextmanager

@@ -17,8 +17,7 @@ from rich.console import Console
 
 from common import log
 from common.terminal import PlainConsole, echo, echo_json, printable, printable_lines
-from tickpipe.dashboard import parts
-from tickpipe.inspect.status import Candle, Status, SymbolStatus
+from tickpipe.inspect.snapshot import Candle, Snapshot, SymbolStatus
 from tickpipe.inspect.verdict import Verdict
 from tickpipe.terminal import live_view
 
@@ -98,20 +97,20 @@ def test_a_traceback_in_the_log_keeps_its_lines(capsys: pytest.CaptureFixture[st
     assert all(map(is_harmless, lines))
 
 
-def status() -> Status:
-    symbol = SymbolStatus(NASTY, 1.0, 1.0, [Candle(1.0, 1.0, 1.0, 1.0, 1)])
-    return Status(1, 1, 0, 0, 1, 0.0, None, None, [symbol], trouble=f"refused: {NASTY}")
+def snapshot() -> Snapshot:
+    symbol = SymbolStatus(NASTY, 1.0, 1.0, [Candle(0.0, 1.0, 1.0, 1.0, 1.0, 1)])
+    return Snapshot(symbols=[symbol], redis_error=f"refused: {NASTY}")
 
 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_live_view_escapes_symbols_and_messages(terminal: bool) -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, color_system=None, width=200, height=40)
-    console.print(live_view.render(status(), title=f"tickpipe {NASTY}", footer=NASTY, width=200, height=40))
+    console.print(live_view.render(snapshot(), title=f"tickpipe {NASTY}", footer=NASTY, width=200, height=40))
     assert all(map(is_harmless, out.getvalue().split("\n")))
     assert out.getvalue().count(r"\x1b]0;owned\x07") == 3
     assert "[red]x[/bold] :smile:" in out.getvalue()
-    assert is_harmless(live_view.line(status(), title=NASTY))
+    assert is_harmless(live_view.line(snapshot(), title=NASTY))
 
 
 def test_console_strings_are_not_parsed_as_markup(capsys: pytest.CaptureFixture[str]) -> None:

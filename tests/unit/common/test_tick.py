@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.tick import MAX_NAME, TIME_RANGE, Tick, validation_error
+from common.tick import MAX_NAME, TIME_RANGE, Tick
 
 GOOD = Tick("1700000000000000", "1", "BTC/USD", "1700000000", "1.10", "12.5", "1.09", "1.11", "Coinbase", "17")
 

@@ -18,7 +18,7 @@ from common.errors import ConfigurationError, OutageError, TickpipeError
 from common.settings import Secret
 from tests.support.faults import FaultySimulator
 from tests.support.http_proxy import http_proxy
-from tickpipe.backfill.rate_limit import ATTEMPTS, MAX_WAIT, RateLimiter
+from tickpipe.backfill.rate_limit import RateLimiter
 from tickpipe.backfill.rest import (
     Bar,
     OutOfCreditsError,

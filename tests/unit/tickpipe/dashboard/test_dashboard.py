@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from unittest.mock import Mock
 
@@ -11,24 +12,16 @@ from common.errors import ConfigurationError, OutageError
 from common.settings import Secret
 from common.streams.stream import Backlog, Member
 from tickpipe import dashboard, formatting
-from tickpipe.dashboard import chart, parts
-from tickpipe.dashboard.data import Candle, Gap, Interval, Tick
-from tickpipe.dashboard.health import (
-    Consumer,
-    ConsumerTracker,
-    Count,
-    Database,
-    Health,
-    HealthMonitor,
-    Rate,
-    Session,
-    boxes,
-    completeness,
-)
-from tickpipe.dashboard.health import headline as headline_of
-from tickpipe.dashboard.history import Look, with_ticks
-from tickpipe.dashboard.quotes import MINUTES, Quote
+from tickpipe.dashboard import chart, fragments
+from tickpipe.dashboard.boxes import boxes, completeness, headline
+from tickpipe.dashboard.history import ChartData, Interval, with_ticks
+from tickpipe.dashboard.quotes import Quote
+from tickpipe.dashboard.server import pipeline_query
 from tickpipe.inspect.cached_query import CachedQuery
+from tickpipe.inspect.consumers import ConsumerTracker
+from tickpipe.inspect.rates import Rate
+from tickpipe.inspect.snapshot import Candle, Consumer, DatabaseInfo, Gap, Session, Snapshot, StoredCount, Tick
+from tickpipe.inspect.symbols import MINUTES, NewestTick
 
 MINUTE = Interval("1m", 60)
 NOON = 1_795_348_800.0  # seconds since 1970, a whole minute
@@ -67,26 +60,26 @@ def test_ticks_without_history_make_candles() -> None:
 # --- The axis
 
 
-def axis(candles: list[Candle], gaps: list[Gap], now: float, most: int = 100) -> list[chart.Place]:
-    return [place for place in chart.places(candles, gaps, 60, most, now) if place.start >= candles[0].start]
+def axis(candles: list[Candle], gaps: list[Gap], now: float, most: int = 100) -> list[chart.Slot]:
+    return [slot for slot in chart.slots(candles, gaps, 60, most, now) if slot.start >= candles[0].start]
 
 
 def test_quiet_time_takes_no_space_and_a_gap_does() -> None:
     candles = [candle(0), candle(5)]
     now = NOON + 330
-    assert [place.candle for place in axis(candles, [], now)] == candles
+    assert [slot.candle for slot in axis(candles, [], now)] == candles
     blind = axis(candles, [Gap(NOON + 60, NOON + 300, "disconnected")], now)
-    assert [place.start - NOON for place in blind] == [0, 60, 120, 180, 240, 300]
-    assert [place.candle for place in blind] == [candles[0], None, None, None, None, candles[1]]
+    assert [slot.start - NOON for slot in blind] == [0, 60, 120, 180, 240, 300]
+    assert [slot.candle for slot in blind] == [candles[0], None, None, None, None, candles[1]]
 
 
 def test_long_gap_is_compressed_and_times_in_it_have_positions() -> None:
     gap = Gap(NOON + 60, NOON + 60_060, "stopped")
     found = axis([candle(0), candle(1001)], [gap], NOON + 60_070)
-    assert len(found) == 1 + chart.MOST_BLIND + 1
+    assert len(found) == 1 + chart.MAX_GAP_SLOTS + 1
     assert chart.position(found, gap.since) == 1
-    assert chart.position(found, NOON + 30_060) == pytest.approx(1 + chart.MOST_BLIND / 2)
-    assert chart.position(found, gap.until or 0) == 1 + chart.MOST_BLIND
+    assert chart.position(found, NOON + 30_060) == pytest.approx(1 + chart.MAX_GAP_SLOTS / 2)
+    assert chart.position(found, gap.until or 0) == 1 + chart.MAX_GAP_SLOTS
 
 
 def test_open_gap_extends_to_now() -> None:
@@ -102,21 +95,21 @@ def test_short_gap_is_visible_and_a_gap_before_the_chart_is_not() -> None:
     short, before = Gap(NOON + 90, NOON + 90.5, "x"), Gap(NOON - 90, NOON - 50, "y")
     ((since, until, gap),) = chart.areas(found, [before, short], NOON + 100)
     assert gap is short
-    assert until - since == pytest.approx(chart.NARROWEST)
+    assert until - since == pytest.approx(chart.MIN_GAP_WIDTH)
 
 
 def test_few_candles_are_right_aligned_and_excess_is_cut_left() -> None:
     few = chart.places([candle(0)], [], 60, 150, NOON + 30)
     assert len(few) == chart.FEWEST
     assert few[-1].candle == candle(0)
-    assert chart.places([candle(n) for n in range(99)], [], 60, 50, NOON)[0].candle == candle(49)
-    assert chart.places([], [], 60, 150, NOON) == []
+    assert chart.slots([candle(n) for n in range(99)], [], 60, 50, NOON)[0].candle == candle(49)
+    assert chart.slots([], [], 60, 150, NOON) == []
 
 
 def test_data_are_merged_into_the_axes() -> None:
     found = chart.places([candle(0), candle(1)], [], 60, 150, NOON + 100)
     changes = chart.data(found, [], 2, NOON + 100)
-    whole: dict[str, Any] = chart.whole(chart.options("BTC/USD", MINUTE, 2), changes)
+    whole: dict[str, Any] = chart.merged(chart.options("BTC/USD", MINUTE, 2), changes)
     candles, bars, gaps = whole["series"]
     assert candles["type"] == "candlestick"
     assert candles["data"][-1] == [1.0, 2.0, 0.5, 3.0]  # ECharts' order: open, close, low, high
@@ -124,7 +117,7 @@ def test_data_are_merged_into_the_axes() -> None:
     assert bars["name"] == "volume"
     assert gaps["markArea"]["data"] == []
     assert whole["xAxis"][0]["data"][-1] == "2026-11-22T12:01:00+00:00"
-    assert whole["xAxis"][2]["max"] == chart.FEWEST
+    assert whole["xAxis"][2]["max"] == chart.MIN_SLOTS
     assert [len(axes) for axes in (whole["xAxis"], whole["yAxis"])] == [3, 3]
 
 
@@ -139,13 +132,13 @@ def test_bars_show_ticks_if_the_feed_has_no_volume() -> None:
 )
 def test_outlier_volume_bar_is_clipped(volumes: list[float], top: float | None) -> None:
     candles = [candle(n)._replace(volume=volume) for n, volume in enumerate(volumes)]
-    assert chart.data(chart.places(candles, [], 60, 150, NOON), [], 2, NOON)["yAxis"][1]["max"] == top
+    assert chart.data(chart.slots(candles, [], 60, 150, NOON), [], 2, NOON)["yAxis"][1]["max"] == top
 
 
 def test_long_prices_fit_beside_the_chart() -> None:
     rupiah = candle(0)._replace(open=1.5e9, high=1.6e9, low=1.4e9, close=1.5e9)
     rooms = [
-        chart.data(chart.places([one], [], 60, 150, NOON), [], 2, NOON)["grid"][0]["right"]
+        chart.data(chart.slots([one], [], 60, 150, NOON), [], 2, NOON)["grid"][0]["right"]
         for one in (candle(0), rupiah)
     ]
     assert rooms == [74, 122]
@@ -159,36 +152,38 @@ def test_quote_keeps_recent_minutes_and_their_change() -> None:
     quote = quote.with_past({int(NOON // 60) - 1: 8.0, int(NOON // 60): 9.0})
     assert list(quote.closes.values()) == [8.0, 10.0]
     assert quote.change == pytest.approx(0.25)
-    later = quote.then(12.5, NOON + 60 * (MINUTES - 1), NOON)
+    later = quote.with_tick(NewestTick("A", 12.5, NOON + 60 * (MINUTES - 1), NOON))
     assert list(later.closes.values()) == [10.0, 12.5]
-    assert later.places == 2
-    assert later.then(12.125, later.time, NOON).places == 3
+    assert later.decimals == 2
+    assert later.with_tick(NewestTick("A", 12.125, later.time, NOON)).decimals == 3
     assert Quote("A", 0.0, NOON, NOON, 2, {1: 0.0}).change is None
     assert Quote("OIL", -30.0, NOON, NOON, 2, {1: -40.0}).change == pytest.approx(0.25)  # the price rose
 
 
-# --- The pipeline's health
+# --- Boxes of the pipeline
 
 
 def session(**other: Any) -> Session:
-    fields = {"id": int(NOON * 1e6), "feed": "twelvedata", "last_word": NOON, "stopped": False}
+    fields = {"id": int(NOON * 1e6), "feed": "twelvedata", "last_reported_at": NOON, "stopped": False}
     fields |= {"connection": "connected", "cause": "", "last_seq": 100, "verified": False}
     return Session(**{**fields, **other})
 
 
-WELL = Health(
+HEALTHY = Snapshot(
     at=NOON + 2,
+    group="timescale",
     backlog=Backlog(1000, 50, 3, 2, 2),
+    groups={"timescale": Backlog(1000, 50, 3, 2, 2)},
     received_rate=20.0,
     stored_rate=19.5,
-    consumers=[Consumer("a", 2, 0.3, 19.5, "works")],
+    consumers=[Consumer("a", 2, 0.3, 19.5, "active")],
     sessions=[session()],
-    database=Database("PostgreSQL 18.6", 12_400_000, 0),
+    database=DatabaseInfo("PostgreSQL 18.6", 12_400_000, 0),
 )
 
 
-def with_(**other: Any) -> Health:
-    return Health(**{**WELL.__dict__, **other})
+def with_(**other: Any) -> Snapshot:
+    return replace(HEALTHY, **other)
 
 
 def test_healthy_pipeline_is_all_green() -> None:
@@ -196,47 +191,49 @@ def test_healthy_pipeline_is_all_green() -> None:
     assert [box.state for box in boxes(WELL)] == ["good"] * 4
     assert (websocket.figure, stream.figure, consumers.figure, database.figure) == ("20.0", "5", "1", "19.5")
     assert database.lines == ("no dead letters", "PostgreSQL 18.6 · 12.4 MB")
-    assert headline_of(WELL) == ("good", "all is well")
+    assert headline(HEALTHY) == ("good", "all is well")
 
 
-SICK: list[tuple[dict[str, Any], int, str, str]] = [
+LAGGARD = {"timescale": Backlog(9, 9, 3, 2, 2), "slow": Backlog(9, 9, 9, 0, 1)}
+LAGGARD = {"timescale": Backlog(9, 9, 3, 2, 2), "slow": Backlog(9, 9, 9, 0, 1)}
+FAULTS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"sessions": []}, 0, "idle", "no producer yet"),
     ({"sessions": [session(stopped=True)]}, 0, "idle", "producer stopped 2 s ago"),
-    ({"sessions": [session(last_word=NOON - 60)]}, 0, "bad", "producer silent for 62 s"),
-    ({"sessions": [session(last_word=NOON - 60)], "consumers": []}, 0, "idle", "not known"),
-    ({"sessions": [session(last_word=NOON - 60)], "redis_trouble": "refused"}, 0, "idle", "not known"),
-    ({"sessions": [session(last_word=NOON - 60)], "database_trouble": "refused"}, 0, "idle", "not known"),
+    ({"sessions": [session(last_reported_at=NOON - 60)]}, 0, "bad", "no report from the producer for 62 s"),
+    ({"sessions": [session(last_reported_at=NOON - 60)], "consumers": []}, 0, "idle", "unknown"),
+    ({"sessions": [session(last_reported_at=NOON - 60)], "redis_error": "refused"}, 0, "idle", "unknown"),
+    ({"sessions": [session(last_reported_at=NOON - 60)], "database_error": "refused"}, 0, "idle", "unknown"),
     ({"sessions": [session(connection="disconnected", cause="reset")]}, 0, "bad", "disconnected"),
     ({"sessions": [session(), session(connection="disconnected")]}, 0, "bad", "disconnected"),
-    ({"redis_trouble": "Redis: refused"}, 1, "bad", "cannot be read"),
+    ({"redis_error": "Redis: refused"}, 1, "bad", "cannot be read"),
     ({"backlog": None}, 1, "idle", "nothing read yet"),
-    ({"backlog": Backlog(9, 9, 5000, 0, 1)}, 1, "warn", "5,000 unread · 0 in hand"),
-    ({"holds_back": "slow"}, 1, "warn", "3 unread · 2 in hand"),
-    ({"consumers": [Consumer("a", 7, 5.0, 0.0, "silent")]}, 2, "bad", "1 stopped, 7 in hand"),
+    ({"backlog": Backlog(9, 9, 5000, 0, 1)}, 1, "warn", "5,000 unread · 0 pending"),
+    ({"groups": LAGGARD}, 1, "warn", "3 unread · 2 pending"),
+    ({"consumers": [Consumer("a", 7, 5.0, 0.0, "idle")]}, 2, "bad", "1 stopped, 7 pending"),
     ({"consumers": [Consumer("a", 0, 5.0, 0.0, "gone")]}, 2, "bad", "1 stopped"),
-    ({"consumers": []}, 2, "bad", "none there"),
-    ({"consumers": [], "backlog": Backlog(9, 0, 0, 0, 0)}, 2, "idle", "none there"),
-    ({"database_trouble": "the database: refused"}, 3, "bad", "cannot be read"),
-    ({"database": Database("PostgreSQL 18.6", 1, 1000)}, 3, "warn", "1,000+ dead letters"),
+    ({"consumers": []}, 2, "bad", "no consumer"),
+    ({"consumers": [], "backlog": Backlog(9, 0, 0, 0, 0)}, 2, "idle", "no consumer"),
+    ({"database_error": "the database: refused"}, 3, "bad", "cannot be read"),
+    ({"database": DatabaseInfo("PostgreSQL 18.6", 1, 1000)}, 3, "warn", "1,000+ dead letters"),
     ({"database": None}, 3, "idle", "nothing read yet"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("change", "place", "state", "words"), SICK, ids=[f"{row[3]} {row[1]} {', '.join(row[0])}" for row in SICK]
+    ("change", "box", "state", "text"), FAULTS, ids=[f"{row[3]} {row[1]} {', '.join(row[0])}" for row in FAULTS]
 )
 def test_each_fault_is_shown_in_its_box(change: dict[str, Any], place: int, state: str, words: str) -> None:
     found = boxes(with_(**change))[place]
     assert (found.state, found.lines[0]) == (state, words)
     if state in {"bad", "warn"}:
-        assert headline_of(with_(**change))[0] == state
+        assert headline(with_(**change))[0] == state
 
 
 def test_producer_is_not_blamed_for_reports_that_could_not_be_stored() -> None:
     stopped = [Consumer("a", 7, 20.0, 0.0, "silent")]
     assert headline_of(with_(sessions=[session(last_word=NOON - 20)], consumers=stopped)) == (
         "bad",
-        "consumers: 1 stopped, 7 in hand",
+        "consumers: 1 stopped, 7 pending",
     )
 
 
@@ -252,8 +249,8 @@ def test_rate_covers_the_last_seconds() -> None:
 def test_stopped_consumer_is_idle_then_gone_then_forgotten() -> None:
     roll = ConsumerTracker()
 
-    def called(now: float, *members: Member) -> list[tuple[str, str]]:
-        return [(one.name, one.state) for one in roll.call(now, members, {"a": 10 * int(now)})]
+    def states(now: float, *members: Member) -> list[tuple[str, str]]:
+        return [(one.name, one.state) for one in tracker.update(now, members, {"a": 10 * int(now)})]
 
     assert called(0, Member("a", 0, 0.5), Member("b", 3, 0.1)) == [("a", "works"), ("b", "works")]
     assert called(5, Member("a", 0, 0.5), Member("b", 3, 5.0)) == [("a", "works"), ("b", "silent")]
@@ -272,11 +269,11 @@ def test_returning_consumer_is_not_gone() -> None:
 COMPLETE: list[tuple[Session, tuple[str, str]]] = [
     (session(verified=True), ("good", "complete, verified")),
     (session(), ("idle", "not verified yet")),
-    (session(counted=Count(0, 0, 0)), ("idle", "has just begun")),
-    (session(counted=Count(100, 100, 0)), ("good", "complete so far")),
-    (session(counted=Count(100, 100, 0), stopped=True), ("good", "complete, counted")),
-    (session(counted=Count(100, 96, 4)), ("idle", "4 on their way")),
-    (session(counted=Count(100, 95, 4)), ("bad", "5 not found: tickpipe verify")),
+    (session(counted=StoredCount(0, 0, 0)), ("idle", "just started")),
+    (session(counted=StoredCount(100, 100, 0)), ("good", "complete so far")),
+    (session(counted=StoredCount(100, 100, 0), stopped=True), ("good", "complete, counted")),
+    (session(counted=StoredCount(100, 96, 4)), ("idle", "4 waiting")),
+    (session(counted=StoredCount(100, 95, 4)), ("bad", "5 not found: run tickpipe verify")),
 ]
 
 
@@ -290,19 +287,19 @@ def test_session_completeness_is_shown(one: Session, expected: tuple[str, str]) 
 
 def test_external_text_is_escaped() -> None:
     nasty = "<b>&"
-    health = with_(consumers=[Consumer(nasty, 0, 0, 0, "works")], sessions=[session(feed=nasty)])
+    snapshot = with_(consumers=[Consumer(nasty, 0, 0, 0, "active")], sessions=[session(feed=nasty)])
     box = boxes(with_(sessions=[session(connection="disconnected", cause=nasty)]))[0]
-    for html in (parts.members(health.consumers), parts.sessions(health), parts.lines(box)):
+    for html in (fragments.members(snapshot.consumers), fragments.sessions(snapshot), fragments.lines(box)):
         assert "&lt;b&gt;&amp;" in html
         assert nasty not in html
 
 
 def test_tick_table_and_facts_show_available_data() -> None:
     quote = Quote("A", 2.0, NOON, NOON, 2, {})
-    look = Look([candle(0)], [], [tick(1.25, 2.0)])
-    assert "<td>12:00:01<small>.250</small></td><td>2.00</td><td>–</td><td>–</td>" in parts.ticks(look.ticks, 2)
-    assert "high <b>3.00</b>" in parts.facts(quote, look, NOON + 3)
-    assert parts.facts(quote, Look([], [], []), NOON + 3) == "<span>age <b>3 s</b></span>"
+    data = ChartData([candle(0)], [], [tick(1.25, 2.0)])
+    assert "<td>12:00:01<small>.250</small></td><td>2.00</td><td>–</td><td>–</td>" in fragments.ticks(data.ticks, 2)
+    assert "high <b>3.00</b>" in fragments.facts(quote, data, NOON + 3)
+    assert fragments.facts(quote, ChartData([], [], []), NOON + 3) == "<span>age <b>3 s</b></span>"
 
 
 def test_gaps_are_described() -> None:
@@ -345,18 +342,18 @@ class Question:
     """A query that returns its call count, with a manual clock. Each call takes `took` seconds."""
 
     def __init__(self) -> None:
-        self.now, self.took, self.asked = 0.0, 0.0, 0
-        self.paced = CachedQuery(self._ask, 1.0, lambda: self.now)
+        self.now, self.took, self.runs = 0.0, 0.0, 0
+        self.cached = CachedQuery(self._run, 1.0, lambda: self.now)
 
-    def _ask(self) -> int:
+    def _run(self) -> int:
         self.now += self.took
-        self.asked += 1
-        return self.asked
+        self.runs += 1
+        return self.runs
 
     def at(self, now: float, took: float = 0.0) -> int:
         """The result at this time."""
         self.now, self.took = now, took
-        return self.paced()
+        return self.cached()
 
 
 def test_query_result_is_cached_and_a_slow_one_longer() -> None:
@@ -377,18 +374,18 @@ def test_one_stall_does_not_extend_the_cache_for_minutes() -> None:
 
 def test_health_is_checked_immediately_after_an_outage() -> None:
     now = 0.0
-    stream, reader = Mock(group="timescale"), Mock()
+    stream, database = Mock(group="timescale"), Mock()
 
     def wait(*_: object, **__: object) -> None:
         nonlocal now
         now += 5.0
         raise OutageError("Redis: Timeout")
 
-    stream.groups.side_effect = reader.rows.side_effect = wait
-    observatory = HealthMonitor(stream, reader, lambda: 0, every=1.0, monotonic=lambda: now)
-    for looks in (1, 2, 3):
-        assert observatory.look().redis_trouble == "Redis: Timeout"
-        assert stream.groups.call_count == looks
+    stream.groups.side_effect = database.rows.side_effect = wait
+    query = pipeline_query(stream, database, lambda: now)
+    for readings in (1, 2, 3):
+        assert query().redis_error == "Redis: Timeout"
+        assert stream.groups.call_count == readings
         now += 1.0
 
 
@@ -409,7 +406,7 @@ def test_port_in_use_is_refused_and_up_takes_another(monkeypatch: pytest.MonkeyP
     with dashboard.listen(dashboard.HOST, 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(
-            ConfigurationError, match=f"cannot listen on 127.0.0.1 port {port}: .* in use; another --port"
+            ConfigurationError, match=f"cannot listen on 127.0.0.1 port {port}: .* in use; choose another --port"
         ):
             dashboard.listen(dashboard.HOST, port)
         monkeypatch.setattr(dashboard, "PORT", port)

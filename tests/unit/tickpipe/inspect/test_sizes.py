@@ -13,7 +13,6 @@ from tests.unit.tickpipe.terminal.test_live_view import STATUS, shown, words
 from tickpipe.inspect import doctor
 from tickpipe.inspect.sizes import Sizes, days_until_full, folder_size, free_bytes
 from tickpipe.inspect.sizes import _growth as growth
-from tickpipe.terminal import live_view
 
 SIZES = Sizes(
     table_bytes=1_234_000_000,
@@ -73,7 +72,7 @@ def test_unknown_sizes_are_not_shown_as_zero() -> None:
         SIZES, table_bytes_per_day_estimated=None, table_disk_free_bytes=None, days_until_full_estimated=None,
         stream_bytes=None, stream_bytes_per_day=None, spool_bytes_per_day=None,
     )  # fmt: skip
-    assert live_view.sizes(unknown) == "table 1.23 GB  spool 678 MB  free unknown"
+    assert str(unknown) == "table 1.23 GB  spool 678 MB  free unknown"
 
 
 def test_free_space_of_a_missing_folder_is_that_of_its_parent(tmp_path: Path) -> None:
@@ -89,6 +88,6 @@ def test_free_space_of_a_missing_folder_is_that_of_its_parent(tmp_path: Path) ->
 @pytest.mark.parametrize(("free", "state"), [(0, "BAD"), (77_300_000_000, "ok"), (None, "note")])
 def test_full_disk_is_critical_and_unknown_disk_is_not(free: int | None, state: str) -> None:
     sizes = dataclasses.replace(SIZES, table_disk_free_bytes=free, days_until_full_estimated=None)
-    patient = SimpleNamespace(findings=lambda _: (), measure=lambda: sizes)
-    (finding,) = doctor._feed(cast("doctor.CheckContext", patient))
+    context = SimpleNamespace(findings=lambda *_, **__: (), measure=lambda: sizes)
+    (finding,) = doctor._feed(cast("doctor.CheckContext", context))
     assert finding.state == state

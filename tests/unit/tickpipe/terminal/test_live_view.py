@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import re
 from dataclasses import replace
@@ -10,17 +9,19 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from tickpipe.inspect.status import MINUTES, Candle, Status, SymbolStatus, worst
+from common.streams.stream import Backlog
+from tickpipe.inspect.reader import worst
+from tickpipe.inspect.snapshot import Candle, Snapshot, SymbolStatus
+from tickpipe.inspect.symbols import MINUTES
 from tickpipe.terminal.live_view import candle_line, figures, line, render
 
-CANDLES = [Candle(10.0, 12.0, 9.0, 11.5, 40), Candle(11.5, 12.5, 11.0, 11.25, 2)]
-STATUS = Status(
+CANDLES = [Candle(0.0, 10.0, 12.0, 9.0, 11.5, 40), Candle(60.0, 11.5, 12.5, 11.0, 11.25, 2)]
+SNAPSHOT = Snapshot(
     received=1_234_567,
     stored=1_234_000,
     dead_letters=3,
-    backlog=564,
-    consumers=2,
-    rows_per_second=2345.67,
+    backlog=Backlog(1_234_567, 600, 500, 64, 2),
+    stored_rate=2345.67,
     latency_p50=0.0123,
     latency_p99=1.5,
     symbols=[
@@ -28,15 +29,14 @@ STATUS = Status(
         SymbolStatus("EUR/USD", 1.05412, 240.0, []),
         SymbolStatus("OIL", -37.63, 7300.0, CANDLES[:1]),
     ],
-    trouble=None,
 )
 FIGURES = ["received 1,234,567", "stored 1,234,000", "backlog 564", "dead letters 3", "rows/s 2,345.7", "consumers 2"]
 FIGURES += ["p50 12 ms", "p99 1500 ms"]
 
 
-def shown(status: Status, *, title: str = "tickpipe", width: int = 120, height: int = 40) -> str:
+def shown(snapshot: Snapshot, *, title: str = "tickpipe", width: int = 120, height: int = 40) -> str:
     console = Console(file=io.StringIO(), width=width, height=height, color_system=None)
-    console.print(render(status, title=title, footer="Ctrl-C ends it", width=width, height=height))
+    console.print(render(snapshot, title=title, footer="Ctrl-C ends it", width=width, height=height))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -83,7 +83,7 @@ def test_simulated_prices_are_labelled() -> None:
     assert "SIMULATED" in shown(STATUS, title="tickpipe  SIMULATED prices")
     assert "SIMULATED" not in shown(STATUS, title="tickpipe  live prices")
     colours = [
-        render(STATUS, title=title, footer="", width=120, height=40).border_style
+        render(SNAPSHOT, title=title, footer="", width=120, height=40).border_style
         for title in ("SIMULATED prices", "live prices")
     ]
     assert colours == ["yellow", "green"]
@@ -94,15 +94,15 @@ def test_outage_is_shown_with_the_last_known_figures() -> None:
     for text in (words(shown(troubled)), line(troubled, title="")):
         assert "the database: connection refused" in text
         assert "received 1,234,567" in text
-    assert "TROUBLE" not in line(STATUS, title="")
+    assert "ERROR" not in line(SNAPSHOT, title="")
 
 
 def test_note_replaces_the_footer_and_idle_consumers_are_listed() -> None:
     noted = dataclasses.replace(STATUS, note="there is no stream 'nosuch'", silent=1)
     for text in (words(shown(noted)), line(noted, title="")):
         assert "there is no stream 'nosuch'" in text
-        assert "consumers 2 silent 1" in words(text)
-    assert "silent" not in line(STATUS, title="")
+        assert "consumers 2 idle 1" in words(text)
+    assert "idle" not in line(SNAPSHOT, title="")
 
 
 def test_unknown_figures_are_not_shown_as_zero_in_the_live_view() -> None:
@@ -124,8 +124,8 @@ def test_hidden_symbols_are_counted(height: int) -> None:
     assert "more symbols" not in shown(STATUS, height=height + 10)
 
 
-def test_a_candle_line_spans_the_lowest_low_and_the_highest_high() -> None:
-    text = candle_line([Candle(1, 1, 0, 0, 1), Candle(0, 8, 0, 8, 1), Candle(8, 8, 4, 4, 1)])
+def test_a_candle_line_is_scaled_from_the_lowest_low_to_the_highest_high() -> None:
+    text = candle_line([Candle(0, 1, 1, 0, 0, 1), Candle(60, 0, 8, 0, 8, 1), Candle(120, 8, 8, 4, 4, 1)])
     assert text.plain[:2] == "▁█"
     assert text.plain[2] in "▄▅"
     assert [str(span.style) for span in text.spans] == ["red", "green", "red"]
@@ -133,7 +133,7 @@ def test_a_candle_line_spans_the_lowest_low_and_the_highest_high() -> None:
 
 @pytest.mark.parametrize(
     ("candles", "expected"),
-    [([], ""), ([Candle(5, 5, 5, 5, 1)] * 3, r"([▄▅])\1\1"), ([Candle(-1, -1, -3, -2, 1)], r"[▄▅]")],
+    [([], ""), ([Candle(0, 5, 5, 5, 5, 1)] * 3, r"([▄▅])\1\1"), ([Candle(0, -1, -1, -3, -2, 1)], r"[▄▅]")],
     ids=["none", "flat", "negative"],
 )
 def test_candle_line_handles_few_candles(candles: list[Candle], expected: str) -> None:
@@ -141,8 +141,8 @@ def test_candle_line_handles_few_candles(candles: list[Candle], expected: str) -
 
 
 def test_only_the_newest_candles_are_drawn() -> None:
-    rising = [Candle(n, n, n, n, 1) for n in range(100)]
-    text = shown(dataclasses.replace(STATUS, symbols=[SymbolStatus("A", 1.0, 0.0, rising)]))
+    rising = [Candle(n, n, n, n, n, 1) for n in range(100)]
+    text = shown(replace(SNAPSHOT, symbols=[SymbolStatus("A", 1.0, 0.0, rising)]))
     (bars,) = re.findall(r"[▁▂▃▄▅▆▇█]+", text)
     assert (len(bars), bars[0], bars[-1]) == (MINUTES, "▁", "█")
 

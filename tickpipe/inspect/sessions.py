@@ -1,0 +1,121 @@
+"""The newest sessions, and how many prices of each are stored."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from tickpipe.inspect.cached_query import CachedQuery
+from tickpipe.inspect.database import DatabaseReader
+from tickpipe.inspect.snapshot import DatabaseInfo, Session, StoredCount
+from tickpipe.inspect.symbols import SYMBOL_NAMES
+
+#: Sessions that are listed.
+MAX_SESSIONS = 6
+#: The longest session whose rows are counted, in prices. `tickpipe verify` counts longer ones.
+MAX_COUNTED = 100_000
+
+
+class SessionReader:
+    """Reads the newest sessions at most every 2 s, and counts the rows of each at most every 10 s."""
+
+    def __init__(self, database: DatabaseReader, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._database = database
+        self._monotonic = monotonic
+        self._sessions = CachedQuery(self._read, 2.0, monotonic)
+        self._counts: dict[int, CachedQuery[StoredCount]] = {}
+        self._waiting = 0
+
+    def read(self, waiting: int) -> Sequence[Session]:
+        """The newest sessions. `waiting`: entries in the stream that are not stored yet. Raises OutageError."""
+        self._waiting = waiting
+        return self._sessions()
+
+    def _read(self) -> list[Session]:
+        found = [Session(*row) for row in self._database.rows(_SESSIONS, count=MAX_SESSIONS)]
+        self._counts = {
+            session.id: self._counts.get(session.id) or self._counter(session.id)
+            for session in found
+            if not session.verified and session.last_seq <= MAX_COUNTED
+        }
+        return [
+            session._replace(counted=self._counts[session.id]()) if session.id in self._counts else session
+            for session in found
+        ]
+
+    def _counter(self, session: int) -> CachedQuery[StoredCount]:
+        return CachedQuery(lambda: self._count(session), 10.0, self._monotonic)
+
+    def _count(self, session: int) -> StoredCount:
+        waiting = self._waiting  # before the count: entries stored during the count are not missing
+        reported, stored = self._database.rows(_COUNT, session=session)[0]
+        return StoredCount(reported, stored, waiting)
+
+
+def read_database_info(database: DatabaseReader) -> DatabaseInfo:
+    """Version, size and dead letters of the database. Raises OutageError."""
+    return DatabaseInfo(*database.rows(_DATABASE)[0])
+
+
+# The newest sessions by a loose index scan of the primary key (session, number): a few look-ups per session.
+_SESSIONS = """
+WITH RECURSIVE newest AS (
+    (SELECT session, 1 AS place FROM feed_events ORDER BY session DESC LIMIT 1)
+    UNION ALL
+    SELECT (SELECT e.session FROM feed_events e WHERE e.session < newest.session ORDER BY e.session DESC LIMIT 1),
+           place + 1
+    FROM newest WHERE newest.session IS NOT NULL AND place < %(count)s
+)
+SELECT newest.session, coalesce(started.feed, '?'), extract(epoch FROM last.at)::float8, last.event = 'stopped',
+       coalesce(connection.event, ''), coalesce(connection.cause, ''), coalesce(reported.last_seq, 0),
+       coalesce(verified.last_seq >= coalesce(reported.last_seq, 0), false)
+FROM newest
+CROSS JOIN LATERAL (
+    SELECT at, event FROM feed_events e WHERE e.session = newest.session ORDER BY number DESC LIMIT 1
+) AS last
+LEFT JOIN LATERAL (
+    SELECT (detail ->> 'last_seq')::bigint AS last_seq FROM feed_events e
+    WHERE e.session = newest.session AND event IN ('alive', 'stopped') ORDER BY number DESC LIMIT 1
+) AS reported ON true
+LEFT JOIN LATERAL (
+    SELECT detail ->> 'feed' AS feed FROM feed_events e
+    WHERE e.session = newest.session AND event = 'started' ORDER BY number LIMIT 1
+) AS started ON true
+LEFT JOIN LATERAL (
+    SELECT event, detail ->> 'cause' AS cause FROM feed_events e
+    WHERE e.session = newest.session AND event IN ('connected', 'disconnected')
+      AND event <> 'alive' -- the condition of the partial index
+    ORDER BY number DESC LIMIT 1
+) AS connection ON true
+LEFT JOIN verified_sessions verified ON verified.session = newest.session
+WHERE newest.session IS NOT NULL
+ORDER BY newest.session DESC
+"""
+
+# Counted by symbol through the primary key, within the exchange times that the session has reported.
+_COUNT = (
+    SYMBOL_NAMES.rstrip()
+    + """, reported AS (
+    SELECT session, last_seq, to_timestamp(coalesce(time_min, session / 1e6)) AS since,
+           to_timestamp(coalesce(time_max, session / 1e6)) AS until
+    FROM feed_sessions WHERE session = %(session)s
+)
+SELECT coalesce((SELECT last_seq FROM reported), 0), coalesce((
+    SELECT sum(rows.count) FROM reported, names, LATERAL (
+        SELECT count(*) FROM prices_real_time p
+        WHERE p.symbol = names.symbol AND p.time >= reported.since AND p.time <= reported.until
+          AND p.session = reported.session AND p.seq <= reported.last_seq
+    ) AS rows
+), 0)::bigint + (
+    SELECT count(DISTINCT d.seq) FROM dead_letters d, reported
+    WHERE d.session = reported.session AND d.seq <= reported.last_seq AND d.stream NOT LIKE '%%:feed'
+)
+"""
+)
+
+_DATABASE = """
+SELECT coalesce((SELECT 'TimescaleDB ' || extversion FROM pg_extension WHERE extname = 'timescaledb'),
+                'PostgreSQL ' || split_part(current_setting('server_version'), ' ', 1)),
+       pg_database_size(current_database()),
+       (SELECT count(*) FROM (SELECT 1 FROM dead_letters LIMIT 1000) AS letters)
+"""
