@@ -34,7 +34,7 @@ encode = CODEC.encode
 decode = CODEC.decode
 
 
-def problem(event: FeedEvent) -> str | None:
+def validation_error(event: FeedEvent) -> str | None:
     """Why this event is not stored, naming field and value; None if the database decides."""
     odd = next((name for name in INTEGERS if not is_bigint(getattr(event, name))), None)
     return odd and f"{odd} is no whole number of 64 bits: {getattr(event, odd)[:80]!r}"

@@ -35,3 +35,8 @@ def is_bigint(text: str) -> bool:
 def is_finite(text: str) -> bool:
     """Whether this is a decimal number, with or without an exponent, that a double can hold."""
     return bool(_DECIMAL.fullmatch(text)) and math.isfinite(float(text))
+
+
+def to_bigint(text: bytes | None) -> int | None:
+    """The integer, if this is a sequence of at most 18 digits, else None."""
+    return int(text) if text and text.isdigit() and len(text) <= 18 else None

@@ -20,6 +20,15 @@ from common.plain_text import read_text, refuse_invisible, shown, unquoted
 DEFAULT_REDIS_URL = "redis://localhost:6379/0"
 DEFAULT_DATABASE_URL = "postgresql://localhost:5432/tickpipe"
 
+# Defaults of the options below, in the same order; UNHEALTHY_AFTER and CLAIM_IDLE in seconds.
+PRICE_STREAM = "prices"
+CONSUMER_GROUP = "timescale"
+MAX_BATCH_SIZE = 1000
+CLAIM_IDLE = 30.0
+METRICS_HOST = "127.0.0.1"
+UNHEALTHY_AFTER = 60.0
+LOG_LEVEL = "INFO"
+
 PriceStream = Annotated[
     str,
     typer.Option("--price-stream", envvar="PRICE_STREAM", help="Redis stream of the prices; the feed's is NAME:feed."),

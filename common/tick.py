@@ -45,7 +45,7 @@ encode = CODEC.encode
 decode = CODEC.decode
 
 
-def problem(tick: Tick) -> str | None:
+def validation_error(tick: Tick) -> str | None:
     """Why this tick is not stored, naming field and value; None if the database decides.
 
     Asked only about a batch that has failed. It must refuse nothing that the database stores if a whole batch is good.

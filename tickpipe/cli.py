@@ -15,12 +15,12 @@ import typer
 
 from common import cli, clock, log, process, settings, threads
 from common.database import migrations
+from common.database.client import DatabaseClient
 from common.errors import ConfigurationError, OutageError, TickpipeError
 from common.streams.client import connect
-from common.streams.stream import Stream
+from common.streams.group import ConsumerGroup
 from common.symbols import read_symbols
 from common.terminal import PlainConsole, echo, echo_json
-from consumer.store import PriceStore
 from producer.spool import spool_folder
 from tickpipe import formatting
 from tickpipe.backfill import plan, rate_limit, rest, run
@@ -202,7 +202,7 @@ def _print_status(now: Status) -> None:
         echo(f"about {now.sizes.table_rows_estimated:,} rows; {words}")
     for name, group in now.groups.items():
         holds = "  holds back trimming" if name == laggard(now.groups) else ""
-        members = live_view.members(group.consumers, group.silent)
+        members = live_view.members(group.consumers, group.idle)
         echo(f"group {name}: {group.lag:,} unread, {group.pending:,} pending, {members}{holds}")
     for symbol in now.symbols:
         echo(f"{symbol.symbol}: {symbol.price}, {live_view.age(symbol.age)} ago")
@@ -315,13 +315,13 @@ def retry_letters(letter: LetterId = None, session: LetterSession = None, reason
     store.close()
 
 
-def _connections(group: str) -> tuple[PriceStore, Callable[[str], Stream]]:
+def _connections(group: str) -> tuple[DatabaseClient, Callable[[str], ConsumerGroup]]:
     """The database and the streams by name, of this environment."""
     environ = cli.environment()
     redis_url, database_url = settings.redis_url(environ), cli.database_url()
     log.configure("ERROR", [redis_url, database_url])
     client = connect(redis_url)
-    return PriceStore(database_url), lambda name: Stream(client, name, group, "tickpipe")
+    return DatabaseClient(database_url), lambda name: ConsumerGroup(client, name, group, "tickpipe")
 
 
 @app.command()
@@ -354,7 +354,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _measure(store: PriceStore, price_stream: str, spool_dir: Path | None, disk: Path | None) -> SizeProbe:
+def _measure(store: DatabaseClient, price_stream: str, spool_dir: Path | None, disk: Path | None) -> SizeProbe:
     url = settings.redis_url(cli.environment())
     spool = spool_folder(spool_dir, url, price_stream)
     return SizeProbe(connect(url), [price_stream, f"{price_stream}:feed"], store, spool, disk)
@@ -372,11 +372,11 @@ def migrate(
 ) -> None:
     """Apply the schema in sql/ to DATABASE_URL. The consumer does it too, at its start; two at once are fine."""
     database_url = cli.database_url()
-    store = PriceStore(database_url)
+    store = DatabaseClient(database_url)
     with progress("applying sql/", formatting.size) as tell:
         log.configure("INFO", [database_url])  # here: so its lines pass above what is shown
         if to_timescaledb and sys.stderr.isatty():
-            threads.in_thread(watch_move, PriceStore(database_url), *table_and_database(store), tell)
+            threads.in_thread(watch_move, DatabaseClient(database_url), *table_and_database(store), tell)
         done = migrations.apply(store, to_timescaledb=to_timescaledb, chunk_interval=chunk_interval)
     store.close()
     echo(f"applied: {', '.join(done)}" if done else "nothing to do: the schema is up to date")
@@ -432,7 +432,7 @@ def backfill(
     )
     tally, pace = run.BackfillResult(), rate_limit.RateLimiter(credits_per_minute, stop)
     with (
-        closing(PriceStore(database_url)) as store,
+        closing(DatabaseClient(database_url)) as store,
         closing(rest.TwelveDataRest(rest_url, key, environ)) as vendor,
         errors.status("looking for gaps …") as shown,  # silent where stderr is no terminal
     ):

@@ -21,11 +21,11 @@ import psycopg2
 from psycopg2.extensions import connection as Connection  # noqa: N812  psycopg2 names its class so
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
+from common.database.client import DatabaseClient
 from common.database.connections import is_pooled
 from common.errors import ConfigurationError, OutageError
-from consumer.store import PriceStore
 
-logger = logging.getLogger("consumer.schema")
+logger = logging.getLogger("common.database.migrations")
 
 #: Beside the packages, in a checkout and in an installed wheel alike.
 SQL_FOLDER = Path(__file__).resolve().parent.parent.parent / "sql"
@@ -71,7 +71,7 @@ def read_migrations(folder: Path = SQL_FOLDER) -> list[Migration]:
 
 
 def apply(
-    store: PriceStore,
+    database: DatabaseClient,
     *,
     to_timescaledb: bool = False,
     chunk_interval: str = "",
@@ -83,15 +83,15 @@ def apply(
     `to_timescaledb` alone: that locks it, and takes a while. `chunk_interval`: a PostgreSQL interval; "" leaves it.
     Raises ConfigurationError where the role may not, or where an applied file has changed since; DatabaseOutageError.
     """
-    with store.transaction() as connection, connection.cursor() as cursor:
+    with database.transaction() as connection, connection.cursor() as cursor:
         wanted = to_timescaledb or not _has_ticks(cursor)
-    refused = _switch_on_timescaledb(store) if wanted else None
+    refused = _switch_on_timescaledb(database) if wanted else None
     done: list[str] = []
-    with _turn(store, sleep):
+    with _turn(database, sleep):
         for outside, group in groupby(read_migrations(), key=lambda migration: migration.outside):
-            with store.autocommit() if outside else store.transaction() as connection:
+            with database.autocommit() if outside else database.transaction() as connection:
                 done += migrate(connection, list(group), to_timescaledb=to_timescaledb, chunk_interval=chunk_interval)
-    with store.transaction() as connection, connection.cursor() as cursor:
+    with database.transaction() as connection, connection.cursor() as cursor:
         logger.info("schema: %s; %s", f"applied {', '.join(done)}" if done else "up to date", _home(cursor))
         hypertable = is_hypertable(cursor)
         if hypertable and chunk_interval:
@@ -153,17 +153,17 @@ def _refusals() -> Iterator[None]:
 
 
 @contextmanager
-def _turn(store: PriceStore, sleep: Callable[[float], object]) -> Iterator[None]:
+def _turn(database: DatabaseClient, sleep: Callable[[float], object]) -> Iterator[None]:
     """One process at a time, from the first file to the last: not all files are applied in one transaction."""
-    with store.transaction() as connection:
+    with database.transaction() as connection:
         pooled = is_pooled(connection)
-    with _lock_of_transaction(store, sleep) if pooled else _lock_of_session(store):
+    with _lock_of_transaction(database, sleep) if pooled else _lock_of_session(database):
         yield
 
 
 @contextmanager
-def _lock_of_session(store: PriceStore) -> Iterator[None]:
-    with store.transaction() as connection, connection.cursor() as cursor:
+def _lock_of_session(database: DatabaseClient) -> Iterator[None]:
+    with database.transaction() as connection, connection.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_lock(%s)", (_TURN,))
         if cursor.fetchone() != (True,):
             logger.info(_WAITING)
@@ -171,19 +171,19 @@ def _lock_of_session(store: PriceStore) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        store.close()  # and with it the lock
+        database.close()  # and with it the lock
         raise
-    with store.transaction() as connection, connection.cursor() as cursor:
+    with database.transaction() as connection, connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_unlock(%s)", (_TURN,))
 
 
 @contextmanager
-def _lock_of_transaction(store: PriceStore, sleep: Callable[[float], object]) -> Iterator[None]:
+def _lock_of_transaction(database: DatabaseClient, sleep: Callable[[float], object]) -> Iterator[None]:
     """Behind a pooler a session is shared: an open transaction on a second connection holds the lock.
 
     A process that waits for the lock holds no connection of the pool: the one that works needs two.
     """
-    with closing(store.second()) as holder:
+    with closing(database.second()) as holder:
         for tries in count():
             with holder.transaction() as connection, connection.cursor() as cursor:
                 cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
@@ -196,10 +196,10 @@ def _lock_of_transaction(store: PriceStore, sleep: Callable[[float], object]) ->
             sleep(_TRY_EVERY)
 
 
-def _switch_on_timescaledb(store: PriceStore) -> Exception | None:
+def _switch_on_timescaledb(database: DatabaseClient) -> Exception | None:
     """Install the extension where it is available. Returns why it could not be."""
     try:  # in a transaction of its own: where it is not preloaded, that ends the connection
-        with store.transaction() as connection, connection.cursor() as cursor:
+        with database.transaction() as connection, connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             cursor.execute(
                 "SELECT FROM pg_available_extensions WHERE name = 'timescaledb' AND installed_version IS NULL"

@@ -10,8 +10,8 @@ from contextlib import closing
 
 import pytest
 
+from common.database.client import DatabaseClient
 from common.settings import Secret
-from consumer.store import PriceStore
 from tests.support.faults import FaultySimulator
 from tests.support.pipeline import Pipeline
 from tests.support.processes import Running
@@ -40,8 +40,8 @@ def simulator() -> Iterator[FaultySimulator]:
 
 
 @pytest.fixture
-def store(pipeline: Pipeline) -> Iterator[PriceStore]:
-    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+def store(pipeline: Pipeline) -> Iterator[DatabaseClient]:
+    with closing(DatabaseClient(Secret(pipeline.database.url))) as store:
         yield store
 
 
@@ -51,7 +51,7 @@ def start() -> int:
     return int(time.time()) // MINUTE * MINUTE - 2 * HOUR
 
 
-def begun(store: PriceStore, start: float, *symbols: str) -> Told:
+def begun(store: DatabaseClient, start: float, *symbols: str) -> Told:
     session = Told(store, start)
     session.tell("started", 0, feed="twelvedata", symbols=symbols)
     session.tell("connected", 0)
@@ -115,7 +115,7 @@ def test_a_cut_websocket_leaves_no_hole_in_the_filled_candles(pipeline: Pipeline
 
 
 def test_the_vendors_bar_stands_in_each_minute_that_a_gap_touches_and_the_ticks_in_the_others(
-    pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore, start: int
+    pipeline: Pipeline, simulator: FaultySimulator, store: DatabaseClient, start: int
 ) -> None:
     session = begun(store, start, "BTC/USD")
     for seq in range(1, 31):  # one each 20 s
@@ -136,7 +136,7 @@ def test_the_vendors_bar_stands_in_each_minute_that_a_gap_touches_and_the_ticks_
 
 
 def test_what_was_asked_for_is_not_asked_for_again_though_there_were_no_bars(
-    pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore, start: int
+    pipeline: Pipeline, simulator: FaultySimulator, store: DatabaseClient, start: int
 ) -> None:
     session = begun(store, start, "AAPL", "BTC/USD")
     blind(session, 100, 400, "AAPL", "BTC/USD")
@@ -149,7 +149,7 @@ def test_what_was_asked_for_is_not_asked_for_again_though_there_were_no_bars(
 
 
 def test_minutes_of_the_last_hour_without_a_bar_are_asked_for_again(
-    pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore
+    pipeline: Pipeline, simulator: FaultySimulator, store: DatabaseClient
 ) -> None:
     start = int(time.time()) // MINUTE * MINUTE - 20 * MINUTE
     session = begun(store, start, "AAPL", "BTC/USD")
@@ -162,7 +162,7 @@ def test_minutes_of_the_last_hour_without_a_bar_are_asked_for_again(
 
 
 def test_prices_lost_of_any_symbol_are_a_gap_of_all_that_were_covered(
-    pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore, start: int
+    pipeline: Pipeline, simulator: FaultySimulator, store: DatabaseClient, start: int
 ) -> None:
     session = begun(store, start, "BTC/USD", "ETH/USD")
     session.tell("unsubscribed", 100, symbols=["ETH/USD"])
@@ -177,7 +177,7 @@ def test_prices_lost_of_any_symbol_are_a_gap_of_all_that_were_covered(
 
 
 def test_since_and_symbols_narrow_it(
-    pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore, start: int
+    pipeline: Pipeline, simulator: FaultySimulator, store: DatabaseClient, start: int
 ) -> None:
     session = begun(store, start, "BTC/USD", "ETH/USD", "RY")
     blind(session, 0, 10 * MINUTE, "BTC/USD", "ETH/USD", "RY")
@@ -192,7 +192,7 @@ def test_since_and_symbols_narrow_it(
 
 
 def test_an_unknown_symbol_is_named_and_the_others_are_filled(
-    pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore, start: int
+    pipeline: Pipeline, simulator: FaultySimulator, store: DatabaseClient, start: int
 ) -> None:
     session = begun(store, start, "BTC/USD", "AAAA")
     blind(session, 0, 60, "BTC/USD", "AAAA")
@@ -206,7 +206,7 @@ def test_an_unknown_symbol_is_named_and_the_others_are_filled(
 
 
 def test_a_refused_key_ends_it_at_once(
-    pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore, start: int
+    pipeline: Pipeline, simulator: FaultySimulator, store: DatabaseClient, start: int
 ) -> None:
     blind(begun(store, start, "BTC/USD", "ETH/USD"), 0, 60, "BTC/USD", "ETH/USD")
     words = said(backfill(pipeline, simulator, TWELVE_DATA_API_KEY="wrong"), 2)
@@ -215,7 +215,7 @@ def test_a_refused_key_ends_it_at_once(
 
 
 def test_an_outage_keeps_what_was_stored_and_the_next_run_asks_for_the_rest(
-    pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore, start: int
+    pipeline: Pipeline, simulator: FaultySimulator, store: DatabaseClient, start: int
 ) -> None:
     session = begun(store, start, "BTC/USD", "ETH/USD")
     blind(session, 0, 60, "BTC/USD", "ETH/USD")
@@ -232,7 +232,7 @@ def test_an_outage_keeps_what_was_stored_and_the_next_run_asks_for_the_rest(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_stopped_while_it_waits_for_credits_it_keeps_what_was_stored(
-    pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore, start: int, number: signal.Signals
+    pipeline: Pipeline, simulator: FaultySimulator, store: DatabaseClient, start: int, number: signal.Signals
 ) -> None:
     session = begun(store, start, "BTC/USD", "ETH/USD")
     blind(session, 0, 60, "BTC/USD", "ETH/USD")

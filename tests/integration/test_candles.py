@@ -15,11 +15,12 @@ import psycopg2
 import pytest
 
 from common import tick
+from common.database.client import DatabaseClient
 from common.database.migrations import apply, migrate, read_migrations
 from common.errors import ConfigurationError
 from common.settings import Secret
-from consumer.store import PriceStore, Stored
 from consumer.tables import PRICES
+from consumer.writer import Stored, Writer
 from tests.support.candles import DAY, EPOCH, HOUR, MINUTE, Candle, Traded, candles, insert_ticks, make_ticks
 from tests.support.capture import make_events, read_capture, row, ticks
 from tests.support.pipeline import Database
@@ -34,8 +35,8 @@ SECOND = timedelta(seconds=1)
 REFRESH = [f"CALL refresh_continuous_aggregate('aggregate_{width}', NULL, NULL)" for width in ("1m", "1h", "1d")]
 
 
-def store_of(database: Database) -> PriceStore:
-    return PriceStore(Secret(database.url))
+def store_of(database: Database) -> DatabaseClient:
+    return DatabaseClient(Secret(database.url))
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def test_candles_of_recorded_prices_given_a_volume(home: Database) -> None:
     session = 1_357_000_000_000_000
     entries = [entry(tick.encode(each)) for each in ticks(events, session)]
     with closing(store_of(home)) as store:
-        assert store.insert_batch(PRICES, "prices", entries) == Stored(10_500, 0, 0)
+        assert Writer(store).insert_batch(PRICES, "prices", entries) == Stored(10_500, 0, 0)
     expected = [
         Traded(symbol, exchange, time, EPOCH + timedelta(microseconds=session + 3 * seq), price, day_volume)
         for seq, (symbol, time, price, day_volume, _, _, exchange) in enumerate(map(row, events), 1)
@@ -363,7 +364,7 @@ def test_the_job_drops_what_has_grown_old(hypertable: Database) -> None:
 
 
 @pytest.fixture
-def elsewhere(timescale: Database) -> Iterator[PriceStore]:
+def elsewhere(timescale: Database) -> Iterator[DatabaseClient]:
     """A store that finds the schema `mine` first."""
     timescale.query("CREATE EXTENSION IF NOT EXISTS timescaledb")
     timescale.query("CREATE SCHEMA mine")
@@ -375,7 +376,7 @@ def elsewhere(timescale: Database) -> Iterator[PriceStore]:
 
 
 def test_ticks_in_a_schema_of_their_own_are_dropped_by_a_job_that_does_not_know_it(
-    timescale: Database, elsewhere: PriceStore
+    timescale: Database, elsewhere: DatabaseClient
 ) -> None:
     apply(elsewhere)
     retention.keep(elsewhere, timedelta(days=90))
@@ -391,7 +392,7 @@ def test_ticks_in_a_schema_of_their_own_are_dropped_by_a_job_that_does_not_know_
 
 
 @pytest.mark.usefixtures("hypertable")
-def test_a_login_with_a_schema_of_its_own_finds_the_hypertable_in_public(elsewhere: PriceStore) -> None:
+def test_a_login_with_a_schema_of_its_own_finds_the_hypertable_in_public(elsewhere: DatabaseClient) -> None:
     assert retention.look(elsewhere).scheduled
     assert apply(elsewhere) == []
 
@@ -414,12 +415,12 @@ def test_a_block_delivered_again_into_compressed_chunks_stores_nothing_twice(hyp
     session = 1_760_000_000_000_000
     entries = [entry(tick.encode(each)) for each in ticks(make_events(5000), session)]
     with closing(store_of(hypertable)) as store:
-        assert store.insert_batch(PRICES, "prices", entries[:4000]) == Stored(4000, 0, 0)
+        assert Writer(store).insert_batch(PRICES, "prices", entries[:4000]) == Stored(4000, 0, 0)
         compress(hypertable)
         assert hypertable.query("SELECT bool_and(is_compressed) FROM timescaledb_information.chunks "
                                 "WHERE hypertable_name = 'prices_real_time'") == [(True,)]  # fmt: skip
-        assert store.insert_batch(PRICES, "prices", entries[:2000]) == Stored(0, 2000, 0)
-        assert store.insert_batch(PRICES, "prices", entries) == Stored(1000, 4000, 0)
+        assert Writer(store).insert_batch(PRICES, "prices", entries[:2000]) == Stored(0, 2000, 0)
+        assert Writer(store).insert_batch(PRICES, "prices", entries) == Stored(1000, 4000, 0)
     assert hypertable.query("SELECT count(*), count(DISTINCT seq) FROM prices_real_time") == [(5000, 5000)]
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from threading import Event
 
 from common import clock, threads
+from common.database.client import DatabaseClient
 from common.settings import Secret
-from consumer.store import PriceStore
 from producer.config import FeedConfig
 from producer.feed import Feed
 from producer.publisher import Publisher, Streams
@@ -68,7 +68,7 @@ def test_a_clock_that_jumps_ahead_and_back_loses_no_price_and_hides_no_gap(pipel
     rows = pipeline.database.query("SELECT session, seq, received_at FROM prices_real_time ORDER BY received_at")
     assert len(rows) == feed.received
     assert len({session for session, *_ in rows}) == 2
-    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+    with closing(DatabaseClient(Secret(pipeline.database.url))) as store:
         verdicts = verify(store, pipeline.prices, pipeline.feed, tmp_path, recheck_after=0.01)
     assert [(verdict.state, verdict.missing, verdict.untold) for verdict in verdicts] == [("complete", [], [])] * 2
     assert sum(verdict.expected for verdict in verdicts) == feed.received

@@ -22,9 +22,9 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
+from common.database.client import DatabaseClient
 from common.errors import DatabaseOutageError
 from common.settings import Secret
-from consumer.store import PriceStore
 from tests.support.browser import find_program, launched
 from tests.support.history import store_history
 from tests.support.pipeline import Pipeline
@@ -116,8 +116,8 @@ def simulator(walk: RandomWalk) -> Iterator[Simulator]:
 
 
 @pytest.fixture
-def store(pipeline: Pipeline) -> Iterator[PriceStore]:
-    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+def store(pipeline: Pipeline) -> Iterator[DatabaseClient]:
+    with closing(DatabaseClient(Secret(pipeline.database.url))) as store:
         yield store
 
 
@@ -149,7 +149,7 @@ def start(pipeline: Pipeline, context: BrowserContext) -> Iterator[Callable[...,
 
 
 @pytest.fixture
-def running(pipeline: Pipeline, store: PriceStore, walk: RandomWalk, simulator: Simulator) -> list[Running]:
+def running(pipeline: Pipeline, store: DatabaseClient, walk: RandomWalk, simulator: Simulator) -> list[Running]:
     """Hours of prices with a gap in them; a producer goes on where they end. The consumers that run."""
     store_history(store, walk, SYMBOLS, now=time.time() - 1, seconds=2.8 * 3600, blind=(3600, 3050))
     pipeline.prices.ensure_group()

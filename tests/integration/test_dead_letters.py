@@ -9,25 +9,26 @@ from datetime import UTC, datetime
 import pytest
 
 from common import tick
+from common.database.client import DatabaseClient
 from common.settings import Secret
 from common.streams.stream import MAX_FIELDS, Stream
-from consumer.store import PriceStore
 from consumer.tables import PRICES
+from consumer.writer import Writer
 from tests.support.pipeline import Pipeline
 from tests.support.told import Told, entry
 from tickpipe.maintenance.dead_letters import Filter, find, retry
 
 
 @pytest.fixture
-def store(pipeline: Pipeline) -> Iterator[PriceStore]:
-    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+def store(pipeline: Pipeline) -> Iterator[DatabaseClient]:
+    with closing(DatabaseClient(Secret(pipeline.database.url))) as store:
         pipeline.prices.ensure_group()
         pipeline.feed.ensure_group()
         yield store
 
 
 @pytest.fixture
-def session(store: PriceStore) -> Told:
+def session(store: DatabaseClient) -> Told:
     """Numbers 1 and 3 stored, 2 and 4 dead letters for two reasons."""
     session = Told(store, datetime(2026, 1, 5, tzinfo=UTC).timestamp())
     session.store([1, 3])
@@ -36,16 +37,18 @@ def session(store: PriceStore) -> Told:
     return session
 
 
-def test_a_dead_letter_keeps_the_entry_byte_for_byte(store: PriceStore, session: Told) -> None:
+def test_a_dead_letter_keeps_the_entry_byte_for_byte(store: DatabaseClient, session: Told) -> None:
     raw = [b"session", b"%d" % session.id, b"seq", b"9", b"odd\xff", b"\x00\xfe \xf0\x9f"]
-    store.insert_batch(PRICES, "prices", [entry({})._replace(parts=raw)])
+    Writer(store).insert_batch(PRICES, "prices", [entry({})._replace(parts=raw)])
     letter = find(store, Filter(reason="FIELDS are not"), limit=10)[0]
     assert letter.raw == raw
     assert (letter.session, letter.seq, letter.stream) == (session.id, 9, "prices")
 
 
 @pytest.mark.parametrize("width", [1, MAX_FIELDS])
-def test_an_entry_with_a_name_twice_is_put_back_as_it_came(store: PriceStore, pipeline: Pipeline, width: int) -> None:
+def test_an_entry_with_a_name_twice_is_put_back_as_it_came(
+    store: DatabaseClient, pipeline: Pipeline, width: int
+) -> None:
     raw = [b"price", b"1"] * width + [b"price", b"", b"odd\xff", b"\x00"]
     pipeline.prices.append_parts([raw])
     assert pipeline.prices.read(1)[0].parts == raw
@@ -57,12 +60,12 @@ def test_an_entry_with_a_name_twice_is_put_back_as_it_came(store: PriceStore, pi
     assert pipeline.prices.read(1)[0].parts == raw
 
 
-def test_the_same_refusal_again_is_one_dead_letter(store: PriceStore, session: Told) -> None:
+def test_the_same_refusal_again_is_one_dead_letter(store: DatabaseClient, session: Told) -> None:
     session.store([2], price="n/a")
     assert len(find(store, Filter(), limit=10)) == 2
 
 
-def test_list_takes_filters(store: PriceStore, session: Told, pipeline: Pipeline) -> None:
+def test_list_takes_filters(store: DatabaseClient, session: Told, pipeline: Pipeline) -> None:
     assert [letter.seq for letter in find(store, Filter(reason="price"), limit=10)] == [2]
     assert [letter.seq for letter in find(store, Filter(session=session.id), limit=1)] == [2]
     assert find(store, Filter(session=1), limit=10) == []
@@ -73,7 +76,7 @@ def test_list_takes_filters(store: PriceStore, session: Told, pipeline: Pipeline
 
 
 @pytest.mark.usefixtures("session")
-def test_what_has_become_good_is_stored_at_retry(store: PriceStore, pipeline: Pipeline) -> None:
+def test_what_has_become_good_is_stored_at_retry(store: DatabaseClient, pipeline: Pipeline) -> None:
     name = "prices_real_time_symbol_check"
     pipeline.database.query(f"ALTER TABLE prices_real_time DROP CONSTRAINT {name}")
     try:
@@ -90,7 +93,7 @@ def test_what_has_become_good_is_stored_at_retry(store: PriceStore, pipeline: Pi
 
 @pytest.mark.usefixtures("session")
 def test_what_is_still_bad_comes_back_though_refused_before_the_retry_has_ended(
-    store: PriceStore, pipeline: Pipeline
+    store: DatabaseClient, pipeline: Pipeline
 ) -> None:
     """The race: a consumer refuses the entry again before its old dead letter is deleted. The new one must stand."""
     consumer = pipeline.consumer("--claim-idle", "0.5")
@@ -112,7 +115,7 @@ def test_what_is_still_bad_comes_back_though_refused_before_the_retry_has_ended(
 
 
 @pytest.mark.usefixtures("session")
-def test_a_crash_in_the_middle_leaves_one_too_many_never_one_too_few(store: PriceStore, pipeline: Pipeline) -> None:
+def test_a_crash_in_the_middle_leaves_one_too_many_never_one_too_few(store: DatabaseClient, pipeline: Pipeline) -> None:
     class Crashing(Stream):
         def append_parts(self, entries: object) -> None:
             super().append_parts(entries)  # type: ignore[arg-type]
@@ -125,7 +128,7 @@ def test_a_crash_in_the_middle_leaves_one_too_many_never_one_too_few(store: Pric
     assert sorted(letter.seq or 0 for letter in find(store, Filter(), limit=10)) == [2, 4]
 
 
-def test_more_than_a_batch_is_put_back_once_each(store: PriceStore, pipeline: Pipeline) -> None:
+def test_more_than_a_batch_is_put_back_once_each(store: DatabaseClient, pipeline: Pipeline) -> None:
     many = Told(store, datetime(2026, 1, 6, tzinfo=UTC).timestamp())
     many.store(range(1, 2502), price="n/a")
     assert list(retry(store, lambda name: Stream(pipeline.redis, name), Filter())) == [1000, 1000, 501]

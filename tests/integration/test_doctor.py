@@ -12,9 +12,9 @@ import pytest
 import redis
 
 from common.database import migrations
+from common.database.client import DatabaseClient
 from common.settings import Secret
-from common.streams.stream import Stream
-from consumer.store import PriceStore
+from common.streams.group import ConsumerGroup
 from tests.support.homes import temporary_home
 from tests.support.pipeline import GROUP, Database, Pipeline
 from tests.support.told import Told
@@ -31,8 +31,8 @@ Findings = dict[str, Finding]
 def patient(redis_url: str, database_url: str, spool: Path, *, ahead: float = 0.0) -> Iterator[CheckContext]:
     """`ahead`: seconds that this machine's clock is."""
     client = redis.Redis.from_url(redis_url)
-    with closing(PriceStore(Secret(database_url))) as store, closing(client):
-        streams = [Stream(client, key, GROUP, "doctor") for key in ("prices", "prices:feed")]
+    with closing(DatabaseClient(Secret(database_url))) as store, closing(client):
+        streams = [ConsumerGroup(client, key, GROUP, "doctor") for key in ("prices", "prices:feed")]
         measure = SizeProbe(client, ["prices", "prices:feed"], store, spool)
         yield CheckContext(client, streams, store, measure, lambda: "key", lambda: int((time.time() + ahead) * 1e6))
 
@@ -90,7 +90,7 @@ def test_a_database_that_is_set_wrong(look: Callable[..., Findings]) -> None:
         server = PostgresServer(home / "postgres-18", settings={"fsync": "off", "full_page_writes": "off"})
         server.start()
         try:
-            with closing(PriceStore(Secret(server.url))) as store:
+            with closing(DatabaseClient(Secret(server.url))) as store:
                 migrations.apply(store)
             found = look(database_url=server.url)
         finally:
@@ -148,7 +148,7 @@ def test_a_schema_that_is_missing_or_not_the_one_applied(
 ) -> None:
     url = empty_pipeline.database.url
     assert look(database_url=url)["schema"].advice == "run `tickpipe migrate`"
-    with closing(PriceStore(Secret(url))) as store:
+    with closing(DatabaseClient(Secret(url))) as store:
         migrations.apply(store)
     assert states(look(database_url=url), "BAD") == []
     empty_pipeline.database.query("UPDATE tickpipe_migrations SET checksum = 'x' WHERE name = '0003_feed.sql'")
@@ -182,7 +182,7 @@ def test_a_consumer_that_was_killed_is_not_counted_among_the_others(
 
 
 def test_a_stream_that_is_not_there_is_told(pipeline: Pipeline) -> None:
-    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+    with closing(DatabaseClient(Secret(pipeline.database.url))) as store:
         Told(store, time.time()).store([1])
     words = "there is no stream 'nosuch' in this Redis yet"
     for command, said in {
@@ -195,14 +195,14 @@ def test_a_stream_that_is_not_there_is_told(pipeline: Pipeline) -> None:
         assert said in looking.said()
     assert pipeline.redis.dbsize() == 0
     consumer = pipeline.consumer("--price-stream", "nosuch")
-    consumer.wait_until_said("reads nosuch as one of timescale, a new stream: no producer has written to it yet")
+    consumer.wait_until_said("reads nosuch in the group timescale, a new stream: no producer has written to it yet")
     wait_for(lambda: pipeline.redis.exists("nosuch"))
     again = pipeline.consumer("--price-stream", "nosuch")
-    again.wait_until_said("reads nosuch as one of timescale\n")
+    again.wait_until_said("reads nosuch in the group timescale\n")
 
 
 def test_a_silent_feed_an_unproven_session_and_dead_letters(pipeline: Pipeline, look: Callable[..., Findings]) -> None:
-    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+    with closing(DatabaseClient(Secret(pipeline.database.url))) as store:
         session = Told(store, time.time() - 1000)
         session.tell("started", 0, feed="twelvedata")
         session.vouch("alive", 1, 2)
@@ -218,7 +218,7 @@ def test_a_silent_feed_an_unproven_session_and_dead_letters(pipeline: Pipeline, 
 
 
 def test_on_timescaledb_all_is_well_and_no_job_has_failed(timescale: Database, look: Callable[..., Findings]) -> None:
-    with closing(PriceStore(Secret(timescale.url))) as store:
+    with closing(DatabaseClient(Secret(timescale.url))) as store:
         migrations.apply(store)
     found = look(database_url=timescale.url)
     assert states(found, "BAD") == []
@@ -228,7 +228,7 @@ def test_on_timescaledb_all_is_well_and_no_job_has_failed(timescale: Database, l
 
 
 def test_an_ordinary_table_though_timescaledb_is_there(timescale: Database, look: Callable[..., Findings]) -> None:
-    with closing(PriceStore(Secret(timescale.url))) as store, store.transaction() as connection:
+    with closing(DatabaseClient(Secret(timescale.url))) as store, store.transaction() as connection:
         migrations.migrate(connection, [each for each in migrations.read_migrations() if not each.timescaledb])
     timescale.query("CREATE EXTENSION IF NOT EXISTS timescaledb")
     found = look(database_url=timescale.url)
@@ -236,7 +236,7 @@ def test_an_ordinary_table_though_timescaledb_is_there(timescale: Database, look
     assert "`tickpipe migrate --to-timescaledb`" in told(found, "ordinary table").advice
 
 
-def grown(store: PriceStore, rows: int) -> Told:
+def grown(store: DatabaseClient, rows: int) -> Told:
     session = Told(store, time.time() - 600)
     session.tell("started", 0, feed="twelvedata")
     session.store(range(1, rows + 1))

@@ -10,9 +10,9 @@ from contextlib import closing
 
 import pytest
 
+from common.database.client import DatabaseClient
 from common.database.migrations import apply
 from common.settings import Secret
-from consumer.store import PriceStore
 from tests.support.pipeline import Database, Pipeline
 from tests.support.told import Told
 from tickpipe.dashboard.data import INTERVALS, Reader
@@ -29,13 +29,13 @@ def backend(request: pytest.FixtureRequest) -> Database:
 
 
 @pytest.fixture
-def store(backend: Database) -> Iterator[PriceStore]:
-    with closing(PriceStore(Secret(backend.url))) as store:
+def store(backend: Database) -> Iterator[DatabaseClient]:
+    with closing(DatabaseClient(Secret(backend.url))) as store:
         apply(store)
         yield store
 
 
-def store_ticks(store: PriceStore, symbol: str, *ticks: tuple[float, float]) -> None:
+def store_ticks(store: DatabaseClient, symbol: str, *ticks: tuple[float, float]) -> None:
     """Store ticks, each of (time of the exchange in seconds after now, price), received now in this order."""
     now = time.time()
     session = Told(store, now)
@@ -43,20 +43,20 @@ def store_ticks(store: PriceStore, symbol: str, *ticks: tuple[float, float]) -> 
         session.store([seq], symbol=symbol, time=str(int(now + ahead)), price=str(price))
 
 
-def last_price(store: PriceStore, symbol: str) -> object:
+def last_price(store: DatabaseClient, symbol: str) -> object:
     with store.transaction() as connection, connection.cursor() as cursor:
         cursor.execute("SELECT price FROM latest_ticks(%s, 1)", [symbol])
         return (cursor.fetchone() or [None])[0]
 
 
 @pytest.mark.parametrize("ahead", [100.0, 3600.0, 86_400.0, 2e9])
-def test_a_tick_ahead_of_its_time_is_not_the_last_price(store: PriceStore, ahead: float) -> None:
+def test_a_tick_ahead_of_its_time_is_not_the_last_price(store: DatabaseClient, ahead: float) -> None:
     store_ticks(store, "A", (-2, 1.0), (ahead, 999.0), (-1, 2.0), (-time.time(), 0.5), (0, 3.0))
     store_ticks(store, "ONLY", (ahead, 7.0))
     assert (last_price(store, "A"), last_price(store, "ONLY"), last_price(store, "NONE")) == (3.0, 7.0, None)
 
 
-def test_many_ticks_ahead_of_their_time_come_after_all_others(store: PriceStore) -> None:
+def test_many_ticks_ahead_of_their_time_come_after_all_others(store: DatabaseClient) -> None:
     rng = random.Random(1)
     wrong = [(rng.choice([90, 4000, 10**6, 10**9]) + rng.random() * 1000, 999.0) for _ in range(60)]
     right = [(-100.0 + n, float(n)) for n in range(60)]
@@ -70,14 +70,14 @@ def test_many_ticks_ahead_of_their_time_come_after_all_others(store: PriceStore)
         assert cursor.fetchone() == (120,)  # none is dropped
 
 
-def test_if_this_servers_clock_is_slow_the_newest_tick_is_still_the_last_price(store: PriceStore) -> None:
+def test_if_this_servers_clock_is_slow_the_newest_tick_is_still_the_last_price(store: DatabaseClient) -> None:
     session = Told(store, time.time() + 600)
     for seq in range(1, 100):
         session.store([seq], symbol="A", price=str(seq))
     assert last_price(store, "A") == 99
 
 
-def test_an_instrument_was_last_seen_when_its_newest_tick_was_received(store: PriceStore) -> None:
+def test_an_instrument_was_last_seen_when_its_newest_tick_was_received(store: DatabaseClient) -> None:
     session = Told(store, time.time() - 500)
     session.tell("instrument", 0, symbol="A")
     session.store([1], symbol="A", time=str(FAR_AHEAD))
@@ -88,7 +88,7 @@ def test_an_instrument_was_last_seen_when_its_newest_tick_was_received(store: Pr
     assert seen == pytest.approx(session.start + 2, abs=0.001)
 
 
-def test_the_dashboard_goes_on_after_a_tick_ahead_of_its_time(backend: Database, store: PriceStore) -> None:
+def test_the_dashboard_goes_on_after_a_tick_ahead_of_its_time(backend: Database, store: DatabaseClient) -> None:
     with closing(Reader(Secret(backend.url))) as reader:
         quotes, charts = Quotes(reader, every=0.0), Charts(reader, every=0.0)
         look = quotes.look
@@ -110,7 +110,7 @@ def test_the_dashboard_goes_on_after_a_tick_ahead_of_its_time(backend: Database,
 
 
 def test_status_shows_the_last_price_received(pipeline: Pipeline) -> None:
-    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+    with closing(DatabaseClient(Secret(pipeline.database.url))) as store:
         store_ticks(store, "A", (-2, 1.0), (FAR_AHEAD - time.time(), 999.0), (-1, 2.0))
     pipeline.prices.ensure_group()
     status = pipeline.processes.start("tickpipe", "status", "--json")

@@ -9,9 +9,10 @@ from contextlib import closing
 
 import pytest
 
+from common.database.client import DatabaseClient
 from common.settings import Secret
-from consumer.store import PriceStore
 from consumer.tables import FEED
+from consumer.writer import Writer
 from tests.support.pipeline import Pipeline
 from tests.support.told import Told, entry
 
@@ -19,8 +20,8 @@ Gap = tuple[str | None, float, float | None, str]
 
 
 @pytest.fixture
-def store(pipeline: Pipeline) -> Iterator[PriceStore]:
-    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+def store(pipeline: Pipeline) -> Iterator[DatabaseClient]:
+    with closing(DatabaseClient(Secret(pipeline.database.url))) as store:
         yield store
 
 
@@ -33,7 +34,7 @@ def gaps(pipeline: Pipeline, start: float) -> list[Gap]:
     ]
 
 
-def begun(store: PriceStore, start: float, *symbols: str, feed: str = "twelvedata") -> Told:
+def begun(store: DatabaseClient, start: float, *symbols: str, feed: str = "twelvedata") -> Told:
     session = Told(store, start)
     session.tell("started", 0, feed=feed, symbols=symbols)
     session.tell("connected", 0)
@@ -41,7 +42,9 @@ def begun(store: PriceStore, start: float, *symbols: str, feed: str = "twelvedat
     return session
 
 
-def test_a_gap_begins_at_the_last_frame_and_ends_when_subscribed_again(pipeline: Pipeline, store: PriceStore) -> None:
+def test_a_gap_begins_at_the_last_frame_and_ends_when_subscribed_again(
+    pipeline: Pipeline, store: DatabaseClient
+) -> None:
     start = float(int(time.time()) - 100)
     session = begun(store, start, "A", "B")
     session.tell("disconnected", 40, cause="no answer", last_frame=round((start + 33) * 1e6))
@@ -53,7 +56,7 @@ def test_a_gap_begins_at_the_last_frame_and_ends_when_subscribed_again(pipeline:
 
 
 def test_a_killed_producer_leaves_a_gap_from_its_last_word_to_the_next_session(
-    pipeline: Pipeline, store: PriceStore
+    pipeline: Pipeline, store: DatabaseClient
 ) -> None:
     start = float(int(time.time()) - 100)
     begun(store, start, "A").tell("alive", 5, last_seq=0)
@@ -61,7 +64,7 @@ def test_a_killed_producer_leaves_a_gap_from_its_last_word_to_the_next_session(
     assert gaps(pipeline, start) == [("A", 5, 60, "ended without word")]
 
 
-def test_no_producer_is_a_gap_that_goes_on(pipeline: Pipeline, store: PriceStore) -> None:
+def test_no_producer_is_a_gap_that_goes_on(pipeline: Pipeline, store: DatabaseClient) -> None:
     start = float(int(time.time()) - 100)
     begun(store, start, "A").tell("stopped", 10, last_seq=0)
     assert gaps(pipeline, start) == [("A", 10, None, "stopped")]
@@ -69,14 +72,14 @@ def test_no_producer_is_a_gap_that_goes_on(pipeline: Pipeline, store: PriceStore
     assert gaps(pipeline, start) == [("A", 10, 60, "stopped")]
 
 
-def test_midnight_is_no_gap(pipeline: Pipeline, store: PriceStore) -> None:
+def test_midnight_is_no_gap(pipeline: Pipeline, store: DatabaseClient) -> None:
     start = float(int(time.time()) - 100)
     begun(store, start, "A").tell("stopped", 50, last_seq=0)
     begun(store, start + 50, "A").tell("alive", 49, last_seq=0)
     assert gaps(pipeline, start) == []
 
 
-def test_a_symbol_that_another_producer_covers_is_not_blind(pipeline: Pipeline, store: PriceStore) -> None:
+def test_a_symbol_that_another_producer_covers_is_not_blind(pipeline: Pipeline, store: DatabaseClient) -> None:
     start = float(int(time.time()) - 100)
     one = begun(store, start, "A", "B", feed="one")
     begun(store, start + 0.5, "B", feed="two").tell("alive", 99, last_seq=0)
@@ -86,7 +89,7 @@ def test_a_symbol_that_another_producer_covers_is_not_blind(pipeline: Pipeline, 
     assert gaps(pipeline, start) == [("A", 40, 50, "disconnected: reset")]
 
 
-def test_a_refused_symbol_is_a_gap_with_its_reason(pipeline: Pipeline, store: PriceStore) -> None:
+def test_a_refused_symbol_is_a_gap_with_its_reason(pipeline: Pipeline, store: DatabaseClient) -> None:
     start = float(int(time.time()) - 100)
     session = begun(store, start, "A")
     session.tell("refused", 1, symbols={"B": "not in your plan"})
@@ -94,7 +97,7 @@ def test_a_refused_symbol_is_a_gap_with_its_reason(pipeline: Pipeline, store: Pr
     assert gaps(pipeline, start) == [("B", 1, None, "refused: not in your plan")]
 
 
-def test_what_was_unsubscribed_is_no_gap_that_goes_on(pipeline: Pipeline, store: PriceStore) -> None:
+def test_what_was_unsubscribed_is_no_gap_that_goes_on(pipeline: Pipeline, store: DatabaseClient) -> None:
     start = float(int(time.time()) - 100)
     session = begun(store, start, "A", "B")
     session.tell("unsubscribed", 10, symbols=["B"])
@@ -102,7 +105,7 @@ def test_what_was_unsubscribed_is_no_gap_that_goes_on(pipeline: Pipeline, store:
     assert gaps(pipeline, start) == []
 
 
-def test_an_overflow_is_a_gap_of_any_symbol(pipeline: Pipeline, store: PriceStore) -> None:
+def test_an_overflow_is_a_gap_of_any_symbol(pipeline: Pipeline, store: DatabaseClient) -> None:
     start = float(int(time.time()) - 100)
     session = begun(store, start, "A")
     since, until = round((start + 20) * 1e6), round((start + 21) * 1e6)
@@ -111,7 +114,7 @@ def test_an_overflow_is_a_gap_of_any_symbol(pipeline: Pipeline, store: PriceStor
     assert gaps(pipeline, start) == [(None, 20, 21, "overflow: spool full")]
 
 
-def test_sessions_tell_when_they_ran_and_how_far_they_came(pipeline: Pipeline, store: PriceStore) -> None:
+def test_sessions_tell_when_they_ran_and_how_far_they_came(pipeline: Pipeline, store: DatabaseClient) -> None:
     start = float(int(time.time()) - 100)
     session = begun(store, start, "A")
     session.vouch("alive", 5, 70)
@@ -125,7 +128,7 @@ def test_sessions_tell_when_they_ran_and_how_far_they_came(pipeline: Pipeline, s
 
 
 def test_a_span_that_began_by_a_clock_that_was_ahead_hides_and_makes_no_gap(
-    pipeline: Pipeline, store: PriceStore
+    pipeline: Pipeline, store: DatabaseClient
 ) -> None:
     start = float(int(time.time()) - 5000)
     ahead = begun(store, start, "A")
@@ -153,15 +156,15 @@ def test_a_span_that_began_by_a_clock_that_was_ahead_hides_and_makes_no_gap(
     ],
 )
 def test_an_odd_event_is_a_dead_letter_and_breaks_no_view(
-    event: str, detail: object, pipeline: Pipeline, store: PriceStore
+    event: str, detail: object, pipeline: Pipeline, store: DatabaseClient
 ) -> None:
     good = begun(store, time.time(), "A")
     fields = {"session": str(good.id), "number": "9", "at": str(good.id), "event": event, "detail": json.dumps(detail)}
-    assert store.insert_batch(FEED, "prices:feed", [entry(fields)]).dead == 1
+    assert Writer(store).insert_batch(FEED, "prices:feed", [entry(fields)]).dead == 1
     pipeline.database.query("SELECT * FROM feed_sessions")
     pipeline.database.query("SELECT * FROM feed_gaps")
 
 
-def test_a_session_beyond_all_time_is_a_dead_letter(store: PriceStore) -> None:
+def test_a_session_beyond_all_time_is_a_dead_letter(store: DatabaseClient) -> None:
     fields = {"session": str(9 * 10**18), "number": "1", "at": "1", "event": "alive", "detail": "{}"}
-    assert store.insert_batch(FEED, "prices:feed", [entry(fields)]).dead == 1
+    assert Writer(store).insert_batch(FEED, "prices:feed", [entry(fields)]).dead == 1

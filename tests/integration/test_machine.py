@@ -44,8 +44,8 @@ WITH_OUR_PATH = f"import sys; sys.path[:] = {[str(ROOT), *filter(None, sys.path)
 #: Blocks the main thread in a C library.
 IN_A_QUERY = """
 import sys, threading, psycopg2
-from common import cli
-stop = cli.stop_on_signals()
+from common import process
+stop = process.stop_on_signals()
 threading.Thread(target=lambda: (stop.wait(), print("stopping", flush=True)), daemon=True).start()
 psycopg2.connect(sys.argv[1]).cursor().execute("SELECT pg_sleep(600)")
 """
@@ -144,7 +144,7 @@ def test_the_embedded_database_ignores_the_variables_of_libpq(
         process = processes.start("tickpipe", command, **LIBPQ, **urls)
         assert process.wait() == 0, process.said()
     consumer = processes.start("consumer", **LIBPQ, **urls)
-    consumer.wait_until_said("reads prices as one of timescale")
+    consumer.wait_until_said("reads prices in the group timescale")
     assert consumer.stop() == 0
     running.signal(signal.SIGINT)
     assert_stored(running)

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from common import tick
+from common.formatting import counted
 from common.tick import Tick
-from consumer import cli
+from consumer import app
 from tests.support.capture import COINS, PAIRS, STOCKS, SYMBOLS, Event, make_events, read_capture, ticks, write_capture
 from tests.support.pipeline import GROUP, Pipeline
 from tests.support.waiting import PATIENCE, wait_for
@@ -26,39 +27,40 @@ SESSION = 1_760_000_000_000_000
 #: A consumer that dies at the last moment before the first ack of prices, when the commit has been made.
 DIES_BEFORE_ACK = """
 import os, signal
-from common.stream import Stream
+from common.streams.group import ConsumerGroup
 from consumer.cli import main
 
-read = Stream.read
+read = ConsumerGroup.read
 def die(stream, count, block_ms=None, done=()):
     if stream.key == "prices" and done:
         os.kill(os.getpid(), signal.SIGKILL)
     return read(stream, count, block_ms, done)
 
-Stream.read = die
+ConsumerGroup.read = die
 main()
 """
 
 #: A consumer whose open transaction the database ends after 1 s, and not after 20.
 SOON_TAKEN_FOR_FROZEN = """
-from consumer import cli, store
+from common.database.client import DatabaseClient
+from consumer import cli
 
-store.IDLE_IN_TRANSACTION_TIMEOUT = 1
+DatabaseClient.__init__.__kwdefaults__["settings"] += "SET LOCAL idle_in_transaction_session_timeout = '1s';"
 cli.main()
 """
 
 #: A consumer that, told to stop, waits 1 s and not nearly 10 s for what does not answer.
 SOON_GIVES_UP = """
-from consumer import cli
+from consumer import app, cli
 
-cli.STOP_WITHIN = 1.0
+app.STOP_WITHIN = 1.0
 cli.main()
 """
 
 #: A signal that comes in the moment when stop.wait() holds the event's lock.
 SIGNALLED_WHILE_WAITING = """
 import signal
-from common.cli import stop_on_signals
+from common.process import stop_on_signals
 
 stop = stop_on_signals()
 with stop._cond:
@@ -160,7 +162,7 @@ def test_two_live_consumers_under_one_name_do_no_harm(pipeline: Pipeline) -> Non
         consumers = [pipeline.consumer(*options)]
         wait_for(lambda: pipeline.pending() == {"twin": 100})  # one block in its hands, and the next
         consumers.append(pipeline.consumer(*options))
-        consumers[1].wait_until_said("recovered 50 pending entries")  # those that the first has in its hands
+        consumers[1].wait_until_said("recovered: 50 pending entries")  # those that the first has in its hands
     pipeline.wait_until_stored(1000)
     assert consumers[0].stop() == 0  # takes its name off the group only if nothing is pending on it
     pipeline.wait_until_stored(len(events))
@@ -227,7 +229,7 @@ def test_a_consumer_killed_in_the_middle_of_a_block_loses_nothing(pipeline: Pipe
     assert pipeline.database.count() == 0
     survivor = pipeline.consumer("--claim-idle", "0.5")
     pipeline.wait_until_stored(len(events))
-    assert "claimed 1000 entries of prices" in survivor.said()
+    assert "claimed: 1000 entries of prices" in survivor.said()
     assert survivor.stop() == 0
     assert pipeline.nothing_pending()
     pipeline.assert_stored_exactly(events)
@@ -244,7 +246,7 @@ def test_a_consumer_with_a_fixed_name_takes_up_what_it_held_when_it_was_killed(p
     again = pipeline.consumer("--claim-idle", "3600", CONSUMER_NAME="steady")
     pipeline.wait_until_stored(len(events))
     assert again.stop() == 0
-    assert "recovered 1000 pending entries of prices" in again.said()
+    assert "recovered: 1000 pending entries of prices" in again.said()
     assert pipeline.nothing_pending()
     pipeline.assert_stored_exactly(events)
 
@@ -259,7 +261,7 @@ def test_a_consumer_killed_between_commit_and_ack_doubles_nothing(pipeline: Pipe
 
     survivor = pipeline.consumer("--drain", "--claim-idle", "0.5")
     assert survivor.wait() == 0
-    assert "stopped: 1500 rows stored, 1000 were there already, 0 dead letters" in survivor.said()
+    assert "stopped: 1500 rows stored, 1000 duplicates, 0 dead letters" in survivor.said()
     assert pipeline.nothing_pending()
     pipeline.assert_stored_exactly(events)
 
@@ -467,14 +469,14 @@ def test_consumers_told_to_stop_finish_what_they_hold_and_leave(pipeline: Pipeli
 
 
 def test_a_consumer_told_to_stop_while_the_database_hangs_leaves_its_block_to_others(pipeline: Pipeline) -> None:
-    assert cli.STOP_WITHIN < 10
+    assert app.STOP_WITHIN < 10
     events = make_events(100)
     pipeline.append(list(ticks(events, SESSION)))
     with pipeline.database.locked():
         consumer = pipeline.processes.start("python", "-c", SOON_GIVES_UP)
         wait_for(pipeline.database.waiting)
         assert consumer.stop() == 1
-    assert consumer.last_log_line()[0].startswith("consumer: told to stop while the database or Redis did not answer")
+    assert consumer.last_log_line()[0].startswith("consumer: shutdown timed out: the database or Redis did not answer")
     assert list(pipeline.pending().values()) == [100]
     pipeline.drain()
     pipeline.assert_stored_exactly(events)
@@ -502,7 +504,7 @@ def test_drain_waits_for_what_a_killed_consumer_holds_and_claims_it(pipeline: Pi
     pipeline.prices.ensure_group()
     assert len(pipeline.prices.read(300)) == 300  # what a consumer does before it is killed
     consumer = pipeline.consumer("--drain", "--claim-idle", "2")
-    pipeline.hold_until_said(pipeline.prices, consumer, "drain: 300 entries are pending on other consumers")
+    pipeline.hold_until_said(pipeline.prices, consumer, "drain: 300 entries pending on other consumers")
     assert pipeline.database.count() == 1200
     assert consumer.status is None
     assert consumer.wait() == 0
@@ -519,7 +521,7 @@ def test_drain_waits_for_the_feed_too(pipeline: Pipeline, tmp_path: Path) -> Non
     held = len(pipeline.feed.read(1000))
     assert held > 3
     consumer = pipeline.consumer("--drain", "--claim-idle", "2")
-    pipeline.hold_until_said(pipeline.feed, consumer, f"drain: {held} entries are pending on other consumers")
+    pipeline.hold_until_said(pipeline.feed, consumer, f"drain: {counted(held, 'entry')} pending on other consumers")
     assert consumer.wait() == 0
     assert pipeline.last_seqs() == [10]
 

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from common.database import migrations
+from common.database.client import DatabaseClient
 from common.database.migrations import Migration, apply, read_migrations
 from common.errors import ConfigurationError
 from common.settings import Secret
 from common.threads import in_thread
-from consumer.store import PriceStore, Stored
 from consumer.tables import PRICES
+from consumer.writer import Stored, Writer
 from tests.integration.conftest import skip_or_fail
 from tests.support.capture import make_events, ticks
 from tests.support.homes import temporary_home
@@ -75,7 +76,7 @@ def test_each_transaction_has_its_settings(fresh_database: Database, folder: Pat
         "transaction_isolation",
     )  # fmt: skip
     seen = set()
-    with pgbouncer(fresh_database.url, folder) as url, closing(PriceStore(Secret(url))) as store:
+    with pgbouncer(fresh_database.url, folder) as url, closing(DatabaseClient(Secret(url))) as store:
         for _ in range(2 * POOL_SIZE):
             with store.transaction() as connection, connection.cursor() as cursor:
                 cursor.execute("SELECT name, setting FROM pg_settings WHERE name = ANY (%s)", (list(names),))
@@ -91,12 +92,12 @@ def test_no_setting_is_left_on_a_connection_that_others_use(fresh_database: Data
     query = "SELECT current_setting('synchronous_commit'), current_setting('statement_timeout')"
     with (
         pgbouncer(fresh_database.url, folder) as url,
-        closing(PriceStore(Secret(url))) as store,
+        closing(DatabaseClient(Secret(url))) as store,
         closing(Reader(Secret(url))) as reader,
         closing(Database(url)) as other,
     ):
         for _ in range(2 * POOL_SIZE):
-            assert store.works()
+            assert store.ping()
             assert reader.rows("SELECT 1") == [(1,)]
         assert {other.query(query)[0] for _ in range(2 * POOL_SIZE)} == {("remote_write", "0")}
 
@@ -115,7 +116,7 @@ def test_migrations_one_after_the_other_do_not_wait_for_a_lock_that_is_left(
 ) -> None:
     def migrate_twelve_times() -> None:
         for number in range(12):
-            with closing(PriceStore(Secret(pooled_empty_url))) as store:
+            with closing(DatabaseClient(Secret(pooled_empty_url))) as store:
                 assert apply(store) == ([] if number else PLAIN)
 
     in_thread(migrate_twelve_times).result(timeout=PATIENCE)
@@ -128,7 +129,7 @@ def test_of_many_migrations_at_once_one_applies_everything(
     """More of them than the pool has connections; one file is applied outside a transaction."""
     migrations = [*read_migrations(), OUTSIDE]
     monkeypatch.setattr(migrations, "read_migrations", lambda: migrations)
-    stores = [PriceStore(Secret(pooled_empty_url)) for _ in range(3 * POOL_SIZE)]
+    stores = [DatabaseClient(Secret(pooled_empty_url)) for _ in range(3 * POOL_SIZE)]
     with ThreadPoolExecutor(len(stores)) as at_once:
         done = sorted(at_once.map(apply, stores, timeout=2 * PATIENCE), key=len)
     assert done == [[]] * (len(stores) - 1) + [[*PLAIN, OUTSIDE.name]]
@@ -143,8 +144,8 @@ def test_a_direct_and_a_pooled_migration_exclude_each_other(
 ) -> None:
     caplog.set_level("INFO")
     with (
-        closing(PriceStore(Secret(pooled_empty_url))) as pooled,
-        closing(PriceStore(Secret(empty_database.url))) as one,
+        closing(DatabaseClient(Secret(pooled_empty_url))) as pooled,
+        closing(DatabaseClient(Secret(empty_database.url))) as one,
     ):
         with one.transaction() as connection, connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", (migrations._TURN,))
@@ -156,7 +157,7 @@ def test_a_direct_and_a_pooled_migration_exclude_each_other(
 
 
 def test_a_batch_is_stored_once(pooled_url: str, fresh_database: Database) -> None:
-    with closing(PriceStore(Secret(pooled_url))) as store:
+    with closing(DatabaseClient(Secret(pooled_url))) as store:
         session = Told(store, 1_760_000_000)
         session.store(range(1, 1001))
         session.store(range(1, 1501))
@@ -187,29 +188,29 @@ def test_the_whole_pipeline(fresh_pipeline: Pipeline, folder: Path) -> None:
 def test_statement_mode_is_refused_with_what_to_do(fresh_database: Database, folder: Path) -> None:
     with (
         pgbouncer(fresh_database.url, folder, mode="statement") as url,
-        closing(PriceStore(Secret(url))) as store,
+        closing(DatabaseClient(Secret(url))) as store,
         pytest.raises(ConfigurationError, match="pool_mode = transaction"),
     ):
-        store.insert_batch(PRICES, "prices", [])
+        Writer(store).insert_batch(PRICES, "prices", [])
 
 
 @pytest.mark.parametrize("change", ["?options=-csearch_path%3Dmine", "/nosuch"])
 def test_a_url_that_the_pooler_refuses_needs_a_person(pooled_url: str, change: str) -> None:
     url = f"{pooled_url}{change}" if change[0] == "?" else pooled_url.rpartition("/")[0] + change
-    with closing(PriceStore(Secret(url))) as store, pytest.raises(ConfigurationError, match="refuses DATABASE_URL"):
-        store.works()
+    with closing(DatabaseClient(Secret(url))) as store, pytest.raises(ConfigurationError, match="refuses DATABASE_URL"):
+        store.ping()
 
 
 def test_session_mode_works_as_well(empty_database: Database, folder: Path) -> None:
-    with pgbouncer(empty_database.url, folder, mode="session") as url, closing(PriceStore(Secret(url))) as store:
+    with pgbouncer(empty_database.url, folder, mode="session") as url, closing(DatabaseClient(Secret(url))) as store:
         assert in_thread(apply, store).exception(timeout=PATIENCE) is None
-        assert store.insert_batch(PRICES, "prices", []) == Stored(0, 0, 0)
+        assert Writer(store).insert_batch(PRICES, "prices", []) == Stored(0, 0, 0)
 
 
 @pytest.mark.skipif("TIMESCALEDB_URL" not in os.environ, reason="the TimescaleDB of npm has one backend for all")
 def test_timescaledb_behind_a_pooler(timescale: Database, folder: Path) -> None:
     with pgbouncer(timescale.url, folder) as url:
-        stores = [PriceStore(Secret(url)) for _ in range(2 * POOL_SIZE)]
+        stores = [DatabaseClient(Secret(url)) for _ in range(2 * POOL_SIZE)]
         with ThreadPoolExecutor(len(stores)) as at_once:
             done = sorted(at_once.map(apply, stores, timeout=2 * PATIENCE), key=len)
         assert done == [[]] * (len(stores) - 1) + [[migration.name for migration in read_migrations()]]

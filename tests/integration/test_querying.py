@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 import polars as pl
 import pytest
 
+from common.database.client import DatabaseClient
 from common.database.migrations import apply
 from common.settings import Secret
-from consumer.store import PriceStore
 from tests.support.market import FULL, KILLED, NEW_YORK, NOW, QUIET, SILENT, SPRING, STOCKS, SYMBOLS, fill, make_prices
 from tests.support.market import Price as Tick
 from tests.support.pipeline import Database
@@ -415,7 +415,7 @@ class Home:
     tables: list[str] = field(init=False)  #: where the ticks are
 
     def __post_init__(self) -> None:
-        with closing(PriceStore(Secret(self.database.url))) as store:
+        with closing(DatabaseClient(Secret(self.database.url))) as store:
             apply(store)
             fill(store, PRICES)
         self.database.query(

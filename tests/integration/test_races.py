@@ -13,14 +13,14 @@ from typing import Any, cast
 import pytest
 import redis
 
+from common.database.client import DatabaseClient
 from common.errors import StreamOutageError
 from common.settings import Secret
-from common.streams.stream import Stream
-from consumer.store import PriceStore
+from common.streams.group import ConsumerGroup
 from tests.support.pipeline import GROUP, Pipeline
 from tests.support.told import Told
 
-Work = Callable[[redis.Redis, Stream], object]
+Work = Callable[[redis.Redis, ConsumerGroup], object]
 
 
 class Intruded(redis.Redis):
@@ -37,22 +37,22 @@ class Intruded(redis.Redis):
         return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
 
-def trim(_: redis.Redis, stream: Stream) -> object:
+def trim(_: redis.Redis, stream: ConsumerGroup) -> object:
     return stream.trim()
 
 
-def naive_trim(client: redis.Redis, stream: Stream) -> object:
+def naive_trim(client: redis.Redis, stream: ConsumerGroup) -> object:
     """Oldest pending first, last delivered second: what is read in between is pending and trimmed."""
     oldest = cast("Any", client.xpending(stream.key, GROUP))["min"]
     delivered = cast("Any", client.xinfo_groups(stream.key))[0]["last-delivered-id"]
     return client.xtrim(stream.key, minid=min(oldest or delivered, delivered), approximate=False)
 
 
-def remove_idle_consumers(_: redis.Redis, stream: Stream) -> object:
+def remove_idle_consumers(_: redis.Redis, stream: ConsumerGroup) -> object:
     return stream.remove_idle_consumers(0)
 
 
-def naive_remove_gone(client: redis.Redis, stream: Stream) -> object:
+def naive_remove_gone(client: redis.Redis, stream: ConsumerGroup) -> object:
     """Check, then delete: what the consumer is given in between goes with its name."""
     for consumer in cast("Any", client.xinfo_consumers(stream.key, GROUP)):
         if consumer["pending"] == 0:
@@ -60,7 +60,7 @@ def naive_remove_gone(client: redis.Redis, stream: Stream) -> object:
     return None
 
 
-def leave(_: redis.Redis, stream: Stream) -> object:
+def leave(_: redis.Redis, stream: ConsumerGroup) -> object:
     stream.leave()
     return None
 
@@ -69,12 +69,12 @@ def lost(pipeline: Pipeline, work: Work, moment: int) -> tuple[bool, int]:
     """Whether an entry was lost with the intruder at this moment, and how many commands the work sent."""
     pipeline.redis.flushall()
     entries: list[dict[str, str]] = [{"n": str(n)} for n in range(4)]
-    intruder = Stream(pipeline.redis, "prices", GROUP, "same name")
+    intruder = ConsumerGroup(pipeline.redis, "prices", GROUP, "same name")
     intruder.ensure_group()
     intruder.append(entries)
     intruder.ack([entry.id for entry in intruder.read(1)])  # the first is done; three are unread
     with closing(cast("Intruded", Intruded.from_url(pipeline.servers.valkey.url))) as client:
-        stream = Stream(client, "prices", GROUP, "same name")
+        stream = ConsumerGroup(client, "prices", GROUP, "same name")
         client.moment, client.intrude = moment, lambda: intruder.read(3)
         work(client, stream)
         if client.sent <= moment:
@@ -100,7 +100,7 @@ def test_the_naive_order_is_caught_by_this_test(pipeline: Pipeline, work: Work) 
 
 
 def test_a_second_group_that_lags_holds_trimming_back(pipeline: Pipeline) -> None:
-    ours, other = pipeline.prices, Stream(pipeline.redis, "prices", "research", "reader")
+    ours, other = pipeline.prices, ConsumerGroup(pipeline.redis, "prices", "research", "reader")
     for stream in (ours, other):
         stream.ensure_group()
     ours.append([{"n": str(n)} for n in range(10)])
@@ -154,7 +154,7 @@ def test_ids_are_compared_as_numbers(pipeline: Pipeline) -> None:
 
 def test_a_full_redis_is_read_and_trimmed_by_a_consumer_that_starts(pipeline: Pipeline) -> None:
     """XGROUP CREATE is refused by a full Redis even where the group is there; but only reading makes room again."""
-    session = Told(PriceStore(Secret(pipeline.database.url)), 1_767_571_200)
+    session = Told(DatabaseClient(Secret(pipeline.database.url)), 1_767_571_200)
     pipeline.prices.ensure_group()
     pipeline.feed.ensure_group()
     pipeline.append([session.tick(seq) for seq in range(1, 5001)])

@@ -11,12 +11,12 @@ from datetime import UTC, datetime, timedelta
 import psycopg2
 import pytest
 
+from common.database.client import DatabaseClient
 from common.database.connections import connect
 from common.database.migrations import SQL_FOLDER, Migration, apply, migrate, read_migrations
 from common.errors import ConfigurationError
 from common.settings import Secret
 from common.threads import in_thread
-from consumer.store import PriceStore
 from tests.support.capture import make_events, ticks
 from tests.support.pipeline import Database, Pipeline
 from tests.support.waiting import PATIENCE, wait_for
@@ -68,7 +68,7 @@ def test_the_command_says_what_it_did(empty_pipeline: Pipeline) -> None:
 
 
 def test_who_comes_second_waits_and_finds_nothing_to_do(empty_database: Database) -> None:
-    second = PriceStore(Secret(empty_database.url))
+    second = DatabaseClient(Secret(empty_database.url))
     with connected(empty_database) as first:
         assert migrate(first, read_migrations()) == PLAIN
         applying = in_thread(apply, second)
@@ -80,7 +80,7 @@ def test_who_comes_second_waits_and_finds_nothing_to_do(empty_database: Database
 
 
 def test_of_many_at_once_one_applies_everything(empty_database: Database) -> None:
-    stores = [PriceStore(Secret(empty_database.url)) for _ in range(8)]
+    stores = [DatabaseClient(Secret(empty_database.url)) for _ in range(8)]
     with ThreadPoolExecutor(len(stores)) as at_once:
         done = sorted(at_once.map(apply, stores, timeout=PATIENCE), key=len)
     assert done == [[]] * 7 + [PLAIN]

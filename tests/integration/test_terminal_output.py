@@ -7,11 +7,12 @@ import time
 import unicodedata
 from contextlib import closing
 
+from common.database.client import DatabaseClient
 from common.database.migrations import apply
 from common.settings import Secret
-from common.streams.stream import Stream
-from consumer.store import PriceStore
+from common.streams.group import ConsumerGroup
 from consumer.tables import PRICES
+from consumer.writer import Writer
 from tests.support.pipeline import Pipeline
 from tests.support.told import Told, entry
 
@@ -23,15 +24,15 @@ IN_JSON = r"\u001b]0;owned\u0007\u001b[2J\n\u007f\u009b31m\u202eABC"
 
 def test_no_command_prints_a_control_character_from_outside(pipeline: Pipeline) -> None:
     session_start = time.time() - 100
-    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+    with closing(DatabaseClient(Secret(pipeline.database.url))) as store:
         apply(store)
         session = Told(store, session_start)
         session.tell("started", 0, feed=NASTY)
         session.tell("instrument", 0, symbol=NASTY)
         session.store([1], symbol=NASTY, exchange=NASTY)
         session.vouch("alive", 1, 2)  # number 2 is missing
-        store.insert_batch(PRICES, "prices", [entry({"symbol": NASTY, NASTY: NASTY})])
-    Stream(pipeline.redis, "prices", NASTY, NASTY).ensure_group()
+        Writer(store).insert_batch(PRICES, "prices", [entry({"symbol": NASTY, NASTY: NASTY})])
+    ConsumerGroup(pipeline.redis, "prices", NASTY, NASTY).ensure_group()
     pipeline.prices.ensure_group()
     commands = [
         ("status",),

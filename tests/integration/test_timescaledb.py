@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from common import tick
+from common.database.client import DatabaseClient
 from common.database.migrations import apply, read_migrations
 from common.settings import Secret
-from consumer.store import PriceStore, Stored
 from consumer.tables import PRICES
+from consumer.writer import Stored, Writer
 from tests.support.capture import Event, make_events, ticks, write_capture
 from tests.support.pipeline import Database, Pipeline
 from tests.support.told import entry
@@ -28,9 +29,9 @@ DAY = 86_400
 
 
 @pytest.fixture
-def store(timescale: Database) -> Iterator[PriceStore]:
+def store(timescale: Database) -> Iterator[DatabaseClient]:
     """The consumer's way into a database with the schema."""
-    with closing(PriceStore(Secret(timescale.url))) as store:
+    with closing(DatabaseClient(Secret(timescale.url))) as store:
         apply(store)
         yield store
 
@@ -47,13 +48,13 @@ def seqs(database: Database) -> list[int]:
 
 
 def test_all_of_sql_is_applied_once(timescale: Database) -> None:
-    with closing(PriceStore(Secret(timescale.url))) as store:
+    with closing(DatabaseClient(Secret(timescale.url))) as store:
         assert apply(store) == [migration.name for migration in read_migrations()]
         assert apply(store) == []
 
 
 def test_the_ticks_are_a_hypertable_with_the_primary_key_as_its_only_index(
-    timescale: Database, store: PriceStore
+    timescale: Database, store: DatabaseClient
 ) -> None:
     assert timescale.query(
         "SELECT hypertable_name, column_name, time_interval::text FROM timescaledb_information.dimensions "
@@ -62,37 +63,37 @@ def test_the_ticks_are_a_hypertable_with_the_primary_key_as_its_only_index(
     assert timescale.query("SELECT indexname FROM pg_indexes WHERE tablename = 'prices_real_time'") == [
         ("prices_real_time_pkey",)
     ]
-    store.insert_batch(PRICES, "prices", [entry(tick.encode(each)) for each in ticks(make_days(300), SESSION)])
+    Writer(store).insert_batch(PRICES, "prices", [entry(tick.encode(each)) for each in ticks(make_days(300), SESSION)])
     chunks = timescale.query("SELECT show_chunks('prices_real_time')::oid")
     assert len(chunks) == 3
     indexes = "SELECT indisprimary, indisvalid FROM pg_index WHERE indrelid = %s"
     assert [timescale.query(indexes, chunk) for (chunk,) in chunks] == [[(True, True)]] * 3
 
 
-def test_a_block_over_many_chunks_is_stored_once(timescale: Database, store: PriceStore) -> None:
+def test_a_block_over_many_chunks_is_stored_once(timescale: Database, store: DatabaseClient) -> None:
     entries = [entry(tick.encode(each)) for each in ticks(make_days(5000), SESSION)]
-    assert store.insert_batch(PRICES, "prices", entries[:3000]) == Stored(3000, 0, 0)
-    assert store.insert_batch(PRICES, "prices", entries) == Stored(2000, 3000, 0)
-    assert store.insert_batch(PRICES, "prices", entries, bisect=True) == Stored(0, 5000, 0)
+    assert Writer(store).insert_batch(PRICES, "prices", entries[:3000]) == Stored(3000, 0, 0)
+    assert Writer(store).insert_batch(PRICES, "prices", entries) == Stored(2000, 3000, 0)
+    assert Writer(store).insert_batch(PRICES, "prices", entries, bisect=True) == Stored(0, 5000, 0)
     assert seqs(timescale) == list(range(1, 5001))
 
 
-def test_no_bound_on_what_is_unpacked_refuses_a_block_that_is_delivered_again(store: PriceStore) -> None:
+def test_no_bound_on_what_is_unpacked_refuses_a_block_that_is_delivered_again(store: DatabaseClient) -> None:
     with store.transaction() as connection, connection.cursor() as cursor:
         cursor.execute("SHOW timescaledb.max_tuples_decompressed_per_dml_transaction")
         assert cursor.fetchone() == ("0",)
 
 
 def test_bad_values_are_dead_letters_and_the_rest_of_the_block_is_stored(
-    timescale: Database, store: PriceStore
+    timescale: Database, store: DatabaseClient
 ) -> None:
     block = list(ticks(make_days(3000), SESSION))
     block[99] = block[99]._replace(price="dear")
     block[1999] = block[1999]._replace(price="NaN")
     block[2999] = block[2999]._replace(time="57743000000")
     entries = [entry(tick.encode(each)) for each in block]
-    assert store.insert_batch(PRICES, "prices", entries) == Stored(2997, 0, 3)
-    assert store.insert_batch(PRICES, "prices", entries) == Stored(0, 2997, 3)
+    assert Writer(store).insert_batch(PRICES, "prices", entries) == Stored(2997, 0, 3)
+    assert Writer(store).insert_batch(PRICES, "prices", entries) == Stored(0, 2997, 3)
     assert timescale.query("SELECT seq FROM dead_letters ORDER BY seq") == [(100,), (2000,), (3000,)]
     assert seqs(timescale) == [seq for seq in range(1, 3001) if seq not in {100, 2000, 3000}]
 
@@ -112,11 +113,11 @@ def test_what_the_websocket_sends_is_what_is_stored(timescale_pipeline: Pipeline
     assert "1 sessions verified, 0 incomplete" in verify.said()
 
 
-def test_the_vendors_bars_fill_the_candles_of_the_aggregates(timescale: Database, store: PriceStore) -> None:
+def test_the_vendors_bars_fill_the_candles_of_the_aggregates(timescale: Database, store: DatabaseClient) -> None:
     events = [
         {**event, "symbol": "AAPL", "timestamp": 1_760_000_040 + 60 * n} for n, event in enumerate(make_events(3))
     ]
-    store.insert_batch(PRICES, "prices", [entry(tick.encode(each)) for each in ticks(events, SESSION)])
+    Writer(store).insert_batch(PRICES, "prices", [entry(tick.encode(each)) for each in ticks(events, SESSION)])
     timescale.query(
         "INSERT INTO candles_backfill (symbol, bucket, open, high, low, close)"
         " SELECT 'AAPL', to_timestamp(1760000040 + 60 * n), 1, 1, 1, 1 FROM generate_series(1, 1) AS n"

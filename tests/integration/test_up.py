@@ -15,7 +15,7 @@ import psycopg2
 import pytest
 import redis
 
-from common.streams.stream import Stream
+from common.streams.group import ConsumerGroup
 from tests.support.homes import temporary_home
 from tests.support.pipeline import GROUP, Database, Pipeline
 from tests.support.processes import Processes, Running
@@ -180,7 +180,7 @@ def test_consumers_that_are_killed_are_started_again_and_nothing_is_missing(
             assert looking.query("SELECT detail -> 'last_seq' FROM feed_events WHERE event = 'stopped'") == [(total,)]
         with closing(redis.Redis.from_url(servers.redis_url or "")) as client:
             for key in ("prices", "prices:feed"):
-                assert Stream(client, key, GROUP).pending() == 0, f"something is left of {key}"
+                assert ConsumerGroup(client, key, GROUP).pending() == 0, f"something is left of {key}"
 
 
 @pytest.mark.parametrize("program", ["valkey-server", "postgres"])
@@ -414,5 +414,5 @@ def test_a_key_in_a_file_is_read_again_at_every_connect(pipeline: Pipeline, tmp_
 def test_a_dotenv_in_the_working_folder_is_read_and_the_environment_wins(pipeline: Pipeline, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("PRICE_STREAM=elsewhere\nCONSUMER_NAME=from-the-file\n")
     consumer = pipeline.consumer(CONSUMER_NAME="from-the-environment")
-    consumer.wait_until_said("from-the-environment reads elsewhere as one of timescale")
+    consumer.wait_until_said("from-the-environment reads elsewhere in the group timescale")
     assert consumer.stop() == 0

@@ -10,10 +10,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from common import feed_event, tick
+from common.database.client import DatabaseClient
 from common.settings import Secret
 from common.streams.stream import Entry
-from consumer.store import PriceStore
-from consumer.tables import FEED, PRICES, Table
+from consumer.tables import FEED, PRICES, TableWriter
+from consumer.writer import Writer
 from tests.support.pipeline import Database
 
 GOOD = tick.Tick(
@@ -41,8 +42,8 @@ spelled = st.one_of(
 
 
 @pytest.fixture
-def store(database: Database) -> Iterator[PriceStore]:
-    with closing(PriceStore(Secret(database.url))) as store:
+def store(database: Database) -> Iterator[DatabaseClient]:
+    with closing(DatabaseClient(Secret(database.url))) as store:
         yield store
 
 
@@ -50,7 +51,9 @@ def entry(number: int, fields: dict[str, str]) -> Entry:
     return Entry(b"1-%d" % number, [part.encode() for pair in fields.items() for part in pair])
 
 
-def outcomes(database: Database, store: PriceStore, table: Table, fields: dict[str, str]) -> dict[str, object]:
+def outcomes(
+    database: Database, store: DatabaseClient, table: TableWriter, fields: dict[str, str]
+) -> dict[str, object]:
     """What becomes of the entry by each path: the row as it is stored, or None if it is a dead letter."""
     columns, name, stream = (
         ("session, seq, symbol, time, price, day_volume, bid, ask, exchange, received_at", "prices_real_time", "prices")
@@ -69,7 +72,9 @@ def outcomes(database: Database, store: PriceStore, table: Table, fields: dict[s
     found: dict[str, object] = {}
     for path, (rows, bisect) in paths.items():
         database.query("TRUNCATE prices_real_time, feed_events, dead_letters")
-        store.insert_batch(table, stream, [entry(number, row) for number, row in enumerate(rows)], bisect=bisect)
+        Writer(store).insert_batch(
+            table, stream, [entry(number, row) for number, row in enumerate(rows)], bisect=bisect
+        )
         stored = database.query(f"SELECT {columns} FROM {name} WHERE session <> 7")
         assert database.count(name) + database.count("dead_letters") == len(rows)
         found[path] = repr(stored) if stored else None
@@ -87,10 +92,10 @@ def outcomes(database: Database, store: PriceStore, table: Table, fields: dict[s
 @example(field="time", text="-1e-7")
 @example(field="time", text="4102444799.9999995")
 @example(field="price", text="1e-400")
-def test_a_tick_has_one_outcome_by_every_path(database: Database, store: PriceStore, field: str, text: str) -> None:
+def test_a_tick_has_one_outcome_by_every_path(database: Database, store: DatabaseClient, field: str, text: str) -> None:
     found = outcomes(database, store, PRICES, {**GOOD._asdict(), field: text})
     assert len(set(found.values())) == 1, found
-    if tick.problem(GOOD._replace(**{field: text})):
+    if tick.validation_error(GOOD._replace(**{field: text})):
         assert set(found.values()) == {None}
 
 
@@ -99,16 +104,16 @@ def test_a_tick_has_one_outcome_by_every_path(database: Database, store: PriceSt
 @example(field="number", text="0x1A")
 @example(field="at", text="1_000")
 def test_a_feed_event_has_one_outcome_by_every_path(
-    database: Database, store: PriceStore, field: str, text: str
+    database: Database, store: DatabaseClient, field: str, text: str
 ) -> None:
     found = outcomes(database, store, FEED, {**EVENT._asdict(), field: text})
     assert len(set(found.values())) == 1, found
-    if feed_event.problem(EVENT._replace(**{field: text})):
+    if feed_event.validation_error(EVENT._replace(**{field: text})):
         assert set(found.values()) == {None}
 
 
 @pytest.mark.parametrize("text", SPELLINGS, ids=range(len(SPELLINGS)))
-def test_each_odd_spelling_has_one_outcome(database: Database, store: PriceStore, text: str) -> None:
+def test_each_odd_spelling_has_one_outcome(database: Database, store: DatabaseClient, text: str) -> None:
     for field in ("seq", "received", "price", "time"):
         found = outcomes(database, store, PRICES, {**GOOD._asdict(), field: text})
         assert len(set(found.values())) == 1, (field, found)

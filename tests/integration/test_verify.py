@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from common import tick
+from common.database.client import DatabaseClient
 from common.settings import Secret
-from consumer.store import PriceStore
 from producer.spool import Outgoing, Spool
 from tests.support.pipeline import Pipeline
 from tests.support.told import Told
@@ -24,21 +24,21 @@ N = 100
 
 
 @pytest.fixture
-def store(pipeline: Pipeline) -> Iterator[PriceStore]:
-    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+def store(pipeline: Pipeline) -> Iterator[DatabaseClient]:
+    with closing(DatabaseClient(Secret(pipeline.database.url))) as store:
         pipeline.prices.ensure_group()
         yield store
 
 
 @pytest.fixture
-def run(pipeline: Pipeline, store: PriceStore, tmp_path: Path) -> Callable[..., list[Verdict]]:
+def run(pipeline: Pipeline, store: DatabaseClient, tmp_path: Path) -> Callable[..., list[Verdict]]:
     def run(**options: object) -> list[Verdict]:
         return verify(store, pipeline.prices, pipeline.feed, tmp_path, **{"recheck_after": 0.01, **options})  # type: ignore[arg-type]
 
     return run
 
 
-def ended(store: PriceStore, *, ago: float = 1000.0, last_seq: int = N) -> Told:
+def ended(store: DatabaseClient, *, ago: float = 1000.0, last_seq: int = N) -> Told:
     session = Told(store, time.time() - ago)
     session.tell("started", 0, feed="twelvedata")
     session.vouch("stopped", 1, last_seq)
@@ -46,7 +46,7 @@ def ended(store: PriceStore, *, ago: float = 1000.0, last_seq: int = N) -> Told:
 
 
 def test_a_complete_session_is_sealed_and_not_scanned_again(
-    store: PriceStore, run: Callable[..., list[Verdict]]
+    store: DatabaseClient, run: Callable[..., list[Verdict]]
 ) -> None:
     ended(store).store(range(1, N + 1))
     (verdict,) = run()
@@ -56,7 +56,7 @@ def test_a_complete_session_is_sealed_and_not_scanned_again(
 
 
 def test_what_retention_has_dropped_is_expired_and_a_hole_still_a_hole(
-    pipeline: Pipeline, store: PriceStore, run: Callable[..., list[Verdict]]
+    pipeline: Pipeline, store: DatabaseClient, run: Callable[..., list[Verdict]]
 ) -> None:
     old, new = ended(store, ago=10 * 86_400), ended(store)
     old.store(seq for seq in range(1, N + 1) if seq != 7)
@@ -86,7 +86,7 @@ def test_what_retention_has_dropped_is_expired_and_a_hole_still_a_hole(
     ids=["the first", "a middle one", "the last", "several", "the whole session"],
 )
 def test_what_is_deleted_by_hand_is_found_and_named(
-    deleted: list[int], missing: list[str], store: PriceStore, pipeline: Pipeline, run: Callable[..., list[Verdict]]
+    deleted: list[int], missing: list[str], store: DatabaseClient, pipeline: Pipeline, run: Callable[..., list[Verdict]]
 ) -> None:
     ended(store).store(range(1, N + 1))
     pipeline.database.query("DELETE FROM prices_real_time WHERE seq = ANY(%s)", list(deleted))
@@ -97,7 +97,7 @@ def test_what_is_deleted_by_hand_is_found_and_named(
     assert run() != [], "an incomplete session is never sealed"
 
 
-def test_a_missing_price_is_named_with_its_time(store: PriceStore, run: Callable[..., list[Verdict]]) -> None:
+def test_a_missing_price_is_named_with_its_time(store: DatabaseClient, run: Callable[..., list[Verdict]]) -> None:
     session = ended(store)
     session.store(set(range(1, N + 1)) - {50})
     ((since, until),) = run()[0].spans
@@ -107,7 +107,7 @@ def test_a_missing_price_is_named_with_its_time(store: PriceStore, run: Callable
     assert until.timestamp() == pytest.approx(session.start + 0.051, abs=1e-4)
 
 
-def test_a_number_stored_twice_is_found(store: PriceStore, run: Callable[..., list[Verdict]]) -> None:
+def test_a_number_stored_twice_is_found(store: DatabaseClient, run: Callable[..., list[Verdict]]) -> None:
     session = ended(store)
     session.store(range(1, N + 1))
     session.store([7], symbol="ETH/USD")
@@ -117,7 +117,7 @@ def test_a_number_stored_twice_is_found(store: PriceStore, run: Callable[..., li
 
 
 def test_the_expected_last_number_is_the_producers_so_a_lost_tail_shows(
-    store: PriceStore, run: Callable[..., list[Verdict]]
+    store: DatabaseClient, run: Callable[..., list[Verdict]]
 ) -> None:
     session = Told(store, time.time() - 5)
     session.tell("started", 0)
@@ -128,7 +128,7 @@ def test_the_expected_last_number_is_the_producers_so_a_lost_tail_shows(
 
 
 def test_a_session_that_lives_is_complete_so_far_and_never_sealed(
-    store: PriceStore, run: Callable[..., list[Verdict]]
+    store: DatabaseClient, run: Callable[..., list[Verdict]]
 ) -> None:
     session = Told(store, time.time() - 5)
     session.vouch("alive", 4, 10)
@@ -139,7 +139,7 @@ def test_a_session_that_lives_is_complete_so_far_and_never_sealed(
 
 
 def test_a_session_that_ended_without_word_is_judged_up_to_its_highest_number(
-    store: PriceStore, run: Callable[..., list[Verdict]]
+    store: DatabaseClient, run: Callable[..., list[Verdict]]
 ) -> None:
     session = Told(store, time.time() - 100)
     session.vouch("alive", 4, 10)
@@ -152,7 +152,7 @@ def test_a_session_that_ended_without_word_is_judged_up_to_its_highest_number(
 
 
 def test_dead_letters_and_recorded_overflows_are_accounted_for(
-    store: PriceStore, run: Callable[..., list[Verdict]]
+    store: DatabaseClient, run: Callable[..., list[Verdict]]
 ) -> None:
     session = ended(store)
     session.tell("overflow", 1, first_seq=60, last_seq=69, since=0, until=1, cause="intake full")
@@ -164,7 +164,7 @@ def test_dead_letters_and_recorded_overflows_are_accounted_for(
 
 
 def test_what_is_unread_or_pending_or_spooled_is_on_its_way(
-    store: PriceStore, pipeline: Pipeline, run: Callable[..., list[Verdict]], tmp_path: Path
+    store: DatabaseClient, pipeline: Pipeline, run: Callable[..., list[Verdict]], tmp_path: Path
 ) -> None:
     session = ended(store)
     session.store(range(1, N - 2))
@@ -177,7 +177,7 @@ def test_what_is_unread_or_pending_or_spooled_is_on_its_way(
 
 
 def test_what_is_acked_and_not_in_the_table_is_missing_though_the_stream_still_has_it(
-    store: PriceStore, pipeline: Pipeline, run: Callable[..., list[Verdict]]
+    store: DatabaseClient, pipeline: Pipeline, run: Callable[..., list[Verdict]]
 ) -> None:
     session = ended(store)
     session.store(range(1, N))
@@ -187,7 +187,7 @@ def test_what_is_acked_and_not_in_the_table_is_missing_though_the_stream_still_h
 
 
 def test_what_moves_on_between_two_looks_is_no_false_alarm(
-    store: PriceStore, run: Callable[..., list[Verdict]]
+    store: DatabaseClient, run: Callable[..., list[Verdict]]
 ) -> None:
     session = ended(store)
     session.store(range(1, N))
@@ -196,7 +196,7 @@ def test_what_moves_on_between_two_looks_is_no_false_alarm(
 
 
 def test_a_sealed_session_is_scanned_again_when_more_of_it_comes_from_an_adopted_spool(
-    store: PriceStore, run: Callable[..., list[Verdict]]
+    store: DatabaseClient, run: Callable[..., list[Verdict]]
 ) -> None:
     session = ended(store)
     session.store(range(1, N + 1))
@@ -205,7 +205,7 @@ def test_a_sealed_session_is_scanned_again_when_more_of_it_comes_from_an_adopted
     assert [str(part) for part in run()[0].missing] == [str(N + 1)]
 
 
-def test_prices_of_any_exchange_time_are_counted(store: PriceStore, run: Callable[..., list[Verdict]]) -> None:
+def test_prices_of_any_exchange_time_are_counted(store: DatabaseClient, run: Callable[..., list[Verdict]]) -> None:
     """A capture of 2013 replayed today: the span that bounds the scan is the one the producer vouched for."""
     session = Told(store, time.time() - 100)
     session.store(range(1, 11), time="1357077600")
@@ -214,7 +214,7 @@ def test_prices_of_any_exchange_time_are_counted(store: PriceStore, run: Callabl
 
 
 def test_a_feed_event_that_is_missing_is_named_since_a_gap_may_hide_there(
-    store: PriceStore, pipeline: Pipeline, run: Callable[..., list[Verdict]]
+    store: DatabaseClient, pipeline: Pipeline, run: Callable[..., list[Verdict]]
 ) -> None:
     session = Told(store, time.time() - 100)
     session.tell("started", 0)
@@ -227,7 +227,7 @@ def test_a_feed_event_that_is_missing_is_named_since_a_gap_may_hide_there(
 
 
 def test_a_feed_event_on_its_way_is_no_false_alarm(
-    store: PriceStore, pipeline: Pipeline, run: Callable[..., list[Verdict]]
+    store: DatabaseClient, pipeline: Pipeline, run: Callable[..., list[Verdict]]
 ) -> None:
     session = Told(store, time.time() - 100)
     session.tell("started", 0)
@@ -238,7 +238,7 @@ def test_a_feed_event_on_its_way_is_no_false_alarm(
 
 
 def test_a_killed_sessions_first_quote_may_be_of_last_friday(
-    store: PriceStore, run: Callable[..., list[Verdict]]
+    store: DatabaseClient, run: Callable[..., list[Verdict]]
 ) -> None:
     session = Told(store, time.time() - 100)
     session.tell("alive", 1, last_seq=0)
@@ -249,7 +249,7 @@ def test_a_killed_sessions_first_quote_may_be_of_last_friday(
 
 
 def test_a_spool_that_cannot_be_read_and_a_stream_that_is_gone_are_no_crash(
-    store: PriceStore,
+    store: DatabaseClient,
     pipeline: Pipeline,
     run: Callable[..., list[Verdict]],
     tmp_path: Path,
@@ -262,7 +262,7 @@ def test_a_spool_that_cannot_be_read_and_a_stream_that_is_gone_are_no_crash(
     assert "cannot be read" in caplog.text
 
 
-def test_the_command_exits_1_and_names_what_is_missing(store: PriceStore, pipeline: Pipeline) -> None:
+def test_the_command_exits_1_and_names_what_is_missing(store: DatabaseClient, pipeline: Pipeline) -> None:
     session = ended(store)
     session.store(range(1, N + 1))
     good = pipeline.processes.start("tickpipe", "verify", "--claim-idle", "0.1")
@@ -279,7 +279,7 @@ def test_the_command_exits_1_and_names_what_is_missing(store: PriceStore, pipeli
 
 
 def test_a_killed_producers_price_whose_time_is_wrong_by_years_is_not_missing(
-    store: PriceStore, run: Callable[..., list[Verdict]]
+    store: DatabaseClient, run: Callable[..., list[Verdict]]
 ) -> None:
     killed = Told(store, time.time() - 1000)
     killed.tell("started", 0, feed="twelvedata")

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from common import tick
+from common.database.client import DatabaseClient
 from common.tick import Tick
-from consumer.store import PriceStore
 from consumer.tables import PRICES
+from consumer.writer import Writer
 from tests.support.told import Told, entry
 from tickpipe.simulator.random_walk import EventSource
 
@@ -17,7 +18,7 @@ BLOCK = 1000
 
 
 def store_history(
-    store: PriceStore,
+    store: DatabaseClient,
     source: EventSource,
     symbols: Sequence[str],
     *,
@@ -44,7 +45,7 @@ def store_history(
     ticks = list(_ticks(session, source, symbols, seconds, every, (lost, found)))
     for first in range(0, len(ticks), BLOCK):
         block = [entry(tick.encode(one)) for one in ticks[first : first + BLOCK]]
-        store.insert_batch(PRICES, "prices", block)
+        Writer(store).insert_batch(PRICES, "prices", block)
     span = {"time_min": int(session.start), "time_max": int(now)}
     session.tell("stopped", seconds, last_seq=len(ticks), **span)
     return len(ticks)

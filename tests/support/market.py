@@ -16,9 +16,10 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from common import tick
+from common.database.client import DatabaseClient
 from common.tick import Tick
-from consumer.store import PriceStore
 from consumer.tables import PRICES
+from consumer.writer import Writer
 from tests.support.told import Told, entry
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -80,11 +81,11 @@ def make_prices(seed: int = 7) -> list[Price]:
     return prices
 
 
-def fill(store: PriceStore, prices: Sequence[Price]) -> None:
+def fill(store: DatabaseClient, prices: Sequence[Price]) -> None:
     """Store prices and what was told of the feed, as consumers do."""
     entries = [entry(tick.encode(_tick(price))) for price in prices]
     for begin in range(0, len(entries), 1000):
-        store.insert_batch(PRICES, "prices", entries[begin : begin + 1000])
+        Writer(store).insert_batch(PRICES, "prices", entries[begin : begin + 1000])
     last = {price.session: price.seq for price in prices}
     for start, end in zip(_STARTS, [*_STARTS[1:], None], strict=True):
         session = Told(store, start.timestamp())

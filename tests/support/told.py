@@ -6,10 +6,11 @@ import itertools
 from collections.abc import Iterable
 
 from common import feed_event, tick
+from common.database.client import DatabaseClient
 from common.streams.stream import Entry, Stream
 from common.tick import Tick
-from consumer.store import PriceStore
 from consumer.tables import FEED, PRICES
+from consumer.writer import Writer
 
 _IDS = itertools.count(1)
 
@@ -22,7 +23,7 @@ def entry(fields: dict[str, str]) -> Entry:
 class Told:
     """One session: `start` in seconds since 1970; times below are seconds after it."""
 
-    def __init__(self, store: PriceStore, start: float) -> None:
+    def __init__(self, store: DatabaseClient, start: float) -> None:
         self.id = round(start * 1e6)
         self.start = start
         self._store = store
@@ -39,14 +40,16 @@ class Told:
 
     def store(self, seqs: Iterable[int], **other: str) -> None:
         """Store these of its prices."""
-        self._store.insert_batch(PRICES, "prices", [entry(tick.encode(self.tick(seq, **other))) for seq in seqs])
+        Writer(self._store).insert_batch(
+            PRICES, "prices", [entry(tick.encode(self.tick(seq, **other))) for seq in seqs]
+        )
 
     def tell(self, event: str, after: float, **detail: object) -> None:
         """Store a feed event."""
         self._number += 1
         at = round((self.start + after) * 1e6)
         told = feed_event.make(self.id, self._number, at, event, detail)
-        self._store.insert_batch(FEED, "prices:feed", [entry(feed_event.encode(told))])
+        Writer(self._store).insert_batch(FEED, "prices:feed", [entry(feed_event.encode(told))])
 
     def skip(self, event: str, after: float, *, to: Stream, **detail: object) -> None:
         """Append a feed event to its stream; it is not stored."""

@@ -104,7 +104,7 @@ def test_entries_are_the_contracts_and_go_on_after_others() -> None:
     assert [int(fields["seq"]) for fields in found] == list(range(11, 41))
     for fields in found:
         assert tuple(fields) == tick.Tick._fields
-        assert tick.problem(tick.Tick(**fields)) is None
+        assert tick.validation_error(tick.Tick(**fields)) is None
 
 
 def test_entries_go_on_beyond_the_prices_that_were_made() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import ConfigurationError, OutageError
 from common.settings import Secret
-from common.streams.stream import Backlog, Member
+from common.streams.group import Backlog, Member
 from tickpipe import dashboard, formatting
 from tickpipe.dashboard import chart, parts
 from tickpipe.dashboard.data import Candle, Gap, Interval, Tick

@@ -12,14 +12,14 @@ from datetime import datetime
 
 from psycopg2.extras import execute_values
 
-from consumer.store import PriceStore
+from common.database.client import DatabaseClient
 from tickpipe.backfill.plan import _EPOCH, _FOREVER, _MINUTE, BAR_FINAL_AFTER, Call, Gap, Span, minus, minutes, moment
 from tickpipe.backfill.rest import Bar
 
 logger = logging.getLogger("tickpipe.backfill")
 
 
-def read(store: PriceStore) -> tuple[list[Gap], dict[str, list[Span]]]:
+def read(store: DatabaseClient) -> tuple[list[Gap], dict[str, list[Span]]]:
     """The gaps there have been, and the minutes that are done, by symbol. Raises OutageError, ConfigurationError."""
     done: defaultdict[str, list[Span]] = defaultdict(list)
     with store.transaction() as connection, connection.cursor() as cursor:
@@ -31,7 +31,7 @@ def read(store: PriceStore) -> tuple[list[Gap], dict[str, list[Span]]]:
     return gaps, done
 
 
-def keep(store: PriceStore, call: Call, bars: Iterable[Bar], now: datetime) -> int:
+def keep(store: DatabaseClient, call: Call, bars: Iterable[Bar], now: datetime) -> int:
     """Store what the call wanted, and that it was answered, in one transaction; returns the bars that are new.
 
     Raises OutageError.

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from common.database import connections
+from common.database.client import DatabaseClient
 from common.settings import Secret
-from consumer import store
 
 #: Milliseconds after which the database gives up on a question of ours.
 STATEMENT_TIMEOUT = 10_000
@@ -68,7 +68,7 @@ class Reader:
 
     def __init__(self, url: Secret) -> None:
         connect = partial(connections.connect, application="tickpipe dashboard")
-        self._store = store.PriceStore(url, connect=connect, settings=_SETTINGS, read_only=True)
+        self._store = DatabaseClient(url, connect=connect, settings=_SETTINGS, read_only=True)
         self._lock = threading.Lock()
 
     def rows(self, question: str, **parameters: object) -> list[tuple[Any, ...]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from common.errors import TickpipeError
-from common.streams.stream import SILENT_AFTER, Backlog, Member, Stream
+from common.streams.group import IDLE_AFTER, Backlog, ConsumerGroup, Member
 from tickpipe import formatting
 from tickpipe.dashboard.data import Reader
 from tickpipe.inspect.cached_query import CachedQuery
@@ -115,7 +115,7 @@ class ConsumerTracker:
         present = {}
         for member in members:
             rate = self._rates.setdefault(member.name, Rate())(now, stored.get(member.name, 0))
-            state: Literal["works", "silent"] = "silent" if member.idle > SILENT_AFTER else "works"
+            state: Literal["works", "silent"] = "silent" if member.idle > IDLE_AFTER else "works"
             present[member.name] = Consumer(*member, rate, state)
         for name in self._last.keys() - present.keys():
             del self._rates[name]
@@ -135,7 +135,7 @@ class HealthMonitor:
 
     def __init__(
         self,
-        stream: Stream,
+        stream: ConsumerGroup,
         reader: Reader,
         clock: Callable[[], int],
         *,
@@ -175,7 +175,7 @@ class HealthMonitor:
         now = self._monotonic()
         groups = self._stream.groups()
         backlog = groups.get(self._stream.group) or self._stream.backlog()
-        reports = self._stream.reports()
+        reports = self._stream.statistics.read()
         fresh = [report for report in reports.values() if report["at"] >= self._clock() - RATE_OVER * 1e6]
         stored = {name: int(report.get("stored", 0)) for name, report in reports.items()}
         holds_back = laggard(groups)

@@ -19,7 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from common import clock, threads
 from common.http_guard import RequestGuard
 from common.streams.client import connect
-from common.streams.stream import Stream
+from common.streams.group import ConsumerGroup
 from tickpipe.dashboard import DashboardConfig, listen, page, parts
 from tickpipe.dashboard.data import Reader
 from tickpipe.dashboard.health import HealthMonitor
@@ -45,7 +45,7 @@ def serve(config: DashboardConfig, stop: threading.Event, ready: Callable[[str],
     os.nice(NICENESS)
     listener = listen(config.host, config.port)
     readers = [Reader(config.database_url) for _ in range(3)]  # a slow past does not keep the prices waiting
-    stream = Stream(connect(config.redis_url), config.price_stream, config.consumer_group, "dashboard")
+    stream = ConsumerGroup(connect(config.redis_url), config.price_stream, config.consumer_group, "dashboard")
     page.build(
         page.Lookouts(
             quotes=Quotes(readers[0], every=PRICES_EVERY - 0.1),

@@ -10,11 +10,11 @@ import psycopg2
 import redis
 
 from common.database import migrations
+from common.database.client import DatabaseClient
 from common.database.connections import is_pooled
 from common.errors import TickpipeError
 from common.streams.client import NOT_PRIMARY
-from common.streams.stream import Stream
-from consumer.store import PriceStore
+from common.streams.group import ConsumerGroup
 from tickpipe import formatting
 from tickpipe.inspect.sizes import SizeProbe, folder_size, free_bytes
 from tickpipe.inspect.status import backlog_left, laggard, no_stream
@@ -56,8 +56,8 @@ class CheckContext:
     """What is examined. `key` reads the API key, `clock` gives microseconds UTC."""
 
     client: redis.Redis
-    streams: Sequence[Stream]
-    store: PriceStore
+    streams: Sequence[ConsumerGroup]
+    store: DatabaseClient
     measure: SizeProbe
     key: Callable[[], object]
     clock: Callable[[], int]
@@ -145,9 +145,9 @@ def _groups(patient: CheckContext) -> Iterator[Finding]:
         advice = f"it holds back trimming: start its consumers, or XGROUP DESTROY {stream.key} {slow}"
         yield Finding(f"group {slow} lags" if slow else f"{stream.key}: no group holds back trimming", not slow, advice)
         ours = groups.get(stream.group) or stream.backlog()
-        members = live_view.members(ours.consumers, ours.silent)
+        members = live_view.members(ours.consumers, ours.idle)
         words = f"{stream.key}: {members} in group {stream.group}, {backlog_left(ours):,} entries left"
-        advice = "start one" + (", or see what keeps the silent from asking for more" if ours.silent else "")
+        advice = "start one" + (", or see what keeps the silent from asking for more" if ours.idle else "")
         yield Finding(words, bool(ours.consumers), advice, grave=backlog_left(ours) > 0)
 
 

@@ -12,9 +12,9 @@ from typing import Any, cast
 
 import redis
 
+from common.database.client import DatabaseClient
 from common.errors import OutageError
 from common.streams.client import expect_primary
-from consumer.store import PriceStore
 from tickpipe.terminal.progress import ProgressCallback
 
 #: Seconds between two looks that are far enough apart to tell a day's growth from.
@@ -51,7 +51,7 @@ class SizeProbe:
 
     client: redis.Redis
     streams: Sequence[str]
-    store: PriceStore
+    store: DatabaseClient
     spool: Path
     disk: Path | None = None
     monotonic: Callable[[], float] = time.monotonic
@@ -111,14 +111,14 @@ def folder_size(folder: Path) -> int:
     return size
 
 
-def table_and_database(store: PriceStore) -> tuple[int, int]:
+def table_and_database(store: DatabaseClient) -> tuple[int, int]:
     """Bytes of the ticks (0 where there is no table yet), and of the whole database. Raises OutageError."""
     with store.transaction() as connection, connection.cursor() as cursor:
         cursor.execute(_DATABASE)
         return cast("tuple[int, int]", cursor.fetchone())
 
 
-def watch_move(store: PriceStore, table: int, before: int, tell: ProgressCallback) -> None:
+def watch_move(store: DatabaseClient, table: int, before: int, tell: ProgressCallback) -> None:
     """ProgressCallback, until an error, how far a move of the ticks is: the database grows by what is copied.
 
     For a thread of its own with a connection of its own: the size is read without a lock, so it holds up nobody.

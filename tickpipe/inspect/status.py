@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from common.database.client import DatabaseClient
 from common.errors import OutageError
-from common.streams.stream import Backlog, Stream
-from consumer.store import PriceStore
+from common.streams.group import Backlog, ConsumerGroup
 from tickpipe.inspect.cached_query import CachedQuery
 from tickpipe.inspect.sizes import Sizes
 
@@ -79,8 +79,8 @@ class StatusReader:
 
     def __init__(
         self,
-        stream: Stream,
-        store: PriceStore,
+        stream: ConsumerGroup,
+        store: DatabaseClient,
         clock: Callable[[], int],
         monotonic: Callable[[], float] = time.monotonic,
         *,
@@ -126,7 +126,7 @@ class StatusReader:
     def _look(self) -> Status:
         groups = self._stream.groups()
         backlog = groups.get(self._stream.group) or self._stream.backlog()
-        ours = [report for report in self._stream.reports().values() if report["at"] >= self.began]
+        ours = [report for report in self._stream.statistics.read().values() if report["at"] >= self.began]
         fresh = [report for report in ours if report["at"] >= self._clock() - 3_000_000]
         stored = sum(report.get("stored", 0) for report in ours)
         return Status(
@@ -142,7 +142,7 @@ class StatusReader:
             trouble=None,
             groups=groups,
             sizes=self._sizes(),
-            silent=backlog.silent,
+            silent=backlog.idle,
             note="" if groups or self._stream.check() else no_stream(self._stream),
         )
 
@@ -168,7 +168,7 @@ def backlog_left(backlog: Backlog) -> int:
     return backlog.lag + backlog.pending
 
 
-def no_stream(stream: Stream) -> str:
+def no_stream(stream: ConsumerGroup) -> str:
     """In words: nobody has written it, or its name is not the one meant."""
     return f"there is no stream {stream.key!r} in this Redis yet: has its producer run, is PRICE_STREAM the same?"
 

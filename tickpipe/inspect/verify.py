@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 from psycopg2.extensions import cursor as Cursor  # noqa: N812  psycopg2 names its class so
 
+from common.database.client import DatabaseClient
 from common.errors import OutageError
-from common.streams.stream import Stream
+from common.streams.group import ConsumerGroup
 from common.tick import TIME_RANGE
-from consumer.store import PriceStore
 from producer.spool import read_spool, spool_files
 from tickpipe.inspect.verdict import COMPLETE, NO_WORD, Verdict
 from tickpipe.ranges import Range, merged, without
@@ -62,9 +62,9 @@ class _Session(NamedTuple):
 
 
 def verify(
-    store: PriceStore,
-    prices: Stream,
-    feed: Stream,
+    store: DatabaseClient,
+    prices: ConsumerGroup,
+    feed: ConsumerGroup,
     spool_folder: Path,
     *,
     everything: bool = False,
@@ -110,7 +110,7 @@ def verify(
 
 
 @contextmanager
-def _snapshot(store: PriceStore) -> Iterator[Cursor]:
+def _snapshot(store: DatabaseClient) -> Iterator[Cursor]:
     with store.transaction("REPEATABLE READ") as connection, connection.cursor() as cursor:
         cursor.execute("SET LOCAL work_mem = '256MB'")
         yield cursor
@@ -162,7 +162,7 @@ def _scan_span(cursor: Cursor, session: _Session, silent_after: float, bounds: M
 Waiting = defaultdict[int, list[Range]]
 
 
-def _on_their_way(spool_folder: Path, prices: Stream, feed: Stream) -> tuple[Waiting, Waiting]:
+def _on_their_way(spool_folder: Path, prices: ConsumerGroup, feed: ConsumerGroup) -> tuple[Waiting, Waiting]:
     """Session → numbers that wait in the spool or in the streams, read in that order: of prices, and of feed events."""
     waiting: dict[str, Waiting] = {"prices": defaultdict(list), "feed": defaultdict(list)}
     told = (("feed", *identity) for identity in _streamed(feed, b"number"))
@@ -187,7 +187,7 @@ def _spooled(folder: Path) -> Iterator[tuple[str, int, int]]:
                 logger.error("the spool %s cannot be read (%s): what is in it may look missing", path, error)
 
 
-def _streamed(stream: Stream, name: bytes) -> Iterator[tuple[int, int]]:
+def _streamed(stream: ConsumerGroup, name: bytes) -> Iterator[tuple[int, int]]:
     """(session, number) of every entry in the stream that is not stored yet; `name` is the number's field."""
     for entry in stream.unprocessed():
         fields = entry.fields or {}

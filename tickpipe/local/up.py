@@ -17,11 +17,11 @@ from rich.live import Live
 
 from common import clock, settings, threads
 from common.database import migrations
+from common.database.client import DatabaseClient
 from common.errors import ConfigurationError, OutageError, TickpipeError
 from common.settings import Secret
 from common.streams.client import connect
-from common.streams.stream import Stream
-from consumer.store import PriceStore
+from common.streams.group import ConsumerGroup
 from producer.spool import spool_folder
 from tickpipe import dashboard
 from tickpipe.inspect.sizes import SizeProbe
@@ -105,10 +105,10 @@ def up(config: UpConfig, home: Home, environ: Mapping[str, str], stop: threading
             child_environ |= {"TWELVE_DATA_API_KEY_FILE": ""}
 
         _print_places(console, home, servers.redis_url, servers.database_url)
-        store = PriceStore(database_url)
+        store = DatabaseClient(database_url)
         client = connect(redis_url)
-        stream = Stream(client, config.price_stream, config.consumer_group, "observer")
-        feed = Stream(client, f"{config.price_stream}:feed", config.consumer_group, "observer")
+        stream = ConsumerGroup(client, config.price_stream, config.consumer_group, "observer")
+        feed = ConsumerGroup(client, f"{config.price_stream}:feed", config.consumer_group, "observer")
         spool = spool_folder(home.data_dir / "spool", redis_url, config.price_stream)
         measure = SizeProbe(client, [stream.key, feed.key], store, spool)
         observer = StatusReader(stream, store, clock.microseconds, measure=measure)
@@ -139,7 +139,7 @@ def _run(
     home: Home,
     servers: Servers,
     observer: StatusReader,
-    feed: Stream,
+    feed: ConsumerGroup,
     environ: Mapping[str, str],
     stop: threading.Event,
     console: Console,
@@ -215,7 +215,9 @@ class _Timer:
         return self._first is not None and now - self._first >= self._seconds
 
 
-def _drain(observer: StatusReader, feed: Stream, keep_running: Callable[[], None], show: Callable[[], None]) -> None:
+def _drain(
+    observer: StatusReader, feed: ConsumerGroup, keep_running: Callable[[], None], show: Callable[[], None]
+) -> None:
     """Wait until all that was received is stored, and told: the comparison rests on the feed's last words.
 
     Gives up, to be told by the comparison, after DRAIN_WITHIN.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from common.database.client import DatabaseClient
 from common.streams.stream import Stream
-from consumer.store import PriceStore
 
 #: Dead letters that are put back in one transaction.
 BATCH = 1000
@@ -48,21 +48,21 @@ class DeadLetter:
         return " ".join(map("=".join, zip(words[::2], words[1::2], strict=True)))
 
 
-def find(store: PriceStore, wanted: Filter, *, limit: int) -> list[DeadLetter]:
+def find(store: DatabaseClient, wanted: Filter, *, limit: int) -> list[DeadLetter]:
     """The oldest dead letters of this filter. Raises OutageError."""
     with store.transaction() as connection, connection.cursor() as cursor:
         cursor.execute(_SELECT + _WHERE + " ORDER BY id LIMIT %(limit)s", {**wanted.arguments, "limit": limit})
         return [_letter(row) for row in cursor.fetchall()]
 
 
-def count(store: PriceStore, wanted: Filter) -> int:
+def count(store: DatabaseClient, wanted: Filter) -> int:
     """How many dead letters of this filter there are. Raises OutageError."""
     with store.transaction() as connection, connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM dead_letters" + _WHERE, wanted.arguments)
         return int((cursor.fetchone() or (0,))[0])
 
 
-def retry(store: PriceStore, stream_of: Callable[[str], Stream], wanted: Filter) -> Iterator[int]:
+def retry(store: DatabaseClient, stream_of: Callable[[str], Stream], wanted: Filter) -> Iterator[int]:
     """Append the dead letters of this filter to their streams again and delete them; yields counts as it goes.
 
     Deleted first, but committed only after the append: a crash in between leaves a dead letter too many, never one too
@@ -80,7 +80,7 @@ def retry(store: PriceStore, stream_of: Callable[[str], Stream], wanted: Filter)
             yield count
 
 
-def _retry_batch(store: PriceStore, stream: Stream, taken: Mapping[str, object]) -> int:
+def _retry_batch(store: DatabaseClient, stream: Stream, taken: Mapping[str, object]) -> int:
     """Of one stream only: if another one is refused, the rollback cannot bring back what this one has taken."""
     with store.transaction() as connection, connection.cursor() as cursor:
         cursor.execute(_TAKE, taken)

@@ -13,10 +13,12 @@ import redis
 
 from common import threads
 from common.errors import ConfigurationError, DatabaseOutageError, OutageError, StreamOutageError, TickpipeError
-from common.streams.stream import Entry, Stream
-from consumer.store import PriceStore, Stored
-from consumer.tables import FEED, PRICES, Table
+from common.streams.group import ConsumerGroup
+from common.streams.statistics import ConsumerStatistics
+from common.streams.stream import Entry
+from consumer.tables import FEED, PRICES, TableWriter
 from consumer.worker import BISECT_AFTER, Route, Worker, WorkerConfig
+from consumer.writer import Stored, Writer
 from tests.support.waiting import PATIENCE, wait_for
 from tests.unit.conftest import StreamMaker, stored
 
@@ -34,7 +36,9 @@ class Store:
         self.on_insert: Callable[[], None] = lambda: None
         self.ask_pending: Callable[[], int] = lambda: 0
 
-    def insert_batch(self, table: Table, stream: str, entries: Sequence[Entry], *, bisect: bool = False) -> Stored:
+    def insert_batch(
+        self, table: TableWriter, stream: str, entries: Sequence[Entry], *, bisect: bool = False
+    ) -> Stored:
         assert table is (FEED if stream.endswith(":feed") else PRICES)
         self.bisected.append(bisect)
         self.pending.append(self.ask_pending())
@@ -42,7 +46,7 @@ class Store:
         self.blocks.append((stream, [int(entry.fields[b"seq"]) for entry in entries if entry.fields]))
         return Stored(len(entries), 0, 0)
 
-    def works(self) -> bool:
+    def ping(self) -> bool:
         return self.answers
 
     @property
@@ -62,7 +66,7 @@ def stop() -> threading.Event:
 
 
 @pytest.fixture
-def stream(make_stream: StreamMaker, store: Store) -> Stream:
+def stream(make_stream: StreamMaker, store: Store) -> ConsumerGroup:
     stream = make_stream(consumer="looking on")
     stream.ensure_group()
     store.ask_pending = stream.pending
@@ -77,7 +81,7 @@ def make_worker(make_stream: StreamMaker, store: Store, stop: threading.Event) -
             Route(make_stream("prices:feed", consumer=name), FEED),
         ]
         config = WorkerConfig(drain=drain, max_batch_size=max_batch_size, claim_idle=claim_idle, poll=0.01)
-        return Worker(lanes, cast("PriceStore", store), config, stop=stop, clock=lambda: 3_000_000)
+        return Worker(lanes, cast("Writer", store), config, stop=stop, clock=lambda: 3_000_000)
 
     return make
 
@@ -85,7 +89,7 @@ def make_worker(make_stream: StreamMaker, store: Store, stop: threading.Event) -
 MakeWorker = Callable[..., Worker]
 
 
-def fill(stream: Stream, first: int, last: int) -> None:
+def fill(stream: ConsumerGroup, first: int, last: int) -> None:
     stream.append([{"seq": str(n), "received": "1000000"} for n in range(first, last + 1)])
 
 
@@ -93,7 +97,7 @@ def fill(stream: Stream, first: int, last: int) -> None:
 
 
 def test_both_streams_are_stored_in_order_in_blocks_and_acked(
-    make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store
+    make_worker: MakeWorker, make_stream: StreamMaker, stream: ConsumerGroup, store: Store
 ) -> None:
     fill(stream, 1, 25)
     fill(make_stream("prices:feed"), 1, 2)
@@ -106,11 +110,11 @@ def test_both_streams_are_stored_in_order_in_blocks_and_acked(
     ]
     assert ("prices:feed", [1, 2]) in store.blocks
     assert stream.backlog()[2:4] == (0, 0)
-    assert (worker.totals.stored, worker.totals.blocks) == (25, 3)
+    assert (worker.totals.stored, worker.totals.batches) == (25, 3)
 
 
 def test_what_this_name_was_given_before_comes_first(
-    make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store
+    make_worker: MakeWorker, make_stream: StreamMaker, stream: ConsumerGroup, store: Store
 ) -> None:
     fill(stream, 1, 25)
     make_stream(consumer="me").read(12)  # and was killed
@@ -120,7 +124,7 @@ def test_what_this_name_was_given_before_comes_first(
 
 
 def test_what_others_left_is_claimed_when_they_have_been_silent_long_enough(
-    make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store
+    make_worker: MakeWorker, make_stream: StreamMaker, stream: ConsumerGroup, store: Store
 ) -> None:
     fill(stream, 1, 25)
     make_stream(consumer="dead").read(12)
@@ -130,14 +134,18 @@ def test_what_others_left_is_claimed_when_they_have_been_silent_long_enough(
 
 
 def test_a_drain_ends_only_when_nobody_holds_anything(
-    make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store, caplog: pytest.LogCaptureFixture
+    make_worker: MakeWorker,
+    make_stream: StreamMaker,
+    stream: ConsumerGroup,
+    store: Store,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
     fill(stream, 1, 3)
     slow = make_stream(consumer="slow")
     held = slow.read(1)
     draining = threads.in_thread(make_worker(claim_idle=1.0).run)
-    wait_for(lambda: "1 entries are pending on other consumers" in caplog.text)
+    wait_for(lambda: "1 entry pending on other consumers" in caplog.text)
     assert store.seqs == [2, 3]
     assert not draining.done()
     slow.ack([entry.id for entry in held])
@@ -146,7 +154,7 @@ def test_a_drain_ends_only_when_nobody_holds_anything(
 
 
 def test_an_entry_deleted_while_pending_is_acked(
-    make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store, redis_client: redis.Redis
+    make_worker: MakeWorker, make_stream: StreamMaker, stream: ConsumerGroup, store: Store, redis_client: redis.Redis
 ) -> None:
     fill(stream, 1, 2)
     redis_client.xdel("prices", make_stream(consumer="me").read(2)[0].id)
@@ -157,7 +165,7 @@ def test_an_entry_deleted_while_pending_is_acked(
 # --- Only what is stored is acked
 
 
-def test_the_ack_comes_after_the_store(make_worker: MakeWorker, stream: Stream, store: Store) -> None:
+def test_the_ack_comes_after_the_store(make_worker: MakeWorker, stream: ConsumerGroup, store: Store) -> None:
     fill(stream, 1, 25)
     make_worker().run()
     # Each block, all of it, while it is being stored, and the one that is read meanwhile; none before it.
@@ -166,7 +174,7 @@ def test_the_ack_comes_after_the_store(make_worker: MakeWorker, stream: Stream, 
 
 
 def test_a_full_block_is_written_while_the_next_one_is_read(
-    make_worker: MakeWorker, stream: Stream, store: Store
+    make_worker: MakeWorker, stream: ConsumerGroup, store: Store
 ) -> None:
     fill(stream, 1, 25)
 
@@ -179,7 +187,9 @@ def test_a_full_block_is_written_while_the_next_one_is_read(
     assert stream.pending() == 0
 
 
-def test_an_outage_is_waited_out_with_the_block_in_hand(make_worker: MakeWorker, stream: Stream, store: Store) -> None:
+def test_an_outage_is_waited_out_with_the_block_in_hand(
+    make_worker: MakeWorker, stream: ConsumerGroup, store: Store
+) -> None:
     tries = count(1)
     fill(stream, 1, 3)
 
@@ -195,7 +205,7 @@ def test_an_outage_is_waited_out_with_the_block_in_hand(make_worker: MakeWorker,
 
 
 def test_a_block_that_fails_while_the_database_answers_is_bisected(
-    make_worker: MakeWorker, stream: Stream, store: Store
+    make_worker: MakeWorker, stream: ConsumerGroup, store: Store
 ) -> None:
     def fail() -> None:
         if not store.bisected[-1]:
@@ -212,7 +222,7 @@ def test_a_block_that_fails_while_the_database_answers_is_bisected(
 
 
 def test_told_to_stop_it_finishes_the_block_in_hand_and_leaves(
-    make_worker: MakeWorker, stream: Stream, store: Store, stop: threading.Event
+    make_worker: MakeWorker, stream: ConsumerGroup, store: Store, stop: threading.Event
 ) -> None:
     fill(stream, 1, 25)
     store.on_insert = stop.set
@@ -222,7 +232,7 @@ def test_told_to_stop_it_finishes_the_block_in_hand_and_leaves(
 
 
 def test_told_to_stop_it_finishes_every_block_that_it_claims(
-    make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store, stop: threading.Event
+    make_worker: MakeWorker, make_stream: StreamMaker, stream: ConsumerGroup, store: Store, stop: threading.Event
 ) -> None:
     fill(stream, 1, 25)
     make_stream(consumer="dead").read(25)
@@ -233,7 +243,7 @@ def test_told_to_stop_it_finishes_every_block_that_it_claims(
 
 
 def test_told_to_stop_while_the_database_is_away_the_block_stays_pending(
-    make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store, stop: threading.Event
+    make_worker: MakeWorker, make_stream: StreamMaker, stream: ConsumerGroup, store: Store, stop: threading.Event
 ) -> None:
     def away() -> None:
         stop.set()
@@ -251,7 +261,7 @@ def test_told_to_stop_while_the_database_is_away_the_block_stays_pending(
 
 def test_redis_away_is_waited_out_and_what_it_had_handed_over_is_recovered(
     make_worker: MakeWorker,
-    stream: Stream,
+    stream: ConsumerGroup,
     store: Store,
     redis_server: fakeredis.FakeServer,
     caplog: pytest.LogCaptureFixture,
@@ -274,7 +284,7 @@ def test_redis_away_is_waited_out_and_what_it_had_handed_over_is_recovered(
 
 
 def test_a_lost_group_is_made_again_at_the_streams_start(
-    make_worker: MakeWorker, stream: Stream, store: Store, redis_client: redis.Redis
+    make_worker: MakeWorker, stream: ConsumerGroup, store: Store, redis_client: redis.Redis
 ) -> None:
     lost = iter([True])
 
@@ -290,12 +300,12 @@ def test_a_lost_group_is_made_again_at_the_streams_start(
 
 
 def test_a_redis_too_full_to_take_its_report_does_not_keep_it_from_its_work(
-    make_worker: MakeWorker, stream: Stream, store: Store, monkeypatch: pytest.MonkeyPatch
+    make_worker: MakeWorker, stream: ConsumerGroup, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise StreamOutageError("Redis: OOM command not allowed")
 
-    monkeypatch.setattr(Stream, "report", refuse)
+    monkeypatch.setattr(ConsumerStatistics, "publish", refuse)
     fill(stream, 1, 15)
     make_worker().run()
     assert store.seqs == [*range(1, 16)]
@@ -305,7 +315,7 @@ def test_a_redis_too_full_to_take_its_report_does_not_keep_it_from_its_work(
 @pytest.mark.parametrize("error", [StreamOutageError("WRONGTYPE"), ConfigurationError("NOPERM")])
 def test_statistics_that_are_refused_are_logged_once_and_the_work_goes_on(
     make_worker: MakeWorker,
-    stream: Stream,
+    stream: ConsumerGroup,
     store: Store,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -314,8 +324,8 @@ def test_statistics_that_are_refused_are_logged_once_and_the_work_goes_on(
     def refuse(*_: object, **__: object) -> None:
         raise error
 
-    for name in ("report", "forget_reports"):
-        monkeypatch.setattr(Stream, name, refuse)
+    for name in ("publish", "prune"):
+        monkeypatch.setattr(ConsumerStatistics, name, refuse)
     fill(stream, 1, 15)
     worker = make_worker()
     worker._report()
@@ -323,28 +333,28 @@ def test_statistics_that_are_refused_are_logged_once_and_the_work_goes_on(
     worker._report()
     assert store.seqs == [*range(1, 16)]
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert said == [f"consumer statistics are not written: {error}"] * 2  # to write them, and to remove old ones
+    assert said == [f"consumer statistics not written: {error}"] * 2  # to write them, and to remove old ones
 
 
 # --- What it does besides
 
 
-def test_it_leaves_word_of_its_work(make_worker: MakeWorker, stream: Stream) -> None:
+def test_it_leaves_word_of_its_work(make_worker: MakeWorker, stream: ConsumerGroup) -> None:
     fill(stream, 1, 5)
     make_worker(name="one").run()
-    report = stream.reports()["one"]
-    assert {name: report[name] for name in ("stored", "duplicates", "dead_letters", "blocks", "at")} == {
+    report = stream.statistics.read()["one"]
+    assert {name: report[name] for name in ("stored", "duplicates", "dead_letters", "batches", "at")} == {
         "stored": 5,
         "duplicates": 0,
         "dead_letters": 0,
-        "blocks": 1,
+        "batches": 1,
         "at": 3_000_000,
     }
     assert report["latency_p50"] == report["latency_p99"] == 2.0  # received at 1 s, stored at 3 s
 
 
 def test_it_trims_what_every_group_is_done_with(
-    make_worker: MakeWorker, stream: Stream, redis_client: redis.Redis
+    make_worker: MakeWorker, stream: ConsumerGroup, redis_client: redis.Redis
 ) -> None:
     fill(stream, 1, 5)
     stream.ack([entry.id for entry in stream.read(4)])

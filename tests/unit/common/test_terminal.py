@@ -22,7 +22,7 @@ from tickpipe.inspect.status import Candle, Status, SymbolStatus
 from tickpipe.inspect.verdict import Verdict
 from tickpipe.terminal import live_view
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 NASTY = "\x1b]0;owned\x07\x1b[2J\r\n\x7f\x9b31m\u202eABC[red]x[/bold] :smile:<b>"
 

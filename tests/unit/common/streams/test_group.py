@@ -17,7 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from common.errors import ConfigurationError, OutageError, StreamOutageError, TickpipeError
 from common.settings import Secret
 from common.streams.client import connect
-from common.streams.stream import Backlog, Entry, Stream
+from common.streams.group import Backlog, ConsumerGroup
+from common.streams.stream import Entry, Stream
 from tests.unit.conftest import StreamMaker, stored
 
 
@@ -30,7 +31,7 @@ def seqs(entries: list[Entry]) -> list[int]:
 
 
 @pytest.fixture
-def stream(make_stream: StreamMaker) -> Stream:
+def stream(make_stream: StreamMaker) -> ConsumerGroup:
     """Entries 1 to 5, and a group that has read nothing."""
     stream = make_stream()
     stream.append([fields(n) for n in range(1, 6)])
@@ -41,7 +42,7 @@ def stream(make_stream: StreamMaker) -> Stream:
 # --- Who is there
 
 
-def test_consumers_tell_what_each_holds(stream: Stream, make_stream: StreamMaker) -> None:
+def test_consumers_tell_what_each_holds(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     stream.read(2)
     other = make_stream(consumer="other")
     other.ack([entry.id for entry in other.read(9)])
@@ -55,14 +56,18 @@ def test_consumers_tell_what_each_holds(stream: Stream, make_stream: StreamMaker
 # --- Append, read, ack
 
 
-def test_entries_are_read_as_bytes_in_order_each_by_one_consumer(stream: Stream, make_stream: StreamMaker) -> None:
+def test_entries_are_read_as_bytes_in_order_each_by_one_consumer(
+    stream: ConsumerGroup, make_stream: StreamMaker
+) -> None:
     mine, others = stream.read(2), make_stream(consumer="other").read(9)
     assert (seqs(mine), seqs(others)) == ([1, 2], [3, 4, 5])
     assert mine[0].fields == {b"seq": b"1", b"symbol": "Ü".encode()}
     assert stream.read(9) == []
 
 
-def test_an_append_is_one_command(redis_client: redis.Redis, stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_append_is_one_command(
+    redis_client: redis.Redis, stream: ConsumerGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And so all or none; a script that Redis does not know yet, or has lost, is sent again."""
     sent: list[object] = []
     execute = redis.Redis.execute_command
@@ -80,7 +85,7 @@ def test_an_append_is_one_command(redis_client: redis.Redis, stream: Stream, mon
     assert redis_client.xlen("prices") == 1006
 
 
-def test_an_entry_of_any_form_is_appended(redis_client: redis.Redis, stream: Stream) -> None:
+def test_an_entry_of_any_form_is_appended(redis_client: redis.Redis, stream: ConsumerGroup) -> None:
     stream.append([{"n": "1"}, {b"odd \xff": b"\x00", b"": b""}, {"n": "\ud800", "m": ""}])
     found = cast("list[Any]", redis_client.xrange("prices"))[-3:]
     assert [entry for _, entry in found] == [
@@ -89,7 +94,7 @@ def test_an_entry_of_any_form_is_appended(redis_client: redis.Redis, stream: Str
 
 
 def test_an_entry_too_wide_for_the_script_is_appended_with_the_others(
-    redis_client: redis.Redis, stream: Stream
+    redis_client: redis.Redis, stream: ConsumerGroup
 ) -> None:
     wide = {f"field {n}": str(n) for n in range(4100)}
     before = redis_client.xlen("prices")
@@ -98,7 +103,7 @@ def test_an_entry_too_wide_for_the_script_is_appended_with_the_others(
     assert [len(entry) for _, entry in found] == [1, 4100, 1]
 
 
-def test_own_pending_entries_come_again_until_acked(stream: Stream, make_stream: StreamMaker) -> None:
+def test_own_pending_entries_come_again_until_acked(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     ids = [entry.id for entry in stream.read(3)]
     again = make_stream()  # a new process under the same name
     assert seqs(again.read_own_pending(2)) == [1, 2]
@@ -111,7 +116,9 @@ def test_own_pending_entries_come_again_until_acked(stream: Stream, make_stream:
     assert stream.pending() == 1
 
 
-def test_the_group_begins_at_the_streams_start_and_is_made_once(stream: Stream, make_stream: StreamMaker) -> None:
+def test_the_group_begins_at_the_streams_start_and_is_made_once(
+    stream: ConsumerGroup, make_stream: StreamMaker
+) -> None:
     assert seqs(stream.read(2)) == [1, 2]  # appended before there was a group
     make_stream().ensure_group()
     assert seqs(stream.read(9)) == [3, 4, 5]  # not begun again
@@ -133,7 +140,7 @@ def test_all_that_a_dead_consumer_holds_is_claimed(make_stream: StreamMaker) -> 
     assert len(stream.read_own_pending(99)) == 50
 
 
-def test_an_entry_deleted_while_pending_has_no_fields(stream: Stream, redis_client: redis.Redis) -> None:
+def test_an_entry_deleted_while_pending_has_no_fields(stream: ConsumerGroup, redis_client: redis.Redis) -> None:
     entries = stream.read(2)
     redis_client.xdel("prices", entries[0].id)
     assert stream.read_own_pending(9) == [Entry(entries[0].id, None), entries[1]]
@@ -142,7 +149,7 @@ def test_an_entry_deleted_while_pending_has_no_fields(stream: Stream, redis_clie
 # --- Looking
 
 
-def test_backlog(stream: Stream, make_stream: StreamMaker) -> None:
+def test_backlog(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     assert make_stream("nowhere").backlog() == Backlog(0, 0, 0, 0, 0)
     assert make_stream(group="none").backlog() == Backlog(5, 5, 5, 0, 0)
     entries = stream.read(3)
@@ -157,7 +164,9 @@ def test_backlog(stream: Stream, make_stream: StreamMaker) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 100])
-def test_undone_is_what_is_unread_or_pending_on_anybody(stream: Stream, make_stream: StreamMaker, count: int) -> None:
+def test_undone_is_what_is_unread_or_pending_on_anybody(
+    stream: ConsumerGroup, make_stream: StreamMaker, count: int
+) -> None:
     assert seqs(list(stream.unprocessed(count))) == [1, 2, 3, 4, 5]
     entries = stream.read(3)
     make_stream(consumer="other").read(1)
@@ -166,36 +175,40 @@ def test_undone_is_what_is_unread_or_pending_on_anybody(stream: Stream, make_str
     assert seqs(list(make_stream(group="none").unprocessed(count))) == [1, 2, 3, 4, 5]
 
 
-def test_an_entry_that_is_read_while_looking_is_undone(stream: Stream, make_stream: StreamMaker) -> None:
+def test_an_entry_that_is_read_while_looking_is_undone(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     looking = stream.unprocessed(count=1)
     assert seqs([next(looking)]) == [1]
     make_stream(consumer="other").read(9)
     assert seqs(list(looking)) == [2, 3, 4, 5]
 
 
-def test_consumers_leave_word(stream: Stream, make_stream: StreamMaker) -> None:
+def test_consumers_leave_word(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     for name, text in (("one", "1"), ("other", "ü"), ("one", "2")):
-        make_stream(consumer=name).report(text=text, at=len(text))
-    assert stream.reports() == {"one": {"text": "2", "at": 1}, "other": {"text": "ü", "at": 1}}
+        make_stream().statistics.publish(name, text=text, at=len(text))
+    assert stream.statistics.read() == {"one": {"text": "2", "at": 1}, "other": {"text": "ü", "at": 1}}
 
 
 @pytest.mark.parametrize(
     "word", [b"junk", b"\xff", b"", b"[1]", b"1", b'{"stored": 1}', b'{"at": "noon"}', b"[" * 10**5]
 )
 def test_what_is_no_word_of_a_consumer_is_an_old_one_and_forgotten(
-    stream: Stream, redis_client: redis.Redis, word: bytes
+    stream: ConsumerGroup, redis_client: redis.Redis, word: bytes
 ) -> None:
-    stream.report(stored=1, at=5)
+    stream.statistics.publish(stream.consumer, stored=1, at=5)
     redis_client.hset("prices:consumers", "odd", word)
     redis_client.hset("prices:consumers", b"\xff", word)
-    assert {name: told["at"] for name, told in stream.reports().items()} == {stream.consumer: 5, "odd": 0, "\ufffd": 0}
-    stream.forget_reports(before=5)
-    assert set(stream.reports()) == {stream.consumer, "\ufffd"}
-    stream.forget_reports(before=6)
-    assert set(stream.reports()) == {"\ufffd"}
+    assert {name: told["at"] for name, told in stream.statistics.read().items()} == {
+        stream.consumer: 5,
+        "odd": 0,
+        "\ufffd": 0,
+    }
+    stream.statistics.prune(before=5)
+    assert set(stream.statistics.read()) == {stream.consumer, "\ufffd"}
+    stream.statistics.prune(before=6)
+    assert set(stream.statistics.read()) == {"\ufffd"}
 
 
-def test_a_key_of_another_kind_is_a_wrong_configuration(stream: Stream, redis_client: redis.Redis) -> None:
+def test_a_key_of_another_kind_is_a_wrong_configuration(stream: ConsumerGroup, redis_client: redis.Redis) -> None:
     stream.check()
     Stream(redis_client, "none yet").check()
     redis_client.set("text", "1")
@@ -206,7 +219,7 @@ def test_a_key_of_another_kind_is_a_wrong_configuration(stream: Stream, redis_cl
 # --- Consumers that go
 
 
-def test_a_consumer_leaves_only_when_it_holds_nothing(stream: Stream, make_stream: StreamMaker) -> None:
+def test_a_consumer_leaves_only_when_it_holds_nothing(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     ids = [entry.id for entry in stream.read(2)]
     make_stream(consumer="other").read(1)
     stream.leave()
@@ -218,7 +231,7 @@ def test_a_consumer_leaves_only_when_it_holds_nothing(stream: Stream, make_strea
     stream.leave()  # gone already
 
 
-def test_only_the_idle_who_hold_nothing_are_removed(stream: Stream, make_stream: StreamMaker) -> None:
+def test_only_the_idle_who_hold_nothing_are_removed(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     stream.ack([entry.id for entry in stream.read(1)])
     make_stream(consumer="holder").read(1)
     assert stream.remove_idle_consumers(idle_ms=60_000) == 0
@@ -254,7 +267,7 @@ def test_ids_are_compared_as_numbers(
     assert [entry_id.decode() for entry_id, _ in stored(redis_client)] == kept
 
 
-def test_a_group_that_lags_holds_everybody_back(stream: Stream, make_stream: StreamMaker) -> None:
+def test_a_group_that_lags_holds_everybody_back(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     stream.ack([entry.id for entry in stream.read(9)])
     slow = make_stream(group="slow")
     slow.ensure_group()
@@ -282,7 +295,7 @@ class Trimming(RuleBasedStateMachine):
         self.client = fakeredis.FakeStrictRedis(protocol=2)
         self.last = (8, 0)
         self.appended: list[tuple[int, int]] = []
-        self.streams = {name: Stream(self.client, "prices", name, f"consumer of {name}") for name in "ab"}
+        self.streams = {name: ConsumerGroup(self.client, "prices", name, f"consumer of {name}") for name in "ab"}
         self.read = dict.fromkeys("ab", 0)  # how many entries
         self.pending: dict[str, set[tuple[int, int]]] = {"a": set(), "b": set()}
         for stream in self.streams.values():
@@ -359,7 +372,7 @@ TestTrimming.settings = settings(max_examples=30, stateful_step_count=25, deadli
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 def test_errors_are_worth_a_retry_or_need_a_person(
-    stream: Stream, monkeypatch: pytest.MonkeyPatch, error: redis.RedisError, expected: type[TickpipeError]
+    stream: ConsumerGroup, monkeypatch: pytest.MonkeyPatch, error: redis.RedisError, expected: type[TickpipeError]
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
@@ -371,21 +384,21 @@ def test_errors_are_worth_a_retry_or_need_a_person(
         stream.check,
         stream.check_append,
         stream.check_consume,
-        stream.check_reports,
+        stream.statistics.check,
         stream.ensure_group,
         stream.trim,
         stream.leave,
         stream.pending,
         stream.backlog,
         stream.groups,
-        stream.reports,
+        stream.statistics.read,
         lambda: stream.append([fields(1)]),
         lambda: stream.read(1),
         lambda: stream.read_own_pending(1),
         lambda: stream.ack([b"1-0"]),
         lambda: list(stream.claim(0, 1)),
         lambda: list(stream.unprocessed()),
-        lambda: stream.report(at=1),
+        lambda: stream.statistics.publish(stream.consumer, at=1),
         lambda: stream.remove_idle_consumers(0),
     ]
     for call in calls:
@@ -450,12 +463,12 @@ def test_after_any_error_the_address_is_looked_up_again(refusing_redis: Refusing
     """The node may have been demoted: whatever it says, another one may be at the address by now."""
     refusing_redis.error = error
     client = connect(refusing_redis.url)
-    stream = Stream(client, "prices", "g", "me")
+    stream = ConsumerGroup(client, "prices", "g", "me")
     calls: list[Callable[[], object]] = [
         lambda: stream.append([fields(1)]),
         lambda: stream.read(1),
         stream.backlog,
-        lambda: stream.report(at=1),
+        lambda: stream.statistics.publish(stream.consumer, at=1),
     ]
     for number, call in enumerate(calls, 1):
         with pytest.raises(TickpipeError):
@@ -465,7 +478,7 @@ def test_after_any_error_the_address_is_looked_up_again(refusing_redis: Refusing
 
 
 def test_a_key_on_another_node_needs_a_person_until_this_node_has_had_it(
-    stream: Stream, monkeypatch: pytest.MonkeyPatch
+    stream: ConsumerGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cluster of one shard works, and a failover within it is an outage. Each key counts for itself."""
 
@@ -477,10 +490,10 @@ def test_a_key_on_another_node_needs_a_person_until_this_node_has_had_it(
     with pytest.raises(StreamOutageError, match="this node is not the primary"):
         stream.check()
     with pytest.raises(ConfigurationError, match=r"one node of a Redis Cluster, and the key 'prices:consumers'"):
-        stream.check_reports()
+        stream.statistics.check()
 
 
-def test_a_lost_group_is_an_outage_until_it_is_made_again(stream: Stream, redis_client: redis.Redis) -> None:
+def test_a_lost_group_is_an_outage_until_it_is_made_again(stream: ConsumerGroup, redis_client: redis.Redis) -> None:
     redis_client.xgroup_destroy("prices", "g")
     with pytest.raises(StreamOutageError):
         stream.read(1)

@@ -1,4 +1,4 @@
-"""`tick.problem`: why the database would refuse a tick. Its limits are the table's."""
+"""`tick.validation_error`: why the database would refuse a tick. Its limits are the table's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.tick import MAX_NAME, TIME_RANGE, Tick, problem
+from common.tick import MAX_NAME, TIME_RANGE, Tick, validation_error
 
 GOOD = Tick("1700000000000000", "1", "BTC/USD", "1700000000", "1.10", "12.5", "1.09", "1.11", "Coinbase", "17")
 
@@ -31,7 +31,7 @@ GOOD = Tick("1700000000000000", "1", "BTC/USD", "1700000000", "1.10", "12.5", "1
     ],
 )
 def test_a_good_tick_has_no_problem(values: dict[str, str]) -> None:
-    assert problem(GOOD._replace(**values)) is None
+    assert validation_error(GOOD._replace(**values)) is None
 
 
 @pytest.mark.parametrize("field", ["session", "seq", "received"])
@@ -42,7 +42,7 @@ def test_an_identity_is_a_whole_number_of_64_bits(field: str, value: str) -> Non
 
 @pytest.mark.parametrize("field", ["time", "price"])
 def test_time_and_price_must_be_there(field: str) -> None:
-    assert problem(GOOD._replace(**{field: ""})) == f"{field} is missing"
+    assert validation_error(GOOD._replace(**{field: ""})) == f"{field} is missing"
 
 
 @pytest.mark.parametrize("field", ["time", "price", "day_volume", "bid", "ask"])
@@ -62,8 +62,8 @@ def test_names_have_their_bounds(field: str, value: str) -> None:
 
 
 def assert_named(field: str, value: str, words: str) -> None:
-    """The problem names the field, what is wrong, and the value, of which not more than a line."""
-    found = problem(GOOD._replace(**{field: value}))
+    """The validation_error names the field, what is wrong, and the value, of which not more than a line."""
+    found = validation_error(GOOD._replace(**{field: value}))
     assert found is not None
     assert found.startswith(f"{field} ")
     assert words in found
@@ -73,7 +73,7 @@ def assert_named(field: str, value: str, words: str) -> None:
 
 @given(st.tuples(*[st.one_of(st.text(), st.integers().map(str), st.floats().map(str))] * 10).map(Tick._make))
 def test_it_never_raises_and_passes_only_what_the_table_takes(tick: Tick) -> None:
-    if problem(tick) is None:
+    if validation_error(tick) is None:
         assert TIME_RANGE[0] <= float(tick.time) < TIME_RANGE[1]
         assert all(math.isfinite(float(text)) for text in (tick.price, tick.day_volume or "0", tick.bid or "0"))
         assert 1 <= len(tick.symbol) <= MAX_NAME
@@ -81,7 +81,7 @@ def test_it_never_raises_and_passes_only_what_the_table_takes(tick: Tick) -> Non
 
 
 def test_the_limits_are_those_of_the_table() -> None:
-    sql = (Path(__file__).parents[2] / "sql" / "0001_prices.sql").read_text(encoding="utf-8")
+    sql = (Path(__file__).parents[3] / "sql" / "0001_prices.sql").read_text(encoding="utf-8")
     first, end = (f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}+00" for seconds in TIME_RANGE)
     assert f"time >= '{first}' AND time < '{end}'" in sql
     assert f"char_length(symbol) BETWEEN 1 AND {MAX_NAME}" in sql

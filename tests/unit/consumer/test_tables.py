@@ -6,9 +6,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from common.database.client import DatabaseClient
 from common.errors import ConfigurationError
 from common.settings import Secret
-from consumer.store import PriceStore, array_literal
+from consumer.tables import array_literal
 
 
 def parse_array(literal: str) -> list[str | None]:
@@ -60,7 +61,7 @@ def test_an_array_literal_is_read_as_what_was_written_and_empty_as_null(values: 
 )
 def test_a_url_that_is_none_is_refused_at_once_without_quoting_it(url: str) -> None:
     with pytest.raises(ConfigurationError, match="DATABASE_URL is not a PostgreSQL URL") as caught:
-        PriceStore(Secret(url))
+        DatabaseClient(Secret(url))
     assert "p4" not in str(caught.value)
 
 
@@ -75,4 +76,4 @@ def test_a_url_that_is_none_is_refused_at_once_without_quoting_it(url: str) -> N
     ],
 )
 def test_a_good_url_connects_to_nothing_yet(url: str) -> None:
-    PriceStore(Secret(url)).close()
+    DatabaseClient(Secret(url)).close()
