@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import typer
 
 from common import libpq, output, settings
+from common.docstrings import restore_help
 from common.dotenv_file import load_dotenv_file
 from common.errors import TickpipeError
 from common.settings import Secret
@@ -27,6 +28,7 @@ def run(app: typer.Typer, name: str) -> NoReturn:
     try:
         output.prepare()
         load_dotenv_file(Path(".env"))
+        restore_help(app)
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see common/interrupt.py
             signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # KeyboardInterrupt: Typer lets some of them through
         app(prog_name=name)

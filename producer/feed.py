@@ -20,6 +20,7 @@ import websocket
 from websocket import ABNF
 
 from common import tls
+from common.docstrings import docstring
 from common.errors import ConfigurationError, TickpipeError, UntrustedError
 from common.settings import Secret
 from producer.config import FeedConfig
@@ -168,7 +169,7 @@ class Feed:
             self._client.connect(url, self.config.handshake_timeout, self.config.proxy)
         except websocket.WebSocketBadStatusException as error:
             if error.status_code in {200, 401, 403}:  # the vendor answers a bad key with a plain page, status 200
-                raise RefusedKeyError(f"{RefusedKeyError.__doc__}{self._route}") from None
+                raise RefusedKeyError(f"{docstring(RefusedKeyError)}{self._route}") from None
             raise DisconnectedError(f"the server answered the handshake with HTTP status {error.status_code}") from None
         except OSError as error:
             if self._ever_connected:

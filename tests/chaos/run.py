@@ -24,11 +24,11 @@ from pathlib import Path
 
 import redis
 
+from common.feed_event import REPORT_TIMEOUT
 from tests.chaos.faults import FAULTS, Step, schedule
 from tests.chaos.oracle import SYMBOLS, Journal, Judgement, Numbered, compare_with_verify, judge
 from tests.support.faults import FaultySimulator
 from tests.support.homes import temporary_home
-from tickpipe.inspect.verify import SILENT_AFTER
 from tickpipe.local.servers.postgres import PostgresServer
 from tickpipe.local.servers.valkey import ValkeyServer
 from tickpipe.simulator.websocket import SimulatorConfig
@@ -286,7 +286,7 @@ class Run:
 
     def _judge(self) -> Judgement:
         """Ask the oracle, and `tickpipe verify`, once sessions without a goodbye count as ended."""
-        time.sleep(SILENT_AFTER)
+        time.sleep(REPORT_TIMEOUT)
         judgement = judge(self.postgres.url, self.journal, self.kills)
         status, said, errors = self._verify(1.0, "--all")
         judgement.faults += compare_with_verify(judgement, said)

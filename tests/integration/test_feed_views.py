@@ -120,7 +120,7 @@ def test_sessions_tell_when_they_ran_and_how_far_they_came(pipeline: Pipeline, s
     session.vouch("alive", 5, 70)
     session.vouch("stopped", 9, 123)
     ((row),) = pipeline.database.query(
-        "SELECT session, feed, started_at, stopped_at, last_word_at, last_seq, connections FROM feed_sessions"
+        "SELECT session, feed, started_at, stopped_at, last_seen_at, last_seq, connections FROM feed_sessions"
     )
     assert row[:2] == (session.id, "twelvedata")
     assert [round(moment.timestamp() - start, 3) for moment in row[2:5]] == [0, 9, 9]

@@ -119,9 +119,34 @@ def test_a_later_file_is_applied_to_what_is_there(fresh_database: Database) -> N
     assert fresh_database.query("SELECT seq, more FROM prices_real_time") == [(1, 7)]
 
 
+def test_a_file_whose_comments_have_changed_since_it_was_applied_is_accepted(database: Database) -> None:
+    first, *others = read_migrations()
+    reworded = first._replace(sql=f"-- Another comment.\n{first.sql}\n/* And\nmore. */")
+    with connected(database) as connection:
+        assert migrate(connection, [reworded, *others]) == []
+
+
+def test_a_database_of_the_former_files_is_upgraded(empty_database: Database) -> None:
+    lines = (SQL_FOLDER / "former_checksums.txt").read_text(encoding="utf-8").splitlines()
+    former = dict(reversed(line.split()) for line in lines if not line.startswith("#"))
+    before = [each for each in read_migrations() if each.name in former]
+    with connected(empty_database) as connection:
+        migrate(connection, before)
+    for name, checksum in former.items():
+        empty_database.query("UPDATE tickpipe_migrations SET checksum = %s WHERE name = %s", checksum, name)
+    empty_database.query(
+        "INSERT INTO feed_events VALUES (1760000000000000, 1, '2025-10-09 08:53:20+00', 'started', '{}')"
+    )
+    empty_database.query("INSERT INTO candles_backfill_asked VALUES ('A', '2025-10-09', '2025-10-10')")
+    with connected(empty_database) as connection:
+        assert "0040_names.sql" in migrate(connection, read_migrations())
+    assert empty_database.query("SELECT session, last_seen_at = started_at FROM feed_sessions") == [(SESSION, True)]
+    assert empty_database.query("SELECT symbol FROM candles_backfill_requests") == [("A",)]
+
+
 def test_a_file_that_has_changed_since_it_was_applied_is_refused_by_name(database: Database) -> None:
     first, *others = read_migrations()
-    changed = first._replace(sql=first.sql + "\n-- and more")
+    changed = first._replace(sql=first.sql + "\nSELECT 1;")
     later = Migration("9999_more.sql", "CREATE TABLE more ()")
     with (
         pytest.raises(ConfigurationError, match=rf"sql/{first.name} was applied .* has changed"),

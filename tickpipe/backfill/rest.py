@@ -14,6 +14,7 @@ import requests
 from twelvedata.context import Context
 from twelvedata.time_series import TimeSeries
 
+from common.docstrings import docstring
 from common.errors import ConfigurationError, OutageError, TickpipeError
 from common.proxy import for_url
 from common.settings import Secret
@@ -167,7 +168,7 @@ def _error(code: object, words: str) -> TickpipeError:
     if "no data is available" in words.lower():
         return NoBarsError(words)
     if code in {401, 403}:
-        return RefusedKeyError(f"{RefusedKeyError.__doc__} {words}")
+        return RefusedKeyError(f"{docstring(RefusedKeyError)} {words}")
     if code == 429:
         return OutOfCreditsError(words)
     return RefusedSymbolError(words) if isinstance(code, int) and 400 <= code < 500 else OutageError(words)

@@ -49,4 +49,4 @@ def keep(store: DatabaseClient, call: Call, bars: Iterable[Bar], now: datetime) 
 
 
 _BARS = "INSERT INTO candles_backfill (symbol, bucket, open, high, low, close, volume) VALUES %s ON CONFLICT DO NOTHING"
-_ASKED = "INSERT INTO candles_backfill_asked (symbol, since, until) VALUES %s ON CONFLICT DO NOTHING"
+_ASKED = "INSERT INTO candles_backfill_requests (symbol, since, until) VALUES %s ON CONFLICT DO NOTHING"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from common.errors import TickpipeError
+from common.feed_event import REPORT_TIMEOUT
 from common.streams.group import IDLE_AFTER, Backlog, ConsumerGroup, Member
 from tickpipe import formatting
 from tickpipe.dashboard.data import Reader
@@ -17,8 +18,6 @@ from tickpipe.inspect.status import backlog_left, laggard, worst
 
 #: Seconds for which a consumer that went off the group in silence is still shown.
 GONE_SHOWN = 15.0
-#: A producer gives a word every 5 s; after so many seconds without one it is taken for dead.
-WORDLESS_AFTER = 15.0
 #: Seconds over which rates are taken.
 RATE_OVER = 5.0
 #: Sessions that are listed, and the longest whose rows are counted for it: more is left to `tickpipe verify`.
@@ -265,7 +264,7 @@ def _websocket(health: Health) -> Box:
 
 
 def _alive(session: Session, now: float) -> bool:
-    return not session.stopped and now - session.last_word < WORDLESS_AFTER
+    return not session.stopped and now - session.last_word < REPORT_TIMEOUT
 
 
 def _stream(health: Health) -> Box:

@@ -12,6 +12,7 @@ import redis
 from common.database import migrations
 from common.database.client import DatabaseClient
 from common.database.connections import is_pooled
+from common.docstrings import docstring
 from common.errors import TickpipeError
 from common.streams.client import NOT_PRIMARY
 from common.streams.group import ConsumerGroup
@@ -91,7 +92,7 @@ def examine(patient: CheckContext) -> Iterator[Finding]:
                     yield Finding(name, well=False, advice=str(error))
                     break
                 advice = f"cannot be read ({error}): look yourself"
-                yield Finding(f"{name}: {look.__doc__}", well=False, advice=advice, grave=False)
+                yield Finding(f"{name}: {docstring(look)}", well=False, advice=advice, grave=False)
 
 
 def _key(patient: CheckContext) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from psycopg2.extensions import cursor as Cursor  # noqa: N812  psycopg2 names i
 
 from common.database.client import DatabaseClient
 from common.errors import OutageError
+from common.feed_event import REPORT_TIMEOUT
 from common.streams.group import ConsumerGroup
 from common.tick import TIME_RANGE
 from producer.spool import read_spool, spool_files
@@ -30,8 +31,6 @@ from tickpipe.terminal.progress import ProgressCallback
 
 logger = logging.getLogger("tickpipe.verify")
 
-#: Seconds without a word after which a session is taken for dead: a producer gives one every 5 s.
-SILENT_AFTER = 15.0
 #: A dead session's prices after its last word may lie so far outside the span it vouched for, in seconds: the first
 #: quote of a weekend is Friday's.
 TAIL_SPAN = 7 * 86_400.0
@@ -70,7 +69,7 @@ def verify(
     everything: bool = False,
     since: int = 0,
     recheck_after: float = 30.0,
-    silent_after: float = SILENT_AFTER,
+    silent_after: float = REPORT_TIMEOUT,
     progress: ProgressCallback = lambda *_: None,
     sleep: Callable[[float], object] = time.sleep,
 ) -> list[Verdict]:
@@ -213,7 +212,7 @@ def _seal(cursor: Cursor, verdict: Verdict) -> None:
 
 _SESSIONS = """
 SELECT s.session, coalesce(s.feed, '?'), s.stopped_at IS NOT NULL,
-       extract(epoch FROM clock_timestamp() - s.last_word_at)::float8, s.last_seq,
+       extract(epoch FROM clock_timestamp() - s.last_seen_at)::float8, s.last_seq,
        coalesce(s.time_min, s.session / 1e6), coalesce(s.time_max, s.session / 1e6), s.last_number
 FROM feed_sessions s LEFT JOIN verified_sessions v USING (session)
 WHERE s.session >= %(since)s AND (%(everything)s OR v.session IS NULL OR v.last_seq < s.last_seq)

@@ -9,10 +9,10 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from tests.unit.common.test_plain_text import INVISIBLE, SAVED_AS, UNREADABLE
 
 from common import cli
 from common.errors import ConfigurationError
+from tests.unit.common.test_plain_text import INVISIBLE, SAVED_AS, UNREADABLE
 
 SECRET = "s3cr3t"
 

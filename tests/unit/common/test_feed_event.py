@@ -43,3 +43,8 @@ def test_what_the_database_cannot_hold_becomes_a_question_mark(text: str, kept: 
 def test_a_price_is_no_feed_event() -> None:
     with pytest.raises(DecodeError, match="not those of a feed event: session, seq"):
         feed_event.decode({b"session": b"1", b"seq": b"2"})
+
+
+def test_sql_has_the_same_report_timeout() -> None:
+    sql = (SQL_FOLDER / "0040_names.sql").read_text(encoding="utf-8")
+    assert f"RETURN interval '{REPORT_TIMEOUT:.0f} seconds';" in sql
