@@ -1,4 +1,4 @@
-"""A feed event: what happened to the feed, as an entry of the second stream, `<stream>:feed`. Pure.
+"""Feed events: connects, subscriptions and outages of the feed, in the stream `<stream>:feed`. Pure.
 
 Kinds: `started` `connected` `subscribed` `refused` `instrument` `disconnected` `overflow` `alive` `stopped`.
 """
@@ -39,13 +39,13 @@ decode = CODEC.decode
 
 
 def validation_error(event: FeedEvent) -> str | None:
-    """Why this event is not stored, naming field and value; None if the database decides."""
+    """Why this event cannot be stored, with field and value; None if it may be valid. The database has more checks."""
     odd = next((name for name in INTEGERS if not is_bigint(getattr(event, name))), None)
-    return odd and f"{odd} is no whole number of 64 bits: {getattr(event, odd)[:80]!r}"
+    return odd and f"{odd} is not a 64-bit integer: {getattr(event, odd)[:80]!r}"
 
 
 def make(session: int, number: int, at: int, event: str, detail: Mapping[str, Any]) -> FeedEvent:
-    """A feed event of these values. What the database's JSON cannot hold (NUL, lone surrogates) becomes "?"."""
+    """A feed event of these values. "?" replaces NUL and lone surrogates, which PostgreSQL's JSON cannot have."""
     text = json.dumps(detail, ensure_ascii=False).encode(errors="replace").decode()
     text = re.sub(r"(?<!\\)((?:\\\\)*)\\u0000", r"\1?", text)
     return FeedEvent(str(session), str(number), str(at), event, text)

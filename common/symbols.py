@@ -1,4 +1,4 @@
-"""Reads the symbols a person names."""
+"""Reads the symbols in options and files."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from common.plain_text import read_text, refuse_invisible, shown, unquoted
 def read_symbols(options: Sequence[str], file: Path | None) -> list[str]:
     """The symbols in the options and the file (`#` begins a comment), in order, upper case, each once.
 
-    Commas, blanks and line ends separate them; a symbol may be in quotes. Raises ConfigurationError if there are no
-    symbols, if the file cannot be read, and if a symbol holds a character that no screen shows.
+    Commas, blanks and line ends separate them; a symbol may be in quotes. Raises ConfigurationError if the list
+    is empty, the file cannot be read, or a symbol has an invisible character.
     """
     texts = [("--symbols (or SYMBOLS)", option) for option in options]
     if file:

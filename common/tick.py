@@ -1,7 +1,6 @@
-"""A tick: one price event as it travels, from the producer's hands to the database's.
+"""A tick: one price event on its way from the producer to the database. Pure.
 
-Every value is text, as it came from the feed: nothing on the way parses a number, the database converts and judges.
-An absent value is an empty string. This module is pure.
+Each value is text as the feed sent it. Only the database converts it to a number. An empty string is a missing value.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from typing import NamedTuple
 from common.codec import Codec
 from common.number import is_bigint, is_finite
 
-#: What `time` may be, in seconds since 1970: 1970-01-01 to 2100-01-01. A time in milliseconds lies far outside.
+#: Valid `time`, seconds since 1970: 1970-01-01 to 2100-01-01. A time in milliseconds is outside this range.
 TIME_RANGE = (0, 4_102_444_800)
 #: Characters in a symbol (at least one) and in an exchange.
 MAX_NAME = 64
@@ -46,13 +45,13 @@ decode = CODEC.decode
 
 
 def validation_error(tick: Tick) -> str | None:
-    """Why this tick is not stored, naming field and value; None if the database decides.
+    """Why this tick cannot be stored, with field and value; None if it may be valid. The database has more checks.
 
-    Asked only about a batch that has failed. It must refuse nothing that the database stores if a whole batch is good.
+    Called only if a batch has been rejected. It must accept each entry that would be stored in a batch without errors.
     """
     for name in INTEGERS:
         if not is_bigint(getattr(tick, name)):
-            return f"{name} is no whole number of 64 bits: {_quote(getattr(tick, name))}"
+            return f"{name} is not a 64-bit integer: {_quote(getattr(tick, name))}"
     if not 1 <= len(tick.symbol) <= MAX_NAME:
         return f"symbol is not of 1 to {MAX_NAME} characters: {_quote(tick.symbol)}"
     if len(tick.exchange) > MAX_NAME:
@@ -62,7 +61,7 @@ def validation_error(tick: Tick) -> str | None:
             return f"{name} is missing"
     for name in NUMBERS:
         if getattr(tick, name) and not is_finite(getattr(tick, name)):
-            return f"{name} is no finite number: {_quote(getattr(tick, name))}"
+            return f"{name} is not a finite number: {_quote(getattr(tick, name))}"
     if not TIME_RANGE[0] - 1 < float(tick.time) < TIME_RANGE[1]:  # it rounds first: -1e-7 is 1970
         return f"time is not between 1970 and 2100 (seconds since 1970 are meant): {_quote(tick.time)}"
     return None

@@ -1,4 +1,4 @@
-"""A consumer group on a stream: read, claim, acknowledge, and what is left to do."""
+"""A consumer group on a stream: read, claim, acknowledge, and its backlog."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IDLE_AFTER = 3.0
 
 
 class Backlog(NamedTuple):
-    """What is left to do for a group. `lag` counts entries that no consumer has read.
+    """The unfinished work of a group. `lag` counts entries that no consumer has read.
 
     A killed consumer stays in the group: `consumers` counts those that ask for entries, `idle` the others.
     """
@@ -157,7 +157,7 @@ class ConsumerGroup(Stream):
         return [Member(each["name"].decode(), int(each["pending"]), each["idle"] / 1000) for each in found]
 
     def backlog(self) -> Backlog:
-        """What is left to do for this group. If it does not exist, every entry counts as unread."""
+        """The backlog of this group. If it does not exist, every entry counts as unread."""
         if ours := self.groups().get(self.group):
             return ours
         with self._errors.translated(self.key):
@@ -165,7 +165,7 @@ class ConsumerGroup(Stream):
         return Backlog(int(info["entries-added"]), int(info["length"]), int(info["length"]), 0, 0)
 
     def groups(self) -> dict[str, Backlog]:
-        """What is left to do for each group on the stream. The slowest one holds back trimming."""
+        """The backlog of each group on the stream. The slowest group delays trimming."""
         with self._errors.translated(self.key):
             info, groups = self._info()
             idle_ms = {name: [each["idle"] for each in self._redis.xinfo_consumers(self.key, name)] for name in groups}

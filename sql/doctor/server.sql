@@ -1,5 +1,5 @@
--- What `tickpipe doctor` finds of the server: one row a finding (what, well, what to do, grave). For every PostgreSQL, with
--- or without our tables. reset_val is what a session of this role has before it sets anything itself.
+-- Findings of `tickpipe doctor` on the server, one in a row: what, well, advice, grave. It works without our tables.
+-- reset_val is the value at the start of a session of this role.
 WITH settings AS (
     SELECT name, reset_val AS value FROM pg_settings
 ), extension AS (

@@ -71,7 +71,7 @@ def test_list_takes_filters(store: DatabaseClient, session: Told, pipeline: Pipe
     assert find(store, Filter(session=1), limit=10) == []
     said = pipeline.processes.start("tickpipe", "dead-letters", "list")
     assert said.wait() == 0
-    assert "price is no finite number: 'n/a'" in said.said()
+    assert "price is not a finite number: 'n/a'" in said.said()
     assert "2 dead letters" in said.said()
 
 

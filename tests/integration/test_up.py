@@ -378,7 +378,7 @@ REFUSED: list[tuple[list[str], Mapping[str, str], str]] = [
         {"REDIS_URL": f"http://:{SECRET}@host"},
         "producer: REDIS_URL is not a Redis URL",
     ),
-    (["producer", "--symbols", "AAPL", "--log-level", "loud"], {}, "producer: LOG_LEVEL 'loud' is none of"),
+    (["producer", "--symbols", "AAPL", "--log-level", "loud"], {}, "producer: LOG_LEVEL 'loud' is unknown"),
     (["consumer"], {"REDIS_URL": f"localhost:{SECRET}"}, "consumer: REDIS_URL is not a Redis URL"),
     (["consumer"], {"DATABASE_URL": f"mysql://u:{SECRET}@h/d"}, "consumer: DATABASE_URL is not a PostgreSQL URL"),
     (["consumer"], {"DATABASE_URL_FILE": "/nowhere"}, "consumer: DATABASE_URL_FILE names /nowhere, which cannot be"),

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import feed_event
+from common.database.migrations import SQL_FOLDER
 from common.errors import DecodeError
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=5)
@@ -47,4 +48,4 @@ def test_a_price_is_no_feed_event() -> None:
 
 def test_sql_has_the_same_report_timeout() -> None:
     sql = (SQL_FOLDER / "0040_names.sql").read_text(encoding="utf-8")
-    assert f"RETURN interval '{REPORT_TIMEOUT:.0f} seconds';" in sql
+    assert f"RETURN interval '{feed_event.REPORT_TIMEOUT:.0f} seconds';" in sql

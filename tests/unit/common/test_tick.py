@@ -37,7 +37,7 @@ def test_a_good_tick_has_no_problem(values: dict[str, str]) -> None:
 @pytest.mark.parametrize("field", ["session", "seq", "received"])
 @pytest.mark.parametrize("value", ["", "x", "1.0", "1e3", " 1", "--1", "²", "١", str(2**63), "9" * 5000])
 def test_an_identity_is_a_whole_number_of_64_bits(field: str, value: str) -> None:
-    assert_named(field, value, "is no whole number of 64 bits")
+    assert_named(field, value, "is not a 64-bit integer")
 
 
 @pytest.mark.parametrize("field", ["time", "price"])
@@ -48,7 +48,7 @@ def test_time_and_price_must_be_there(field: str) -> None:
 @pytest.mark.parametrize("field", ["time", "price", "day_volume", "bid", "ask"])
 @pytest.mark.parametrize("value", ["nan", "Infinity", "-inf", "1e999", "12a", "true", " ", "[1]", "1_000", "１"])
 def test_a_figure_is_a_finite_number(field: str, value: str) -> None:
-    assert_named(field, value, "is no finite number")
+    assert_named(field, value, "is not a finite number")
 
 
 @pytest.mark.parametrize("value", ["-1", str(TIME_RANGE[1]), "1700000000000"])
