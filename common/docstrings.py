@@ -24,10 +24,11 @@ def docstring(item: type[Any] | Callable[..., Any]) -> str:
 
 def restore_help(app: typer.Typer) -> None:
     """Give each command and command group of this app its docstring, from which Typer makes the help text."""
-    registered = [*app.registered_commands, *([app.registered_callback] if app.registered_callback else [])]
-    for each in registered:
-        if each.callback is not None:
-            each.callback.__doc__ = docstring(each.callback)
+    callbacks = [command.callback for command in app.registered_commands]
+    if app.registered_callback:
+        callbacks.append(app.registered_callback.callback)
+    for callback in filter(None, callbacks):
+        callback.__doc__ = docstring(callback)
     for group in app.registered_groups:
         if group.typer_instance is not None:
             restore_help(group.typer_instance)

@@ -49,7 +49,7 @@ def producer(
         typer.Option(envvar="SYMBOLS_FILE", help="A file of symbols, one or more a line; read again on SIGHUP."),
     ] = None,
     url: Annotated[str, typer.Option(envvar="TWELVE_DATA_URL", help="The websocket to read.")] = DEFAULT_URL,
-    price_stream: settings.PriceStream = "prices",
+    price_stream: settings.PriceStream = settings.PRICE_STREAM,
     feed_name: Annotated[
         str, typer.Option(envvar="FEED_NAME", help="This producer's name, where several feed one stream.")
     ] = "twelvedata",
@@ -77,10 +77,10 @@ def producer(
         typer.Option(envvar="RESUBSCRIBE_AFTER", min=1, help="Seconds without any price until it subscribes again."),
     ] = 600.0,
     metrics_port: settings.MetricsPort = 0,
-    metrics_host: settings.MetricsHost = "127.0.0.1",
+    metrics_host: settings.MetricsHost = settings.METRICS_HOST,
     allowed_hosts: settings.AllowedHosts = "",
-    unhealthy_after: settings.UnhealthyAfter = 60.0,
-    log_level: settings.LogLevel = "INFO",
+    unhealthy_after: settings.UnhealthyAfter = settings.UNHEALTHY_AFTER,
+    log_level: settings.LogLevel = settings.LOG_LEVEL,
 ) -> None:
     """Receive live prices from Twelve Data's websocket and append them to a Redis stream.
 

@@ -1,5 +1,5 @@
--- Retention: old ticks are deleted, their candles stay, and `verify` knows what was deleted. `tickpipe retention --ticks 90d`
--- switches it on.
+-- Retention: old ticks are deleted, their candles stay, and `verify` knows what was deleted. To switch it on:
+-- `tickpipe retention --ticks 90d`.
 
 -- The sequence numbers of deleted ticks.
 CREATE TABLE feed_expired (
@@ -10,8 +10,8 @@ CREATE TABLE feed_expired (
     PRIMARY KEY (session, first_seq, last_seq)
 );
 
--- Delete the ticks before a time (rounded down to a UTC day) in the caller's transaction, record their numbers and keep their
--- candles. The lock keeps out writers, so that the record matches the deletion. The search path is fixed, because a job uses
+-- Delete the ticks before a time (rounded down to a UTC day) in the caller's transaction, record their numbers and keep
+-- their candles. The lock keeps out writers, so that the record matches the deletion. The search path is fixed, because a job uses
 -- its owner's, which may lack this schema.
 CREATE PROCEDURE expire_ticks(before timestamptz)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$

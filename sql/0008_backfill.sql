@@ -1,4 +1,4 @@
--- Backfill (`tickpipe backfill`): the vendor's one-minute bars for minutes in which a gap of the feed lies. They do not
+-- Backfill (`tickpipe backfill`): the vendor's one-minute bars for minutes with a gap in the feed. They do not
 -- change the candles of 0004; candles_1m_filled shows both.
 
 CREATE TABLE candles_backfill (

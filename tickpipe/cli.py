@@ -90,8 +90,8 @@ def up(
         ),
     ] = None,
     dashboard: Annotated[bool, typer.Option(help="Serve the dashboard, too, and tell its address.")] = True,
-    price_stream: settings.PriceStream = "prices",
-    consumer_group: settings.ConsumerGroup = "timescale",
+    price_stream: settings.PriceStream = settings.PRICE_STREAM,
+    consumer_group: settings.ConsumerGroup = settings.CONSUMER_GROUP,
 ) -> None:
     """Run the whole pipeline: Redis, PostgreSQL, a producer and consumers, with a live view.
 
@@ -162,8 +162,8 @@ def simulate(
 def status(
     watch: Annotated[bool, typer.Option("--watch", help="Keep looking, as `up` does, until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One look, as JSON.")] = False,
-    price_stream: settings.PriceStream = "prices",
-    consumer_group: settings.ConsumerGroup = "timescale",
+    price_stream: settings.PriceStream = settings.PRICE_STREAM,
+    consumer_group: settings.ConsumerGroup = settings.CONSUMER_GROUP,
     spool_dir: settings.SpoolDir = None,
     disk: Disk = None,
 ) -> None:
@@ -218,8 +218,8 @@ def dashboard(
     ] = PORT,
     simulated: Annotated[bool, typer.Option("--simulated", help="Say on the page that the prices are.")] = False,
     allowed_hosts: settings.AllowedHosts = "",
-    price_stream: settings.PriceStream = "prices",
-    consumer_group: settings.ConsumerGroup = "timescale",
+    price_stream: settings.PriceStream = settings.PRICE_STREAM,
+    consumer_group: settings.ConsumerGroup = settings.CONSUMER_GROUP,
 ) -> None:
     """Serve a page with live candles, gaps and the pipeline's health. It reads only. Needs the extra `dashboard`."""
     environ = cli.environment()
@@ -245,8 +245,8 @@ def verify(
         float,
         typer.Option("--claim-idle", envvar="CLAIM_IDLE", min=0, help="The consumers' claim interval, in seconds."),
     ] = 30.0,
-    price_stream: settings.PriceStream = "prices",
-    consumer_group: settings.ConsumerGroup = "timescale",
+    price_stream: settings.PriceStream = settings.PRICE_STREAM,
+    consumer_group: settings.ConsumerGroup = settings.CONSUMER_GROUP,
     spool_dir: settings.SpoolDir = None,
 ) -> None:
     """Prove, session by session, that every price received is stored, once. Exits 1 where one is missing or doubled."""
@@ -327,8 +327,8 @@ def _connections(group: str) -> tuple[DatabaseClient, Callable[[str], ConsumerGr
 @app.command()
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="A JSON list, a finding each.")] = False,
-    price_stream: settings.PriceStream = "prices",
-    consumer_group: settings.ConsumerGroup = "timescale",
+    price_stream: settings.PriceStream = settings.PRICE_STREAM,
+    consumer_group: settings.ConsumerGroup = settings.CONSUMER_GROUP,
     spool_dir: settings.SpoolDir = None,
     disk: Disk = None,
 ) -> None:
@@ -363,7 +363,7 @@ def _measure(store: DatabaseClient, price_stream: str, spool_dir: Path | None, d
 @app.command()
 def migrate(
     to_timescaledb: Annotated[
-        bool, typer.Option("--to-timescaledb", help="Move ticks from an ordinary table to a hypertable; locks it.")
+        bool, typer.Option("--to-timescaledb", help="Move ticks from a regular table to a hypertable; locks it.")
     ] = False,
     chunk_interval: Annotated[
         str,

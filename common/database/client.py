@@ -56,7 +56,8 @@ class DatabaseClient:
         """One transaction: committed at the end, rolled back after any exception.
 
         Raises DatabaseOutageError for an outage, and if a disk or standby that synchronous_commit requires may lack the
-        commit. Raises ConfigurationError for a missing right or table. psycopg2's DataError and IntegrityError pass through.
+        commit. Raises ConfigurationError for a missing right or table. psycopg2's DataError and IntegrityError pass
+        through.
         """
         with self._translated() as connection, connection.cursor() as cursor:
             connection.notices.clear()

@@ -224,7 +224,7 @@ def test_on_timescaledb_all_is_well_and_no_job_has_failed(timescale: Database, l
     assert states(found, "BAD") == []
     assert told(found, "TimescaleDB 2.").state == "ok"
     assert told(found, "0 background jobs failed").state == "ok"
-    assert not [what for what in found if "ordinary table" in what]
+    assert not [what for what in found if "regular table" in what]
 
 
 def test_an_ordinary_table_though_timescaledb_is_there(timescale: Database, look: Callable[..., Findings]) -> None:
@@ -233,7 +233,7 @@ def test_an_ordinary_table_though_timescaledb_is_there(timescale: Database, look
     timescale.query("CREATE EXTENSION IF NOT EXISTS timescaledb")
     found = look(database_url=timescale.url)
     assert states(found, "BAD") == []
-    assert "`tickpipe migrate --to-timescaledb`" in told(found, "ordinary table").advice
+    assert "`tickpipe migrate --to-timescaledb`" in told(found, "regular table").advice
 
 
 def grown(store: DatabaseClient, rows: int) -> Told:

@@ -148,7 +148,7 @@ def test_a_direct_and_a_pooled_migration_exclude_each_other(
         closing(DatabaseClient(Secret(empty_database.url))) as one,
     ):
         with one.transaction() as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (migrations._TURN,))
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (migrations._PROCESS_LOCK,))
             applying = in_thread(apply, pooled)
             wait_for(lambda: "another process applies it" in caplog.text)
             assert not applying.done()

@@ -128,7 +128,7 @@ def test_a_file_whose_comments_have_changed_since_it_was_applied_is_accepted(dat
 
 def test_a_database_of_the_former_files_is_upgraded(empty_database: Database) -> None:
     lines = (SQL_FOLDER / "former_checksums.txt").read_text(encoding="utf-8").splitlines()
-    former = dict(reversed(line.split()) for line in lines if not line.startswith("#"))
+    former = {name: checksum for checksum, name in (line.split() for line in lines if not line.startswith("#"))}
     before = [each for each in read_migrations() if each.name in former]
     with connected(empty_database) as connection:
         migrate(connection, before)
