@@ -330,7 +330,7 @@ def consumer(make_stream: StreamMaker, monkeypatch: pytest.MonkeyPatch, impatien
     return Consumer(make_stream, monkeypatch)
 
 
-def test_what_the_consumer_stores_is_counted_and_measured(consumer: Consumer) -> None:
+def test_stored_batches_are_counted_and_measured(consumer: Consumer) -> None:
     def take_time() -> None:
         consumer.now += 0.25
 
@@ -352,7 +352,7 @@ def test_what_the_consumer_stores_is_counted_and_measured(consumer: Consumer) ->
     }
 
 
-def test_a_block_that_is_refused_is_not_measured(consumer: Consumer) -> None:
+def test_a_failed_attempt_is_not_measured(consumer: Consumer) -> None:
     tries = iter([True, True])
 
     def away() -> None:
@@ -374,7 +374,7 @@ def test_clocks_that_differ_do_not_make_latencies_negative(consumer: Consumer) -
     assert (found["tickpipe_latency_seconds_count"], found["tickpipe_latency_seconds_sum"]) == (2, 0)
 
 
-def test_lag_and_pending_stay_as_last_seen_while_redis_is_away(
+def test_lag_and_pending_keep_their_last_values_during_an_outage_of_redis(
     consumer: Consumer, redis_server: fakeredis.FakeServer
 ) -> None:
     consumer.prices.ensure_group()
@@ -398,7 +398,7 @@ def test_lag_and_pending_stay_as_last_seen_while_redis_is_away(
     assert changed(found, samples(consumer.metrics)) == {"tickpipe_redis_up": -1}
 
 
-def test_it_looks_at_the_backlog_until_told_to_stop(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_backlog_is_queried_until_the_stop(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("consumer.metrics.BACKLOG_EVERY", 0.01)
     consumer.prices.ensure_group()
     consumer.feed.ensure_group()
@@ -410,7 +410,7 @@ def test_it_looks_at_the_backlog_until_told_to_stop(consumer: Consumer, monkeypa
     running.result(timeout=PATIENCE)
 
 
-def test_a_consumer_whose_database_is_away_is_red_with_the_reason_until_it_is_back(consumer: Consumer) -> None:
+def test_a_consumer_is_unhealthy_during_an_outage_of_the_database(consumer: Consumer) -> None:
     seen: list[tuple[Sequence[str], float]] = []
 
     def away() -> None:
@@ -431,7 +431,7 @@ def test_a_consumer_whose_database_is_away_is_red_with_the_reason_until_it_is_ba
     assert (consumer.reasons, samples(consumer.metrics)["tickpipe_database_up"]) == ([], 1)
 
 
-def test_a_consumer_whose_redis_is_away_is_red_until_it_is_back(
+def test_a_consumer_is_unhealthy_during_an_outage_of_redis(
     consumer: Consumer, redis_server: fakeredis.FakeServer
 ) -> None:
     redis_server.connected = False
@@ -445,7 +445,7 @@ def test_a_consumer_whose_redis_is_away_is_red_until_it_is_back(
     assert consumer.reasons == []
 
 
-def test_a_consumer_that_hangs_in_a_call_is_red_after_a_while(consumer: Consumer) -> None:
+def test_a_consumer_that_hangs_in_a_call_is_unhealthy_after_a_while(consumer: Consumer) -> None:
     seen = []
 
     def hang() -> None:
@@ -460,7 +460,7 @@ def test_a_consumer_that_hangs_in_a_call_is_red_after_a_while(consumer: Consumer
     assert consumer.reasons == []
 
 
-def test_blocks_are_progress_however_many_there_are_to_recover(consumer: Consumer) -> None:
+def test_each_recovered_batch_counts_as_progress(consumer: Consumer) -> None:
     seen = []
 
     def take_time() -> None:
@@ -475,7 +475,7 @@ def test_blocks_are_progress_however_many_there_are_to_recover(consumer: Consume
     assert seen == [[]] * 5
 
 
-def test_a_trouble_of_another_kind_begins_anew() -> None:
+def test_an_outage_of_another_kind_has_its_own_start() -> None:
     now = 1000.0
     progress = Progress(lambda: now)
     progress.failed(StreamOutageError("Redis: away"))

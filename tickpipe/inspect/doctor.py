@@ -173,9 +173,7 @@ def _schema(patient: CheckContext) -> Iterator[Finding]:
     yield Finding(f"files of sql/ that changed since: {changed or 'none'}", not changed, "put them back as they were")
     if there and timescaledb and not moved:
         advice = "`tickpipe migrate --to-timescaledb` moves them"
-        yield Finding(
-            "ticks in a regular table, though TimescaleDB is available", well=False, advice=advice, grave=False
-        )
+        yield Finding("ticks in a regular table; TimescaleDB is available", well=False, advice=advice, grave=False)
     if timescaledb:
         yield from patient.findings("jobs")
 

@@ -41,7 +41,7 @@ def parse_array(literal: str) -> list[str | None]:
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))))
 @example(["plain", "", "text"])
 @example(["", "NULL", "null", "{}", ",", '"', "\\", '\\"', " ", "\n\t", "'", "%s", "€😀"])
-def test_an_array_literal_is_read_as_what_was_written_and_empty_as_null(values: list[str]) -> None:
+def test_an_array_literal_keeps_each_value_and_an_empty_one_is_null(values: list[str]) -> None:
     literal = array_literal([value.encode() for value in values])
     assert parse_array(literal) == [value or None for value in values]
 
@@ -59,7 +59,7 @@ def test_an_array_literal_is_read_as_what_was_written_and_empty_as_null(values: 
         "host=h port=p4ss",
     ],
 )
-def test_a_url_that_is_none_is_refused_at_once_without_quoting_it(url: str) -> None:
+def test_an_invalid_url_is_rejected_at_once_and_not_quoted(url: str) -> None:
     with pytest.raises(ConfigurationError, match="DATABASE_URL is not a PostgreSQL URL") as caught:
         DatabaseClient(Secret(url))
     assert "p4" not in str(caught.value)
@@ -75,5 +75,5 @@ def test_a_url_that_is_none_is_refused_at_once_without_quoting_it(url: str) -> N
         "",
     ],
 )
-def test_a_good_url_connects_to_nothing_yet(url: str) -> None:
+def test_a_valid_url_does_not_connect_yet(url: str) -> None:
     DatabaseClient(Secret(url)).close()

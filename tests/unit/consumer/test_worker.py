@@ -96,7 +96,7 @@ def fill(stream: ConsumerGroup, first: int, last: int) -> None:
 # --- What is read, and when
 
 
-def test_both_streams_are_stored_in_order_in_blocks_and_acked(
+def test_both_streams_are_stored_in_order_in_batches_and_acknowledged(
     make_worker: MakeWorker, make_stream: StreamMaker, stream: ConsumerGroup, store: Store
 ) -> None:
     fill(stream, 1, 25)
@@ -113,7 +113,7 @@ def test_both_streams_are_stored_in_order_in_blocks_and_acked(
     assert (worker.totals.stored, worker.totals.batches) == (25, 3)
 
 
-def test_what_this_name_was_given_before_comes_first(
+def test_own_pending_entries_are_stored_first(
     make_worker: MakeWorker, make_stream: StreamMaker, stream: ConsumerGroup, store: Store
 ) -> None:
     fill(stream, 1, 25)
@@ -123,7 +123,7 @@ def test_what_this_name_was_given_before_comes_first(
     assert stream.pending() == 0
 
 
-def test_what_others_left_is_claimed_when_they_have_been_silent_long_enough(
+def test_entries_of_an_idle_consumer_are_claimed(
     make_worker: MakeWorker, make_stream: StreamMaker, stream: ConsumerGroup, store: Store
 ) -> None:
     fill(stream, 1, 25)
@@ -133,7 +133,7 @@ def test_what_others_left_is_claimed_when_they_have_been_silent_long_enough(
     assert stream.pending() == 0
 
 
-def test_a_drain_ends_only_when_nobody_holds_anything(
+def test_a_drain_waits_for_entries_pending_on_other_consumers(
     make_worker: MakeWorker,
     make_stream: StreamMaker,
     stream: ConsumerGroup,
@@ -153,7 +153,7 @@ def test_a_drain_ends_only_when_nobody_holds_anything(
     assert store.seqs == [2, 3]
 
 
-def test_an_entry_deleted_while_pending_is_acked(
+def test_an_entry_deleted_while_pending_is_acknowledged(
     make_worker: MakeWorker, make_stream: StreamMaker, stream: ConsumerGroup, store: Store, redis_client: redis.Redis
 ) -> None:
     fill(stream, 1, 2)
@@ -165,7 +165,9 @@ def test_an_entry_deleted_while_pending_is_acked(
 # --- Only what is stored is acked
 
 
-def test_the_ack_comes_after_the_store(make_worker: MakeWorker, stream: ConsumerGroup, store: Store) -> None:
+def test_entries_are_acknowledged_after_they_are_stored(
+    make_worker: MakeWorker, stream: ConsumerGroup, store: Store
+) -> None:
     fill(stream, 1, 25)
     make_worker().run()
     # Each block, all of it, while it is being stored, and the one that is read meanwhile; none before it.
@@ -173,7 +175,7 @@ def test_the_ack_comes_after_the_store(make_worker: MakeWorker, stream: Consumer
     assert [sorted(three)[1] for three in zip(least, store.pending, most, strict=True)] == store.pending
 
 
-def test_a_full_block_is_written_while_the_next_one_is_read(
+def test_a_full_batch_is_written_while_the_next_one_is_read(
     make_worker: MakeWorker, stream: ConsumerGroup, store: Store
 ) -> None:
     fill(stream, 1, 25)
@@ -187,9 +189,7 @@ def test_a_full_block_is_written_while_the_next_one_is_read(
     assert stream.pending() == 0
 
 
-def test_an_outage_is_waited_out_with_the_block_in_hand(
-    make_worker: MakeWorker, stream: ConsumerGroup, store: Store
-) -> None:
+def test_a_batch_waits_for_the_end_of_an_outage(make_worker: MakeWorker, stream: ConsumerGroup, store: Store) -> None:
     tries = count(1)
     fill(stream, 1, 3)
 
@@ -204,7 +204,7 @@ def test_an_outage_is_waited_out_with_the_block_in_hand(
     assert store.bisected == [False] * 6  # it was the database, not the block
 
 
-def test_a_block_that_fails_while_the_database_answers_is_bisected(
+def test_a_batch_that_fails_while_the_database_answers_is_bisected(
     make_worker: MakeWorker, stream: ConsumerGroup, store: Store
 ) -> None:
     def fail() -> None:
@@ -221,7 +221,7 @@ def test_a_block_that_fails_while_the_database_answers_is_bisected(
 # --- Stopping
 
 
-def test_told_to_stop_it_finishes_the_block_in_hand_and_leaves(
+def test_at_a_stop_the_current_batch_is_finished_and_the_consumer_leaves_the_group(
     make_worker: MakeWorker, stream: ConsumerGroup, store: Store, stop: threading.Event
 ) -> None:
     fill(stream, 1, 25)
@@ -231,7 +231,7 @@ def test_told_to_stop_it_finishes_the_block_in_hand_and_leaves(
     assert stream.backlog()[2:] == (5, 0, 0, 0)  # 5 unread, none pending, no consumer's name
 
 
-def test_told_to_stop_it_finishes_every_block_that_it_claims(
+def test_at_a_stop_every_claimed_batch_is_finished(
     make_worker: MakeWorker, make_stream: StreamMaker, stream: ConsumerGroup, store: Store, stop: threading.Event
 ) -> None:
     fill(stream, 1, 25)
@@ -242,7 +242,7 @@ def test_told_to_stop_it_finishes_every_block_that_it_claims(
     assert stream.pending() == 0
 
 
-def test_told_to_stop_while_the_database_is_away_the_block_stays_pending(
+def test_at_a_stop_in_an_outage_the_batch_stays_pending(
     make_worker: MakeWorker, make_stream: StreamMaker, stream: ConsumerGroup, store: Store, stop: threading.Event
 ) -> None:
     def away() -> None:
@@ -259,7 +259,7 @@ def test_told_to_stop_while_the_database_is_away_the_block_stays_pending(
 # --- When Redis is away, or has forgotten
 
 
-def test_redis_away_is_waited_out_and_what_it_had_handed_over_is_recovered(
+def test_after_an_outage_of_redis_pending_entries_are_recovered(
     make_worker: MakeWorker,
     stream: ConsumerGroup,
     store: Store,
@@ -283,7 +283,7 @@ def test_redis_away_is_waited_out_and_what_it_had_handed_over_is_recovered(
     assert stream.pending() == 0
 
 
-def test_a_lost_group_is_made_again_at_the_streams_start(
+def test_a_lost_group_is_created_again_at_the_start_of_the_stream(
     make_worker: MakeWorker, stream: ConsumerGroup, store: Store, redis_client: redis.Redis
 ) -> None:
     lost = iter([True])
@@ -299,7 +299,7 @@ def test_a_lost_group_is_made_again_at_the_streams_start(
     assert store.seqs == [*range(1, 9), *range(1, 9)]
 
 
-def test_a_redis_too_full_to_take_its_report_does_not_keep_it_from_its_work(
+def test_a_full_redis_that_rejects_reports_does_not_stop_the_worker(
     make_worker: MakeWorker, stream: ConsumerGroup, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -313,7 +313,7 @@ def test_a_redis_too_full_to_take_its_report_does_not_keep_it_from_its_work(
 
 
 @pytest.mark.parametrize("error", [StreamOutageError("WRONGTYPE"), ConfigurationError("NOPERM")])
-def test_statistics_that_are_refused_are_logged_once_and_the_work_goes_on(
+def test_rejected_statistics_are_logged_once_and_do_not_stop_the_worker(
     make_worker: MakeWorker,
     stream: ConsumerGroup,
     store: Store,
@@ -339,7 +339,7 @@ def test_statistics_that_are_refused_are_logged_once_and_the_work_goes_on(
 # --- What it does besides
 
 
-def test_it_leaves_word_of_its_work(make_worker: MakeWorker, stream: ConsumerGroup) -> None:
+def test_the_worker_publishes_its_totals(make_worker: MakeWorker, stream: ConsumerGroup) -> None:
     fill(stream, 1, 5)
     make_worker(name="one").run()
     report = stream.statistics.read()["one"]
@@ -353,7 +353,7 @@ def test_it_leaves_word_of_its_work(make_worker: MakeWorker, stream: ConsumerGro
     assert report["latency_p50"] == report["latency_p99"] == 2.0  # received at 1 s, stored at 3 s
 
 
-def test_it_trims_what_every_group_is_done_with(
+def test_entries_that_every_group_has_acknowledged_are_trimmed(
     make_worker: MakeWorker, stream: ConsumerGroup, redis_client: redis.Redis
 ) -> None:
     fill(stream, 1, 5)

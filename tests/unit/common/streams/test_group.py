@@ -42,7 +42,7 @@ def stream(make_stream: StreamMaker) -> ConsumerGroup:
 # --- Who is there
 
 
-def test_consumers_tell_what_each_holds(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
+def test_consumers_have_their_pending_entries(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     stream.read(2)
     other = make_stream(consumer="other")
     other.ack([entry.id for entry in other.read(9)])
@@ -103,7 +103,7 @@ def test_an_entry_too_wide_for_the_script_is_appended_with_the_others(
     assert [len(entry) for _, entry in found] == [1, 4100, 1]
 
 
-def test_own_pending_entries_come_again_until_acked(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
+def test_own_pending_entries_are_read_again_until_acknowledged(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     ids = [entry.id for entry in stream.read(3)]
     again = make_stream()  # a new process under the same name
     assert seqs(again.read_own_pending(2)) == [1, 2]
@@ -116,7 +116,7 @@ def test_own_pending_entries_come_again_until_acked(stream: ConsumerGroup, make_
     assert stream.pending() == 1
 
 
-def test_the_group_begins_at_the_streams_start_and_is_made_once(
+def test_the_group_starts_at_the_first_entry_and_is_created_once(
     stream: ConsumerGroup, make_stream: StreamMaker
 ) -> None:
     assert seqs(stream.read(2)) == [1, 2]  # appended before there was a group
@@ -164,7 +164,7 @@ def test_backlog(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 100])
-def test_undone_is_what_is_unread_or_pending_on_anybody(
+def test_unprocessed_entries_are_unread_or_pending_on_any_consumer(
     stream: ConsumerGroup, make_stream: StreamMaker, count: int
 ) -> None:
     assert seqs(list(stream.unprocessed(count))) == [1, 2, 3, 4, 5]
@@ -175,14 +175,14 @@ def test_undone_is_what_is_unread_or_pending_on_anybody(
     assert seqs(list(make_stream(group="none").unprocessed(count))) == [1, 2, 3, 4, 5]
 
 
-def test_an_entry_that_is_read_while_looking_is_undone(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
+def test_an_entry_read_during_the_scan_is_unprocessed(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     looking = stream.unprocessed(count=1)
     assert seqs([next(looking)]) == [1]
     make_stream(consumer="other").read(9)
     assert seqs(list(looking)) == [2, 3, 4, 5]
 
 
-def test_consumers_leave_word(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
+def test_consumers_publish_reports(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     for name, text in (("one", "1"), ("other", "ü"), ("one", "2")):
         make_stream().statistics.publish(name, text=text, at=len(text))
     assert stream.statistics.read() == {"one": {"text": "2", "at": 1}, "other": {"text": "ü", "at": 1}}
@@ -191,9 +191,7 @@ def test_consumers_leave_word(stream: ConsumerGroup, make_stream: StreamMaker) -
 @pytest.mark.parametrize(
     "word", [b"junk", b"\xff", b"", b"[1]", b"1", b'{"stored": 1}', b'{"at": "noon"}', b"[" * 10**5]
 )
-def test_what_is_no_word_of_a_consumer_is_an_old_one_and_forgotten(
-    stream: ConsumerGroup, redis_client: redis.Redis, word: bytes
-) -> None:
+def test_malformed_consumer_reports_are_pruned(stream: ConsumerGroup, redis_client: redis.Redis, word: bytes) -> None:
     stream.statistics.publish(stream.consumer, stored=1, at=5)
     redis_client.hset("prices:consumers", "odd", word)
     redis_client.hset("prices:consumers", b"\xff", word)
@@ -208,7 +206,7 @@ def test_what_is_no_word_of_a_consumer_is_an_old_one_and_forgotten(
     assert set(stream.statistics.read()) == {"\ufffd"}
 
 
-def test_a_key_of_another_kind_is_a_wrong_configuration(stream: ConsumerGroup, redis_client: redis.Redis) -> None:
+def test_a_key_of_another_type_is_a_configuration_error(stream: ConsumerGroup, redis_client: redis.Redis) -> None:
     stream.check()
     Stream(redis_client, "none yet").check()
     redis_client.set("text", "1")
@@ -219,7 +217,7 @@ def test_a_key_of_another_kind_is_a_wrong_configuration(stream: ConsumerGroup, r
 # --- Consumers that go
 
 
-def test_a_consumer_leaves_only_when_it_holds_nothing(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
+def test_a_consumer_with_pending_entries_stays_in_the_group(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     ids = [entry.id for entry in stream.read(2)]
     make_stream(consumer="other").read(1)
     stream.leave()
@@ -231,7 +229,9 @@ def test_a_consumer_leaves_only_when_it_holds_nothing(stream: ConsumerGroup, mak
     stream.leave()  # gone already
 
 
-def test_only_the_idle_who_hold_nothing_are_removed(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
+def test_only_idle_consumers_without_pending_entries_are_removed(
+    stream: ConsumerGroup, make_stream: StreamMaker
+) -> None:
     stream.ack([entry.id for entry in stream.read(1)])
     make_stream(consumer="holder").read(1)
     assert stream.remove_idle_consumers(idle_ms=60_000) == 0
@@ -267,7 +267,7 @@ def test_ids_are_compared_as_numbers(
     assert [entry_id.decode() for entry_id, _ in stored(redis_client)] == kept
 
 
-def test_a_group_that_lags_holds_everybody_back(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
+def test_a_lagging_group_delays_trimming(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     stream.ack([entry.id for entry in stream.read(9)])
     slow = make_stream(group="slow")
     slow.ensure_group()
@@ -371,7 +371,7 @@ TestTrimming.settings = settings(max_examples=30, stateful_step_count=25, deadli
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_errors_are_worth_a_retry_or_need_a_person(
+def test_each_error_is_an_outage_or_a_configuration_error(
     stream: ConsumerGroup, monkeypatch: pytest.MonkeyPatch, error: redis.RedisError, expected: type[TickpipeError]
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -477,7 +477,7 @@ def test_after_any_error_the_address_is_looked_up_again(refusing_redis: Refusing
     client.close()
 
 
-def test_a_key_on_another_node_needs_a_person_until_this_node_has_had_it(
+def test_a_key_on_another_node_is_a_configuration_error_until_this_node_has_answered_for_it(
     stream: ConsumerGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cluster of one shard works, and a failover within it is an outage. Each key counts for itself."""
@@ -493,7 +493,7 @@ def test_a_key_on_another_node_needs_a_person_until_this_node_has_had_it(
         stream.statistics.check()
 
 
-def test_a_lost_group_is_an_outage_until_it_is_made_again(stream: ConsumerGroup, redis_client: redis.Redis) -> None:
+def test_a_lost_group_is_an_outage_until_it_is_created_again(stream: ConsumerGroup, redis_client: redis.Redis) -> None:
     redis_client.xgroup_destroy("prices", "g")
     with pytest.raises(StreamOutageError):
         stream.read(1)
