@@ -17,12 +17,11 @@ from psycopg2.extras import execute_values
 from benchmarks import ticks
 from benchmarks.peers.copy_rows import COPY, line
 from benchmarks.servers import DATABASE, bench
-from consumer.store import array_literal
-from consumer.tables import PRICES
+from consumer.tables import PRICES, array_literal
 from tests.support.folders import temporary_folder
 
 BLOCK, BLOCKS, ROUNDS = 5_000, 40, 5
-_INSERT, _, _REST = PRICES.insert.partition("SELECT")
+_INSERT, _, _REST = PRICES.statement.partition("SELECT")
 _ROWS = ("SELECT" + _REST).partition("ON CONFLICT")[0]
 
 STATEMENTS = {
@@ -30,7 +29,7 @@ STATEMENTS = {
     "… and made rows of, with their types": f"SELECT count(made) FROM ({_ROWS} OFFSET 0) AS made",
     "… and stored, in a table without the key": _INSERT.replace("prices_real_time", "keyless") + _ROWS,
     "… and in one with it": _INSERT + _ROWS,
-    "… and ON CONFLICT DO NOTHING: the insert as it is": PRICES.insert,
+    "… and ON CONFLICT DO NOTHING: the insert as it is": PRICES.statement,
 }
 
 

@@ -18,9 +18,9 @@ from benchmarks.clients import Client
 from benchmarks.report import Commit
 from common import settings
 from common.database import migrations
+from common.database.client import DatabaseClient
 from common.errors import ConfigurationError
 from common.settings import Secret
-from consumer.store import PriceStore
 from tickpipe.local.servers.postgres import PostgresServer
 from tickpipe.local.servers.valkey import ValkeyServer
 
@@ -78,7 +78,7 @@ class Bench:
                 cursor.execute(f"CREATE DATABASE {database}")
         finally:
             connection.close()
-        store = PriceStore(Secret(self.database_url(database)))
+        store = DatabaseClient(Secret(self.database_url(database)))
         migrations.apply(store)
         store.close()
         self.query(database, TUTORIAL_TABLE)

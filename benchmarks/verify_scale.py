@@ -10,10 +10,10 @@ from pathlib import Path
 import psycopg2
 
 from common.database import migrations
+from common.database.client import DatabaseClient
 from common.settings import Secret
 from common.streams.client import connect
-from common.streams.stream import Stream
-from consumer.store import PriceStore
+from common.streams.group import ConsumerGroup
 from tests.support.folders import temporary_folder
 from tickpipe.inspect.verify import verify
 from tickpipe.local.servers.embedded import embedded_servers
@@ -37,9 +37,9 @@ def main() -> None:
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000_000
     with temporary_folder() as home, embedded_servers(home / "data") as servers:
         url = Secret(servers.database_url or "")
-        stream = Stream(connect(Secret(servers.redis_url or "")), "prices", "timescale", "bench")
+        stream = ConsumerGroup(connect(Secret(servers.redis_url or "")), "prices", "timescale", "bench")
         stream.ensure_group()
-        with closing(PriceStore(url)) as store, closing(psycopg2.connect(url.reveal())) as connection:
+        with closing(DatabaseClient(url)) as store, closing(psycopg2.connect(url.reveal())) as connection:
             migrations.apply(store)
             for first in range(1, rows + 1, 1_000_000):
                 with connection, connection.cursor() as cursor:

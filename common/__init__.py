@@ -1,1 +1,1 @@
-"""What producer and consumer agree on: the tick, the stream, settings, errors, logging."""
+"""Code that producer, consumer and tickpipe share."""

@@ -1,4 +1,4 @@
-"""What the command lines share: `.env`, exit statuses, signals."""
+"""Runs a command line: `.env`, exit statuses, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import typer
 
 from common import libpq, output, settings
+from common.docstrings import restore_help
 from common.dotenv_file import load_dotenv_file
 from common.errors import TickpipeError
 from common.settings import Secret
@@ -19,22 +20,25 @@ from common.terminal import echo
 
 
 def run(app: typer.Typer, name: str) -> NoReturn:
-    """Run a command line: a `.env` in the working folder first (the real environment wins), then the command.
+    """Read `.env` in the working folder, then run the command. Variables that are set already win.
 
-    Exits 0 when done, 1 after a failure worth a retry, 2 for wrong usage or configuration, each with one line on
-    stderr and no traceback; 130, and nothing said, after Ctrl-C.
+    Exit status: 0 for success, 1 after a failure worth a retry, 2 for wrong usage or configuration, 130 after Ctrl-C.
+    An error is one line on stderr, without a traceback.
     """
     try:
         output.prepare()
         load_dotenv_file(Path(".env"))
+        restore_help(app)
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see common/interrupt.py
-            signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # KeyboardInterrupt: Typer lets some of them through
+            signal.signal(
+                signal.SIGINT, lambda *_: sys.exit(130)
+            )  # not KeyboardInterrupt: Typer lets some of them through
         app(prog_name=name)
     except TickpipeError as error:
         echo(*f"{name}: {error}".split("\n"), err=True)
         sys.exit(error.exit_status)
     except SystemExit as ended:
-        # Typer has told what is wrong in a frame, without the value: pydantic's error, which made Typer's, knows it.
+        # Typer's message does not have the invalid value. The pydantic error behind it has.
         refused: Any = ended.__context__
         if errors := getattr(getattr(refused, "__cause__", None), "errors", None):
             echo(f"{name}: {errors()[0]['input']!r} was given for {refused.param.get_error_hint()}", err=True)
@@ -43,7 +47,7 @@ def run(app: typer.Typer, name: str) -> NoReturn:
 
 
 def environment() -> Mapping[str, str]:
-    """The environment, for the command lines to hand on."""
+    """The process's environment."""
     return os.environ
 
 

@@ -1,4 +1,4 @@
-"""The clock, as the command lines pass it on."""
+"""The clock that the command lines inject."""
 
 from __future__ import annotations
 

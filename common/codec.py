@@ -1,4 +1,4 @@
-"""How a record of named texts becomes the flat fields of a stream entry, and back. Pure."""
+"""Encodes records as the flat fields of a stream entry, and decodes them. Pure."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Codec(Generic[R]):
         self._keys = [name.encode() for name in names]
 
     def encode(self, record: R) -> dict[str, str]:
-        """The record as the fields of a stream entry, always all of them and in the same order."""
+        """The record as the fields of a stream entry: always all fields, in the same order."""
         return dict(zip(self._names, record, strict=True))
 
     def columns(self, entries: Sequence[Sequence[bytes]]) -> list[Sequence[bytes]]:
-        """The values of many entries, a column a field, where every entry has the contract's names in its order.
+        """The values of many entries as columns, one for each field.
 
-        Nothing is done entry by entry: this is the way of nearly every block. Raises DecodeError where one is odd.
+        Fast path: it works on whole columns. Raises DecodeError unless every entry has the record's names in its order.
         """
         names, flat = self._keys, list(chain.from_iterable(entries))
         step = 2 * len(names)
@@ -38,9 +38,9 @@ class Codec(Generic[R]):
         return [flat[2 * n + 1 :: step] for n in range(len(names))]
 
     def values(self, parts: Sequence[bytes]) -> Sequence[bytes]:
-        """The values in an entry's names and values, in the contract's order: by name, never by position.
+        """The values of one entry, in the record's order. Fields are found by name.
 
-        Raises DecodeError for names that are not the contract's, each once.
+        Raises DecodeError unless the entry has each of the record's names exactly once.
         """
         if parts[::2] == self._keys:
             return parts[1::2]
@@ -53,8 +53,7 @@ class Codec(Generic[R]):
     def decode(self, fields: Mapping[bytes, bytes]) -> R:
         """The record in a stream entry.
 
-        Raises DecodeError for names that are not the contract's, bytes that are not UTF-8, and NUL, which no
-        PostgreSQL text can hold.
+        Raises DecodeError for other names than the record's, invalid UTF-8, and NUL, which PostgreSQL text cannot have.
         """
         values = self.values([part for pair in fields.items() for part in pair])
         try:

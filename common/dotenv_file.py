@@ -15,10 +15,10 @@ from common.plain_text import read_text, refuse_invisible
 
 
 def load_dotenv_file(path: Path) -> None:
-    """Set the variables of the file that are not set; without such a file do nothing.
+    """Set the variables of the file that are not set yet. A missing file is ignored.
 
-    Raises ConfigurationError with the file and the line if a line is not NAME=value: a setting that is skipped would
-    be its default, for example another server.
+    Raises ConfigurationError, with file and line, if a line is not NAME=value. To skip the line would silently use a
+    default, for example another server.
     """
     if not os.path.lexists(path):
         return

@@ -1,18 +1,20 @@
-"""Every error tickpipe raises on purpose. The docstring is the message where none is given."""
+"""The errors of tickpipe. The first line of a class's docstring is its default message."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from common.docstrings import docstring
+
 
 class TickpipeError(Exception):
-    """Something went wrong."""
+    """An error in tickpipe."""
 
-    #: What the process exits with when this error ends it: 1 is worth a retry, 2 needs a person.
+    #: Exit status of a process that this error ends: 1 if a retry can help, 2 if a person must act.
     exit_status = 1
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or (self.__doc__ or "").strip().splitlines()[0])
+        super().__init__(message or docstring(type(self)).splitlines()[0])
 
 
 class ConfigurationError(TickpipeError):
@@ -22,7 +24,7 @@ class ConfigurationError(TickpipeError):
 
 
 class UntrustedError(ConfigurationError):
-    """A server cannot prove by TLS who it is."""
+    """TLS cannot verify a server's identity."""
 
 
 class DatabasePermissionError(ConfigurationError):
@@ -30,23 +32,23 @@ class DatabasePermissionError(ConfigurationError):
 
 
 class OutageError(TickpipeError):
-    """Something we depend on is away; the data are fine and the same call may succeed later."""
+    """A server is unavailable. The data is valid, and the same call may succeed later."""
 
 
 class StreamOutageError(OutageError):
-    """Redis is away, or refuses to work for now."""
+    """Redis is unavailable, or refuses commands for now."""
 
 
 class DatabaseOutageError(OutageError):
-    """The database is away, or refuses to work for now."""
+    """The database is unavailable, or refuses statements for now."""
 
 
 class BadDataError(TickpipeError):
-    """A value that will never be stored, however often it is tried."""
+    """A value that can never be stored."""
 
 
 class DecodeError(BadDataError, ValueError):
-    """A stream entry that is no tick. `raw` keeps its fields as they came, for the dead letter."""
+    """A malformed stream entry. `raw` has its original fields, for the dead letter."""
 
     def __init__(self, message: str, raw: Mapping[bytes, bytes]) -> None:
         super().__init__(message)

@@ -29,6 +29,10 @@ class FeedEvent(NamedTuple):
     detail: str
 
 
+#: Seconds without a feed event after which a session has ended: a producer writes one every 5 seconds. SQL has the same
+#: value in the function report_timeout().
+REPORT_TIMEOUT = 15.0
+
 CODEC = Codec("feed event", FeedEvent, FeedEvent._fields)
 #: The fields that hold integers.
 INTEGERS = ("session", "number", "at")

@@ -1,9 +1,9 @@
-"""Imported before all else, by each `__main__`: Ctrl-C while Python still imports ends the process without a traceback.
+"""Ends the process without a traceback if Ctrl-C comes during imports. Each `__main__` imports this module first.
 
-`common.cli.run` then makes an exception of it: from there on things are open that must be closed.
+Later, `common.cli.run` turns Ctrl-C into SystemExit, so that open files and connections are closed.
 """
 
 import signal
 
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else who started us has it ignored, and means it
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else the parent process has chosen to ignore SIGINT
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Logging, set up once, by the command lines alone."""
+"""Configures logging. Only the command lines call it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from common.terminal import printable, printable_lines
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
-#: A secret of fewer characters is a part of many words. It is hidden only in a URL and after `password=` or `apikey=`.
+#: A shorter secret could be part of any word. It is hidden only in URLs and after `password=` or `apikey=`.
 SHORT = 6
 
-#: A password in a URL, and a value after the name of a secret, whatever they are.
+#: A password in a URL, and a value after the name of a secret. Both are always hidden.
 _IN_URL = re.compile(r"(://[^\s/@:]*:)\S*(?=@)")
 _NAMED = re.compile(
     r"""((?:api_?key|password)(?:\s*=\s*|["']\s*:\s*))('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^\s&,;()'"]+)""",
@@ -28,17 +28,17 @@ _NAMED = re.compile(
 
 
 def configure(level: str, secrets: Iterable[Secret] = ()) -> None:
-    """Log to stderr, one line a record, in UTC, without the secrets, and warn of a secret that is too short to hide.
+    """Log to stderr in UTC, one line for each record, without these secrets. Warn if a secret is too short to hide.
 
-    Raises ConfigurationError for a level that is none.
+    Raises ConfigurationError for an unknown level.
     """
     if level.upper() not in _LEVELS:
-        raise ConfigurationError(f"LOG_LEVEL {level!r} is none of {', '.join(_LEVELS)}")
+        raise ConfigurationError(f"LOG_LEVEL {level!r} is unknown: use one of {', '.join(_LEVELS)}")
     formatter = _Formatter(secrets)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    logging.getLogger("websocket").setLevel(logging.CRITICAL)  # what it says, the feed says better
+    logging.getLogger("websocket").setLevel(logging.CRITICAL)  # the feed logs the same events with more detail
     for title in formatter.short:
         logging.getLogger("common.log").warning(
             "short secret: %s has fewer than %d characters. The log hides it only in URLs and after 'password=' or "
@@ -54,7 +54,7 @@ class _Formatter(logging.Formatter):
     def __init__(self, secrets: Iterable[Secret]) -> None:
         super().__init__("%(message)s")
         found: set[str] = set()
-        #: What each short secret is.
+        #: A description of each short secret.
         self.short: list[str] = []
         for secret in secrets:
             texts = _texts(secret.reveal())
@@ -74,13 +74,13 @@ class _Formatter(logging.Formatter):
         for pattern in self._hidden:
             text = pattern.sub("…", text)
         text = _NAMED.sub(r"\1…", _IN_URL.sub(r"\1…", text))
-        # After the secrets: they are known as they are. A traceback has lines of its own.
+        # After the secrets are hidden, since escaping could change them. A traceback keeps its lines.
         text = printable_lines(text) if record.exc_text or record.stack_info else printable(text)
         return f"{self.formatTime(record)} {record.levelname:<7} {record.name}: {text}"
 
 
 def _texts(secret: str) -> set[str]:
-    """A key or URL, and the passwords in it, as they are written there and as they are meant."""
+    """The secret and the passwords in it, encoded and decoded."""
     passwords = re.findall(r"://[^/@:]*:([^/]*)@", secret)
     for value in re.findall(r"(?:^|[?&\s])(?:ssl)?password\s*=\s*('(?:\\.|[^'\\])*'|[^&\s]*)", secret):
         passwords += [value, re.sub(r"\\(.)", r"\1", value.strip("'"))]
@@ -88,7 +88,7 @@ def _texts(secret: str) -> set[str]:
 
 
 def _any_form(secret: str) -> str:
-    """A pattern of the secret as texts show it: each character plain, percent-encoded or escaped."""
+    """A pattern for the secret in a text: each character plain, percent-encoded or escaped."""
     return "".join(map(_character, secret))
 
 

@@ -1,6 +1,6 @@
-"""What a process tells over HTTP: /metrics for Prometheus, /healthz for whoever asks whether it can do its work.
+"""Serves /metrics for Prometheus and /healthz for health checks over HTTP.
 
-Nothing is counted here: a collector reads what the process counts anyway, at the moment it is asked.
+This module counts nothing. A collector reads the process's own counters at each scrape.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _HEAD_END = re.compile(rb"\r?\n\r?\n")
 
 
 class Health(NamedTuple):
-    """Why a process cannot do its work, one line a reason; none: it can. `notes` are what else is worth a line."""
+    """Health of a process. It is healthy if there are no `reasons`. `notes` are further lines of the answer."""
 
     reasons: Sequence[str]
     notes: Sequence[str] = ()
 
 
 def metric(name: str, text: str, value: float | Mapping[str, float], label: str = "") -> Metric:
-    """A metric with its value, or with one for each value of its label. `_total` in its name makes it a counter."""
+    """A metric with one value, or with one for each value of its label. A name that ends in `_total` is a counter."""
     made = Metric(name.removesuffix("_total"), text, "counter" if name.endswith("_total") else "gauge")
     for each, number in (value if isinstance(value, Mapping) else {"": value}).items():
         made.add_sample(name, {label: each} if label else {}, number)
@@ -56,10 +56,10 @@ def metric(name: str, text: str, value: float | Mapping[str, float], label: str 
 
 
 class Distribution:
-    """A histogram that takes many equal observations in one step. One thread observes, any may ask."""
+    """A histogram that takes many equal observations in one step. One thread observes, any thread may read."""
 
     def __init__(self, name: str, text: str, bounds: Sequence[float]) -> None:
-        """`bounds` are the upper ends of the buckets, rising, without infinity."""
+        """`bounds`: upper bounds of the buckets, ascending, without infinity."""
         self._name = name
         self._text = text
         self._bounds = [*bounds, math.inf]
@@ -67,18 +67,18 @@ class Distribution:
         self._sum = 0.0
 
     def observe(self, value: float, times: int = 1) -> None:
-        """Count `value`, `times` times."""
+        """Count `value` this many `times`."""
         self._counts[bisect_left(self._bounds, value)] += times
         self._sum += value * times
 
     def metric(self) -> Metric:
-        """What was observed so far."""
+        """The observations so far."""
         buckets = list(zip(map(floatToGoString, self._bounds), accumulate(self._counts), strict=True))
         return HistogramMetricFamily(self._name, self._text, buckets=buckets, sum_value=self._sum)
 
 
 class Server(ThreadingTCPServer):
-    """One port for both paths. It takes the port when made, and answers from `serve` on.
+    """One port for both paths. The constructor opens the port, and `serve` starts to answer.
 
     Clients are bounded in number and in time: a new one closes the oldest that has not sent its request yet.
     """
@@ -88,7 +88,7 @@ class Server(ThreadingTCPServer):
     request_queue_size = 128
 
     def __init__(self, host: str, port: int, allowed_hosts: Iterable[str] = ()) -> None:
-        """Raises ConfigurationError where the port cannot be had."""
+        """Raises ConfigurationError if the port cannot be opened."""
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.guard = RequestGuard(host, allowed_hosts)
         self._clients: dict[socket.socket, _Client] = {}
@@ -99,12 +99,12 @@ class Server(ThreadingTCPServer):
             raise ConfigurationError(f"--metrics-port {port} on {host} cannot be opened: {error.strerror}") from None
 
     def serve(self, collector: Collector, health: Callable[[], Health]) -> None:
-        """Answer from now on, in threads that do not keep the process alive."""
+        """Answer in daemon threads from now on."""
         self.registry = CollectorRegistry(auto_describe=True)
         self.registry.register(collector)
         self.health = health
         threading.Thread(target=self.serve_forever, name="metrics", daemon=True).start()
-        logger.info("/metrics and /healthz are at %s, port %d", *self.server_address[:2])
+        logger.info("metrics: serving /metrics and /healthz at %s, port %d", *self.server_address[:2])
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Make room for the client, then serve it in a thread."""
@@ -193,7 +193,7 @@ class _Handler(MetricsHandler):
             reasons, notes = self.server.health()
             self._answer(503 if reasons else 200, [*(reasons or ["ok"]), *notes])
         else:
-            self._answer(404, ["there are /metrics and /healthz"])
+            self._answer(404, ["not found: use /metrics or /healthz"])
 
     def _answer(self, status: int, lines: Sequence[str]) -> None:
         self.send_response(status)

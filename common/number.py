@@ -1,8 +1,7 @@
-"""How a number is written in a stream entry, for every path to the database. Pure.
+"""Spellings of numbers that a stream entry may have. Pure.
 
-PostgreSQL takes more spellings, and newer versions more than older ones: `0x1A`, `1_000`, ` 12 `, `Infinity`. An entry
-with one of those is a dead letter, whatever its neighbours are. The database may still refuse a value that is accepted
-here, as out of range.
+PostgreSQL accepts more spellings, and newer versions more than older ones: `0x1A`, `1_000`, ` 12 `, `Infinity`. Entries
+with one of those become dead letters. The database may still reject a number as out of range.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 
-#: The bytes that values may have: with these alone PostgreSQL accepts nothing that the functions below do not.
+#: The bytes of valid numbers. PostgreSQL accepts no other text of these bytes than the functions below.
 INTEGER_BYTES = b"-0123456789"
 DECIMAL_BYTES = b"+-.0123456789Ee"
 
@@ -20,12 +19,12 @@ _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[Ee][+-]?[0-9]+)?")
 
 
 def has_only(allowed: bytes, values: Sequence[bytes]) -> bool:
-    """Whether no value has another byte. It looks at all of them at once."""
+    """Whether the values have these bytes only."""
     return not b"".join(values).translate(None, allowed)
 
 
 def is_bigint(text: str) -> bool:
-    """Whether this is an integer of 64 bits."""
+    """Whether this is a 64-bit integer."""
     if not _INTEGER.fullmatch(text):
         return False
     digits = text.lstrip("-0")
@@ -35,3 +34,8 @@ def is_bigint(text: str) -> bool:
 def is_finite(text: str) -> bool:
     """Whether this is a decimal number, with or without an exponent, that a double can hold."""
     return bool(_DECIMAL.fullmatch(text)) and math.isfinite(float(text))
+
+
+def to_bigint(text: bytes | None) -> int | None:
+    """The integer, if this is a sequence of at most 18 digits, else None."""
+    return int(text) if text and text.isdigit() and len(text) <= 18 else None

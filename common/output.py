@@ -1,4 +1,4 @@
-"""Standard output and errors that fit any locale, any device and a parent that has closed them."""
+"""Standard output and standard error for any locale and device, even if the parent process has closed them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from common.errors import TickpipeError
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-#: The exit status of a command whose reader has gone, as `| head -1` does: 128 + SIGPIPE, as of any Unix command.
+#: Exit status of a command whose reader has closed the pipe, as in `| head -1`: 128 + SIGPIPE.
 CLOSED_PIPE = 141
 
 
@@ -23,9 +23,9 @@ class OutputError(TickpipeError):
 def prepare() -> None:
     """Replace standard output and errors of this process. A stream that the caller has replaced stays as it is.
 
-    A character that the encoding lacks is written escaped. A write to standard output that fails raises OutputError
-    once, or ends the command if the reader of the pipe has gone; what follows is discarded. A write to standard error
-    that fails is discarded: no place is left to report it.
+    Characters that the encoding lacks are escaped. If a write to standard output fails, later output is discarded: the
+    write raises OutputError, or ends the command if the reader has closed the pipe. If a write to standard error fails,
+    the text is discarded.
     """
     _occupy_standard_descriptors()
     if sys.stdout is sys.__stdout__:
@@ -35,7 +35,7 @@ def prepare() -> None:
 
 
 def _occupy_standard_descriptors() -> None:
-    """Open those that are closed: otherwise a connection gets the number, and libpq writes its errors into it."""
+    """Open closed descriptors: else a connection would get the number, and libpq would write its errors into it."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(number)
@@ -63,7 +63,7 @@ class _Output(io.FileIO):
             raise OutputError(f"standard output cannot be written: {error.strerror}") from None
 
     def _discard_the_rest(self) -> None:
-        """Python writes what is buffered again at exit, and would then print a traceback."""
+        """At exit, Python writes the buffer again. That would print a traceback."""
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
 
 

@@ -1,4 +1,4 @@
-"""Reads the small text files that people write (secrets, symbols, `.env`), and finds the characters they cannot see."""
+"""Reads small text files (secrets, symbols, `.env`), and finds invisible characters in them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common.errors import ConfigurationError
 
-#: Most bytes of a file.
+#: Largest size of a file, in bytes.
 MAX_BYTES = 1 << 20
 #: Blanks that an editor leaves at the ends of a line. No other character is removed.
 BLANKS = " \t\r\n"
@@ -34,7 +34,7 @@ def read_text(path: Path, title: str) -> str:
 
 
 def _read(path: Path) -> bytes:
-    """Opens without waiting: a FIFO that has no writer would stop the process for ever."""
+    """Open without waiting: a FIFO without a writer would block for ever."""
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         mode = os.fstat(file.fileno()).st_mode
         if not stat.S_ISREG(mode):

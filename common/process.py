@@ -16,7 +16,7 @@ def stop_on_signals() -> threading.Event:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signals = [signal.SIGTERM, signal.SIGINT]
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup has it ignored, and means it
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup ignores it on purpose
         signals.append(signal.SIGHUP)
 
     def handle(_number: int, _frame: object) -> None:
@@ -26,7 +26,7 @@ def stop_on_signals() -> threading.Event:
         first = True
         while True:
             number = os.read(reader, 1)[0]
-            if signal.getsignal(number) is not handle:  # another part of the program has taken this signal over
+            if signal.getsignal(number) is not handle:  # other code has replaced the handler
                 continue
             if not first:
                 os._exit(128 + number)

@@ -1,4 +1,4 @@
-"""How tickpipe waits for what is away: capped backoff with jitter, one log line a try, an end when told to stop."""
+"""Retries after outages: capped backoff with jitter, one log line for each attempt."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from tenacity.nap import sleep_using_event
 
 from common.errors import OutageError
 
-#: Seconds: the first wait is up to FIRST, each later one up to twice as long, none longer than LONGEST.
+#: Longest first wait and longest later wait, in seconds. The limit doubles with each attempt.
 FIRST, LONGEST = 0.25, 8.0
 
 
 def retrying(
-    stop: threading.Event, logger: logging.Logger, told: Callable[[OutageError], None] = lambda _: None
+    stop: threading.Event, logger: logging.Logger, on_outage: Callable[[OutageError], None] = lambda _: None
 ) -> Retrying:
-    """Retry while an OutageError says so, until `stop` is set; then the last OutageError is raised.
+    """Retry after each OutageError until `stop` is set; then raise the last one.
 
-    `told` of each one that is followed by another try.
+    `on_outage` is called with each error that another attempt follows.
     """
 
     def log(state: RetryCallState) -> None:
@@ -28,7 +28,7 @@ def retrying(
         wait = state.next_action.sleep if state.next_action else 0.0
         logger.warning("%s; try %d, next in %.1f s", error, state.attempt_number, wait)
         if isinstance(error, OutageError):
-            told(error)
+            on_outage(error)
 
     return Retrying(
         retry=retry_if_exception_type(OutageError),

@@ -1,4 +1,4 @@
-"""The Redis commands that a process uses on a key, each in a form that changes nothing. Pure.
+"""The Redis commands that each process uses on a key, in a form that changes nothing. Pure.
 
 Redis checks the rights of a user before it looks at the arguments of a command. So a command with an argument that is
 always invalid shows whether the user may send it. `ACL DRYRUN` would show the same, but needs a right of its own.

@@ -1,7 +1,7 @@
-"""Settings: the options that the command lines share, and the variables that hold secrets.
+"""Settings: options that the command lines share, their defaults, and variables with secrets.
 
-What holds no secret is an option with a variable (typer reads both). What may hold one has no option, only variables:
-`NAME`, or `NAME_FILE` with the path of a file that holds it (Docker and Kubernetes secrets).
+A setting without a secret is an option with an environment variable; Typer reads both. A setting that can be secret has
+variables only: `NAME`, or `NAME_FILE` with the path of a file (Docker and Kubernetes secrets).
 """
 
 from __future__ import annotations
@@ -20,41 +20,56 @@ from common.plain_text import read_text, refuse_invisible, shown, unquoted
 DEFAULT_REDIS_URL = "redis://localhost:6379/0"
 DEFAULT_DATABASE_URL = "postgresql://localhost:5432/tickpipe"
 
+# Defaults of the options below, in the same order; UNHEALTHY_AFTER and CLAIM_IDLE in seconds.
+PRICE_STREAM = "prices"
+CONSUMER_GROUP = "timescale"
+MAX_BATCH_SIZE = 1000
+CLAIM_IDLE = 30.0
+METRICS_HOST = "127.0.0.1"
+UNHEALTHY_AFTER = 60.0
+LOG_LEVEL = "INFO"
+
 PriceStream = Annotated[
     str,
-    typer.Option("--price-stream", envvar="PRICE_STREAM", help="Redis stream of the prices; the feed's is NAME:feed."),
+    typer.Option(
+        "--price-stream", envvar="PRICE_STREAM", help="Redis stream of the prices. Feed events are in NAME:feed."
+    ),
 ]
 ConsumerGroup = Annotated[
     str, typer.Option("--consumer-group", envvar="CONSUMER_GROUP", help="Consumer group on the stream.")
 ]
 MaxBatchSize = Annotated[
     int,
-    typer.Option("--max-batch-size", envvar="MAX_BATCH_SIZE", min=1, max=100_000, help="Most entries in one block."),
+    typer.Option(
+        "--max-batch-size", envvar="MAX_BATCH_SIZE", min=1, max=100_000, help="Entries in one batch, at most."
+    ),
 ]
 SpoolDir = Annotated[
     Path | None,
     typer.Option(
         "--spool-dir",
         envvar="SPOOL_DIR",
-        help="Where prices wait while Redis is away.",
+        help="Folder of the spool, which keeps prices while Redis is unavailable.",
         show_default="the user's state folder",
     ),
 ]
 MetricsPort = Annotated[
-    int, typer.Option(envvar="METRICS_PORT", min=0, max=65_535, help="Port of /metrics and /healthz; 0: none.")
+    int, typer.Option(envvar="METRICS_PORT", min=0, max=65_535, help="Port of /metrics and /healthz; 0 disables them.")
 ]
-MetricsHost = Annotated[str, typer.Option(envvar="METRICS_HOST", help="Address they listen on; there is no password.")]
+MetricsHost = Annotated[
+    str, typer.Option(envvar="METRICS_HOST", help="Address to listen on. Neither page has authentication.")
+]
 AllowedHosts = Annotated[
     str,
     typer.Option(
         "--allowed-hosts",
         envvar="ALLOWED_HOSTS",
-        help="Names, with commas between, that a request to our HTTP port may give as Host besides IP addresses and "
-        "local names. A reverse proxy needs it.",
+        help="Host names, separated by commas, that HTTP requests may use besides IP addresses and local names. A "
+        "reverse proxy needs it.",
     ),
 ]
 UnhealthyAfter = Annotated[
-    float, typer.Option(envvar="UNHEALTHY_AFTER", min=1, help="Seconds without a sign of life until /healthz is 503.")
+    float, typer.Option(envvar="UNHEALTHY_AFTER", min=1, help="Seconds without progress after which /healthz is 503.")
 ]
 LogLevel = Annotated[str, typer.Option("--log-level", envvar="LOG_LEVEL", help="DEBUG, INFO, WARNING or ERROR.")]
 
@@ -86,7 +101,7 @@ def read_hosts(text: str) -> list[str]:
 
 
 class Secret:
-    """A text that shows itself to `reveal()` only: not in a log, a traceback or a repr."""
+    """A text that only `reveal()` returns: no log, traceback or repr has it."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -132,12 +147,12 @@ def _shown(path: str) -> str:
 
 
 def read_redis_url(environ: Mapping[str, str]) -> Secret | None:
-    """REDIS_URL; None if it is not set. Raises ConfigurationError for a text that cannot be one."""
+    """REDIS_URL; None if it is not set. Raises ConfigurationError for an invalid URL."""
     return read_secret(environ, "REDIS_URL", urls.refuse_redis)
 
 
 def read_database_url(environ: Mapping[str, str]) -> Secret | None:
-    """DATABASE_URL; None if it is not set. Raises ConfigurationError for a text that cannot be one."""
+    """DATABASE_URL; None if it is not set. Raises ConfigurationError for an invalid URL."""
     return read_secret(environ, "DATABASE_URL", urls.refuse_database)
 
 
@@ -152,7 +167,7 @@ def database_url(environ: Mapping[str, str]) -> Secret:
 
 
 def read_api_key(environ: Mapping[str, str]) -> Secret | None:
-    """TWELVE_DATA_API_KEY; None if there is none. Raises ConfigurationError for a text that cannot be a key."""
+    """TWELVE_DATA_API_KEY; None if it is not set. Raises ConfigurationError for an invalid key."""
     return read_secret(environ, "TWELVE_DATA_API_KEY", _refuse_key)
 
 
@@ -165,9 +180,9 @@ def _refuse_key(text: str, title: str) -> None:
 
 
 def api_key(environ: Mapping[str, str]) -> Callable[[], Secret]:
-    """A reader of TWELVE_DATA_API_KEY, asked at every connect, so that a key's file can be replaced while we run.
+    """A function that reads TWELVE_DATA_API_KEY. Call it at every connect, since the key's file may have been replaced.
 
-    Raises ConfigurationError, at once and at each reading, if there is no key.
+    Both raise ConfigurationError if the key is missing.
     """
 
     def read() -> Secret:

@@ -1,7 +1,7 @@
-"""The place at which text reaches a terminal or a log: control characters in it are written as escapes.
+"""Escapes control characters in all text for a terminal or a log.
 
-A symbol, an exchange, the name of a consumer and a server's message come from outside. A terminal would obey escape
-sequences in them, and text that runs from right to left would show other text in a wrong order.
+Symbols, exchanges, consumer names and servers' messages come from outside. A terminal would obey escape sequences in
+them, and right-to-left marks would reorder the text around them.
 """
 
 from __future__ import annotations

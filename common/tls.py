@@ -1,15 +1,15 @@
-"""What TLS refuses, as against a connection that is lost."""
+"""Tells errors of TLS from lost connections, and suggests the right URL scheme."""
 
 from __future__ import annotations
 
 import ssl
 
-#: Said of a server that goes away in the middle of it, too.
+#: Errors that a lost connection causes, too.
 _LOST = (ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError)
 
 
 def refusal(error: BaseException | None) -> str | None:
-    """Why TLS cannot come about until somebody mends it; None where the error says no such thing."""
+    """Why TLS cannot work until a person acts; None for other errors."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the server's certificate is not trusted: {error.verify_message.rstrip('.')}"
     if not isinstance(error, ssl.SSLError) or isinstance(error, _LOST):
@@ -20,14 +20,14 @@ def refusal(error: BaseException | None) -> str | None:
 
 
 def may_be_the_scheme(error: BaseException | None, *, by_tls: bool) -> bool:
-    """Whether this may be the other end's answer to TLS where it has none, or to none where it wants it."""
+    """Whether the URL's scheme may be wrong: TLS to a port without it, or no TLS to a port that requires it."""
     if by_tls:
         return isinstance(error, ssl.SSLEOFError | TimeoutError)
     return isinstance(error, ConnectionResetError | BrokenPipeError | ConnectionAbortedError)
 
 
 def hint(name: str, plain: str, secure: str, *, by_tls: bool) -> str:
-    """The way out of it."""
+    """What to do then: the end of an error message."""
     if by_tls:
         return f"; if that port has no TLS, {name} begins with {plain}://"
     return f"; if that port takes TLS only, {name} begins with {secure}://"

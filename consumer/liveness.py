@@ -1,4 +1,4 @@
-"""Whether the consumer's loop gets on, and what keeps it from that."""
+"""Whether the consumer's loop makes progress, and what stops it."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from typing import NamedTuple
 from common.errors import OutageError
 
 
-class Trouble(NamedTuple):
-    """An outage: its class, since when (monotonic seconds), and its last error's words."""
+class Outage(NamedTuple):
+    """An outage: its class, its start (monotonic seconds), and its last error message."""
 
     kind: type[OutageError]
     since: float
-    words: str
+    message: str
 
 
 class Progress:
-    """Written by the loop's thread, read by any. The loop does one thing at a time, so it has one trouble at most."""
+    """Written by the loop's thread, read by any. The loop does one thing at a time, so it has one outage at most."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         """`monotonic` gives seconds."""
-        self.trouble: Trouble | None = None
+        self.outage: Outage | None = None
         self._monotonic = monotonic
-        self._made_at = monotonic()
+        self._last_progress = monotonic()
 
     def made(self) -> None:
-        """A block is stored and acked, or a turn of the loop is done: what was away answers again."""
-        self._made_at = self._monotonic()
-        self.trouble = None
+        """Record that a batch is stored and acknowledged, or a turn of the loop is done. It ends an outage."""
+        self._last_progress = self._monotonic()
+        self.outage = None
 
     def failed(self, error: OutageError) -> None:
-        """A try has ended so; it will be made again."""
-        since = self.trouble.since if self.trouble and self.trouble.kind is type(error) else self._monotonic()
-        self.trouble = Trouble(type(error), since, str(error))
+        """Record a failed attempt that will be retried."""
+        since = self.outage.since if self.outage and self.outage.kind is type(error) else self._monotonic()
+        self.outage = Outage(type(error), since, str(error))
 
     def reasons(self, stuck_after: float) -> list[str]:
-        """Why the work does not get on, at once for an outage, after `stuck_after` seconds for a call that hangs."""
-        trouble, now = self.trouble, self._monotonic()
-        if trouble:
-            return [f"{trouble.words} (failing for {now - trouble.since:.0f} s)"]
-        if now - self._made_at > stuck_after:
-            return [f"stuck: no block stored and no turn of the loop done for {now - self._made_at:.0f} s"]
+        """Why the loop makes no progress: an outage, or a call that has not returned for `stuck_after` seconds."""
+        outage, now = self.outage, self._monotonic()
+        if outage:
+            return [f"{outage.message} (failing for {now - outage.since:.0f} s)"]
+        if now - self._last_progress > stuck_after:
+            return [f"stuck: no batch stored and no turn of the loop done for {now - self._last_progress:.0f} s"]
         return []

@@ -2,31 +2,58 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from psycopg2.extensions import cursor as Cursor  # noqa: N812  psycopg2 names its class so
+from psycopg2.extras import execute_values
 
 from common import feed_event, tick
 from common.codec import Codec
 from common.number import DECIMAL_BYTES, INTEGER_BYTES, has_only
 
-logger = logging.getLogger("consumer.store")
 
-
-class Table(NamedTuple):
-    """How one stream's entries are stored: decoded, judged where the database has refused, inserted."""
+class TableWriter(NamedTuple):
+    """Decodes, validates and inserts the entries of one stream."""
 
     codec: Codec[Any]
     validation_error: Callable[..., str | None]
-    insert: str
+    statement: str
     template: str
-    allowed: Mapping[int, bytes]  # the bytes that the values of a column may have, by the column's position
+    allowed: Mapping[int, bytes]  # column number → the bytes that its values may have
 
     def check_bytes(self, columns: Sequence[Sequence[bytes]]) -> None:
-        """Raises ValueError if only PostgreSQL would read a number; then `validation_error` finds the entry."""
+        """Raise ValueError if a number has a spelling that only PostgreSQL knows. `validation_error` finds it."""
         for position, allowed in self.allowed.items():
             if not has_only(allowed, columns[position]):
                 raise ValueError(f"column {position} has bytes other than {allowed!r}")
+
+    def insert(self, cursor: Cursor, columns: Sequence[Sequence[bytes]]) -> int:
+        """Insert rows, given as columns of equal length, by one statement. Existing rows stay.
+
+        Returns the number of new rows. Raises psycopg2's errors, and ValueError for a value that is not UTF-8.
+        """
+        if not columns:
+            return 0
+        execute_values(cursor, self.statement, [[array_literal(column) for column in columns]], template=self.template)
+        return cursor.rowcount
+
+    def check_rights(self, cursor: Cursor) -> None:
+        """Run the statement without rows. Raises psycopg2's InsufficientPrivilege."""
+        self.insert(cursor, [[]] * self.template.count("%s"))
+
+
+def array_literal(values: Sequence[bytes]) -> str:
+    """PostgreSQL's literal for an array of these texts; an empty text is NULL. Raises ValueError for invalid UTF-8.
+
+    Only `\\` and `"` have a meaning inside the quotes. If no value has one, no loop over the values is needed. Source:
+    PostgreSQL's manual, "Array Input and Output Syntax".
+    """
+    joined = b"".join(values)
+    if not values or b'"' in joined or b"\\" in joined:
+        escaped = [value.replace(b"\\", b"\\\\").replace(b'"', b'\\"') for value in values]
+        return (b"{" + b",".join([b'"%b"' % value if value else b"NULL" for value in escaped]) + b"}").decode()
+    return (b'{"' + b'","'.join(values) + b'"}').replace(b'""', b"NULL").decode()
 
 
 def _allowed(record: type[Any], integers: Sequence[str], numbers: Sequence[str] = ()) -> Mapping[int, bytes]:
@@ -34,10 +61,10 @@ def _allowed(record: type[Any], integers: Sequence[str], numbers: Sequence[str] 
     return {position(name): INTEGER_BYTES for name in integers} | {position(name): DECIMAL_BYTES for name in numbers}
 
 
-# One row of column arrays: the text that came from Redis goes to the database as it is, which converts and judges it.
-# Interval times bigint is exact to the microsecond; to_timestamp of a float is not. Each unnest() in the select list is
-# a step of the same row; in FROM, all rows would be set aside first.
-PRICES = Table(
+# A batch is one row of column arrays. The text from Redis goes to the database as it is, and PostgreSQL converts it.
+# Interval times bigint is exact to the microsecond; to_timestamp of a float is not. unnest() is in the select list:
+# in FROM, PostgreSQL would materialize all rows first.
+PRICES = TableWriter(
     tick.CODEC,
     tick.validation_error,
     """
@@ -55,7 +82,7 @@ PRICES = Table(
     "%s::text[], %s::bigint[])",
     _allowed(tick.Tick, tick.INTEGERS, tick.NUMBERS),
 )
-FEED = Table(
+FEED = TableWriter(
     feed_event.CODEC,
     feed_event.validation_error,
     """

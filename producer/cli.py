@@ -80,10 +80,10 @@ def producer(
     append_timeout: AppendTimeout = 0.1,
     resubscribe_after: ResubscribeAfter = 600.0,
     metrics_port: settings.MetricsPort = 0,
-    metrics_host: settings.MetricsHost = "127.0.0.1",
+    metrics_host: settings.MetricsHost = settings.METRICS_HOST,
     allowed_hosts: settings.AllowedHosts = "",
-    unhealthy_after: settings.UnhealthyAfter = 60.0,
-    log_level: settings.LogLevel = "INFO",
+    unhealthy_after: settings.UnhealthyAfter = settings.UNHEALTHY_AFTER,
+    log_level: settings.LogLevel = settings.LOG_LEVEL,
 ) -> None:
     """Read the environment, build the configuration and run the producer."""
     environ = cli.environment()

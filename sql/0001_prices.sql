@@ -1,6 +1,6 @@
--- Ticks. The tutorial's four columns first; crypto volumes are fractional, so day_volume is no integer.
--- (session, seq) is a tick's identity from the websocket on; with symbol and time before it, one index serves both the
--- dedupe and every query by symbol and time (and a hypertable's unique index must contain time).
+-- Ticks. The first four columns are those of the TimescaleDB tutorial for Twelve Data. Crypto volumes are fractional.
+-- (session, seq) identifies a tick. With symbol and time before it, one index serves deduplication and queries by symbol
+-- and time. (A hypertable's unique index must contain time.)
 CREATE TABLE prices_real_time (
     time        timestamptz      NOT NULL CHECK (time >= '1970-01-01 00:00:00+00' AND time < '2100-01-01 00:00:00+00'),
     symbol      text             NOT NULL CHECK (char_length(symbol) BETWEEN 1 AND 64),
@@ -14,14 +14,14 @@ CREATE TABLE prices_real_time (
     seq         bigint           NOT NULL,
     PRIMARY KEY (symbol, time, session, seq)
 );
-COMMENT ON TABLE prices_real_time IS 'One row a price event, as received.';
+COMMENT ON TABLE prices_real_time IS 'One row for each price event, as received.';
 COMMENT ON COLUMN prices_real_time.time IS 'The exchange''s time, whole seconds. Not unique: many ticks share a second.';
 COMMENT ON COLUMN prices_real_time.day_volume IS 'Cumulative over the day, not the tick''s size.';
-COMMENT ON COLUMN prices_real_time.received_at IS 'When the producer got it; strictly increasing within a session: the order of ticks.';
-COMMENT ON COLUMN prices_real_time.session IS 'A producer''s run on one UTC day: its start, microseconds since 1970.';
+COMMENT ON COLUMN prices_real_time.received_at IS 'When the producer received it. Strictly increasing within a session, so it is the order of ticks.';
+COMMENT ON COLUMN prices_real_time.session IS 'A run of a producer on one UTC day: its start in microseconds since 1970.';
 COMMENT ON COLUMN prices_real_time.seq IS 'Number of the price event in its session: 1, 2, 3 …';
 
--- What happened to the feed, as it was told; append-only. Sessions, gaps and instruments derive from it.
+-- Feed events as the producer reported them. Append-only. Sessions, gaps and instruments are views of it.
 CREATE TABLE feed_events (
     session bigint      NOT NULL CHECK (session BETWEEN 0 AND 4102444800000000), -- microseconds, up to 2100
     number  bigint      NOT NULL CHECK (number > 0),
@@ -29,7 +29,7 @@ CREATE TABLE feed_events (
     event   text        NOT NULL,
     detail  jsonb       NOT NULL CHECK (jsonb_typeof(detail) = 'object'),
     PRIMARY KEY (session, number),
-    -- What the views below cast: one odd event must not break them for all.
+    -- Values that the views cast: one malformed event must not break a view.
     CHECK (coalesce(detail ->> 'last_seq', '0') ~ '^[0-9]{1,18}$' AND coalesce(detail ->> 'first_seq', '0') ~ '^[0-9]{1,18}$'
            AND coalesce(detail ->> 'continues', '0') ~ '^[0-9]{1,18}$' AND coalesce(detail ->> 'last_frame', '0') ~ '^[0-9]{1,16}$'
            AND coalesce(detail ->> 'since', '0') ~ '^[0-9]{1,16}$' AND coalesce(detail ->> 'until', '0') ~ '^[0-9]{1,16}$'),
@@ -40,7 +40,7 @@ CREATE TABLE feed_events (
 );
 COMMENT ON TABLE feed_events IS 'started, connected, subscribed, refused, instrument, disconnected, overflow, alive, stopped.';
 
--- What could not be stored, and why. raw holds the entry's field names and values in turn, byte for byte.
+-- Entries that could not be stored, and why. raw: the entry's field names and values in turn, byte for byte.
 CREATE TABLE dead_letters (
     id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     stream   text        NOT NULL,

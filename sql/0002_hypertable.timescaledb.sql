@@ -1,10 +1,10 @@
--- Where TimescaleDB is, the ticks are a hypertable from the start, with the primary key as its only index.
--- (A chunk is a day, or what `tickpipe migrate --chunk-interval` says. migrate_data: a table may have rows already.)
+-- With TimescaleDB, the ticks are in a hypertable with the primary key as its only index. A chunk is a day, or as long as
+-- `tickpipe migrate --chunk-interval` says. migrate_data: the table may have rows already.
 SELECT create_hypertable('prices_real_time', 'time', create_default_indexes => false, migrate_data => true,
     chunk_time_interval => coalesce(nullif(current_setting('tickpipe.chunk_interval', true), ''), '1 day')::interval);
 
--- Chunks older than a week become columns: a twentieth of the size. All columns of the key but symbol are in the order,
--- so that a redelivered block finds its rows without unpacking the rest. TimescaleDB 2.18 gave the calls new names.
+-- Chunks older than a week move to the columnstore, at a twentieth of the size. The order has all columns of the key but
+-- symbol, so that a redelivered batch finds its rows without decompressing others. TimescaleDB 2.18 renamed the calls.
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_proc WHERE proname = 'add_columnstore_policy') THEN

@@ -1,10 +1,10 @@
--- What the feed's events say, as views: when did each session run, when was I blind, and why?
+-- Views of the feed events: when each session ran, and when and why prices could not be received.
 
--- The few events that are no sign of life; those come every 5 seconds.
+-- All events but `alive`, which a producer writes every 5 seconds.
 CREATE INDEX feed_events_told ON feed_events (event, session, number) WHERE event <> 'alive';
 
--- One row a session. last_seq is the last number the producer has vouched for; time_min and time_max are the exchange's
--- times of the prices up to there.
+-- One row for each session. last_seq is the last sequence number that the producer has reported. time_min and time_max
+-- are the exchange's times of the prices up to that number.
 CREATE VIEW feed_sessions AS
 SELECT session,
        max(detail ->> 'feed') FILTER (WHERE event = 'started')                                  AS feed,
@@ -21,9 +21,9 @@ SELECT session,
 FROM feed_events
 GROUP BY session;
 
--- From when to when each symbol was subscribed on an open connection. A span ends at the last frame before the
--- connection was lost, not when that was noticed; of a session that never said goodbye, at its last word, once it has
--- been silent for three times as long as it ever is. What goes on has until = infinity. A refusal is a span without length.
+-- Spans in which each symbol was subscribed on an open connection. A span ends at the last frame before the connection was
+-- lost. In a session without a stopped event it ends at the last event, after 15 seconds without a new one. An open span has
+-- until = infinity. A refusal is a span of length 0.
 CREATE VIEW feed_coverage AS
 SELECT told.session,
        subscribed.symbol,
@@ -59,10 +59,10 @@ CROSS JOIN LATERAL (
 ) AS last_word
 WHERE told.event IN ('subscribed', 'refused');
 
--- When was I blind, and why? One row a symbol; symbol is NULL where prices of any symbol were lost (their numbers are
--- in feed_events). until is NULL while it goes on.
+-- Gaps: one row for each outage and symbol, with start, end and cause. symbol is NULL if prices of any symbol were lost
+-- (feed_events has their numbers). until is NULL while the gap is open.
 CREATE VIEW feed_gaps AS
-WITH ends AS NOT MATERIALIZED ( -- of all spans that began before, the one that reached furthest
+WITH ends AS NOT MATERIALIZED ( -- blind_since: the latest end of all earlier spans
     SELECT symbol, since, until, ended,
            max(until) OVER (PARTITION BY symbol ORDER BY since, until
                             ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS blind_since
@@ -85,8 +85,8 @@ SELECT NULL,
        'overflow: ' || (detail ->> 'cause')
 FROM feed_events WHERE event = 'overflow';
 
--- What the feed said of each instrument, one row for each symbol and exchange. For the tutorial's join with names:
--- SELECT * FROM instruments JOIN company USING (symbol);
+-- The feed's description of each instrument, one row for each symbol and exchange. To join names, as in the TimescaleDB
+-- tutorial: SELECT * FROM instruments JOIN company USING (symbol);
 CREATE VIEW instruments AS
 SELECT told.symbol, detail ->> 'type' AS type, detail ->> 'exchange' AS exchange, detail ->> 'mic_code' AS mic_code,
        detail ->> 'currency' AS currency, detail ->> 'currency_base' AS currency_base,
@@ -101,9 +101,9 @@ LEFT JOIN LATERAL (
     WHERE p.symbol = told.symbol AND coalesce(p.exchange, '') = told.exchange
     ORDER BY p.time DESC, p.session DESC, p.seq DESC LIMIT 1
 ) AS newest ON true;
-COMMENT ON VIEW instruments IS 'Symbol, type, exchange, currencies; told once a session, seen with each tick.';
+COMMENT ON VIEW instruments IS 'Symbol, type, exchange and currencies. The producer reports them once a session.';
 
--- Sessions that have ended and were found complete: `tickpipe verify` does not scan them again.
+-- Ended sessions that `tickpipe verify` has found complete, and does not scan again.
 CREATE TABLE verified_sessions (
     session      bigint PRIMARY KEY,
     last_seq     bigint NOT NULL,
@@ -112,4 +112,4 @@ CREATE TABLE verified_sessions (
     lost         bigint NOT NULL,
     at           timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON COLUMN verified_sessions.lost IS 'Numbers told as lost in an overflow: a recorded gap, not missing.';
+COMMENT ON COLUMN verified_sessions.lost IS 'Numbers lost in a reported overflow: a recorded gap, not missing rows.';

@@ -1,36 +1,36 @@
--- Candles. Ticks → parts, one for each symbol, exchange and bar → candles, one for each symbol and bar. Open and close
--- are the first and the last received in the bar; volume is derived from day_volume, which counts up over the day.
+-- Candles. Ticks are aggregated into bars (one for each symbol, exchange and interval), and bars into candles (one for each
+-- symbol and interval). Open and close are the first and the last price received in the bar. Volume is the rise of
+-- day_volume, a counter that starts at 0 each day.
 --
--- On plain PostgreSQL all of this is computed from the ticks when asked; on TimescaleDB the parts are continuous
--- aggregates (0006). Names, columns and results are the same.
+-- PostgreSQL computes all of this from the ticks at query time. With TimescaleDB the bars are continuous aggregates (0006)
+-- with the same names, columns and results.
 
--- By how much a day's counter rose from the last of one bar to that of the next. A fall is a reset at a new trading day
--- (of UTC), or where less than half is left: then it counted up from 0. A smaller fall is a correction, and counts as none.
+-- The rise of the counter from the last value of one bar to the last value of the next. A fall is a reset if the UTC day is
+-- new, or if less than half is left: then the counter restarted at 0. A smaller fall is a correction, and counts as 0.
 --
--- The last, not the first: a tick whose time strays back into the bar before brings a count from this one along. What this
--- bar's first tick is below it is neither fall nor rise, and what the bar reaches counts above it, once. A count below 0 is
--- looked at nowhere: it is none, and the difference of two huge ones would be out of range, and end the query.
+-- The last value, not the first, because a tick with a wrong time may bring a later value into the bar before. Values below
+-- 0 are ignored: they are invalid, and the difference of two huge values would be out of range and end the query.
 CREATE FUNCTION volume_rise(before float8, after float8, new_day boolean) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN after >= before THEN after - before WHEN new_day OR after < before / 2 THEN after ELSE 0 END;
 
--- Up to where it rose in a minute: to its last, or where it was reset in the middle, to its highest …
+-- The value that the counter rose to in a minute: its last value, or its highest if it was reset in that minute.
 CREATE FUNCTION volume_to(first float8, last float8, highest float8) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN last < first / 2 THEN highest ELSE last END;
 
--- … and what it counted after that.
+-- The value that it rose to after a reset in that minute.
 CREATE FUNCTION volume_after(first float8, last float8) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN last < first / 2 THEN last ELSE 0 END;
 
--- The day of UTC, as a number (a date of timestamptz depends on the session's time zone).
+-- The UTC day as a number. (The date of a timestamptz would depend on the session's time zone.)
 CREATE FUNCTION utc_day(at timestamptz) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN floor(extract(epoch FROM at - timestamptz '1970-01-01 00:00:00+00')::float8 / 86400);
 
--- Bars whose ticks are gone (0005): retention drops ticks, never candles. width: 1m, 1h or 1d. On the way from ticks to
--- candles, all bars have this form.
+-- Bars whose ticks were deleted (0005): retention deletes ticks, never candles. All functions and views of bars have the
+-- columns of this table.
 CREATE TABLE candles_kept (
     width       text        NOT NULL CHECK (width IN ('1m', '1h', '1d')),
     symbol      text        NOT NULL,
@@ -47,19 +47,19 @@ CREATE TABLE candles_kept (
     volume      float8,
     PRIMARY KEY (symbol, width, exchange, bucket)
 );
-COMMENT ON COLUMN candles_kept.exchange IS 'Empty where the feed names none. Each exchange has a counter of its own.';
-COMMENT ON COLUMN candles_kept.opened_at IS 'When its first tick was received; closed_at: its last.';
+COMMENT ON COLUMN candles_kept.exchange IS 'Empty if the feed names none. Each exchange has its own counter.';
+COMMENT ON COLUMN candles_kept.opened_at IS 'When its first tick was received. closed_at: its last tick.';
 COMMENT ON COLUMN candles_kept.last_volume IS 'The last day_volume in the bar.';
-COMMENT ON COLUMN candles_kept.volume IS 'The rise of day_volume from the last of the bar before to the last of this one.';
+COMMENT ON COLUMN candles_kept.volume IS 'The rise of day_volume from the last tick of the bar before to the last tick of this bar.';
 
--- The horizon, midnight of a UTC day: bars before it are those of candles_kept, whatever becomes of their ticks.
+-- The horizon: midnight of a UTC day. Bars before it are in candles_kept, even if some of their ticks still exist.
 CREATE TABLE candles_horizon (one boolean PRIMARY KEY DEFAULT true CHECK (one), at timestamptz NOT NULL);
 CREATE FUNCTION candles_horizon() RETURNS timestamptz
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN coalesce((SELECT at FROM candles_horizon), '-infinity');
 
--- The rise of the counter up to there in a minute, from the last of the minute before, however long ago that was, or where
--- none was, from its first in this one.
+-- The rise of the counter to the value up_to, from its last value in the latest earlier minute. Without an earlier minute,
+-- from its first value in this minute.
 CREATE FUNCTION volume_rise_to(symbol text, exchange text, bucket timestamptz, first float8, up_to float8) RETURNS float8
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN coalesce(
@@ -80,8 +80,8 @@ RETURN coalesce(
      ORDER BY k.bucket DESC LIMIT 1),
     volume_rise(first, up_to, false));
 
--- The minutes of the ticks in a span of the exchange's time (whole minutes, please): a function, since a filter on a
--- view's bucket would not reach the index on time.
+-- One-minute bars of the ticks in a span of the exchange's time; since and until must be whole minutes. A function, because
+-- a filter on the bucket of a view could not use the index on time.
 CREATE FUNCTION tick_minutes(since timestamptz, until timestamptz) RETURNS SETOF candles_kept
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -102,13 +102,13 @@ BEGIN ATOMIC
         GROUP BY p.symbol, place, bin
     ) AS m;
 END;
--- The first whole minute at or after this moment.
+-- The first whole minute at or after this time.
 CREATE FUNCTION whole_minute(at timestamptz) RETURNS timestamptz
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN isfinite(at) THEN date_bin('1 minute', at + interval '59.999999 seconds', timestamptz '1970-01-01 00:00:00+00')
             ELSE at END;
 
--- The minutes that begin in a span. Replaced on TimescaleDB (0006), as is the view live_bars.
+-- The one-minute bars that begin in a span. TimescaleDB has its own version (0006), also of the view live_bars.
 CREATE FUNCTION minutes(since timestamptz, until timestamptz) RETURNS SETOF candles_kept
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -117,7 +117,7 @@ BEGIN ATOMIC
     SELECT * FROM tick_minutes(greatest(whole_minute(since), candles_horizon()), whole_minute(until));
 END;
 
--- Larger bars of these minutes (whole bars, please).
+-- Hours or days of these minutes. since and until must be whole bars.
 CREATE FUNCTION larger_bars(width text, since timestamptz, until timestamptz) RETURNS SETOF candles_kept
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -137,7 +137,7 @@ SELECT * FROM tick_minutes(candles_horizon(), 'infinity')
 UNION ALL SELECT * FROM larger_bars('1h', candles_horizon(), 'infinity')
 UNION ALL SELECT * FROM larger_bars('1d', candles_horizon(), 'infinity');
 
--- All bars, then candles: one for each symbol, of all its exchanges.
+-- All bars, and candles: one for each symbol, over all its exchanges.
 CREATE VIEW bars AS SELECT * FROM candles_kept UNION ALL SELECT * FROM live_bars;
 
 CREATE VIEW candles_all AS
@@ -149,11 +149,11 @@ GROUP BY width, symbol, bucket;
 CREATE VIEW candles_1m AS SELECT symbol, bucket, open, high, low, close, ticks, volume FROM candles_all WHERE width = '1m';
 CREATE VIEW candles_1h AS SELECT symbol, bucket, open, high, low, close, ticks, volume FROM candles_all WHERE width = '1h';
 CREATE VIEW candles_1d AS SELECT symbol, bucket, open, high, low, close, ticks, volume FROM candles_all WHERE width = '1d';
-COMMENT ON VIEW candles_1m IS 'One-minute candles. volume is derived from day_volume; NULL where the feed has none.';
+COMMENT ON VIEW candles_1m IS 'One-minute candles. volume is derived from day_volume; NULL if the feed has no volume.';
 COMMENT ON VIEW candles_1h IS 'One-hour candles.';
-COMMENT ON VIEW candles_1d IS 'Candles of a day of UTC.';
+COMMENT ON VIEW candles_1d IS 'Candles of a UTC day.';
 
--- Candles of any width (a minute or more), of the minutes that begin in a span, which is all it reads. For 5 minutes:
+-- Candles of any width (a minute or more) from the minutes that begin in a span. It reads no other minutes. For 5 minutes:
 -- SELECT * FROM candles('5 minutes', now() - interval '1 day', now()) WHERE symbol = 'BTC/USD' ORDER BY bucket;
 CREATE FUNCTION candles(width interval, since timestamptz, until timestamptz)
 RETURNS TABLE (symbol text, bucket timestamptz, open float8, high float8, low float8, close float8, ticks bigint, volume float8)
@@ -163,6 +163,6 @@ BEGIN ATOMIC
            (array_agg(p.open ORDER BY p.opened_at))[1], max(p.high), min(p.low),
            (array_agg(p.close ORDER BY p.closed_at DESC))[1], sum(p.ticks)::bigint, sum(p.volume)
     FROM minutes(since, until) AS p
-    WHERE since IS NOT NULL AND until IS NOT NULL -- greatest() and least(), in minutes(), would pass over it
+    WHERE since IS NOT NULL AND until IS NOT NULL -- greatest() and least(), in minutes(), would ignore it
     GROUP BY p.symbol, bin;
 END;

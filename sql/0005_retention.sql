@@ -1,6 +1,7 @@
--- Retention: ticks may go, candles stay, and `verify` is told what went. Off until `tickpipe retention --ticks 90d`.
+-- Retention: old ticks are deleted, their candles stay, and `verify` knows what was deleted. To switch it on:
+-- `tickpipe retention --ticks 90d`.
 
--- The numbers of the ticks that were dropped, session by session.
+-- The sequence numbers of deleted ticks.
 CREATE TABLE feed_expired (
     session   bigint      NOT NULL,
     first_seq bigint      NOT NULL,
@@ -9,9 +10,9 @@ CREATE TABLE feed_expired (
     PRIMARY KEY (session, first_seq, last_seq)
 );
 
--- Drop the ticks before a moment (its UTC day's midnight), in the caller's transaction: their numbers are recorded, their
--- candles kept. Nobody writes ticks meanwhile, so that what is recorded is exactly what is dropped. (The search path is the
--- one of now: a job has its owner's, which may know nothing of this schema.)
+-- Delete the ticks before a time (rounded down to a UTC day) in the caller's transaction, record their numbers and keep
+-- their candles. The lock keeps out writers, so that the record matches the deletion. The search path is fixed, because a job uses
+-- its owner's, which may lack this schema.
 CREATE PROCEDURE expire_ticks(before timestamptz)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
@@ -26,7 +27,7 @@ BEGIN
     END IF;
     LOCK TABLE prices_real_time IN SHARE ROW EXCLUSIVE MODE;
     since := candles_horizon();
-    -- (What was dropped before and delivered again is on record already.)
+    -- (Ticks that were deleted before and delivered again are on record already.)
     INSERT INTO feed_expired (session, first_seq, last_seq)
         SELECT session, min(seq), max(seq)
         FROM (SELECT session, seq, seq - row_number() OVER (PARTITION BY session ORDER BY seq) AS island
@@ -40,7 +41,7 @@ BEGIN
     IF until > since THEN
         INSERT INTO candles_kept SELECT * FROM tick_minutes(since, until);
         INSERT INTO candles_horizon (at) VALUES (until) ON CONFLICT (one) DO UPDATE SET at = EXCLUDED.at;
-        -- Of the minutes just kept: those of a continuous aggregate may lack a late tick.
+        -- From the minutes just kept: a continuous aggregate may lack a late tick.
         INSERT INTO candles_kept SELECT * FROM larger_bars('1h', since, until);
         INSERT INTO candles_kept SELECT * FROM larger_bars('1d', since, until);
     END IF;
@@ -48,7 +49,7 @@ BEGIN
 END
 $$;
 
--- Replaced on TimescaleDB (0006), where whole chunks go.
+-- TimescaleDB has its own version (0006), which drops whole chunks.
 CREATE PROCEDURE drop_ticks(before timestamptz)
 LANGUAGE sql
 BEGIN ATOMIC

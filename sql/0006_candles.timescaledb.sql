@@ -1,10 +1,11 @@
--- On TimescaleDB the parts of candles (0004) are continuous aggregates. Each policy has no beginning, so that a late tick
--- of whatever age is in at the next refresh. What 0004 computes from ticks is replaced by them, under the same names.
+-- With TimescaleDB, bars (0004) are continuous aggregates, under the same names. Their policies have no start, so that the
+-- next refresh includes late ticks of any age.
 --
--- The newest tick is in, but not by TimescaleDB's own real-time aggregation: that reads all ticks since the last refresh
--- for every bar that looks for the bar before (docs/adr/0006). live_bars adds what is not aggregated yet, once a query.
--- An aggregate of bars in their order: what the counter counted after volume_to of the first of them. Its state: that so
--- far, last count, day. (An aggregate over a continuous aggregate can be, lag() cannot.)
+-- TimescaleDB's real-time aggregation is off: it would read all ticks since the last refresh for every bar that looks up the
+-- bar before (docs/adr/0006). Instead, live_bars adds the bars that are not aggregated yet, once for each query.
+
+-- An aggregate over consecutive bars: the rise of the counter after volume_to of the first bar. Its state: rise so far, last
+-- value, day. (A continuous aggregate may use an aggregate, but not lag().)
 CREATE FUNCTION volume_after_add(state float8[], bucket timestamptz, up_to float8, after float8, last float8) RETURNS float8[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN last IS NULL THEN state
@@ -56,9 +57,8 @@ FROM aggregate_1h
 GROUP BY 1, 2, 3
 WITH NO DATA;
 
--- A refresh is one transaction. Newer versions (from 2.19 on they have the option) commit bar by bar, the newest first: until
--- they come to the oldest, those between would be in no aggregate and, since they are older than what is aggregated, not
--- computed from the ticks either.
+-- A refresh must be one transaction. TimescaleDB 2.19 and newer commit bar by bar by default, the newest first. Until the
+-- oldest is done, bars in between would be missing: they are not aggregated, and too old to be computed from ticks.
 DO $$
 DECLARE
     at_once text := CASE WHEN EXISTS (SELECT FROM pg_proc WHERE proname = 'add_continuous_aggregate_policy'
@@ -70,9 +70,9 @@ BEGIN
 END
 $$;
 
--- From where on bars are computed from younger ones, for each width. A bar is aggregated for good when its policy has been
--- past it: its width, the policy's distance from now, and a turn of it. What a refresh by hand has aggregated before that is
--- not looked at, nor what a tick from the future made: the running bar would stand still.
+-- The time from which on live_bars computes bars of this width. A bar is final once its policy has run after its end: its
+-- width, plus the policy's distance from now, plus one schedule interval. Younger aggregated bars are ignored (a refresh by
+-- hand or a tick from the future makes them), since the current bar would stop changing.
 CREATE FUNCTION live_since(width text) RETURNS timestamptz
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN greatest(candles_horizon(), CASE width
@@ -80,7 +80,7 @@ RETURN greatest(candles_horizon(), CASE width
     WHEN '1h' THEN (SELECT max(bucket) FROM aggregate_1h WHERE bucket <= now() - interval '2 hours 10 minutes')
     WHEN '1d' THEN (SELECT max(bucket) FROM aggregate_1d WHERE bucket <= now() - interval '2 days 20 minutes') END);
 
--- Aggregated bars. The bar before is looked up by index; what is older than the horizon, in candles_kept.
+-- Aggregated bars. The bar before is found by index; before the horizon, in candles_kept.
 CREATE VIEW aggregated_bars AS
 SELECT width, symbol, exchange, bucket, open, high, low, close, ticks, opened_at, closed_at, last_volume,
        CASE WHEN first_volume IS NOT NULL THEN volume_after + coalesce(
@@ -117,8 +117,8 @@ UNION ALL SELECT * FROM tick_minutes(live_since('1m'), 'infinity')
 UNION ALL SELECT * FROM larger_bars('1h', live_since('1h'), 'infinity')
 UNION ALL SELECT * FROM larger_bars('1d', live_since('1d'), 'infinity');
 
--- Whole chunks go at once; what shares a chunk with younger ticks, row by row. Of one in columns that may be more rows
--- than TimescaleDB unpacks in one transaction unless told to (2.14 and newer: 100,000).
+-- Drop whole chunks, and delete rows from a chunk that also has younger ticks. In the columnstore these may be more rows
+-- than TimescaleDB decompresses in one transaction by default (2.14 and newer: 100,000).
 CREATE OR REPLACE PROCEDURE drop_ticks(before timestamptz)
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -129,7 +129,7 @@ BEGIN
 END
 $$;
 
--- What TimescaleDB's scheduler calls; `tickpipe retention` adds the job. config: {"ticks": "90 days"}
+-- TimescaleDB's scheduler calls this. `tickpipe retention` adds the job. config: {"ticks": "90 days"}
 CREATE PROCEDURE expire_ticks_job(job_id integer, config jsonb)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN

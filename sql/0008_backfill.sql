@@ -1,5 +1,5 @@
--- Backfill: the vendor's one-minute bars for the minutes in which the feed was blind (`tickpipe backfill`). The candles
--- of 0004 stay what the ticks say; what was bought afterwards lies beside them, and candles_1m_filled shows both.
+-- Backfill (`tickpipe backfill`): the vendor's one-minute bars for minutes with a gap in the feed. They do not
+-- change the candles of 0004; candles_1m_filled shows both.
 
 CREATE TABLE candles_backfill (
     symbol     text             NOT NULL CHECK (char_length(symbol) BETWEEN 1 AND 64),
@@ -13,13 +13,12 @@ CREATE TABLE candles_backfill (
     fetched_at timestamptz      NOT NULL DEFAULT now(),
     PRIMARY KEY (symbol, bucket)
 );
-COMMENT ON TABLE candles_backfill IS 'The vendor''s one-minute bars, of minutes that a gap of the feed touches.';
-COMMENT ON COLUMN candles_backfill.volume IS 'As the vendor says; NULL where it says none (currencies).';
+COMMENT ON TABLE candles_backfill IS 'The vendor''s one-minute bars for minutes that overlap a gap of the feed.';
+COMMENT ON COLUMN candles_backfill.volume IS 'The vendor''s volume; NULL for currencies, which have none.';
 
--- The spans that the vendor has answered for, whether with bars or without: a closed market has none, and a quiet
--- minute has none, and to ask for them again would cost a credit each time. A minute is entered an hour after its end,
--- not sooner, since a bar may come late.
-CREATE TABLE candles_backfill_requests (
+-- Spans that the vendor has answered, with bars or without. A closed market or a quiet minute has no bar, and each request
+-- costs a credit. A minute is recorded an hour after its end, since its bar may be late. (0040 renames this table.)
+CREATE TABLE candles_backfill_asked (
     symbol   text        NOT NULL,
     since    timestamptz NOT NULL,
     until    timestamptz NOT NULL CHECK (until > since),
@@ -27,9 +26,8 @@ CREATE TABLE candles_backfill_requests (
     PRIMARY KEY (symbol, since, until)
 );
 
--- What is to be asked for: the gaps, one symbol a row; those of any symbol count for all that were covered then. exchange
--- is where a share is listed, since the vendor would else give the bars of another listing. (Not for pairs, whose exchange
--- is where the feed has its prices from.)
+-- Gaps to request, one row for each symbol. A gap of any symbol counts for each symbol subscribed at that time. exchange is
+-- a share's listing, because the vendor could send bars of another listing. (A pair's exchange is only a source of prices.)
 CREATE VIEW backfill_gaps AS
 WITH gaps AS (
     SELECT symbol, since, coalesce(until, clock_timestamp()) AS until FROM feed_gaps
@@ -49,7 +47,7 @@ LEFT JOIN (
     GROUP BY symbol HAVING count(DISTINCT exchange) = 1
 ) AS listed USING (symbol);
 
--- What is not to be asked for again.
+-- Spans that need no other request.
 CREATE VIEW backfill_done AS
 SELECT symbol, lower(span) AS since, upper(span) AS until
 FROM (
@@ -57,14 +55,13 @@ FROM (
     FROM (
         SELECT symbol, tstzrange(bucket, bucket + interval '1 minute') AS span FROM candles_backfill
         UNION ALL
-        SELECT symbol, tstzrange(since, until) FROM candles_backfill_requests
+        SELECT symbol, tstzrange(since, until) FROM candles_backfill_asked
     ) AS spans
     GROUP BY symbol
 ) AS spans;
 
--- One row a symbol and minute, without the holes. A minute that a gap touches was backfilled, and there the vendor's bar
--- is shown: it is complete, the one of the ticks at the gap's edge is not. Its ticks are NULL. (DISTINCT ON lets filters
--- on symbol and bucket through to both sides; NOT EXISTS would keep the one on bucket from the second.)
+-- candles_1m without gaps: one row for each symbol and minute. A minute that overlaps a gap has the vendor's bar, which is
+-- complete, and ticks IS NULL. (DISTINCT ON passes filters on symbol and bucket to both sides; NOT EXISTS would not.)
 CREATE VIEW candles_1m_filled AS
 SELECT DISTINCT ON (symbol, bucket) symbol, bucket, open, high, low, close, ticks, volume, source
 FROM (
@@ -73,4 +70,4 @@ FROM (
     SELECT symbol, bucket, open, high, low, close, NULL, volume, 'backfill' FROM candles_backfill
 ) AS either
 ORDER BY symbol, bucket, source; -- 'backfill' comes first
-COMMENT ON VIEW candles_1m_filled IS 'candles_1m, and the vendor''s bars where the feed was blind. source: ticks or backfill.';
+COMMENT ON VIEW candles_1m_filled IS 'candles_1m, with the vendor''s bars for minutes in gaps. source: ticks or backfill.';

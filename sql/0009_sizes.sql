@@ -1,24 +1,24 @@
--- How large the ticks are and how fast they grow, from cheap facts: no tick is counted. For `tickpipe status` and `doctor`.
+-- Size and growth of the ticks, for `tickpipe status` and `doctor`. No query scans the ticks.
 
--- Bytes of the ticks with index and chunks, compressed ones too. (Which call is right is seen when it is asked: a table
--- may become a hypertable later. The search path is the one of now, whoever asks.)
+-- Bytes of the ticks with index and all chunks. (It decides at each call, because a table may become a hypertable later. The
+-- search path is fixed.)
 CREATE FUNCTION ticks_size() RETURNS bigint
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 DECLARE
     size bigint;
 BEGIN
     IF EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb') THEN
-        size := hypertable_size('prices_real_time'); -- NULL where it is an ordinary table
+        size := hypertable_size('prices_real_time'); -- NULL for a regular table
     END IF;
     RETURN coalesce(size, pg_total_relation_size('prices_real_time'));
 END
 $$;
 
--- One row. rows: what the producers have vouched for, less what retention has dropped. added and dropped: of these, in the
--- last day; seconds: how much of that day the feed's first session saw. The growth of a day rests on these, and is NULL where
--- less than a minute was seen; its bytes are as many a row as now: of columns (0002) there are fewer. It takes a few steps
--- in feed_events' primary key a session, however many events that has. (A session lasts a day at most: only those of two
--- days are asked how far they were a day ago.)
+-- One row. rows: an estimate from the sequence numbers that producers report, less the rows that retention has deleted.
+-- added, dropped: rows of the last day. seconds: how much of that day the feed was recorded. rows_per_day and bytes_per_day
+-- are extrapolated, and NULL if less than a minute was recorded. bytes_per_day uses today's bytes per row; rows in the
+-- columnstore (0002) are smaller. The query takes a few index lookups for each session. (A session lasts a day at most, so
+-- only sessions of the last two days need a lookup of their number a day ago.)
 CREATE VIEW ticks_growth AS
 WITH RECURSIVE sessions AS (
     (SELECT session FROM feed_events ORDER BY session DESC LIMIT 1)
@@ -53,4 +53,4 @@ FROM facts
 CROSS JOIN LATERAL (
     SELECT CASE WHEN seconds >= 60 THEN added * 86400 / seconds - dropped END AS rows_per_day
 ) AS growth;
-COMMENT ON VIEW ticks_growth IS 'Size of the ticks in bytes and rows, and their growth by what the last day added and dropped.';
+COMMENT ON VIEW ticks_growth IS 'Size of the ticks in bytes and rows, and their growth in the last day.';

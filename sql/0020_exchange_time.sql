@@ -1,5 +1,5 @@
--- The exchange's time comes from outside and may be wrong, and a clock may be set back. No row is dropped for that, but a
--- tick of the year 2099 must not be the newest until then.
+-- The exchange's time may be wrong, and a clock may be set back. Such rows are stored, but a tick from the year 2099 must
+-- not be the newest tick until then.
 
 -- The newest ticks of a symbol by the exchange's time, the newest first. A tick is ahead of its time if its time is more than
 -- a minute after it was received: such ticks come after all others. Two short index scans, of which the second rarely finds

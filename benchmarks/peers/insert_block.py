@@ -7,10 +7,11 @@ import sys
 from collections.abc import Iterator
 
 from benchmarks.peers.rows import blocks, read, told
+from common.database.client import DatabaseClient
 from common.settings import Secret
 from common.streams.stream import Entry
-from consumer.store import PriceStore
 from consumer.tables import PRICES
+from consumer.writer import Writer
 
 
 def _entries(stream: str, count: int) -> Iterator[Entry]:
@@ -19,14 +20,14 @@ def _entries(stream: str, count: int) -> Iterator[Entry]:
 
 
 def main() -> None:
-    """PriceStore.insert_batch, block by block."""
+    """DatabaseClient.insert_batch, block by block."""
     stream, size, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     pieces = list(blocks(_entries(stream, count), size))
-    store = PriceStore(Secret(os.environ["DATABASE_URL"]))
+    store = DatabaseClient(Secret(os.environ["DATABASE_URL"]))
 
     def work() -> None:
         for piece in pieces:
-            store.insert_batch(PRICES, "prices", piece)
+            Writer(store).insert_batch(PRICES, "prices", piece)
 
     told(work)
 

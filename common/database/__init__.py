@@ -1,1 +1,1 @@
-"""PostgreSQL and TimescaleDB: connections, transactions, errors by class, and migrations."""
+"""Everything that every process needs of PostgreSQL: connections, transactions, errors and migrations."""

@@ -1,8 +1,7 @@
-"""Opens connections to the database and classifies their errors."""
+"""Opens connections to the database, with the settings that tickpipe relies on."""
 
 from __future__ import annotations
 
-import logging
 import re
 from typing import Any
 
@@ -11,27 +10,24 @@ from psycopg2.extensions import connection as Connection  # noqa: N812  psycopg2
 from psycopg2.extensions import parse_dsn
 
 from common import urls
-from common.errors import (
-    ConfigurationError,
-    DatabaseOutageError,
-    UntrustedError,
-)
+from common.database.errors import translate_connect_error
+from common.errors import ConfigurationError
 from common.settings import Secret
 
-logger = logging.getLogger("consumer.store")
-
-#: Seconds after which the database ends a transaction whose client has come to a stop in it: a machine that lost its
-#: power, a frozen container. Until then its rows keep everybody waiting who claims the block and stores the same.
+#: Seconds after which the database ends the transaction of a client that sends nothing: its machine has lost power, or
+#: its container is frozen. Until then, other consumers that store the same rows have to wait.
 IDLE_IN_TRANSACTION_TIMEOUT = 20
-#: A database that is gone without a word is noticed within half a minute.
+#: These settings detect a lost connection within 30 seconds.
 _KEEPALIVE: Any = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
 
-#: SQL that sets what our transactions rest on, whatever the role or the database has. Each transaction runs it, since
-#: behind a pooler the next one may be on another server connection. The acknowledgement rests on the commit; a message
-#: at COMMIT is a warning, in any language. TimescaleDB 2.14 to 2.17 compare a batch that is delivered again with
-#: compressed rows only up to a bound; a server that does not know that setting does not get it. From array_nulls on:
-#: settings that change, without an error, how values are read and written (not standard_conforming_strings: psycopg2
-#: reads that once, at connect).
+#: SQL with the settings that each transaction relies on, whatever the role or the database sets. Each transaction runs
+#: it, since behind a pooler the next transaction may use another server connection.
+#: - synchronous_commit: an acknowledgement relies on the commit.
+#: - client_min_messages: a message at COMMIT is a warning, in any language.
+#: - array_nulls to transform_null_equals: they change silently how values are read and written.
+#:   (standard_conforming_strings is not here, since psycopg2 reads it once, at connect.)
+#: - timescaledb.max_tuples_decompressed…: TimescaleDB 2.14 to 2.17 compare a redelivered batch with compressed rows
+#:   only up to this limit. A server without the setting does not get it.
 SETTINGS = f"""
     SET LOCAL synchronous_commit = on;
     SET LOCAL idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_TIMEOUT}s';
@@ -48,7 +44,7 @@ SETTINGS = f"""
 
 
 def check_url(url: Secret) -> None:
-    """Raises ConfigurationError for a URL that is none, before libpq quotes a part of it that may be the password."""
+    """Raise ConfigurationError for an invalid URL. libpq's own message could quote the password."""
     urls.refuse_database(url.reveal())
     try:
         parsed = parse_dsn(url.reveal())
@@ -63,10 +59,10 @@ def check_url(url: Secret) -> None:
 
 
 def connect(url: Secret, *, application: str = "tickpipe") -> Connection:
-    """A connection in autocommit mode: PriceStore begins and ends the transactions.
+    """Open a connection in autocommit mode: DatabaseClient begins and ends the transactions.
 
-    Raises ConfigurationError for a URL that is none, a login that is refused or an encoding that lacks characters,
-    UntrustedError where TLS cannot come about, DatabaseOutageError otherwise.
+    Raises ConfigurationError for an invalid URL, a refused login or an encoding other than UTF-8, UntrustedError for a
+    TLS error, and DatabaseOutageError for all others.
     """
     check_url(url)
     try:
@@ -74,10 +70,10 @@ def connect(url: Secret, *, application: str = "tickpipe") -> Connection:
             url.reveal(), application_name=application, connect_timeout=5, client_encoding="UTF8", **_KEEPALIVE
         )
     except psycopg2.Error as error:
-        raise _at_connect(error) from None
+        raise translate_connect_error(error) from None
     connection.autocommit = True
     encoding = connection.info.parameter_status("server_encoding")
-    if encoding not in {"UTF8", "SQL_ASCII", None}:  # SQL_ASCII keeps bytes as they are; a pooler may not tell
+    if encoding not in {"UTF8", "SQL_ASCII", None}:  # SQL_ASCII keeps bytes as they are; a pooler may not report it
         raise ConfigurationError(
             f"the encoding of the database is {encoding}, which cannot hold every text: make one by "
             "`createdb --encoding UTF8 --template template0 NAME`"
@@ -86,32 +82,7 @@ def connect(url: Secret, *, application: str = "tickpipe") -> Connection:
 
 
 def is_pooled(connection: Connection) -> bool:
-    """Whether a pooler is in between: another process answers than the one that the connection's start named."""
+    """Whether a pooler is in between: then the process that answers is not the one that was named at connect."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         return bool(cursor.fetchone() != (connection.info.backend_pid,))
-
-
-def _at_connect(error: psycopg2.Error) -> ConfigurationError | DatabaseOutageError:
-    """libpq gives no SQLSTATE for a refused connection, only its words: the one place where words are read.
-
-    A server that speaks another language is tried again as if it were away, with its words in each line of the log.
-    """
-    words = " ".join(str(error).split())
-    of_tls = (
-        "certificate verify failed", "server certificate for", "root certificate file", "certificate required",
-        "valid client certificate", "SSL was required", "sslmode",
-    )  # fmt: skip
-    if any(each in words for each in of_tls):
-        return UntrustedError(
-            f"the database: {words}; DATABASE_URL ends in ?sslmode=verify-full&sslrootcert=FILE, with the file of the "
-            "CA that signed the certificate, and names the host that it was made for"
-        )
-    refusals = (
-        "authentication failed", "does not exist", "no password supplied", "no pg_hba.conf entry",
-        "pg_hba.conf rejects", "not permitted to log in", "permission denied for database",
-        "no such database", "no such user", "unsupported startup parameter",  # pgbouncer's
-    )  # fmt: skip
-    if "starting up" not in words and any(refusal in words for refusal in refusals):
-        return ConfigurationError(f"the database refuses DATABASE_URL: {words}")
-    return DatabaseOutageError(f"the database: {words} (DATABASE_URL)")

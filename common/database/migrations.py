@@ -1,8 +1,8 @@
-"""Applies sql/: numbered plain SQL, in order, each file once, under an advisory lock.
+"""Applies the migrations in sql/: numbered files of plain SQL, in order, each once, under an advisory lock.
 
-`NNNN_name.sql` is for every home, `NNNN_name.timescaledb.sql` for one on TimescaleDB. A file that begins with
-`-- outside a transaction` is run statement by statement (each ends with a line's last `;`), as psql would; cut short,
-it is run again.
+`NNNN_name.sql` is for every database, `NNNN_name.timescaledb.sql` only for a hypertable. A file that begins with
+`-- outside a transaction` runs statement by statement, as in psql; each statement ends with a `;` at the end of a line.
+After an interruption such a file runs again from its start.
 """
 
 from __future__ import annotations
@@ -21,20 +21,23 @@ import psycopg2
 from psycopg2.extensions import connection as Connection  # noqa: N812  psycopg2 names its class so
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
+from common.database.client import DatabaseClient
 from common.database.connections import is_pooled
 from common.errors import ConfigurationError, OutageError
-from consumer.store import PriceStore
 
-logger = logging.getLogger("consumer.schema")
+logger = logging.getLogger("common.database.migrations")
 
-#: Beside the packages, in a checkout and in an installed wheel alike.
-SQL_FOLDER = Path(__file__).resolve().parent.parent.parent / "sql"
-#: Keys of the advisory locks: of a transaction that applies files ("tick" in ASCII), and of a process that applies all.
-_LOCK, _TURN = 0x7469636B, 0x7469636C
-#: Seconds between two tries for the lock behind a pooler.
-_TRY_EVERY = 0.2
-_WAITING = "schema: another process applies it; waiting until that ends"
+_HERE = Path(__file__).resolve().parent
+#: The migrations: in this package if it is installed from a wheel, at the top of the repository in a checkout.
+SQL_FOLDER = _HERE / "sql" if (_HERE / "sql").is_dir() else _HERE.parents[1] / "sql"
+#: Keys of the advisory locks ("tick" in ASCII): of a transaction that applies files, of a process that applies all.
+_TRANSACTION_LOCK, _PROCESS_LOCK = 0x7469636B, 0x7469636C
+#: Seconds between two attempts to get the lock behind a pooler.
+_RETRY_EVERY = 0.2
+_WAITING = "schema: another process is applying it; waiting"
 _OUTSIDE = "-- outside a transaction"
+#: A text literal, or comments and blank space.
+_TOKENS = re.compile(r"('(?:[^']|'')*')|(?:--[^\n]*|/\*.*?\*/|\s)+", re.DOTALL)
 
 
 class Migration(NamedTuple):
@@ -45,12 +48,13 @@ class Migration(NamedTuple):
 
     @property
     def checksum(self) -> str:
-        """Tells a changed file."""
-        return hashlib.sha256(self.sql.encode()).hexdigest()
+        """SHA-256 of the SQL without comments and line breaks, so that a comment may be reworded."""
+        code = _TOKENS.sub(lambda found: found[1] or " ", self.sql).strip()
+        return hashlib.sha256(code.encode()).hexdigest()
 
     @property
     def timescaledb(self) -> bool:
-        """Whether it is for TimescaleDB alone."""
+        """Whether it is for hypertables only."""
         return self.name.endswith(".timescaledb.sql")
 
     @property
@@ -60,7 +64,7 @@ class Migration(NamedTuple):
 
     @property
     def statements(self) -> list[str]:
-        """What is sent to the database at once: the whole file, or each statement."""
+        """The texts to send to the database: the whole file, or each statement of it."""
         parts = re.split(r";[ \t]*$", self.sql, flags=re.MULTILINE) if self.outside else [self.sql]
         return [part.strip() for part in parts if part.strip()]
 
@@ -71,33 +75,34 @@ def read_migrations(folder: Path = SQL_FOLDER) -> list[Migration]:
 
 
 def apply(
-    store: PriceStore,
+    database: DatabaseClient,
     *,
     to_timescaledb: bool = False,
     chunk_interval: str = "",
     sleep: Callable[[float], object] = time.sleep,
 ) -> list[str]:
-    """Apply sql/ through the store's connection; returns the files' names. Several at once are fine.
+    """Apply the migrations that are missing, and return their names. Several processes may do it at once.
 
-    Where TimescaleDB is available, ticks live in a hypertable from the start; an ordinary table becomes one with
-    `to_timescaledb` alone: that locks it, and takes a while. `chunk_interval`: a PostgreSQL interval; "" leaves it.
-    Raises ConfigurationError where the role may not, or where an applied file has changed since; DatabaseOutageError.
+    A new database with TimescaleDB gets a hypertable. `to_timescaledb` converts a regular table, which locks it for a
+    while. `chunk_interval`: a PostgreSQL interval, or "" to leave it as it is.
+
+    Raises ConfigurationError if the role lacks a right, or if an applied file has changed; DatabaseOutageError.
     """
-    with store.transaction() as connection, connection.cursor() as cursor:
+    with database.transaction() as connection, connection.cursor() as cursor:
         wanted = to_timescaledb or not _has_ticks(cursor)
-    refused = _switch_on_timescaledb(store) if wanted else None
+    error = _install_timescaledb(database) if wanted else None
     done: list[str] = []
-    with _turn(store, sleep):
+    with _process_lock(database, sleep):
         for outside, group in groupby(read_migrations(), key=lambda migration: migration.outside):
-            with store.autocommit() if outside else store.transaction() as connection:
+            with database.autocommit() if outside else database.transaction() as connection:
                 done += migrate(connection, list(group), to_timescaledb=to_timescaledb, chunk_interval=chunk_interval)
-    with store.transaction() as connection, connection.cursor() as cursor:
-        logger.info("schema: %s; %s", f"applied {', '.join(done)}" if done else "up to date", _home(cursor))
+    with database.transaction() as connection, connection.cursor() as cursor:
+        logger.info("schema: %s; %s", f"applied {', '.join(done)}" if done else "up to date", _backend(cursor))
         hypertable = is_hypertable(cursor)
         if hypertable and chunk_interval:
             cursor.execute("SELECT set_chunk_time_interval('prices_real_time', %s::interval)", (chunk_interval,))
-    if wanted and not hypertable and refused:
-        logger.warning("TimescaleDB is available here and cannot be switched on (%s)", _first_line(refused))
+    if wanted and not hypertable and error:
+        logger.warning("TimescaleDB is available but cannot be installed: %s", _first_line(error))
     if to_timescaledb and not hypertable:
         raise ConfigurationError("TimescaleDB is not available in this database: install it on the server first")
     return done
@@ -106,9 +111,9 @@ def apply(
 def migrate(
     connection: Connection, migrations: list[Migration], *, to_timescaledb: bool = False, chunk_interval: str = ""
 ) -> list[str]:
-    """Apply what is not applied yet, in the connection's transaction, or where that is off, statement by statement."""
-    with _refusals(), connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+    """Apply those of these migrations that are missing, in the connection's transaction if there is one."""
+    with _translated(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_TRANSACTION_LOCK,))
         applied = _applied(cursor)
         _refuse_changed(migrations, applied)
         timescaledb = _has_timescaledb(cursor) and (to_timescaledb or not _has_ticks(cursor) or is_hypertable(cursor))
@@ -125,8 +130,8 @@ def migrate(
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
-    """What trying again would not help, as ConfigurationErrors."""
+def _translated() -> Iterator[None]:
+    """Translate errors that a retry cannot fix into ConfigurationError."""
     try:
         yield
     except psycopg2.errors.InsufficientPrivilege as error:
@@ -153,54 +158,54 @@ def _refusals() -> Iterator[None]:
 
 
 @contextmanager
-def _turn(store: PriceStore, sleep: Callable[[float], object]) -> Iterator[None]:
-    """One process at a time, from the first file to the last: not all files are applied in one transaction."""
-    with store.transaction() as connection:
+def _process_lock(database: DatabaseClient, sleep: Callable[[float], object]) -> Iterator[None]:
+    """Let one process at a time apply all files, since they need several transactions."""
+    with database.transaction() as connection:
         pooled = is_pooled(connection)
-    with _lock_of_transaction(store, sleep) if pooled else _lock_of_session(store):
+    with _hold_transaction_lock(database, sleep) if pooled else _hold_session_lock(database):
         yield
 
 
 @contextmanager
-def _lock_of_session(store: PriceStore) -> Iterator[None]:
-    with store.transaction() as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s)", (_TURN,))
+def _hold_session_lock(database: DatabaseClient) -> Iterator[None]:
+    with database.transaction() as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s)", (_PROCESS_LOCK,))
         if cursor.fetchone() != (True,):
             logger.info(_WAITING)
-            cursor.execute("SELECT pg_advisory_lock(%s)", (_TURN,))
+            cursor.execute("SELECT pg_advisory_lock(%s)", (_PROCESS_LOCK,))
     try:
         yield
     except BaseException:
-        store.close()  # and with it the lock
+        database.close()  # releases the lock
         raise
-    with store.transaction() as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_unlock(%s)", (_TURN,))
+    with database.transaction() as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_unlock(%s)", (_PROCESS_LOCK,))
 
 
 @contextmanager
-def _lock_of_transaction(store: PriceStore, sleep: Callable[[float], object]) -> Iterator[None]:
-    """Behind a pooler a session is shared: an open transaction on a second connection holds the lock.
+def _hold_transaction_lock(database: DatabaseClient, sleep: Callable[[float], object]) -> Iterator[None]:
+    """Hold the lock by an open transaction on a second connection: behind a pooler, clients share a session.
 
-    A process that waits for the lock holds no connection of the pool: the one that works needs two.
+    A waiting process holds no connection of the pool, since the process with the lock needs two.
     """
-    with closing(store.second()) as holder:
-        for tries in count():
+    with closing(database.second()) as holder:
+        for attempt in count():
             with holder.transaction() as connection, connection.cursor() as cursor:
                 cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-                cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", (_TURN,))
+                cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", (_PROCESS_LOCK,))
                 if cursor.fetchone() == (True,):
                     yield
                     return
-            if tries == 0:
+            if attempt == 0:
                 logger.info(_WAITING)
-            sleep(_TRY_EVERY)
+            sleep(_RETRY_EVERY)
 
 
-def _switch_on_timescaledb(store: PriceStore) -> Exception | None:
-    """Install the extension where it is available. Returns why it could not be."""
-    try:  # in a transaction of its own: where it is not preloaded, that ends the connection
-        with store.transaction() as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+def _install_timescaledb(database: DatabaseClient) -> Exception | None:
+    """Install the extension if it is available. Returns the error if that fails."""
+    try:  # in its own transaction: if the library is not preloaded, the server closes the connection
+        with database.transaction() as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_TRANSACTION_LOCK,))
             cursor.execute(
                 "SELECT FROM pg_available_extensions WHERE name = 'timescaledb' AND installed_version IS NULL"
             )
@@ -211,12 +216,12 @@ def _switch_on_timescaledb(store: PriceStore) -> Exception | None:
     return None
 
 
-def _home(cursor: Cursor) -> str:
+def _backend(cursor: Cursor) -> str:
     if is_hypertable(cursor):
-        return "ticks live in a hypertable (TimescaleDB)"
+        return "ticks are in a hypertable (TimescaleDB)"
     if not _is_available(cursor):
-        return "ticks live in an ordinary table (no TimescaleDB here)"
-    return "ticks live in an ordinary table, though TimescaleDB is here: `tickpipe migrate --to-timescaledb` moves them"
+        return "ticks are in a regular table (no TimescaleDB)"
+    return "ticks are in a regular table; TimescaleDB is available: `tickpipe migrate --to-timescaledb` moves them"
 
 
 def _applied(cursor: Cursor) -> dict[str, str]:
@@ -230,12 +235,20 @@ def _applied(cursor: Cursor) -> dict[str, str]:
 
 
 def _refuse_changed(migrations: list[Migration], applied: dict[str, str]) -> None:
+    former = _former_checksums()
     for migration in migrations:
-        if applied.get(migration.name, migration.checksum) != migration.checksum:
+        accepted = {migration.checksum, former.get(migration.name)}
+        if migration.name in applied and applied[migration.name] not in accepted:
             raise ConfigurationError(
                 f"sql/{migration.name} was applied to this database and has changed since: "
                 "put it back, and make the change in a new file"
             )
+
+
+def _former_checksums() -> dict[str, str]:
+    """Checksums that databases recorded before comments in these files were reworded, by the file's name."""
+    lines = (SQL_FOLDER / "former_checksums.txt").read_text(encoding="utf-8").splitlines()
+    return {name: checksum for checksum, name in (line.split() for line in lines if not line.startswith("#"))}
 
 
 def _has_ticks(cursor: Cursor) -> bool:
@@ -258,7 +271,7 @@ def _has_timescaledb(cursor: Cursor) -> bool:
 
 
 def is_hypertable(cursor: Cursor) -> bool:
-    """Whether the ticks live in a hypertable."""
+    """Whether the ticks are in a hypertable."""
     if not _has_timescaledb(cursor):
         return False
     cursor.execute(

@@ -1,1 +1,1 @@
-"""Redis Streams: the client, one stream, one consumer group, and the statistics that consumers publish."""
+"""Everything that speaks Redis: the client, a stream, a consumer group, and the statistics that consumers publish."""

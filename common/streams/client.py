@@ -11,16 +11,17 @@ from common import urls
 from common.errors import StreamOutageError
 from common.settings import Secret
 
-#: Seconds to wait for Redis: to connect, and for an answer.
+#: Timeout of a connection attempt and of a reply, in seconds.
 TIMEOUT = 5.0
 #: Errors of a node that is not the primary of this key. MOVED is an AskError, MASTERDOWN a ClusterDownError.
 NOT_PRIMARY = (ReadOnlyError, AskError, ClusterDownError)
 
 
 def connect(url: Secret, *, timeout: float = TIMEOUT) -> redis.Redis:
-    """A client for this Redis URL. Nothing is sent yet; a URL that cannot be one raises ConfigurationError.
+    """Return a client for this URL, without connecting yet. `timeout` is in seconds.
 
-    Replies stay bytes: with `decode_responses` a single 0xff byte in an entry makes every read raise, for ever.
+    Replies stay bytes: with `decode_responses`, one entry with invalid UTF-8 would make every read of it fail. Raises
+    ConfigurationError for an invalid URL.
     """
     urls.refuse_redis(url.reveal())
     try:
@@ -28,18 +29,18 @@ def connect(url: Secret, *, timeout: float = TIMEOUT) -> redis.Redis:
             url.reveal(),
             socket_connect_timeout=timeout,
             socket_timeout=timeout,
-            retry=Retry(NoBackoff(), 0),  # retries are ours: one place, one log line a try
+            retry=Retry(NoBackoff(), 0),  # common.retry retries, and logs each attempt
             protocol=2,
         )
         pool = client.connection_pool
-        pool.connection_class(**pool.connection_kwargs)  # connects to nothing, but refuses a `?parameter` it lacks
+        pool.connection_class(**pool.connection_kwargs)  # does not connect, but rejects unknown URL parameters
     except (ValueError, TypeError, redis.RedisError):
         raise urls.redis_error("REDIS_URL", "redis-py does not know a parameter after '?', or its value") from None
     return client
 
 
 def look_up_again(client: redis.Redis) -> None:
-    """Close the connections of this client that are not in use: the next command looks up the address and connects.
+    """Close the client's unused connections, so that the next command looks up the address and connects.
 
     A connection in use gets its own error if it leads to the old node.
     """
@@ -49,8 +50,8 @@ def look_up_again(client: redis.Redis) -> None:
 def expect_primary(client: redis.Redis) -> None:
     """Raise StreamOutageError if the client is connected to a replica.
 
-    A node that was demoted still answers reads, so a command that only reads would never fail. HELLO needs no right.
-    A proxy without HELLO counts as a primary.
+    A demoted node still answers reads, so commands that only read would never fail. HELLO needs no right. A proxy
+    without HELLO counts as a primary.
     """
     try:
         reply = client.execute_command("HELLO")  # type: ignore[no-untyped-call]

@@ -1,6 +1,6 @@
 -- The state of the feed, from tickpipe's tables: one row per finding (what, well, advice, grave, seconds ago).
 WITH sessions AS (
-    SELECT s.*, clock_timestamp() - last_word_at AS idle, coalesce(v.last_seq >= s.last_seq, false) AS verified,
+    SELECT s.*, clock_timestamp() - last_seen_at AS idle, coalesce(v.last_seq >= s.last_seq, false) AS verified,
            -- a session whose start is in the future, by a wrong clock, must not hide a later one
            row_number() OVER (PARTITION BY feed ORDER BY started_at > clock_timestamp() + interval '1 minute', session DESC) AS place
     FROM feed_sessions AS s LEFT JOIN verified_sessions AS v USING (session)

@@ -10,8 +10,8 @@ from contextlib import closing
 
 import pytest
 
+from common.database.client import DatabaseClient
 from common.settings import Secret
-from consumer.store import PriceStore
 from tests.support.faults import FaultySimulator
 from tests.support.pipeline import Pipeline
 from tests.support.processes import Running
@@ -40,8 +40,8 @@ def simulator() -> Iterator[FaultySimulator]:
 
 
 @pytest.fixture
-def store(pipeline: Pipeline) -> Iterator[PriceStore]:
-    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+def store(pipeline: Pipeline) -> Iterator[DatabaseClient]:
+    with closing(DatabaseClient(Secret(pipeline.database.url))) as store:
         yield store
 
 

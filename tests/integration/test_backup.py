@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from common.streams.stream import Stream
+from common.streams.group import ConsumerGroup
 from tests.support.capture import make_events, write_capture
 from tests.support.folders import temporary_folder
 from tests.support.pages import ROOT, Shell, blocks
@@ -137,7 +137,7 @@ def test_redis_older_than_the_database_duplicates_and_loses_nothing(
     pipeline, valkey = breakable_pipeline, breakable_pipeline.servers.valkey
     data = {"REDIS_DATA": str(valkey.folder / valkey.data)}
     produce(pipeline, tmp_path, 1)
-    dead = Stream(pipeline.redis, "prices", GROUP, "a consumer that is dead")
+    dead = ConsumerGroup(pipeline.redis, "prices", GROUP, "a consumer that is dead")
     dead.ensure_group()
     assert len(dead.read(100)) == 100
     shell.run(BLOCKS["redis"], **urls(pipeline), **data)
@@ -153,7 +153,7 @@ def test_redis_older_than_the_database_duplicates_and_loses_nothing(
     valkey.start()
     assert pipeline.prices.backlog()[2:4] == (N - 100, 100), "lag and pending are those of the copy"
     said = shell.run(BLOCKS["drain"], **urls(pipeline))
-    assert f"stopped: 0 rows stored, {N} were there already, 0 dead letters" in shell.errors
+    assert f"stopped: 0 rows stored, {N} duplicates, 0 dead letters" in shell.errors
     assert "2 sessions verified, 0 incomplete" in said
     assert {**rows(pipeline.database), "verified_sessions": []} == before
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from threading import Event
 
 from common import clock, threads
+from common.database.client import DatabaseClient
 from common.settings import Secret
-from consumer.store import PriceStore
 from producer.config import FeedConfig
 from producer.feed import Feed
 from producer.publisher import Publisher
@@ -73,7 +73,7 @@ def test_clock_jumps_lose_no_price_and_hide_no_gap(pipeline: Pipeline, tmp_path:
     rows = pipeline.database.query("SELECT session, seq, received_at FROM prices_real_time ORDER BY received_at")
     assert len(rows) == feed.received
     assert len({session for session, *_ in rows}) == 2
-    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+    with closing(DatabaseClient(Secret(pipeline.database.url))) as store:
         verdicts = verify(store, pipeline.prices, pipeline.feed, tmp_path, recheck_after=0.01)
     assert [(verdict.state, verdict.missing, verdict.missing_events) for verdict in verdicts] == [
         ("complete", [], [])

@@ -9,11 +9,12 @@ from contextlib import closing, contextmanager, suppress
 import psycopg2
 import pytest
 
+from common.database.client import DatabaseClient
 from common.errors import DatabaseOutageError
 from common.settings import Secret
 from common.threads import in_thread
-from consumer.store import PriceStore, Stored
 from consumer.tables import PRICES
+from consumer.writer import Stored, Writer
 from tests.support.capture import make_events, ticks
 from tests.support.pipeline import Database, Pipeline
 from tests.support.sessions import StoredSession, entry
@@ -48,7 +49,7 @@ def waiting_for_standby(database: Database) -> list[int]:
     ]
 
 
-def insert(store: PriceStore, *, bad: bool = False) -> Future[None]:
+def insert(store: DatabaseClient, *, bad: bool = False) -> Future[None]:
     """Insert ten ticks of one session in a thread."""
     entries = [entry(StoredSession(store, SESSION / 1e6).tick(seq)._asdict()) for seq in range(1, 11)]
     if bad:
@@ -68,8 +69,8 @@ def cancel(database: Database, inserting: Future[None]) -> BaseException | None:
 def test_cancelled_wait_for_the_standby_is_an_outage(fresh_database: Database, level: str) -> None:
     ((name,),) = fresh_database.query("SELECT current_database()")
     fresh_database.query(f"ALTER DATABASE {name} SET client_min_messages = {level}")
-    with closing(PriceStore(Secret(fresh_database.url))) as store:
-        assert store.works()
+    with closing(DatabaseClient(Secret(fresh_database.url))) as store:
+        assert store.ping()
         with absent_standby(fresh_database):
             error = cancel(fresh_database, insert(store))
             assert isinstance(error, DatabaseOutageError)
@@ -81,11 +82,11 @@ def test_cancelled_wait_for_the_standby_is_an_outage(fresh_database: Database, l
 def test_redelivered_batch_waits_for_the_standby(fresh_database: Database, bad: bool) -> None:
     """The rows exist, but the standby may lack them. A batch without new rows still has to wait."""
     with (
-        closing(PriceStore(Secret(fresh_database.url))) as store,
-        closing(PriceStore(Secret(fresh_database.url))) as other,
+        closing(DatabaseClient(Secret(fresh_database.url))) as store,
+        closing(DatabaseClient(Secret(fresh_database.url))) as other,
     ):
-        assert store.works()
-        assert other.works()
+        assert store.ping()
+        assert other.ping()
         with absent_standby(fresh_database):
             assert isinstance(cancel(fresh_database, insert(store, bad=bad)), DatabaseOutageError)
             assert isinstance(cancel(fresh_database, insert(store, bad=bad)), DatabaseOutageError)
@@ -101,7 +102,7 @@ def test_consumer_acks_only_after_a_commit_without_a_warning(fresh_pipeline: Pip
     pipeline, database = fresh_pipeline, fresh_pipeline.database
     events = make_events(50)
     consumer = pipeline.consumer()
-    consumer.wait_until_said("reads prices as one of timescale")
+    consumer.wait_until_said("reads prices in the group timescale")
     with absent_standby(database):
         pipeline.append(list(ticks(events, SESSION)))
         for _ in range(2):
@@ -117,11 +118,14 @@ def test_consumer_acks_only_after_a_commit_without_a_warning(fresh_pipeline: Pip
 def test_commit_of_an_aborted_transaction_is_an_outage(database: Database) -> None:
     """PostgreSQL answers COMMIT with ROLLBACK if an earlier statement failed."""
 
-    def ignore_an_error(store: PriceStore) -> None:
+    def ignore_an_error(store: DatabaseClient) -> None:
         with store.transaction() as connection, connection.cursor() as cursor, suppress(psycopg2.DataError):
             cursor.execute("SELECT 1 / 0")
 
-    with closing(PriceStore(Secret(database.url))) as store, pytest.raises(DatabaseOutageError, match="by ROLLBACK"):
+    with (
+        closing(DatabaseClient(Secret(database.url))) as store,
+        pytest.raises(DatabaseOutageError, match="by ROLLBACK"),
+    ):
         ignore_an_error(store)
 
 

@@ -23,9 +23,9 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page
 from tickpipe.dashboard.data import Reader
 
+from common.database.client import DatabaseClient
 from common.errors import DatabaseOutageError
 from common.settings import Secret
-from consumer.store import PriceStore
 from tests.support.browser import find_program, launched
 from tests.support.history import store_history
 from tests.support.pipeline import Pipeline
@@ -117,8 +117,8 @@ def simulator(walk: RandomWalk) -> Iterator[Simulator]:
 
 
 @pytest.fixture
-def store(pipeline: Pipeline) -> Iterator[PriceStore]:
-    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+def store(pipeline: Pipeline) -> Iterator[DatabaseClient]:
+    with closing(DatabaseClient(Secret(pipeline.database.url))) as store:
         yield store
 
 

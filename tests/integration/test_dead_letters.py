@@ -9,18 +9,19 @@ from datetime import UTC, datetime
 import pytest
 
 from common import tick
+from common.database.client import DatabaseClient
 from common.settings import Secret
 from common.streams.stream import MAX_FIELDS, Stream
-from consumer.store import PriceStore
 from consumer.tables import PRICES
+from consumer.writer import Writer
 from tests.support.pipeline import Pipeline
 from tests.support.sessions import StoredSession, entry
 from tickpipe.maintenance.dead_letters import Filter, find, retry
 
 
 @pytest.fixture
-def store(pipeline: Pipeline) -> Iterator[PriceStore]:
-    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+def store(pipeline: Pipeline) -> Iterator[DatabaseClient]:
+    with closing(DatabaseClient(Secret(pipeline.database.url))) as store:
         pipeline.prices.ensure_group()
         pipeline.feed.ensure_group()
         yield store
@@ -38,7 +39,7 @@ def session(store: PriceStore) -> StoredSession:
 
 def test_dead_letter_keeps_the_entry_byte_for_byte(store: PriceStore, session: StoredSession) -> None:
     raw = [b"session", b"%d" % session.id, b"seq", b"9", b"odd\xff", b"\x00\xfe \xf0\x9f"]
-    store.insert_batch(PRICES, "prices", [entry({})._replace(parts=raw)])
+    Writer(store).insert_batch(PRICES, "prices", [entry({})._replace(parts=raw)])
     letter = find(store, Filter(reason="FIELDS are not"), limit=10)[0]
     assert letter.raw == raw
     assert (letter.session, letter.seq, letter.stream) == (session.id, 9, "prices")

@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from common.database import migrations
+from common.database.client import DatabaseClient
 from common.settings import Secret
 from common.streams.stream import Stream
 from consumer.store import PriceStore
@@ -31,8 +32,8 @@ Findings = dict[str, Finding]
 def patient(redis_url: str, database_url: str, spool: Path, *, ahead: float = 0.0) -> Iterator[CheckContext]:
     """Runs doctor. `ahead`: seconds by which the local clock is ahead."""
     client = redis.Redis.from_url(redis_url)
-    with closing(PriceStore(Secret(database_url))) as store, closing(client):
-        streams = [Stream(client, key, GROUP, "doctor") for key in ("prices", "prices:feed")]
+    with closing(DatabaseClient(Secret(database_url))) as store, closing(client):
+        streams = [ConsumerGroup(client, key, GROUP, "doctor") for key in ("prices", "prices:feed")]
         measure = SizeProbe(client, ["prices", "prices:feed"], store, spool)
         yield CheckContext(client, streams, store, measure, lambda: "key", lambda: int((time.time() + ahead) * 1e6))
 
@@ -90,7 +91,7 @@ def test_misconfigured_database_is_reported(look: Callable[..., Findings]) -> No
         server = PostgresServer(folder / "postgres-18", settings={"fsync": "off", "full_page_writes": "off"})
         server.start()
         try:
-            with closing(PriceStore(Secret(server.url))) as store:
+            with closing(DatabaseClient(Secret(server.url))) as store:
                 migrations.apply(store)
             found = look(database_url=server.url)
         finally:
@@ -146,7 +147,7 @@ def test_clock_differences_are_reported(look: Callable[..., Findings], ahead: fl
 def test_missing_or_changed_schema_is_reported(empty_pipeline: Pipeline, look: Callable[..., Findings]) -> None:
     url = empty_pipeline.database.url
     assert look(database_url=url)["schema"].advice == "run `tickpipe migrate`"
-    with closing(PriceStore(Secret(url))) as store:
+    with closing(DatabaseClient(Secret(url))) as store:
         migrations.apply(store)
     assert states(look(database_url=url), "BAD") == []
     empty_pipeline.database.query("UPDATE tickpipe_migrations SET checksum = 'x' WHERE name = '0003_feed.sql'")
@@ -191,10 +192,10 @@ def test_missing_stream_is_reported(pipeline: Pipeline) -> None:
         assert said in looking.said()
     assert pipeline.redis.dbsize() == 0
     consumer = pipeline.consumer("--price-stream", "nosuch")
-    consumer.wait_until_said("reads nosuch as one of timescale, a new stream: no producer has written to it yet")
+    consumer.wait_until_said("reads nosuch in the group timescale, a new stream: no producer has written to it yet")
     wait_for(lambda: pipeline.redis.exists("nosuch"))
     again = pipeline.consumer("--price-stream", "nosuch")
-    again.wait_until_said("reads nosuch as one of timescale\n")
+    again.wait_until_said("reads nosuch in the group timescale\n")
 
 
 def test_silent_feed_unverified_session_and_dead_letters_are_reported(

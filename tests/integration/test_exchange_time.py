@@ -11,9 +11,9 @@ from contextlib import closing
 import pytest
 from tickpipe.dashboard.data import INTERVALS, Reader
 
+from common.database.client import DatabaseClient
 from common.database.migrations import apply
 from common.settings import Secret
-from consumer.store import PriceStore
 from tests.support.pipeline import Database, Pipeline
 from tests.support.sessions import StoredSession
 from tickpipe.dashboard.history import Charts
@@ -29,8 +29,8 @@ def backend(request: pytest.FixtureRequest) -> Database:
 
 
 @pytest.fixture
-def store(backend: Database) -> Iterator[PriceStore]:
-    with closing(PriceStore(Secret(backend.url))) as store:
+def store(backend: Database) -> Iterator[DatabaseClient]:
+    with closing(DatabaseClient(Secret(backend.url))) as store:
         apply(store)
         yield store
 
@@ -43,7 +43,7 @@ def store_ticks(store: PriceStore, symbol: str, *ticks: tuple[float, float]) -> 
         session.store([seq], symbol=symbol, time=str(int(now + ahead)), price=str(price))
 
 
-def last_price(store: PriceStore, symbol: str) -> object:
+def last_price(store: DatabaseClient, symbol: str) -> object:
     with store.transaction() as connection, connection.cursor() as cursor:
         cursor.execute("SELECT price FROM latest_ticks(%s, 1)", [symbol])
         return (cursor.fetchone() or [None])[0]
@@ -110,7 +110,7 @@ def test_dashboard_continues_after_a_tick_with_a_future_time(backend: Database, 
 
 
 def test_status_shows_the_last_price_received(pipeline: Pipeline) -> None:
-    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+    with closing(DatabaseClient(Secret(pipeline.database.url))) as store:
         store_ticks(store, "A", (-2, 1.0), (FAR_AHEAD - time.time(), 999.0), (-1, 2.0))
     pipeline.prices.ensure_group()
     status = pipeline.processes.start("tickpipe", "status", "--json")

@@ -9,9 +9,10 @@ from contextlib import closing
 
 import pytest
 
+from common.database.client import DatabaseClient
 from common.settings import Secret
-from consumer.store import PriceStore
 from consumer.tables import FEED
+from consumer.writer import Writer
 from tests.support.pipeline import Pipeline
 from tests.support.sessions import StoredSession, entry
 
@@ -19,8 +20,8 @@ Gap = tuple[str | None, float, float | None, str]
 
 
 @pytest.fixture
-def store(pipeline: Pipeline) -> Iterator[PriceStore]:
-    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+def store(pipeline: Pipeline) -> Iterator[DatabaseClient]:
+    with closing(DatabaseClient(Secret(pipeline.database.url))) as store:
         yield store
 
 
@@ -117,7 +118,7 @@ def test_sessions_have_times_and_last_seq(pipeline: Pipeline, store: PriceStore)
     session.checkpoint("alive", 5, 70)
     session.checkpoint("stopped", 9, 123)
     ((row),) = pipeline.database.query(
-        "SELECT session, feed, started_at, stopped_at, last_word_at, last_seq, connections FROM feed_sessions"
+        "SELECT session, feed, started_at, stopped_at, last_seen_at, last_seq, connections FROM feed_sessions"
     )
     assert row[:2] == (session.id, "twelvedata")
     assert [round(moment.timestamp() - start, 3) for moment in row[2:5]] == [0, 9, 9]
@@ -155,11 +156,11 @@ def test_malformed_feed_event_is_a_dead_letter_and_breaks_no_view(
 ) -> None:
     good = begun(store, time.time(), "A")
     fields = {"session": str(good.id), "number": "9", "at": str(good.id), "event": event, "detail": json.dumps(detail)}
-    assert store.insert_batch(FEED, "prices:feed", [entry(fields)]).dead == 1
+    assert Writer(store).insert_batch(FEED, "prices:feed", [entry(fields)]).dead == 1
     pipeline.database.query("SELECT * FROM feed_sessions")
     pipeline.database.query("SELECT * FROM feed_gaps")
 
 
 def test_session_with_an_impossible_time_is_a_dead_letter(store: PriceStore) -> None:
     fields = {"session": str(9 * 10**18), "number": "1", "at": "1", "event": "alive", "detail": "{}"}
-    assert store.insert_batch(FEED, "prices:feed", [entry(fields)]).dead == 1
+    assert Writer(store).insert_batch(FEED, "prices:feed", [entry(fields)]).dead == 1

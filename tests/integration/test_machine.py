@@ -142,7 +142,7 @@ def test_embedded_database_ignores_libpq_variables(
         process = processes.start("tickpipe", command, **LIBPQ, **urls)
         assert process.wait() == 0, process.said()
     consumer = processes.start("consumer", **LIBPQ, **urls)
-    consumer.wait_until_said("reads prices as one of timescale")
+    consumer.wait_until_said("reads prices in the group timescale")
     assert consumer.stop() == 0
     running.signal(signal.SIGINT)
     assert_stored(running)

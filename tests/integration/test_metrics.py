@@ -65,8 +65,8 @@ def test_metrics_count_received_appended_and_stored_prices(pipeline: Pipeline, t
         assert produced["tickpipe_events_lost_total"] == produced["tickpipe_spool_entries"] == 0
         assert produced["tickpipe_healthy"] == 1
         consumed = scrape(storing)
-        assert consumed["tickpipe_latency_seconds_count"] == consumed["tickpipe_block_entries_sum"] == len(events)
-        assert consumed["tickpipe_insert_seconds_count"] == consumed["tickpipe_block_entries_count"]
+        assert consumed["tickpipe_latency_seconds_count"] == consumed["tickpipe_batch_entries_sum"] == len(events)
+        assert consumed["tickpipe_insert_seconds_count"] == consumed["tickpipe_batch_entries_count"]
         assert consumed["tickpipe_redis_up"] == consumed["tickpipe_database_up"] == consumed["tickpipe_healthy"] == 1
         wait_for(
             lambda: scrape(storing)["tickpipe_lag_entries"] == 0 and scrape(storing)["tickpipe_pending_entries"] == 0

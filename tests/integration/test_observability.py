@@ -16,9 +16,9 @@ from typing import Any
 import psycopg2
 import pytest
 
+from common.database.client import DatabaseClient
 from common.database.migrations import apply
 from common.settings import Secret
-from consumer.store import PriceStore
 from tests.support.history import store_history
 from tests.support.observability import FOLDER, Query, interpolated, readonly_sql, sql_queries
 from tests.support.pipeline import Database, ServerPair
@@ -39,7 +39,7 @@ Answer = tuple[list[tuple[str, int]], list[tuple[Any, ...]]]
 def fill(database: Database) -> None:
     """Store an hour of two symbols with a gap, a tick with an unusual symbol and a dead letter."""
     now = time.time()
-    with closing(PriceStore(Secret(database.url))) as store:
+    with closing(DatabaseClient(Secret(database.url))) as store:
         store_history(
             store,
             RandomWalk(random.Random(1)),
@@ -70,7 +70,7 @@ def plain(database: Database) -> Database:
 @pytest.fixture
 def hypertable(timescale: Database) -> Database:
     """A real TimescaleDB with an hour of prices."""
-    with closing(PriceStore(Secret(timescale.url))) as store:
+    with closing(DatabaseClient(Secret(timescale.url))) as store:
         apply(store)
     fill(timescale)
     return timescale

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from common.database import migrations
+from common.database.client import DatabaseClient
 from common.database.migrations import Migration, apply, read_migrations
 from common.errors import ConfigurationError
 from common.settings import Secret
 from common.threads import in_thread
-from consumer.store import PriceStore, Stored
 from consumer.tables import PRICES
+from consumer.writer import Stored, Writer
 from tests.integration.conftest import skip_or_fail
 from tests.support.capture import make_events, ticks
 from tests.support.folders import temporary_folder
@@ -75,7 +76,7 @@ def test_each_transaction_has_its_settings(fresh_database: Database, folder: Pat
         "transaction_isolation",
     )  # fmt: skip
     seen = set()
-    with pgbouncer(fresh_database.url, folder) as url, closing(PriceStore(Secret(url))) as store:
+    with pgbouncer(fresh_database.url, folder) as url, closing(DatabaseClient(Secret(url))) as store:
         for _ in range(2 * POOL_SIZE):
             with store.transaction() as connection, connection.cursor() as cursor:
                 cursor.execute("SELECT name, setting FROM pg_settings WHERE name = ANY (%s)", (list(names),))
@@ -96,7 +97,7 @@ def test_settings_do_not_leak_to_other_clients_of_the_pooler(fresh_database: Dat
         closing(Database(url)) as other,
     ):
         for _ in range(2 * POOL_SIZE):
-            assert store.works()
+            assert store.ping()
             assert reader.rows("SELECT 1") == [(1,)]
         assert {other.query(query)[0] for _ in range(2 * POOL_SIZE)} == {("remote_write", "0")}
 
@@ -113,7 +114,7 @@ def test_dashboard_queries_are_read_only_with_a_timeout(pooled_url: str) -> None
 def test_successive_migrations_do_not_wait_for_a_leftover_lock(pooled_empty_url: str, empty_database: Database) -> None:
     def migrate_twelve_times() -> None:
         for number in range(12):
-            with closing(PriceStore(Secret(pooled_empty_url))) as store:
+            with closing(DatabaseClient(Secret(pooled_empty_url))) as store:
                 assert apply(store) == ([] if number else PLAIN)
 
     in_thread(migrate_twelve_times).result(timeout=PATIENCE)
@@ -126,7 +127,7 @@ def test_one_of_many_pooled_migrations_applies_everything(
     """There are more migrations than pool connections, and one file runs outside a transaction."""
     migrations = [*read_migrations(), OUTSIDE]
     monkeypatch.setattr(migrations, "read_migrations", lambda: migrations)
-    stores = [PriceStore(Secret(pooled_empty_url)) for _ in range(3 * POOL_SIZE)]
+    stores = [DatabaseClient(Secret(pooled_empty_url)) for _ in range(3 * POOL_SIZE)]
     with ThreadPoolExecutor(len(stores)) as at_once:
         done = sorted(at_once.map(apply, stores, timeout=2 * PATIENCE), key=len)
     assert done == [[]] * (len(stores) - 1) + [[*PLAIN, OUTSIDE.name]]
@@ -141,11 +142,11 @@ def test_direct_and_pooled_migrations_exclude_each_other(
 ) -> None:
     caplog.set_level("INFO")
     with (
-        closing(PriceStore(Secret(pooled_empty_url))) as pooled,
-        closing(PriceStore(Secret(empty_database.url))) as one,
+        closing(DatabaseClient(Secret(pooled_empty_url))) as pooled,
+        closing(DatabaseClient(Secret(empty_database.url))) as one,
     ):
         with one.transaction() as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (migrations._TURN,))
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (migrations._PROCESS_LOCK,))
             applying = in_thread(apply, pooled)
             wait_for(lambda: "another process applies it" in caplog.text)
             assert not applying.done()
@@ -185,29 +186,29 @@ def test_pipeline_through_a_pooler_stores_everything(fresh_pipeline: Pipeline, f
 def test_statement_mode_is_refused_with_advice(fresh_database: Database, folder: Path) -> None:
     with (
         pgbouncer(fresh_database.url, folder, mode="statement") as url,
-        closing(PriceStore(Secret(url))) as store,
+        closing(DatabaseClient(Secret(url))) as store,
         pytest.raises(ConfigurationError, match="pool_mode = transaction"),
     ):
-        store.insert_batch(PRICES, "prices", [])
+        Writer(store).insert_batch(PRICES, "prices", [])
 
 
 @pytest.mark.parametrize("change", ["?options=-csearch_path%3Dmine", "/nosuch"])
 def test_url_refused_by_the_pooler_is_a_configuration_error(pooled_url: str, change: str) -> None:
     url = f"{pooled_url}{change}" if change[0] == "?" else pooled_url.rpartition("/")[0] + change
-    with closing(PriceStore(Secret(url))) as store, pytest.raises(ConfigurationError, match="refuses DATABASE_URL"):
-        store.works()
+    with closing(DatabaseClient(Secret(url))) as store, pytest.raises(ConfigurationError, match="refuses DATABASE_URL"):
+        store.ping()
 
 
 def test_session_mode_works(empty_database: Database, folder: Path) -> None:
     with pgbouncer(empty_database.url, folder, mode="session") as url, closing(PriceStore(Secret(url))) as store:
         assert in_thread(apply, store).exception(timeout=PATIENCE) is None
-        assert store.insert_batch(PRICES, "prices", []) == Stored(0, 0, 0)
+        assert Writer(store).insert_batch(PRICES, "prices", []) == Stored(0, 0, 0)
 
 
 @pytest.mark.skipif("TIMESCALEDB_URL" not in os.environ, reason="the TimescaleDB of npm has one backend for all")
 def test_timescaledb_works_through_a_pooler(timescale: Database, folder: Path) -> None:
     with pgbouncer(timescale.url, folder) as url:
-        stores = [PriceStore(Secret(url)) for _ in range(2 * POOL_SIZE)]
+        stores = [DatabaseClient(Secret(url)) for _ in range(2 * POOL_SIZE)]
         with ThreadPoolExecutor(len(stores)) as at_once:
             done = sorted(at_once.map(apply, stores, timeout=2 * PATIENCE), key=len)
         assert done == [[]] * (len(stores) - 1) + [[migration.name for migration in read_migrations()]]

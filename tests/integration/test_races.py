@@ -13,14 +13,14 @@ from typing import Any, cast
 import pytest
 import redis
 
+from common.database.client import DatabaseClient
 from common.errors import StreamOutageError
 from common.settings import Secret
-from common.streams.stream import Stream
-from consumer.store import PriceStore
+from common.streams.group import ConsumerGroup
 from tests.support.pipeline import GROUP, Pipeline
 from tests.support.sessions import StoredSession
 
-Work = Callable[[redis.Redis, Stream], object]
+Work = Callable[[redis.Redis, ConsumerGroup], object]
 
 
 class Intruded(redis.Redis):
@@ -37,7 +37,7 @@ class Intruded(redis.Redis):
         return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
 
-def trim(_: redis.Redis, stream: Stream) -> object:
+def trim(_: redis.Redis, stream: ConsumerGroup) -> object:
     return stream.trim()
 
 
@@ -48,7 +48,7 @@ def naive_trim(client: redis.Redis, stream: Stream) -> object:
     return client.xtrim(stream.key, minid=min(oldest or delivered, delivered), approximate=False)
 
 
-def remove_idle_consumers(_: redis.Redis, stream: Stream) -> object:
+def remove_idle_consumers(_: redis.Redis, stream: ConsumerGroup) -> object:
     return stream.remove_idle_consumers(0)
 
 
@@ -60,7 +60,7 @@ def naive_remove_gone(client: redis.Redis, stream: Stream) -> object:
     return None
 
 
-def leave(_: redis.Redis, stream: Stream) -> object:
+def leave(_: redis.Redis, stream: ConsumerGroup) -> object:
     stream.leave()
     return None
 
@@ -69,12 +69,12 @@ def lost(pipeline: Pipeline, work: Work, moment: int) -> tuple[bool, int]:
     """Whether the intruder at this moment lost an entry, and the number of commands that the work sent."""
     pipeline.redis.flushall()
     entries: list[dict[str, str]] = [{"n": str(n)} for n in range(4)]
-    intruder = Stream(pipeline.redis, "prices", GROUP, "same name")
+    intruder = ConsumerGroup(pipeline.redis, "prices", GROUP, "same name")
     intruder.ensure_group()
     intruder.append(entries)
     intruder.ack([entry.id for entry in intruder.read(1)])  # the first is acked, three are unread
     with closing(cast("Intruded", Intruded.from_url(pipeline.servers.valkey.url))) as client:
-        stream = Stream(client, "prices", GROUP, "same name")
+        stream = ConsumerGroup(client, "prices", GROUP, "same name")
         client.moment, client.intrude = moment, lambda: intruder.read(3)
         work(client, stream)
         if client.sent <= moment:

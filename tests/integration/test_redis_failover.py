@@ -9,11 +9,11 @@ import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
+from common.database.client import DatabaseClient
 from common.errors import StreamOutageError
 from common.settings import Secret
 from common.streams.client import connect
-from common.streams.stream import Stream
-from consumer.store import PriceStore
+from common.streams.group import ConsumerGroup
 from tests.integration.test_metrics import get
 from tests.support.pipeline import GROUP, Pipeline
 from tests.support.ports import free_port
@@ -84,29 +84,29 @@ def test_every_call_reaches_the_new_primary_after_one_error(pipeline: Pipeline, 
     calls: dict[str, Callable[[Stream], object]] = {
         "check": Stream.check,
         "append": lambda stream: stream.append([{"seq": "1"}]),
-        "ensure_group": Stream.ensure_group,
+        "ensure_group": ConsumerGroup.ensure_group,
         "read": lambda stream: stream.read(1),
         "read_own_pending": lambda stream: stream.read_own_pending(1),
         "claim": lambda stream: list(stream.claim(0, 1)),
         "ack": lambda stream: stream.ack([b"1-0"]),
-        "report": lambda stream: stream.report(at=1),
-        "forget_reports": lambda stream: stream.forget_reports(2),
-        "consumers": Stream.consumers,
-        "leave": Stream.leave,
-        "trim": Stream.trim,
+        "report": lambda stream: stream.statistics.publish(stream.consumer, at=1),
+        "forget_reports": lambda stream: stream.statistics.prune(2),
+        "consumers": ConsumerGroup.consumers,
+        "leave": ConsumerGroup.leave,
+        "trim": ConsumerGroup.trim,
         "unprocessed": lambda stream: list(stream.unprocessed()),
-        "groups": Stream.groups,
-        "backlog": Stream.backlog,
+        "groups": ConsumerGroup.groups,
+        "backlog": ConsumerGroup.backlog,
     }
     clients = {name: connect(Secret(pair.url)) for name in [*calls, "sizes"]}
-    streams = {name: Stream(client, "prices", GROUP, name) for name, client in clients.items()}
+    streams = {name: ConsumerGroup(client, "prices", GROUP, name) for name, client in clients.items()}
     streams["append"].append([{"seq": "1"}])
     streams["ensure_group"].ensure_group()
     streams["report"].report(at=1)
     pair.primary.command("XGROUP", "CREATECONSUMER", "prices", GROUP, "leave")  # otherwise the consumer would be idle
     for client in clients.values():
         assert run_id(client) == pair.primary.run_id()
-    measure = SizeProbe(clients["sizes"], ["prices"], PriceStore(Secret(pipeline.database.url)), pipeline.folder)
+    measure = SizeProbe(clients["sizes"], ["prices"], DatabaseClient(Secret(pipeline.database.url)), pipeline.folder)
     calls["sizes"] = lambda _: measure()
     pair.fail_over()
 
@@ -128,9 +128,9 @@ def test_every_call_reaches_the_new_primary_after_one_error(pipeline: Pipeline, 
 
 def test_replica_is_an_outage_that_names_the_node(pair: FailoverPair) -> None:
     client = redis.Redis(port=pair.replica.port, protocol=2)
-    for call in (Stream.check, Stream.backlog, Stream.consumers):
+    for call in (ConsumerGroup.check, ConsumerGroup.backlog, ConsumerGroup.consumers):
         with pytest.raises(StreamOutageError, match="REDIS_URL is a replica"):
-            call(Stream(client, "prices", GROUP))
+            call(ConsumerGroup(client, "prices", GROUP))
     client.close()
 
 

@@ -12,7 +12,7 @@ import redis
 
 from common import rights
 from common.errors import ConfigurationError
-from common.streams.stream import Stream
+from common.streams.group import ConsumerGroup
 from tests.support.pipeline import GROUP, Pipeline
 from tests.support.processes import Running
 from tests.support.waiting import wait_for
@@ -86,16 +86,16 @@ def test_user_limited_to_the_streams_stops_the_consumer_at_startup(pipeline: Pip
     assert line.startswith("consumer: Redis refuses type, hset, hgetall, hdel on the key 'prices:consumers': ")
 
 
-def stream_of(url: str, key: str = "prices") -> Stream:
-    return Stream(redis.Redis.from_url(url, protocol=2), key, GROUP, "me")
+def stream_of(url: str, key: str = "prices") -> ConsumerGroup:
+    return ConsumerGroup(redis.Redis.from_url(url, protocol=2), key, GROUP, "me")
 
 
 def test_each_missing_right_is_reported(pipeline: Pipeline, new_user: NewUser) -> None:
     pipeline.prices.ensure_group()
-    checks: list[tuple[Callable[[Stream], bool], rights.Commands]] = [
-        (Stream.check_append, rights.append("prices")),
-        (Stream.check_consume, rights.consume("prices", GROUP, "me")),
-        (Stream.check_reports, rights.report("prices:consumers")),
+    checks: list[tuple[Callable[[ConsumerGroup], bool], rights.Commands]] = [
+        (ConsumerGroup.check_append, rights.append("prices")),
+        (ConsumerGroup.check_consume, rights.consume("prices", GROUP, "me")),
+        (lambda stream: stream.statistics.check(), rights.report("prices:consumers")),
     ]
     for check, commands in checks:
         for right in (*rights.look("prices"), *commands):
@@ -109,7 +109,7 @@ def test_startup_checks_change_nothing(pipeline: Pipeline) -> None:
     for stream in (pipeline.prices, pipeline.feed):
         stream.ensure_group()
     pipeline.prices.read(1)
-    pipeline.prices.report(at=1)
+    pipeline.prices.statistics.publish("test", at=1)
 
     def everything() -> dict[bytes, object]:
         """Every key with its content: streams with groups, consumers and their times."""
@@ -120,7 +120,7 @@ def test_startup_checks_change_nothing(pipeline: Pipeline) -> None:
         assert stream.check()
         assert stream.check_append()
         assert stream.check_consume()
-    assert pipeline.prices.check_reports()
+    assert pipeline.prices.statistics.check()
     assert not stream_of(pipeline.servers.valkey.url, "other").check_consume()
     assert everything() == before
 

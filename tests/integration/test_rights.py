@@ -7,10 +7,11 @@ from contextlib import closing
 
 import pytest
 
+from common.database.client import DatabaseClient
 from common.errors import ConfigurationError, DatabaseOutageError, DatabasePermissionError
 from common.settings import Secret
-from consumer.store import PriceStore, Stored
 from consumer.tables import PRICES
+from consumer.writer import Stored, Writer
 from tests.support.capture import make_events, ticks
 from tests.support.pipeline import Database, Pipeline, ServerPair
 from tests.support.sessions import StoredSession, entry
@@ -69,8 +70,8 @@ def test_row_policy_that_allows_inserts_is_enough(role: str, fresh_database: Dat
     for table in ("prices_real_time", "feed_events", "dead_letters"):
         fresh_database.query(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
         fresh_database.query(f"CREATE POLICY write ON {table} FOR INSERT TO {role} WITH CHECK (true)")
-    with closing(PriceStore(Secret(url_of(role, fresh_database, servers)))) as store:
-        store.check_rights()
+    with closing(DatabaseClient(Secret(url_of(role, fresh_database, servers)))) as store:
+        Writer(store).check_rights()
 
 
 @pytest.mark.parametrize(
@@ -98,12 +99,12 @@ def test_right_revoked_at_runtime_is_logged_and_waited_for(
         fresh_database.query(take.format(table=table, role=role))
         for bisect in (False, True):
             with pytest.raises(DatabaseOutageError) as caught:
-                store.insert_batch(PRICES, "prices", entries, bisect=bisect)
+                Writer(store).insert_batch(PRICES, "prices", entries, bisect=bisect)
             assert words.format(table=table) in str(caught.value)
             assert "INSERT on prices_real_time, feed_events and dead_letters" in str(caught.value)
         assert fresh_database.count() == fresh_database.count("dead_letters") == 0
         fresh_database.query(give.format(table=table, role=role))
-        assert store.insert_batch(PRICES, "prices", entries) == Stored(1, 0, 1)
+        assert Writer(store).insert_batch(PRICES, "prices", entries) == Stored(1, 0, 1)
 
 
 def test_consumer_continues_after_its_right_is_restored(role: str, fresh_pipeline: Pipeline) -> None:
@@ -137,4 +138,4 @@ def test_missing_right_is_a_permission_error(role: str, fresh_database: Database
         with pytest.raises(DatabasePermissionError) as caught, store.transaction() as connection:
             connection.cursor().execute("SELECT FROM feed_events")
         assert isinstance(caught.value, ConfigurationError)
-        assert store.works()
+        assert store.ping()

@@ -11,12 +11,12 @@ from datetime import UTC, datetime, timedelta
 import psycopg2
 import pytest
 
+from common.database.client import DatabaseClient
 from common.database.connections import connect
 from common.database.migrations import SQL_FOLDER, Migration, apply, migrate, read_migrations
 from common.errors import ConfigurationError
 from common.settings import Secret
 from common.threads import in_thread
-from consumer.store import PriceStore
 from tests.support.capture import make_events, ticks
 from tests.support.pipeline import Database, Pipeline
 from tests.support.waiting import PATIENCE, wait_for
@@ -121,7 +121,7 @@ def test_later_migration_is_applied_to_an_existing_schema(fresh_database: Databa
 
 def test_migration_changed_after_it_was_applied_is_refused(database: Database) -> None:
     first, *others = read_migrations()
-    changed = first._replace(sql=first.sql + "\n-- and more")
+    changed = first._replace(sql=first.sql + "\nSELECT 1;")
     later = Migration("9999_more.sql", "CREATE TABLE more ()")
     with (
         pytest.raises(ConfigurationError, match=rf"sql/{first.name} was applied .* has changed"),

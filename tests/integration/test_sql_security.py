@@ -8,9 +8,9 @@ from contextlib import closing
 import psycopg2
 import pytest
 
+from common.database.client import DatabaseClient
 from common.database.migrations import apply
 from common.settings import Secret
-from consumer.store import PriceStore
 from tests.support.pipeline import Database
 
 #: Traps with the names of tickpipe's tables and procedures.
@@ -41,7 +41,7 @@ def backend(request: pytest.FixtureRequest) -> Database:
         plain: Database = request.getfixturevalue("fresh_database")
         return plain
     timescale: Database = request.getfixturevalue("timescale")
-    with closing(PriceStore(Secret(timescale.url))) as store:
+    with closing(DatabaseClient(Secret(timescale.url))) as store:
         apply(store)
     return timescale
 

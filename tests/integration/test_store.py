@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from common import feed_event
+from common.database.client import DatabaseClient
 from common.database.connections import connect
 from common.settings import Secret
 from common.tick import Tick
-from consumer.store import PriceStore, Stored
 from consumer.tables import FEED, PRICES
 from tests.support.batches import EPOCH, GOOD, SESSION, entry, flat, letters, make_batch, raw_entry, seqs, to_bytes
 from tests.support.pipeline import Database
@@ -68,7 +68,7 @@ def test_every_value_is_stored_exactly_or_is_a_dead_letter(
     }
     good = [tick for entry, tick in zip(entries, batch, strict=True) if entry.id not in impossible]
 
-    assert store.insert_batch(PRICES, "prices", entries) == Stored(len(good), 0, len(impossible))
+    assert Writer(store).insert_batch(PRICES, "prices", entries) == Stored(len(good), 0, len(impossible))
 
     def number(text: str) -> str | None:
         return repr(float(text)) if text else None  # repr: -0.0 is not 0.0
@@ -156,8 +156,8 @@ def test_one_bad_row_is_a_dead_letter_and_the_rest_of_the_batch_is_stored(
 
 def test_batch_of_only_bad_rows_becomes_dead_letters(database: Database, store: PriceStore) -> None:
     entries = [entry(number, **RECOGNISED[number % len(RECOGNISED)][0]) for number in range(1000)]
-    assert store.insert_batch(PRICES, "prices", entries) == Stored(0, 0, 1000)
-    assert store.insert_batch(PRICES, "prices", entries) == Stored(0, 0, 1000)
+    assert Writer(store).insert_batch(PRICES, "prices", entries) == Stored(0, 0, 1000)
+    assert Writer(store).insert_batch(PRICES, "prices", entries) == Stored(0, 0, 1000)
     assert database.count() == 0
     assert {entry_id: raw for entry_id, (_, raw) in letters(database).items()} == {
         entry.id: flat(entry) for entry in entries
@@ -173,17 +173,17 @@ def test_dead_letter_identifies_its_tick(database: Database, store: PriceStore) 
 
 def test_bad_tick_appended_twice_is_one_dead_letter(database: Database, store: PriceStore) -> None:
     first = entry(7, price="dear")
-    assert store.insert_batch(PRICES, "prices", [first, first._replace(id=b"1760000000000-8")]).dead == 2
+    assert Writer(store).insert_batch(PRICES, "prices", [first, first._replace(id=b"1760000000000-8")]).dead == 2
     assert letters(database).keys() == {first.id}
 
 
-def test_fields_are_read_by_name(database: Database, store: PriceStore) -> None:
+def test_fields_are_read_by_name(database: Database, store: DatabaseClient) -> None:
     fields = {name.encode(): value.encode() for name, value in reversed(GOOD.items())}
-    store.insert_batch(PRICES, "prices", [raw_entry(1, fields)])
+    Writer(store).insert_batch(PRICES, "prices", [raw_entry(1, fields)])
     assert database.query("SELECT seq, symbol, price FROM prices_real_time") == [(1, "BTC/USD", 96480.5)]
 
 
-class CountingStore(PriceStore):
+class CountingStore(DatabaseClient):
     """Counts the round trips to the server."""
 
     def __init__(self, url: str) -> None:
@@ -207,7 +207,7 @@ class CountingStore(PriceStore):
 def test_round_trips_do_not_grow_with_bad_rows(database: Database, bad: int) -> None:
     store = CountingStore(database.url)
     entries = [entry(number, **({"price": "dear"} if number <= bad else {})) for number in range(1, 1001)]
-    assert store.insert_batch(PRICES, "prices", entries) == Stored(1000 - bad, 0, bad)
+    assert Writer(store).insert_batch(PRICES, "prices", entries) == Stored(1000 - bad, 0, bad)
     store.close()
     assert store.round_trips == 3 if bad == 0 else store.round_trips <= 25
 
@@ -216,7 +216,7 @@ def test_rows_only_the_database_refuses_are_found_by_bisection(database: Databas
     store = CountingStore(database.url)
     bad = {1, 333, 334, 1000}
     entries = [entry(number, **({"price": "1e-400"} if number in bad else {})) for number in range(1, 1001)]
-    assert store.insert_batch(PRICES, "prices", entries) == Stored(996, 0, 4)
+    assert Writer(store).insert_batch(PRICES, "prices", entries) == Stored(996, 0, 4)
     store.close()
     assert seqs(database) == [number for number in range(1, 1001) if number not in bad]
     assert letters(database).keys() == {entries[number - 1].id for number in bad}
@@ -253,8 +253,8 @@ def test_feed_events_are_stored_once_and_malformed_ones_are_dead_letters(databas
         raw_entry(number, {name.encode(): value.encode() for name, value in event._asdict().items()})
         for number, event in enumerate(events)
     ]
-    assert store.insert_batch(FEED, "prices:feed", entries) == Stored(2, 0, 1)
-    assert store.insert_batch(FEED, "prices:feed", entries) == Stored(0, 2, 1)
+    assert Writer(store).insert_batch(FEED, "prices:feed", entries) == Stored(2, 0, 1)
+    assert Writer(store).insert_batch(FEED, "prices:feed", entries) == Stored(0, 2, 1)
     assert database.query("SELECT session, number, at, event, detail FROM feed_events ORDER BY number") == [
         (SESSION, n, EPOCH + timedelta(microseconds=SESSION + n), "refused", {"symbols": {'"{\\': "ü, NULL"}})
         for n in (1, 3)

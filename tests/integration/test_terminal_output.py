@@ -7,11 +7,12 @@ import time
 import unicodedata
 from contextlib import closing
 
+from common.database.client import DatabaseClient
 from common.database.migrations import apply
 from common.settings import Secret
-from common.streams.stream import Stream
-from consumer.store import PriceStore
+from common.streams.group import ConsumerGroup
 from consumer.tables import PRICES
+from consumer.writer import Writer
 from tests.support.pipeline import Pipeline
 from tests.support.sessions import StoredSession, entry
 
@@ -23,7 +24,7 @@ IN_JSON = r"\u001b]0;owned\u0007\u001b[2J\n\u007f\u009b31m\u202eABC"
 
 def test_commands_escape_control_characters_in_external_text(pipeline: Pipeline) -> None:
     session_start = time.time() - 100
-    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+    with closing(DatabaseClient(Secret(pipeline.database.url))) as store:
         apply(store)
         session = StoredSession(store, session_start)
         session.emit("started", 0, feed=NASTY)

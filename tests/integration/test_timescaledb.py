@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from common import tick
+from common.database.client import DatabaseClient
 from common.database.migrations import apply, read_migrations
 from common.settings import Secret
-from consumer.store import PriceStore, Stored
 from consumer.tables import PRICES
+from consumer.writer import Stored, Writer
 from tests.support.capture import Event, make_events, ticks, write_capture
 from tests.support.pipeline import Database, Pipeline
 from tests.support.sessions import entry
@@ -61,7 +62,7 @@ def test_ticks_are_a_hypertable_with_only_the_primary_key_index(timescale: Datab
     assert timescale.query("SELECT indexname FROM pg_indexes WHERE tablename = 'prices_real_time'") == [
         ("prices_real_time_pkey",)
     ]
-    store.insert_batch(PRICES, "prices", [entry(tick.encode(each)) for each in ticks(make_days(300), SESSION)])
+    Writer(store).insert_batch(PRICES, "prices", [entry(tick.encode(each)) for each in ticks(make_days(300), SESSION)])
     chunks = timescale.query("SELECT show_chunks('prices_real_time')::oid")
     assert len(chunks) == 3
     indexes = "SELECT indisprimary, indisvalid FROM pg_index WHERE indrelid = %s"
@@ -70,9 +71,9 @@ def test_ticks_are_a_hypertable_with_only_the_primary_key_index(timescale: Datab
 
 def test_batch_over_many_chunks_is_stored_once(timescale: Database, store: PriceStore) -> None:
     entries = [entry(tick.encode(each)) for each in ticks(make_days(5000), SESSION)]
-    assert store.insert_batch(PRICES, "prices", entries[:3000]) == Stored(3000, 0, 0)
-    assert store.insert_batch(PRICES, "prices", entries) == Stored(2000, 3000, 0)
-    assert store.insert_batch(PRICES, "prices", entries, bisect=True) == Stored(0, 5000, 0)
+    assert Writer(store).insert_batch(PRICES, "prices", entries[:3000]) == Stored(3000, 0, 0)
+    assert Writer(store).insert_batch(PRICES, "prices", entries) == Stored(2000, 3000, 0)
+    assert Writer(store).insert_batch(PRICES, "prices", entries, bisect=True) == Stored(0, 5000, 0)
     assert seqs(timescale) == list(range(1, 5001))
 
 
@@ -115,7 +116,7 @@ def test_vendor_bars_fill_the_aggregated_candles(timescale: Database, store: Pri
     events = [
         {**event, "symbol": "AAPL", "timestamp": 1_760_000_040 + 60 * n} for n, event in enumerate(make_events(3))
     ]
-    store.insert_batch(PRICES, "prices", [entry(tick.encode(each)) for each in ticks(events, SESSION)])
+    Writer(store).insert_batch(PRICES, "prices", [entry(tick.encode(each)) for each in ticks(events, SESSION)])
     timescale.query(
         "INSERT INTO candles_backfill (symbol, bucket, open, high, low, close)"
         " SELECT 'AAPL', to_timestamp(1760000040 + 60 * n), 1, 1, 1, 1 FROM generate_series(1, 1) AS n"

@@ -269,7 +269,7 @@ def test_certificate_that_becomes_invalid_at_runtime_is_an_outage(
     simulator.quiet(on=True)
     consumer = secured.start("consumer")
     producer = secured.producer(url)
-    consumer.wait_until_said("reads prices as one of")
+    consumer.wait_until_said("reads prices in the group")
     producer.wait_until_said("subscribed:")
     good = secured.redis.shown
     for each in everything:

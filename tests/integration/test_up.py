@@ -159,7 +159,7 @@ def test_killed_consumers_are_restarted_and_nothing_is_missing(
             assert looking.query("SELECT detail -> 'last_seq' FROM feed_events WHERE event = 'stopped'") == [(total,)]
         with closing(redis.Redis.from_url(servers.redis_url or "")) as client:
             for key in ("prices", "prices:feed"):
-                assert Stream(client, key, GROUP).pending() == 0, f"something is left of {key}"
+                assert ConsumerGroup(client, key, GROUP).pending() == 0, f"something is left of {key}"
 
 
 @pytest.mark.parametrize("program", ["valkey-server", "postgres"])

@@ -10,10 +10,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from common import feed_event, tick
+from common.database.client import DatabaseClient
 from common.settings import Secret
 from common.streams.stream import Entry
-from consumer.store import PriceStore
-from consumer.tables import FEED, PRICES, Table
+from consumer.tables import FEED, PRICES, TableWriter
+from consumer.writer import Writer
 from tests.support.pipeline import Database
 
 GOOD = tick.Tick(
@@ -41,8 +42,8 @@ spelled = st.one_of(
 
 
 @pytest.fixture
-def store(database: Database) -> Iterator[PriceStore]:
-    with closing(PriceStore(Secret(database.url))) as store:
+def store(database: Database) -> Iterator[DatabaseClient]:
+    with closing(DatabaseClient(Secret(database.url))) as store:
         yield store
 
 
@@ -69,7 +70,9 @@ def outcomes(database: Database, store: PriceStore, table: Table, fields: dict[s
     found: dict[str, object] = {}
     for path, (rows, bisect) in paths.items():
         database.query("TRUNCATE prices_real_time, feed_events, dead_letters")
-        store.insert_batch(table, stream, [entry(number, row) for number, row in enumerate(rows)], bisect=bisect)
+        Writer(store).insert_batch(
+            table, stream, [entry(number, row) for number, row in enumerate(rows)], bisect=bisect
+        )
         stored = database.query(f"SELECT {columns} FROM {name} WHERE session <> 7")
         assert database.count(name) + database.count("dead_letters") == len(rows)
         found[path] = repr(stored) if stored else None

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from common import tick
+from common.database.client import DatabaseClient
 from common.settings import Secret
-from consumer.store import PriceStore
 from producer.spool import Outgoing, Spool
 from tests.support.pipeline import Pipeline
 from tests.support.sessions import StoredSession
@@ -24,14 +24,14 @@ N = 100
 
 
 @pytest.fixture
-def store(pipeline: Pipeline) -> Iterator[PriceStore]:
-    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+def store(pipeline: Pipeline) -> Iterator[DatabaseClient]:
+    with closing(DatabaseClient(Secret(pipeline.database.url))) as store:
         pipeline.prices.ensure_group()
         yield store
 
 
 @pytest.fixture
-def run(pipeline: Pipeline, store: PriceStore, tmp_path: Path) -> Callable[..., list[Verdict]]:
+def run(pipeline: Pipeline, store: DatabaseClient, tmp_path: Path) -> Callable[..., list[Verdict]]:
     def run(**options: object) -> list[Verdict]:
         return verify(store, pipeline.prices, pipeline.feed, tmp_path, **{"recheck_after": 0.01, **options})  # type: ignore[arg-type]
 
@@ -152,7 +152,7 @@ def test_session_without_a_stop_event_is_checked_up_to_its_highest_seq(
 
 
 def test_dead_letters_and_recorded_overflows_are_accounted_for(
-    store: PriceStore, run: Callable[..., list[Verdict]]
+    store: DatabaseClient, run: Callable[..., list[Verdict]]
 ) -> None:
     session = ended(store)
     session.emit("overflow", 1, first_seq=60, last_seq=69, since=0, until=1, cause="intake full")

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from common import tick
+from common.database.client import DatabaseClient
 from common.tick import Tick
-from consumer.store import PriceStore
 from consumer.tables import PRICES
 from tests.support.sessions import StoredSession, entry
 from tickpipe.simulator.random_walk import EventSource
@@ -17,7 +17,7 @@ BATCH = 1000
 
 
 def store_history(
-    store: PriceStore,
+    store: DatabaseClient,
     source: EventSource,
     symbols: Sequence[str],
     *,

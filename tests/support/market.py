@@ -16,8 +16,8 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from common import tick
+from common.database.client import DatabaseClient
 from common.tick import Tick
-from consumer.store import PriceStore
 from consumer.tables import PRICES
 from tests.support.sessions import StoredSession, entry
 
@@ -84,7 +84,7 @@ def fill(store: PriceStore, prices: Sequence[Price]) -> None:
     """Store prices and feed events as consumers do."""
     entries = [entry(tick.encode(_tick(price))) for price in prices]
     for begin in range(0, len(entries), 1000):
-        store.insert_batch(PRICES, "prices", entries[begin : begin + 1000])
+        Writer(store).insert_batch(PRICES, "prices", entries[begin : begin + 1000])
     last = {price.session: price.seq for price in prices}
     for start, end in zip(_STARTS, [*_STARTS[1:], None], strict=True):
         session = StoredSession(store, start.timestamp())

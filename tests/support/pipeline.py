@@ -17,7 +17,7 @@ import redis
 
 from common import feed_event, tick
 from common.feed_event import FeedEvent
-from common.streams.stream import Stream
+from common.streams.group import ConsumerGroup
 from common.tick import Tick
 from tests.support.capture import SYMBOLS, Event, Row, row
 from tests.support.processes import Processes, Running
@@ -141,8 +141,8 @@ class Pipeline:
         self.folder = folder
         self.redis = redis.Redis.from_url(servers.valkey.url)
         self.database = Database(database_url)
-        self.prices = Stream(self.redis, "prices", GROUP, "test")
-        self.feed = Stream(self.redis, "prices:feed", GROUP, "test")
+        self.prices = ConsumerGroup(self.redis, "prices", GROUP, "test")
+        self.feed = ConsumerGroup(self.redis, "prices:feed", GROUP, "test")
         self.processes = Processes(
             folder,
             {"REDIS_URL": servers.valkey.url, "DATABASE_URL": database_url, "TWELVE_DATA_API_KEY": "key-of-the-test"},

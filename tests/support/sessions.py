@@ -6,10 +6,11 @@ import itertools
 from collections.abc import Iterable
 
 from common import feed_event, tick
+from common.database.client import DatabaseClient
 from common.streams.stream import Entry, Stream
 from common.tick import Tick
-from consumer.store import PriceStore
 from consumer.tables import FEED, PRICES
+from consumer.writer import Writer
 
 _IDS = itertools.count(1)
 
@@ -22,7 +23,7 @@ def entry(fields: dict[str, str]) -> Entry:
 class StoredSession:
     """One session. `start`: seconds since 1970. Other times are seconds after it."""
 
-    def __init__(self, store: PriceStore, start: float) -> None:
+    def __init__(self, store: DatabaseClient, start: float) -> None:
         self.id = round(start * 1e6)
         self.start = start
         self._store = store

@@ -11,12 +11,12 @@ import redis
 from hypothesis import settings
 
 from common import retry
-from common.streams.stream import Stream
+from common.streams.group import ConsumerGroup
 
 settings.register_profile("unit", deadline=None)  # examples may be slow on a shared machine
 settings.load_profile("unit")
 
-StreamMaker = Callable[..., Stream]
+StreamMaker = Callable[..., ConsumerGroup]
 
 
 def stored(client: redis.Redis, key: str = "prices") -> list[tuple[bytes, dict[bytes, bytes]]]:
@@ -39,8 +39,8 @@ def redis_client(redis_server: fakeredis.FakeServer) -> redis.Redis:
 def make_stream(redis_server: fakeredis.FakeServer) -> StreamMaker:
     """Creates a Stream with its own client, as each process has."""
 
-    def make(key: str = "prices", group: str = "g", consumer: str = "me") -> Stream:
-        return Stream(fakeredis.FakeStrictRedis(server=redis_server, protocol=2), key, group, consumer)
+    def make(key: str = "prices", group: str = "g", consumer: str = "me") -> ConsumerGroup:
+        return ConsumerGroup(fakeredis.FakeStrictRedis(server=redis_server, protocol=2), key, group, consumer)
 
     return make
 

@@ -23,15 +23,17 @@ from prometheus_client.registry import Collector
 from websocket import ABNF
 
 from common import clock, threads
+from common.database.client import DatabaseClient
 from common.errors import ConfigurationError, DatabaseOutageError, StreamOutageError
 from common.metrics import Distribution, Health, Server, metric
 from common.settings import Secret
+from common.streams.group import ConsumerGroup
 from common.streams.stream import Stream
 from consumer.liveness import Progress
-from consumer.metrics import BacklogWatch, ConsumerMetrics, MeasuredStore
-from consumer.store import PriceStore, Stored
+from consumer.metrics import BacklogMonitor, BatchMetrics, ConsumerMetrics
 from consumer.tables import FEED, PRICES
 from consumer.worker import Route, Worker, WorkerConfig
+from consumer.writer import Stored, Writer
 from producer.config import FeedConfig
 from producer.feed import Feed
 from producer.metrics import ProducerMetrics
@@ -295,29 +297,28 @@ class Consumer:
         self.now = 1000.0
         self.on_insert: Callable[[], None] = lambda: None
         self.stored = Stored(0, 0, 0)
-        monkeypatch.setattr(PriceStore, "insert_batch", self._insert_block)
-        monkeypatch.setattr(PriceStore, "works", lambda _: False)
-        self.store = MeasuredStore(
-            Secret("postgresql://nowhere/"), clock=lambda: START + 2_000_000, monotonic=lambda: self.now
-        )
+        monkeypatch.setattr(Writer, "insert_batch", self._insert_batch)
+        monkeypatch.setattr(Writer, "ping", lambda _: False)
+        self.batches = BatchMetrics()
         self.prices, self.feed = make_stream("prices"), make_stream("prices:feed")
         self.stop = threading.Event()
         self.worker = Worker(
             [Route(self.prices, PRICES), Route(self.feed, FEED)],
-            self.store,
+            Writer(DatabaseClient(Secret("postgresql://nowhere/"))),
             WorkerConfig(drain=True, max_batch_size=10, poll=0.01),
             stop=self.stop,
-            clock=lambda: START,
+            clock=lambda: START + 2_000_000,
             monotonic=lambda: self.now,
+            on_batch=self.batches.observe,
         )
-        self.watch = BacklogWatch({"prices": make_stream("prices"), "feed": make_stream("prices:feed")})
-        self.metrics = ConsumerMetrics(self.worker, self.store, self.watch, unhealthy_after=UNHEALTHY_AFTER)
+        self.backlog = BacklogMonitor({"prices": make_stream("prices"), "feed": make_stream("prices:feed")})
+        self.metrics = ConsumerMetrics(self.worker, self.batches, self.backlog, unhealthy_after=UNHEALTHY_AFTER)
 
-    def _insert_block(self, *_: object, **__: object) -> Stored:
+    def _insert_batch(self, *_: object, **__: object) -> Stored:
         self.on_insert()
         return self.stored
 
-    def append(self, count: int, stream: Stream | None = None) -> None:
+    def append(self, count: int, stream: ConsumerGroup | None = None) -> None:
         (stream or self.prices).append([{"seq": str(n), "received": str(START)} for n in range(count)])
 
     @property
@@ -343,8 +344,8 @@ def test_consumer_counts_and_measures_stored_rows(consumer: Consumer) -> None:
         "tickpipe_rows_stored_total": 6,
         "tickpipe_duplicates_total": 2,
         "tickpipe_dead_letters_total": 1,
-        "tickpipe_block_entries_count": 1,
-        "tickpipe_block_entries_sum": 9,
+        "tickpipe_batch_entries_count": 1,
+        "tickpipe_batch_entries_sum": 9,
         "tickpipe_insert_seconds_count": 1,
         "tickpipe_insert_seconds_sum": 0.25,
         "tickpipe_latency_seconds_count": 6,  # one for each new row
@@ -394,7 +395,7 @@ def test_lag_and_pending_keep_their_values_during_a_redis_outage(
     found = samples(consumer.metrics)
     assert {name: found[name] for name in wanted} == wanted
     redis_server.connected = False
-    consumer.watch.look()
+    consumer.backlog.update()
     assert changed(found, samples(consumer.metrics)) == {"tickpipe_redis_up": -1}
 
 
@@ -402,10 +403,10 @@ def test_backlog_is_polled_until_stopped(consumer: Consumer, monkeypatch: pytest
     monkeypatch.setattr("consumer.metrics.LOOK_EVERY", 0.01)
     consumer.prices.ensure_group()
     consumer.feed.ensure_group()
-    running = threads.in_thread(consumer.watch.run, consumer.stop)
-    wait_for(lambda: consumer.watch.up)
+    running = threads.in_thread(consumer.backlog.run, consumer.stop)
+    wait_for(lambda: consumer.backlog.up)
     consumer.append(5)
-    wait_for(lambda: consumer.watch.seen["prices"].lag == 5)
+    wait_for(lambda: consumer.backlog.backlogs["prices"].lag == 5)
     consumer.stop.set()
     running.result(timeout=PATIENCE)
 
@@ -454,7 +455,7 @@ def test_hanging_consumer_becomes_unhealthy(consumer: Consumer) -> None:
     consumer.append(3)
     consumer.on_insert = hang
     consumer.worker.run()
-    assert seen == [[], ["stuck: no block stored and no turn of the loop done for 61 s"]]
+    assert seen == [[], ["stuck: no batch stored and no turn of the loop done for 61 s"]]
     assert consumer.reasons == []
 
 
@@ -613,7 +614,7 @@ def exposed(collector: Collector) -> dict[str, tuple[str, str, str]]:
 def test_metrics_match_the_documented_table(producer: Producer, consumer: Consumer) -> None:
     consumer.prices.ensure_group()
     consumer.feed.ensure_group()
-    consumer.watch.look()
+    consumer.backlog.update()
     assert exposed(producer.metrics) == table()["producer"]
     assert exposed(consumer.metrics) == table()["consumer"]
 

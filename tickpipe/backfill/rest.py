@@ -13,6 +13,7 @@ import requests
 from twelvedata.context import Context
 from twelvedata.time_series import TimeSeries
 
+from common.docstrings import docstring
 from common.errors import ConfigurationError, OutageError, TickpipeError
 from common.proxy import for_url
 from common.settings import Secret
@@ -164,7 +165,7 @@ def _error(code: object, message: str) -> TickpipeError:
     if "no data is available" in message.lower():
         return NoBarsError(message)
     if code in {401, 403}:
-        return RefusedKeyError(f"{RefusedKeyError.__doc__} {message}")
+        return RefusedKeyError(f"{docstring(RefusedKeyError)} {message}")
     if code == 429:
         return OutOfCreditsError(message)
     return RefusedSymbolError(message) if isinstance(code, int) and 400 <= code < 500 else OutageError(message)

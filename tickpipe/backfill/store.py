@@ -8,13 +8,13 @@ from datetime import datetime
 
 from psycopg2.extras import execute_values
 
-from consumer.store import PriceStore
+from common.database.client import DatabaseClient
 from tickpipe.backfill.plan import Call, Gap, final_minutes, minutes, moment
 from tickpipe.backfill.rest import Bar
 from tickpipe.ranges import Range
 
 
-def read(store: PriceStore) -> tuple[list[Gap], dict[str, list[Range]]]:
+def read(store: DatabaseClient) -> tuple[list[Gap], dict[str, list[Range]]]:
     """All gaps, and the minutes that are done by symbol. Raises OutageError, ConfigurationError."""
     done: defaultdict[str, list[Range]] = defaultdict(list)
     with store.transaction() as connection, connection.cursor() as cursor:
@@ -26,7 +26,7 @@ def read(store: PriceStore) -> tuple[list[Gap], dict[str, list[Range]]]:
     return gaps, done
 
 
-def keep(store: PriceStore, call: Call, bars: Iterable[Bar], now: datetime) -> int:
+def keep(store: DatabaseClient, call: Call, bars: Iterable[Bar], now: datetime) -> int:
     """Store the wanted bars and the request in one transaction. Returns the number of new bars. Raises OutageError."""
     wanted = {moment(minute) for first, last in call.wanted for minute in range(first, last + 1)}
     rows = [(call.symbol, *bar) for bar in bars if bar.at in wanted]

@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from common import cli, log, process, settings
+from common.database.client import DatabaseClient
 from common.errors import TickpipeError
 from common.symbols import read_symbols
 from common.terminal import echo
-from consumer.store import PriceStore
 from tickpipe.backfill import DEFAULT_URL, plan
 from tickpipe.cli.extras import required_extra
 from tickpipe.terminal.progress import progress
@@ -51,7 +51,10 @@ def backfill(
     begin = plan.read_since(since, now)
     only = _without_exchange(read_symbols(symbols, None)) if symbols else None
     result, limiter = run.BackfillResult(), rate_limit.RateLimiter(credits_per_minute, stop)
-    with closing(PriceStore(database_url)) as database, closing(rest.TwelveDataRest(rest_url, key, environ)) as vendor:
+    with (
+        closing(DatabaseClient(database_url)) as database,
+        closing(rest.TwelveDataRest(rest_url, key, environ)) as vendor,
+    ):
         try:
             with progress("looking for gaps") as report:
                 log.configure("WARNING", [key, database_url])  # after the display has started: log lines go above it

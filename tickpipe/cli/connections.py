@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common import cli, log, settings
+from common.database.client import DatabaseClient
 from common.streams.client import connect
-from common.streams.stream import Stream
-from consumer.store import PriceStore
+from common.streams.group import ConsumerGroup
 from producer.spool import spool_folder
 from tickpipe.inspect.sizes import SizeProbe
 
 
-def open_connections(group: str) -> tuple[PriceStore, Callable[[str], Stream]]:
+def open_connections(group: str) -> tuple[DatabaseClient, Callable[[str], ConsumerGroup]]:
     """The database, and a function from a stream's name to the stream. Also sets up logging: errors only.
 
     Raises ConfigurationError.
@@ -21,10 +21,10 @@ def open_connections(group: str) -> tuple[PriceStore, Callable[[str], Stream]]:
     redis_url, database_url = settings.redis_url(cli.environment()), cli.database_url()
     log.configure("ERROR", [redis_url, database_url])
     client = connect(redis_url)
-    return PriceStore(database_url), lambda name: Stream(client, name, group, "tickpipe")
+    return DatabaseClient(database_url), lambda name: ConsumerGroup(client, name, group, "tickpipe")
 
 
-def size_probe(store: PriceStore, price_stream: str, spool_dir: Path | None, disk: Path | None) -> SizeProbe:
+def size_probe(store: DatabaseClient, price_stream: str, spool_dir: Path | None, disk: Path | None) -> SizeProbe:
     """Measures the table, both streams, this machine's spool and the database's disk. Raises ConfigurationError."""
     url = settings.redis_url(cli.environment())
     spool = spool_folder(spool_dir, url, price_stream)

@@ -25,8 +25,8 @@ def dashboard(
     port: Port = PORT,
     simulated: Simulated = False,
     allowed_hosts: settings.AllowedHosts = "",
-    price_stream: settings.PriceStream = "prices",
-    consumer_group: settings.ConsumerGroup = "timescale",
+    price_stream: settings.PriceStream = settings.PRICE_STREAM,
+    consumer_group: settings.ConsumerGroup = settings.CONSUMER_GROUP,
 ) -> None:
     """Serve a read-only page with live candles, gaps and the pipeline's health. Needs the extra `dashboard`."""
     environ = cli.environment()

@@ -19,8 +19,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON list with one
 
 def doctor(
     as_json: AsJson = False,
-    price_stream: settings.PriceStream = "prices",
-    consumer_group: settings.ConsumerGroup = "timescale",
+    price_stream: settings.PriceStream = settings.PRICE_STREAM,
+    consumer_group: settings.ConsumerGroup = settings.CONSUMER_GROUP,
     spool_dir: settings.SpoolDir = None,
     disk: Disk = None,
 ) -> None:

@@ -10,8 +10,8 @@ import typer
 
 from common import cli, log, threads
 from common.database import migrations
+from common.database.client import DatabaseClient
 from common.terminal import echo
-from consumer.store import PriceStore
 from tickpipe.inspect.sizes import table_and_database, watch_move
 from tickpipe.terminal.progress import progress
 
@@ -31,9 +31,9 @@ ChunkInterval = Annotated[
 def migrate(to_timescaledb: ToTimescaleDB = False, chunk_interval: ChunkInterval = "") -> None:
     """Apply the SQL migrations to DATABASE_URL. Consumers also apply them when they start; both may run at once."""
     database_url = cli.database_url()
-    with closing(PriceStore(database_url)) as store, progress("applying migrations", unit="bytes") as report:
+    with closing(DatabaseClient(database_url)) as store, progress("applying migrations", unit="bytes") as report:
         log.configure("INFO", [database_url])  # after the progress display has started, so that log lines go above it
         if to_timescaledb and sys.stderr.isatty():
-            threads.in_thread(watch_move, PriceStore(database_url), *table_and_database(store), report)
+            threads.in_thread(watch_move, DatabaseClient(database_url), *table_and_database(store), report)
         done = migrations.apply(store, to_timescaledb=to_timescaledb, chunk_interval=chunk_interval)
     echo(f"applied: {', '.join(done)}" if done else "nothing to do: the schema is up to date")

@@ -27,8 +27,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one snapshot as JSON
 def status(
     watch: Watch = False,
     as_json: AsJson = False,
-    price_stream: settings.PriceStream = "prices",
-    consumer_group: settings.ConsumerGroup = "timescale",
+    price_stream: settings.PriceStream = settings.PRICE_STREAM,
+    consumer_group: settings.ConsumerGroup = settings.CONSUMER_GROUP,
     spool_dir: settings.SpoolDir = None,
     disk: Disk = None,
 ) -> None:
@@ -72,7 +72,7 @@ def _print(snapshot: Snapshot) -> None:
         echo(f"about {snapshot.sizes.table_rows_estimated:,} rows; {growth}")
     for name, group in snapshot.groups.items():
         suffix = "  delays trimming" if name == laggard(snapshot.groups) else ""
-        members = formatting.consumers(group.consumers, group.silent)
+        members = formatting.consumers(group.consumers, group.idle)
         echo(f"group {name}: {group.lag:,} unread, {group.pending:,} pending, {members}{suffix}")
     for symbol in snapshot.symbols:
         echo(f"{symbol.symbol}: {symbol.price}, {live_view.age(symbol.age)} ago")

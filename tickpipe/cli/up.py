@@ -49,8 +49,8 @@ def up(
     rate: Rate = 20.0,
     data_dir: DataDir = None,
     dashboard: Dashboard = True,
-    price_stream: settings.PriceStream = "prices",
-    consumer_group: settings.ConsumerGroup = "timescale",
+    price_stream: settings.PriceStream = settings.PRICE_STREAM,
+    consumer_group: settings.ConsumerGroup = settings.CONSUMER_GROUP,
 ) -> None:
     """Run the whole pipeline with a live view: Redis, PostgreSQL, a producer and consumers.
 

@@ -30,8 +30,8 @@ def verify(
     everything: Everything = False,
     as_json: AsJson = False,
     recheck_after: RecheckAfter = 30.0,
-    price_stream: settings.PriceStream = "prices",
-    consumer_group: settings.ConsumerGroup = "timescale",
+    price_stream: settings.PriceStream = settings.PRICE_STREAM,
+    consumer_group: settings.ConsumerGroup = settings.CONSUMER_GROUP,
     spool_dir: settings.SpoolDir = None,
 ) -> None:
     """Check, session by session, that every price received is stored exactly once.

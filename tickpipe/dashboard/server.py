@@ -21,7 +21,7 @@ from common import clock, threads
 from common.errors import TickpipeError
 from common.http_guard import RequestGuard
 from common.streams.client import connect
-from common.streams.stream import Stream
+from common.streams.group import ConsumerGroup
 from tickpipe.dashboard import DashboardConfig, fragments, listen, page
 from tickpipe.dashboard.history import Charts
 from tickpipe.dashboard.quotes import Quotes
@@ -51,7 +51,7 @@ def serve(config: DashboardConfig, stop: threading.Event, ready: Callable[[str],
     os.nice(NICENESS)
     listener = listen(config.host, config.port)
     databases = [DatabaseReader.read_only(config.database_url) for _ in range(3)]  # a slow query must not delay others
-    stream = Stream(connect(config.redis_url), config.price_stream, config.consumer_group, "dashboard")
+    stream = ConsumerGroup(connect(config.redis_url), config.price_stream, config.consumer_group, "dashboard")
     page.build(
         page.Sources(
             quotes=Quotes(SymbolReader(databases[0]), every=PRICES_EVERY - 0.1),
@@ -90,7 +90,7 @@ def serve(config: DashboardConfig, stop: threading.Event, ready: Callable[[str],
 
 
 def pipeline_query(
-    stream: Stream, database: DatabaseReader, monotonic: Callable[[], float] = time.monotonic
+    stream: ConsumerGroup, database: DatabaseReader, monotonic: Callable[[], float] = time.monotonic
 ) -> CachedQuery[Snapshot]:
     """The snapshots that all browsers share.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from common.streams.stream import SILENT_AFTER, Member
+from common.streams.group import IDLE_AFTER, Member
 from tickpipe.inspect.rates import Rate
 from tickpipe.inspect.snapshot import Consumer
 
@@ -26,7 +26,7 @@ class ConsumerTracker:
         present = {}
         for member in members:
             rate = self._rates.setdefault(member.name, Rate()).update(now, stored.get(member.name, 0))
-            state: Literal["active", "idle"] = "idle" if member.idle > SILENT_AFTER else "active"
+            state: Literal["active", "idle"] = "idle" if member.idle > IDLE_AFTER else "active"
             present[member.name] = Consumer(*member, rate, state)
         for name in self._last.keys() - present.keys():
             del self._rates[name]

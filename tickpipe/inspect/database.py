@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from common.database import connections
+from common.database.client import DatabaseClient
 from common.settings import Secret
-from consumer.store import PriceStore
 
 #: Milliseconds after which the database cancels a query.
 STATEMENT_TIMEOUT = 10_000
@@ -23,7 +23,7 @@ _SETTINGS = f"""{connections.SETTINGS}
 class DatabaseReader:
     """Runs one query at a time. Thread-safe."""
 
-    def __init__(self, store: PriceStore) -> None:
+    def __init__(self, store: DatabaseClient) -> None:
         self._store = store
         self._lock = threading.Lock()
 
@@ -31,7 +31,7 @@ class DatabaseReader:
     def read_only(cls, url: Secret, *, application: str = "tickpipe dashboard") -> DatabaseReader:
         """A connection of its own: read-only transactions, limited in time, on one core."""
         connect = partial(connections.connect, application=application)
-        return cls(PriceStore(url, connect=connect, settings=_SETTINGS, read_only=True))
+        return cls(DatabaseClient(url, connect=connect, settings=_SETTINGS, read_only=True))
 
     def rows(self, query: str, **parameters: object) -> list[tuple[Any, ...]]:
         """The rows of a query. Raises OutageError, or ConfigurationError if the schema is missing."""

@@ -10,16 +10,18 @@ import psycopg2
 import redis
 
 from common.database import migrations
+from common.database.client import DatabaseClient
 from common.database.connections import is_pooled
+from common.docstrings import docstring
 from common.errors import TickpipeError
+from common.feed_event import REPORT_TIMEOUT
 from common.formatting import counted
 from common.streams.client import NOT_PRIMARY
-from common.streams.stream import Stream
-from consumer.store import PriceStore
+from common.streams.group import ConsumerGroup
 from tickpipe import formatting
 from tickpipe.inspect.reader import no_stream
 from tickpipe.inspect.sizes import SizeProbe, folder_size, free_bytes
-from tickpipe.inspect.snapshot import SESSION_TIMEOUT, backlog_left, laggard
+from tickpipe.inspect.snapshot import backlog_left, laggard
 
 #: Redis settings without which prices can be lost.
 _REDIS = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
@@ -57,8 +59,8 @@ class CheckContext:
     """The objects of the checks. `key` reads the API key. `clock` gives microseconds UTC."""
 
     client: redis.Redis
-    streams: Sequence[Stream]
-    store: PriceStore
+    streams: Sequence[ConsumerGroup]
+    store: DatabaseClient
     measure: SizeProbe
     key: Callable[[], object]
     clock: Callable[[], int]
@@ -92,7 +94,7 @@ def examine(context: CheckContext) -> Iterator[Finding]:
                     yield Finding(name, well=False, advice=str(error))
                     break
                 advice = f"cannot be read ({error}): check it yourself"
-                yield Finding(f"{name}: {check.__doc__}", well=False, advice=advice, grave=False)
+                yield Finding(f"{name}: {docstring(check)}", well=False, advice=advice, grave=False)
 
 
 def _key(context: CheckContext) -> Iterator[Finding]:
@@ -147,9 +149,9 @@ def _groups(context: CheckContext) -> Iterator[Finding]:
         advice = f"this group holds back trimming: start its consumers, or XGROUP DESTROY {stream.key} {slow}"
         yield Finding(f"group {slow} lags" if slow else f"{stream.key}: no group holds back trimming", not slow, advice)
         ours = groups.get(stream.group) or stream.backlog()
-        consumers, left = formatting.consumers(ours.consumers, ours.silent), backlog_left(ours)
-        what = f"{stream.key}: {consumers} in group {stream.group}, {counted(left, 'entry', 'entries')} left"
-        advice = "start a consumer" + (", or find out why the idle ones ask for no entries" if ours.silent else "")
+        consumers, left = formatting.consumers(ours.consumers, ours.idle), backlog_left(ours)
+        what = f"{stream.key}: {consumers} in group {stream.group}, {counted(left, 'entry')} left"
+        advice = "start a consumer" + (", or find out why the idle ones ask for no entries" if ours.idle else "")
         yield Finding(what, bool(ours.consumers), advice, grave=left > 0)
 
 
@@ -187,7 +189,7 @@ def _schema(context: CheckContext) -> Iterator[Finding]:
 
 def _feed(context: CheckContext) -> Iterator[Finding]:
     """feed and sizes"""
-    yield from context.findings("feed", session_timeout=SESSION_TIMEOUT)
+    yield from context.findings("feed", session_timeout=REPORT_TIMEOUT)
     sizes = context.measure()
     days, free = sizes.days_until_full_estimated, sizes.table_disk_free_bytes
     known = free is not None

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from common.errors import OutageError, TickpipeError
-from common.streams.stream import Stream
+from common.streams.group import ConsumerGroup
 from tickpipe.inspect.cached_query import CachedQuery
 from tickpipe.inspect.consumers import ConsumerTracker
 from tickpipe.inspect.rates import RATE_WINDOW, Rate
@@ -28,7 +28,7 @@ class StatusReader:
 
     def __init__(
         self,
-        stream: Stream,
+        stream: ConsumerGroup,
         clock: Callable[[], int],
         monotonic: Callable[[], float] = time.monotonic,
         *,
@@ -99,7 +99,7 @@ class StatusReader:
         now = self._monotonic()
         groups = self._stream.groups()
         backlog = groups.get(self._stream.group) or self._stream.backlog()
-        reports = {name: each for name, each in self._stream.reports().items() if each["at"] >= self.began}
+        reports = {name: each for name, each in self._stream.statistics.read().items() if each["at"] >= self.began}
         fresh = [report for report in reports.values() if report["at"] >= self._clock() - RATE_WINDOW * 1e6]
         stored = {name: int(report.get("stored", 0)) for name, report in reports.items()}
         return replace(
@@ -118,7 +118,7 @@ class StatusReader:
         )
 
 
-def no_stream(stream: Stream) -> str:
+def no_stream(stream: ConsumerGroup) -> str:
     """The message for a stream that does not exist."""
     return f"there is no stream {stream.key!r} in this Redis yet: has its producer run, is PRICE_STREAM the same?"
 

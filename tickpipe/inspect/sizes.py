@@ -12,9 +12,9 @@ from typing import Any, cast
 
 import redis
 
+from common.database.client import DatabaseClient
 from common.errors import OutageError
 from common.streams.client import expect_primary
-from consumer.store import PriceStore
 from tickpipe import formatting
 from tickpipe.progress import ProgressCallback
 
@@ -66,7 +66,7 @@ class SizeProbe:
 
     client: redis.Redis
     streams: Sequence[str]
-    store: PriceStore
+    store: DatabaseClient
     spool: Path
     disk: Path | None = None
     monotonic: Callable[[], float] = time.monotonic
@@ -139,14 +139,14 @@ def folder_size(folder: Path) -> int:
     return size
 
 
-def table_and_database(store: PriceStore) -> tuple[int, int]:
+def table_and_database(store: DatabaseClient) -> tuple[int, int]:
     """Bytes of the ticks (0 if the table does not exist yet) and of the database. Raises OutageError."""
     with store.transaction() as connection, connection.cursor() as cursor:
         cursor.execute(_DATABASE)
         return cast("tuple[int, int]", cursor.fetchone())
 
 
-def watch_move(store: PriceStore, table: int, before: int, report: ProgressCallback) -> None:
+def watch_move(store: DatabaseClient, table: int, before: int, report: ProgressCallback) -> None:
     """Report the progress of a move to TimescaleDB until an error ends it: the database grows by what is copied.
 
     `table`, `before`: bytes of the ticks and of the database before the move. Run it in a thread with its own

@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal, NamedTuple
 
-from common.streams.stream import Backlog
+from common.feed_event import REPORT_TIMEOUT
+from common.streams.group import Backlog
 from tickpipe.inspect.sizes import Sizes
-
-#: A producer reports every 5 s. A session without a report for this many seconds counts as dead.
-SESSION_TIMEOUT = 15.0
 
 
 class Candle(NamedTuple):
@@ -93,7 +91,7 @@ class Session(NamedTuple):
 
     def is_alive(self, now: float) -> bool:
         """Whether the producer is running, as far as its reports show. `now`: seconds since 1970."""
-        return not self.stopped and now - self.last_reported_at < SESSION_TIMEOUT
+        return not self.stopped and now - self.last_reported_at < REPORT_TIMEOUT
 
 
 class DatabaseInfo(NamedTuple):
@@ -157,7 +155,7 @@ class Snapshot:
     @property
     def idle_consumers(self) -> int:
         """Consumers of the group that have stopped asking."""
-        return self.backlog.silent if self.backlog else 0
+        return self.backlog.idle if self.backlog else 0
 
     def as_dict(self) -> dict[str, object]:
         """The output of `status --json`. `rows_per_second` is null: one snapshot is too short for a rate."""

@@ -20,13 +20,13 @@ from typing import Any, NamedTuple
 
 from psycopg2.extensions import cursor as Cursor  # noqa: N812  psycopg2 names its class so
 
+from common.database.client import DatabaseClient
 from common.errors import OutageError
+from common.feed_event import REPORT_TIMEOUT
 from common.formatting import counted
-from common.streams.stream import Stream
+from common.streams.group import ConsumerGroup
 from common.tick import TIME_RANGE
-from consumer.store import PriceStore
 from producer.spool import read_spool, spool_files
-from tickpipe.inspect.snapshot import SESSION_TIMEOUT
 from tickpipe.inspect.verdict import COMPLETE, NO_FINAL_REPORT, Verdict
 from tickpipe.progress import ProgressCallback
 from tickpipe.ranges import Range, merged, without
@@ -62,15 +62,15 @@ class _Session(NamedTuple):
 
 
 def verify(
-    store: PriceStore,
-    prices: Stream,
-    feed: Stream,
+    store: DatabaseClient,
+    prices: ConsumerGroup,
+    feed: ConsumerGroup,
     spool_folder: Path,
     *,
     everything: bool = False,
     since: int = 0,
     recheck_after: float = 30.0,
-    session_timeout: float = SESSION_TIMEOUT,
+    session_timeout: float = REPORT_TIMEOUT,
     progress: ProgressCallback = lambda *_: None,
     sleep: Callable[[float], object] = time.sleep,
 ) -> list[Verdict]:
@@ -105,7 +105,7 @@ def verify(
 
 
 def _scan_all(
-    store: PriceStore, since: int, session_timeout: float, progress: ProgressCallback, *, everything: bool
+    store: DatabaseClient, since: int, session_timeout: float, progress: ProgressCallback, *, everything: bool
 ) -> dict[_Session, Verdict]:
     with _snapshot(store) as cursor:
         cursor.execute(_SESSIONS, {"since": since, "everything": everything})
@@ -120,7 +120,7 @@ def _scan_all(
 
 
 @contextmanager
-def _snapshot(store: PriceStore) -> Iterator[Cursor]:
+def _snapshot(store: DatabaseClient) -> Iterator[Cursor]:
     with store.transaction("REPEATABLE READ") as connection, connection.cursor() as cursor:
         cursor.execute("SET LOCAL work_mem = '256MB'")
         yield cursor
@@ -170,7 +170,7 @@ def _account_for(cursor: Cursor, verdict: Verdict, query: str, bounds: Mapping[s
 Waiting = defaultdict[int, list[Range]]
 
 
-def _waiting(spool_folder: Path, prices: Stream, feed: Stream) -> tuple[Waiting, Waiting]:
+def _waiting(spool_folder: Path, prices: ConsumerGroup, feed: ConsumerGroup) -> tuple[Waiting, Waiting]:
     """Numbers in the spool and the streams, read in this order: of prices and of feed events, by session."""
     waiting: dict[str, Waiting] = {"prices": defaultdict(list), "feed": defaultdict(list)}
     events = (("feed", *identity) for identity in _streamed(feed, b"number"))
@@ -195,7 +195,7 @@ def _spooled(folder: Path) -> Iterator[tuple[str, int, int]]:
                 logger.error("spool cannot be read: %s (%s). Its prices may be reported as missing", path, error)
 
 
-def _streamed(stream: Stream, name: bytes) -> Iterator[tuple[int, int]]:
+def _streamed(stream: ConsumerGroup, name: bytes) -> Iterator[tuple[int, int]]:
     """(session, number) of every entry in the stream that is not stored yet. `name`: the field with the number."""
     for entry in stream.unprocessed():
         fields = entry.fields or {}
@@ -221,7 +221,7 @@ def _mark_verified(cursor: Cursor, verdict: Verdict) -> None:
 
 _SESSIONS = """
 SELECT s.session, coalesce(s.feed, '?'), s.stopped_at IS NOT NULL,
-       extract(epoch FROM clock_timestamp() - s.last_word_at)::float8, s.last_seq,
+       extract(epoch FROM clock_timestamp() - s.last_seen_at)::float8, s.last_seq,
        coalesce(s.time_min, s.session / 1e6), coalesce(s.time_max, s.session / 1e6), s.last_number
 FROM feed_sessions s LEFT JOIN verified_sessions v USING (session)
 WHERE s.session >= %(since)s AND (%(everything)s OR v.session IS NULL OR v.last_seq < s.last_seq)

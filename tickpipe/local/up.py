@@ -13,11 +13,11 @@ from rich.console import Console
 
 from common import clock, threads
 from common.database import migrations
+from common.database.client import DatabaseClient
 from common.errors import OutageError, TickpipeError
 from common.settings import Secret
 from common.streams.client import connect
-from common.streams.stream import Stream
-from consumer.store import PriceStore
+from common.streams.group import ConsumerGroup
 from producer.spool import spool_folder
 from tickpipe.inspect.database import DatabaseReader
 from tickpipe.inspect.reader import StatusReader
@@ -67,9 +67,9 @@ def up(config: UpConfig, mode: RunMode, environ: Mapping[str, str], stop: thread
             child_environ |= {"TWELVE_DATA_API_KEY_FILE": ""}
         _print_addresses(console, mode, servers)
 
-        store, client = PriceStore(database_url), connect(redis_url)
-        stream = Stream(client, config.price_stream, config.consumer_group, "observer")
-        feed = Stream(client, f"{config.price_stream}:feed", config.consumer_group, "observer")
+        store, client = DatabaseClient(database_url), connect(redis_url)
+        stream = ConsumerGroup(client, config.price_stream, config.consumer_group, "observer")
+        feed = ConsumerGroup(client, f"{config.price_stream}:feed", config.consumer_group, "observer")
         spool = spool_folder(mode.data_dir / "spool", redis_url, config.price_stream)
         probe = SizeProbe(client, [stream.key, feed.key], store, spool)
         symbols = SymbolReader(DatabaseReader(store)).statuses
@@ -120,7 +120,7 @@ def _run_until_stopped(step: Callable[[], object], stop: threading.Event) -> Non
 def _run(
     pipeline: Pipeline,
     reader: StatusReader,
-    feed: Stream,
+    feed: ConsumerGroup,
     is_over: Callable[[], bool],
     stop: threading.Event,
     console: Console,
@@ -162,7 +162,7 @@ class RunTimer:
         return self._counts_from is not None and now - self._counts_from >= self._seconds
 
 
-def _drain(pipeline: Pipeline, reader: StatusReader, feed: Stream, refresh: Callable[[], None]) -> None:
+def _drain(pipeline: Pipeline, reader: StatusReader, feed: ConsumerGroup, refresh: Callable[[], None]) -> None:
     """Wait until all prices and feed events are stored, at most DRAIN_TIMEOUT: the comparison needs both."""
     deadline = time.monotonic() + DRAIN_TIMEOUT
     while time.monotonic() < deadline:

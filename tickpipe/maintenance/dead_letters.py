@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from common.database.client import DatabaseClient
 from common.streams.stream import Stream
-from consumer.store import PriceStore
 
 #: Maximum number of dead letters put back in one transaction.
 BATCH = 1000
@@ -48,21 +48,21 @@ class DeadLetter:
         return " ".join(map("=".join, zip(parts[::2], parts[1::2], strict=True)))
 
 
-def find(store: PriceStore, wanted: Filter, *, limit: int) -> list[DeadLetter]:
+def find(store: DatabaseClient, wanted: Filter, *, limit: int) -> list[DeadLetter]:
     """The oldest dead letters that match. Raises OutageError."""
     with store.transaction() as connection, connection.cursor() as cursor:
         cursor.execute(_SELECT + _WHERE + " ORDER BY id LIMIT %(limit)s", {**wanted.arguments, "limit": limit})
         return [_letter(row) for row in cursor.fetchall()]
 
 
-def count(store: PriceStore, wanted: Filter) -> int:
+def count(store: DatabaseClient, wanted: Filter) -> int:
     """The number of dead letters that match. Raises OutageError."""
     with store.transaction() as connection, connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM dead_letters" + _WHERE, wanted.arguments)
         return int((cursor.fetchone() or (0,))[0])
 
 
-def retry(store: PriceStore, stream_of: Callable[[str], Stream], wanted: Filter) -> Iterator[int]:
+def retry(store: DatabaseClient, stream_of: Callable[[str], Stream], wanted: Filter) -> Iterator[int]:
     """Append the matching dead letters to their streams and delete them. Yields the number of each batch.
 
     A batch is deleted, appended, and then committed. A crash before the commit leaves a dead letter too many, never one
@@ -80,7 +80,7 @@ def retry(store: PriceStore, stream_of: Callable[[str], Stream], wanted: Filter)
             yield count
 
 
-def _retry_batch(store: PriceStore, stream: Stream, taken: Mapping[str, object]) -> int:
+def _retry_batch(store: DatabaseClient, stream: Stream, taken: Mapping[str, object]) -> int:
     """Put back a batch of one stream. With several, a rollback could not remove entries from the first stream."""
     with store.transaction() as connection, connection.cursor() as cursor:
         cursor.execute(_TAKE, taken)

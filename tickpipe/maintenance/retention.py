@@ -9,8 +9,8 @@ from typing import NamedTuple
 from psycopg2.extensions import cursor as Cursor  # noqa: N812  psycopg2 names its class so
 
 from common.database import migrations
+from common.database.client import DatabaseClient
 from common.errors import ConfigurationError
-from consumer.store import PriceStore
 
 _UNITS = {"d": 1, "w": 7, "y": 365}
 
@@ -46,7 +46,7 @@ def read_age(text: str, option: str = "--ticks") -> timedelta:
     return timedelta(days=int(found[1]) * _UNITS[found[2]])
 
 
-def keep(store: PriceStore, age: timedelta) -> None:
+def keep(store: DatabaseClient, age: timedelta) -> None:
     """Drop ticks older than `age` now and, on TimescaleDB, every day. Raises OutageError."""
     with store.transaction() as connection, connection.cursor() as cursor:
         cursor.execute("CALL expire_ticks(now() - %s)", (age,))
@@ -58,14 +58,14 @@ def keep(store: PriceStore, age: timedelta) -> None:
             )
 
 
-def switch_off(store: PriceStore) -> None:
+def switch_off(store: DatabaseClient) -> None:
     """Stop dropping ticks. Raises OutageError."""
     with store.transaction() as connection, connection.cursor() as cursor:
         if migrations.is_hypertable(cursor):
             _remove_job(cursor)
 
 
-def look(store: PriceStore) -> Retention:
+def look(store: DatabaseClient) -> Retention:
     """The current policy. Raises OutageError."""
     with store.transaction() as connection, connection.cursor() as cursor:
         cursor.execute("SELECT nullif(candles_horizon(), '-infinity')")

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import feed_event
+from common.database.migrations import SQL_FOLDER
 from common.errors import DecodeError
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=5)
@@ -43,3 +44,8 @@ def test_unstorable_characters_become_question_marks(text: str, kept: str) -> No
 def test_price_is_not_a_feed_event() -> None:
     with pytest.raises(DecodeError, match="not those of a feed event: session, seq"):
         feed_event.decode({b"session": b"1", b"seq": b"2"})
+
+
+def test_sql_has_the_same_report_timeout() -> None:
+    sql = (SQL_FOLDER / "0040_names.sql").read_text(encoding="utf-8")
+    assert f"RETURN interval '{feed_event.REPORT_TIMEOUT:.0f} seconds';" in sql

@@ -13,10 +13,12 @@ import redis
 
 from common import threads
 from common.errors import ConfigurationError, DatabaseOutageError, OutageError, StreamOutageError, TickpipeError
-from common.streams.stream import Entry, Stream
-from consumer.store import PriceStore, Stored
-from consumer.tables import FEED, PRICES, Table
+from common.streams.group import ConsumerGroup
+from common.streams.statistics import ConsumerStatistics
+from common.streams.stream import Entry
+from consumer.tables import FEED, PRICES, TableWriter
 from consumer.worker import BISECT_AFTER, Route, Worker, WorkerConfig
+from consumer.writer import Stored, Writer
 from tests.support.waiting import PATIENCE, wait_for
 from tests.unit.conftest import StreamMaker, stored
 
@@ -34,7 +36,9 @@ class Store:
         self.on_insert: Callable[[], None] = lambda: None
         self.ask_pending: Callable[[], int] = lambda: 0
 
-    def insert_batch(self, table: Table, stream: str, entries: Sequence[Entry], *, bisect: bool = False) -> Stored:
+    def insert_batch(
+        self, table: TableWriter, stream: str, entries: Sequence[Entry], *, bisect: bool = False
+    ) -> Stored:
         assert table is (FEED if stream.endswith(":feed") else PRICES)
         self.bisected.append(bisect)
         self.pending.append(self.ask_pending())
@@ -42,7 +46,7 @@ class Store:
         self.blocks.append((stream, [int(entry.fields[b"seq"]) for entry in entries if entry.fields]))
         return Stored(len(entries), 0, 0)
 
-    def works(self) -> bool:
+    def ping(self) -> bool:
         return self.answers
 
     @property
@@ -62,7 +66,7 @@ def stop() -> threading.Event:
 
 
 @pytest.fixture
-def stream(make_stream: StreamMaker, store: Store) -> Stream:
+def stream(make_stream: StreamMaker, store: Store) -> ConsumerGroup:
     stream = make_stream(consumer="looking on")
     stream.ensure_group()
     store.ask_pending = stream.pending
@@ -77,7 +81,7 @@ def make_worker(make_stream: StreamMaker, store: Store, stop: threading.Event) -
             Route(make_stream("prices:feed", consumer=name), FEED),
         ]
         config = WorkerConfig(drain=drain, max_batch_size=max_batch_size, claim_idle=claim_idle, poll=0.01)
-        return Worker(lanes, cast("PriceStore", store), config, stop=stop, clock=lambda: 3_000_000)
+        return Worker(lanes, cast("Writer", store), config, stop=stop, clock=lambda: 3_000_000)
 
     return make
 
@@ -85,7 +89,7 @@ def make_worker(make_stream: StreamMaker, store: Store, stop: threading.Event) -
 MakeWorker = Callable[..., Worker]
 
 
-def fill(stream: Stream, first: int, last: int) -> None:
+def fill(stream: ConsumerGroup, first: int, last: int) -> None:
     stream.append([{"seq": str(n), "received": "1000000"} for n in range(first, last + 1)])
 
 
@@ -106,7 +110,7 @@ def test_both_streams_are_stored_in_order_in_batches_and_acked(
     ]
     assert ("prices:feed", [1, 2]) in store.blocks
     assert stream.backlog()[2:4] == (0, 0)
-    assert (worker.totals.stored, worker.totals.blocks) == (25, 3)
+    assert (worker.totals.stored, worker.totals.batches) == (25, 3)
 
 
 def test_own_pending_entries_are_processed_first(
@@ -137,7 +141,7 @@ def test_drain_ends_only_when_nothing_is_pending(
     slow = make_stream(consumer="slow")
     held = slow.read(1)
     draining = threads.in_thread(make_worker(claim_idle=1.0).run)
-    wait_for(lambda: "1 entries are pending on other consumers" in caplog.text)
+    wait_for(lambda: "1 entry pending on other consumers" in caplog.text)
     assert store.seqs == [2, 3]
     assert not draining.done()
     slow.ack([entry.id for entry in held])
@@ -249,7 +253,7 @@ def test_stop_during_a_database_outage_leaves_the_batch_pending(
 
 def test_redis_outage_is_waited_out_and_pending_entries_are_recovered(
     make_worker: MakeWorker,
-    stream: Stream,
+    stream: ConsumerGroup,
     store: Store,
     redis_server: fakeredis.FakeServer,
     caplog: pytest.LogCaptureFixture,
@@ -293,7 +297,7 @@ def test_full_redis_that_refuses_reports_does_not_stop_the_worker(
     def refuse(*_: object, **__: object) -> None:
         raise StreamOutageError("Redis: OOM command not allowed")
 
-    monkeypatch.setattr(Stream, "report", refuse)
+    monkeypatch.setattr(ConsumerStatistics, "publish", refuse)
     fill(stream, 1, 15)
     make_worker().run()
     assert store.seqs == [*range(1, 16)]
@@ -303,7 +307,7 @@ def test_full_redis_that_refuses_reports_does_not_stop_the_worker(
 @pytest.mark.parametrize("error", [StreamOutageError("WRONGTYPE"), ConfigurationError("NOPERM")])
 def test_refused_statistics_are_logged_once_and_work_continues(
     make_worker: MakeWorker,
-    stream: Stream,
+    stream: ConsumerGroup,
     store: Store,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -312,8 +316,8 @@ def test_refused_statistics_are_logged_once_and_work_continues(
     def refuse(*_: object, **__: object) -> None:
         raise error
 
-    for name in ("report", "forget_reports"):
-        monkeypatch.setattr(Stream, name, refuse)
+    for name in ("publish", "prune"):
+        monkeypatch.setattr(ConsumerStatistics, name, refuse)
     fill(stream, 1, 15)
     worker = make_worker()
     worker._report()
@@ -330,12 +334,12 @@ def test_refused_statistics_are_logged_once_and_work_continues(
 def test_worker_publishes_its_statistics(make_worker: MakeWorker, stream: Stream) -> None:
     fill(stream, 1, 5)
     make_worker(name="one").run()
-    report = stream.reports()["one"]
-    assert {name: report[name] for name in ("stored", "duplicates", "dead_letters", "blocks", "at")} == {
+    report = stream.statistics.read()["one"]
+    assert {name: report[name] for name in ("stored", "duplicates", "dead_letters", "batches", "at")} == {
         "stored": 5,
         "duplicates": 0,
         "dead_letters": 0,
-        "blocks": 1,
+        "batches": 1,
         "at": 3_000_000,
     }
     assert report["latency_p50"] == report["latency_p99"] == 2.0  # received at 1 s, stored at 3 s

@@ -62,7 +62,7 @@ def test_referenced_metrics_are_exposed(
     consumer = Consumer(make_stream, monkeypatch)
     consumer.prices.ensure_group()
     consumer.feed.ensure_group()
-    consumer.watch.look()
+    consumer.backlog.update()
     with producing(tmp_path) as producer:
         collectors = {"producer": producer.metrics, "consumer": consumer.metrics}
         exposed = {

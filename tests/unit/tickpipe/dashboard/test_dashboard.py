@@ -10,7 +10,7 @@ import pytest
 
 from common.errors import ConfigurationError, OutageError
 from common.settings import Secret
-from common.streams.stream import Backlog, Member
+from common.streams.group import Backlog, Member
 from tickpipe import dashboard, formatting
 from tickpipe.dashboard import chart, fragments
 from tickpipe.dashboard.boxes import boxes, completeness, headline

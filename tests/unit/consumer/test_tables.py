@@ -1,4 +1,4 @@
-"""The store without a database: array literals and invalid URLs."""
+"""What the store does without a database: array literals, and URLs that are none."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from common.database.client import DatabaseClient
 from common.errors import ConfigurationError
 from common.settings import Secret
-from consumer.store import PriceStore, array_literal
+from consumer.tables import array_literal
 
 
 def parse_array(literal: str) -> list[str | None]:
-    """Parse a one-dimensional array as PostgreSQL does (manual, "Array Input and Output Syntax")."""
+    """A one-dimensional array as PostgreSQL reads it (its manual, "Array Input and Output Syntax")."""
     assert literal[0] == "{"
     assert literal[-1] == "}"
     values: list[str | None] = []
@@ -22,14 +23,14 @@ def parse_array(literal: str) -> list[str | None]:
         if rest[0] == '"':
             position = 1
             while rest[position] != '"':
-                position += rest[position] == "\\"  # the next character is literal
+                position += rest[position] == "\\"  # the next one as it is
                 value += rest[position]
                 position += 1
             values.append(value)
             rest = rest[position + 1 :]
         else:
             value = rest.partition(",")[0]
-            assert value == "NULL"  # no other unquoted value is written
+            assert value == "NULL"  # nothing else of ours stands unquoted
             values.append(None)
             rest = rest[len(value) :]
         assert rest == "" or (rest[0] == "," and len(rest) > 1)
@@ -40,7 +41,7 @@ def parse_array(literal: str) -> list[str | None]:
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))))
 @example(["plain", "", "text"])
 @example(["", "NULL", "null", "{}", ",", '"', "\\", '\\"', " ", "\n\t", "'", "%s", "€😀"])
-def test_array_literals_round_trip_and_empty_is_null(values: list[str]) -> None:
+def test_an_array_literal_keeps_each_value_and_an_empty_one_is_null(values: list[str]) -> None:
     literal = array_literal([value.encode() for value in values])
     assert parse_array(literal) == [value or None for value in values]
 
@@ -50,7 +51,7 @@ def test_array_literals_round_trip_and_empty_is_null(values: list[str]) -> None:
     [
         "nonsense",
         "mysql://user:p4ss@host/db",
-        "postgresql://user:p4ss/word@host/db",  # libpq reads p4ss as the port and would quote it
+        "postgresql://user:p4ss/word@host/db",  # libpq takes p4ss for the port, and would quote it
         "postgresql://user:p4%zz@host/db",
         "postgresql://user:p4ss@host:0/db",
         "postgresql://user:p4ss@host:99999/db",
@@ -58,9 +59,9 @@ def test_array_literals_round_trip_and_empty_is_null(values: list[str]) -> None:
         "host=h port=p4ss",
     ],
 )
-def test_invalid_url_is_refused_without_quoting_it(url: str) -> None:
+def test_an_invalid_url_is_rejected_at_once_and_not_quoted(url: str) -> None:
     with pytest.raises(ConfigurationError, match="DATABASE_URL is not a PostgreSQL URL") as caught:
-        PriceStore(Secret(url))
+        DatabaseClient(Secret(url))
     assert "p4" not in str(caught.value)
 
 
@@ -74,5 +75,5 @@ def test_invalid_url_is_refused_without_quoting_it(url: str) -> None:
         "",
     ],
 )
-def test_valid_url_does_not_connect_yet(url: str) -> None:
-    PriceStore(Secret(url)).close()
+def test_a_valid_url_does_not_connect_yet(url: str) -> None:
+    DatabaseClient(Secret(url)).close()

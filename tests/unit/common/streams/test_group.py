@@ -1,4 +1,4 @@
-"""Redis Streams as the pipeline uses them. Tests of blocking and memory limits are in integration/."""
+"""Redis Streams as the pipeline uses them. What needs a real server (blocking, memory limits) is in integration/."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from common.errors import ConfigurationError, OutageError, StreamOutageError, TickpipeError
 from common.settings import Secret
 from common.streams.client import connect
-from common.streams.stream import Backlog, Entry, Stream
+from common.streams.group import Backlog, ConsumerGroup
+from common.streams.stream import Entry, Stream
 from tests.unit.conftest import StreamMaker, stored
 
 
@@ -30,18 +31,18 @@ def seqs(entries: list[Entry]) -> list[int]:
 
 
 @pytest.fixture
-def stream(make_stream: StreamMaker) -> Stream:
-    """Append entries 1 to 5 and create a group that has read none."""
+def stream(make_stream: StreamMaker) -> ConsumerGroup:
+    """Entries 1 to 5, and a group that has read nothing."""
     stream = make_stream()
     stream.append([fields(n) for n in range(1, 6)])
     stream.ensure_group()
     return stream
 
 
-# --- Members
+# --- Who is there
 
 
-def test_members_report_their_pending_entries(stream: Stream, make_stream: StreamMaker) -> None:
+def test_consumers_have_their_pending_entries(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     stream.read(2)
     other = make_stream(consumer="other")
     other.ack([entry.id for entry in other.read(9)])
@@ -55,17 +56,19 @@ def test_members_report_their_pending_entries(stream: Stream, make_stream: Strea
 # --- Append, read, ack
 
 
-def test_entries_are_read_in_order_by_one_consumer_each(stream: Stream, make_stream: StreamMaker) -> None:
+def test_entries_are_read_as_bytes_in_order_each_by_one_consumer(
+    stream: ConsumerGroup, make_stream: StreamMaker
+) -> None:
     mine, others = stream.read(2), make_stream(consumer="other").read(9)
     assert (seqs(mine), seqs(others)) == ([1, 2], [3, 4, 5])
     assert mine[0].fields == {b"seq": b"1", b"symbol": "Ü".encode()}
     assert stream.read(9) == []
 
 
-def test_batch_is_appended_in_one_command(
-    redis_client: redis.Redis, stream: Stream, monkeypatch: pytest.MonkeyPatch
+def test_an_append_is_one_command(
+    redis_client: redis.Redis, stream: ConsumerGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All entries are appended or none. A script unknown to Redis is sent again."""
+    """And so all or none; a script that Redis does not know yet, or has lost, is sent again."""
     sent: list[object] = []
     execute = redis.Redis.execute_command
 
@@ -82,7 +85,7 @@ def test_batch_is_appended_in_one_command(
     assert redis_client.xlen("prices") == 1006
 
 
-def test_entries_with_any_fields_are_appended(redis_client: redis.Redis, stream: Stream) -> None:
+def test_an_entry_of_any_form_is_appended(redis_client: redis.Redis, stream: ConsumerGroup) -> None:
     stream.append([{"n": "1"}, {b"odd \xff": b"\x00", b"": b""}, {"n": "\ud800", "m": ""}])
     found = cast("list[Any]", redis_client.xrange("prices"))[-3:]
     assert [entry for _, entry in found] == [
@@ -90,7 +93,9 @@ def test_entries_with_any_fields_are_appended(redis_client: redis.Redis, stream:
     ]  # fmt: skip
 
 
-def test_entry_with_too_many_fields_for_the_script_is_appended(redis_client: redis.Redis, stream: Stream) -> None:
+def test_an_entry_too_wide_for_the_script_is_appended_with_the_others(
+    redis_client: redis.Redis, stream: ConsumerGroup
+) -> None:
     wide = {f"field {n}": str(n) for n in range(4100)}
     before = redis_client.xlen("prices")
     stream.append([{"n": "1"}, wide, {"n": "2"}])
@@ -98,7 +103,7 @@ def test_entry_with_too_many_fields_for_the_script_is_appended(redis_client: red
     assert [len(entry) for _, entry in found] == [1, 4100, 1]
 
 
-def test_own_pending_entries_are_redelivered_until_acked(stream: Stream, make_stream: StreamMaker) -> None:
+def test_own_pending_entries_are_read_again_until_acknowledged(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     ids = [entry.id for entry in stream.read(3)]
     again = make_stream()  # a new process under the same name
     assert seqs(again.read_own_pending(2)) == [1, 2]
@@ -111,38 +116,40 @@ def test_own_pending_entries_are_redelivered_until_acked(stream: Stream, make_st
     assert stream.pending() == 1
 
 
-def test_group_starts_at_the_beginning_and_is_created_once(stream: Stream, make_stream: StreamMaker) -> None:
+def test_the_group_starts_at_the_first_entry_and_is_created_once(
+    stream: ConsumerGroup, make_stream: StreamMaker
+) -> None:
     assert seqs(stream.read(2)) == [1, 2]  # appended before there was a group
     make_stream().ensure_group()
-    assert seqs(stream.read(9)) == [3, 4, 5]  # not reset
+    assert seqs(stream.read(9)) == [3, 4, 5]  # not begun again
     empty = make_stream(key="none yet")
     empty.ensure_group()
     assert empty.read(9) == []
 
 
-def test_all_entries_of_a_dead_consumer_are_claimed(make_stream: StreamMaker) -> None:
+def test_all_that_a_dead_consumer_holds_is_claimed(make_stream: StreamMaker) -> None:
     stream = make_stream(consumer="heir")
     stream.append([fields(n) for n in range(1, 51)])
     stream.ensure_group()
     make_stream(consumer="dead").read(45)
     make_stream(consumer="dead too").read(9)
-    assert list(stream.claim(idle_ms=60_000, count=4)) == []  # the consumers may still be running
+    assert list(stream.claim(idle_ms=60_000, count=4)) == []  # they may still live
     blocks = list(stream.claim(idle_ms=0, count=4))
     assert [seq for block in blocks for seq in seqs(block)] == [*range(1, 51)]
     assert max(len(block) for block in blocks) == 4
     assert len(stream.read_own_pending(99)) == 50
 
 
-def test_an_entry_deleted_while_pending_has_no_fields(stream: Stream, redis_client: redis.Redis) -> None:
+def test_an_entry_deleted_while_pending_has_no_fields(stream: ConsumerGroup, redis_client: redis.Redis) -> None:
     entries = stream.read(2)
     redis_client.xdel("prices", entries[0].id)
     assert stream.read_own_pending(9) == [Entry(entries[0].id, None), entries[1]]
 
 
-# --- Backlog
+# --- Looking
 
 
-def test_backlog_counts_unread_and_pending_entries(stream: Stream, make_stream: StreamMaker) -> None:
+def test_backlog(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     assert make_stream("nowhere").backlog() == Backlog(0, 0, 0, 0, 0)
     assert make_stream(group="none").backlog() == Backlog(5, 5, 5, 0, 0)
     entries = stream.read(3)
@@ -157,7 +164,9 @@ def test_backlog_counts_unread_and_pending_entries(stream: Stream, make_stream: 
 
 
 @pytest.mark.parametrize("count", [1, 2, 100])
-def test_unprocessed_counts_unread_and_pending_entries(stream: Stream, make_stream: StreamMaker, count: int) -> None:
+def test_unprocessed_entries_are_unread_or_pending_on_any_consumer(
+    stream: ConsumerGroup, make_stream: StreamMaker, count: int
+) -> None:
     assert seqs(list(stream.unprocessed(count))) == [1, 2, 3, 4, 5]
     entries = stream.read(3)
     make_stream(consumer="other").read(1)
@@ -166,34 +175,38 @@ def test_unprocessed_counts_unread_and_pending_entries(stream: Stream, make_stre
     assert seqs(list(make_stream(group="none").unprocessed(count))) == [1, 2, 3, 4, 5]
 
 
-def test_entry_read_during_the_count_is_unprocessed(stream: Stream, make_stream: StreamMaker) -> None:
+def test_an_entry_read_during_the_scan_is_unprocessed(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     looking = stream.unprocessed(count=1)
     assert seqs([next(looking)]) == [1]
     make_stream(consumer="other").read(9)
     assert seqs(list(looking)) == [2, 3, 4, 5]
 
 
-def test_consumers_publish_reports(stream: Stream, make_stream: StreamMaker) -> None:
+def test_consumers_publish_reports(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     for name, text in (("one", "1"), ("other", "ü"), ("one", "2")):
-        make_stream(consumer=name).report(text=text, at=len(text))
-    assert stream.reports() == {"one": {"text": "2", "at": 1}, "other": {"text": "ü", "at": 1}}
+        make_stream().statistics.publish(name, text=text, at=len(text))
+    assert stream.statistics.read() == {"one": {"text": "2", "at": 1}, "other": {"text": "ü", "at": 1}}
 
 
 @pytest.mark.parametrize(
     "word", [b"junk", b"\xff", b"", b"[1]", b"1", b'{"stored": 1}', b'{"at": "noon"}', b"[" * 10**5]
 )
-def test_malformed_consumer_reports_are_pruned(stream: Stream, redis_client: redis.Redis, word: bytes) -> None:
-    stream.report(stored=1, at=5)
+def test_malformed_consumer_reports_are_pruned(stream: ConsumerGroup, redis_client: redis.Redis, word: bytes) -> None:
+    stream.statistics.publish(stream.consumer, stored=1, at=5)
     redis_client.hset("prices:consumers", "odd", word)
     redis_client.hset("prices:consumers", b"\xff", word)
-    assert {name: told["at"] for name, told in stream.reports().items()} == {stream.consumer: 5, "odd": 0, "\ufffd": 0}
-    stream.forget_reports(before=5)
-    assert set(stream.reports()) == {stream.consumer, "\ufffd"}
-    stream.forget_reports(before=6)
-    assert set(stream.reports()) == {"\ufffd"}
+    assert {name: told["at"] for name, told in stream.statistics.read().items()} == {
+        stream.consumer: 5,
+        "odd": 0,
+        "\ufffd": 0,
+    }
+    stream.statistics.prune(before=5)
+    assert set(stream.statistics.read()) == {stream.consumer, "\ufffd"}
+    stream.statistics.prune(before=6)
+    assert set(stream.statistics.read()) == {"\ufffd"}
 
 
-def test_key_of_another_type_is_a_configuration_error(stream: Stream, redis_client: redis.Redis) -> None:
+def test_a_key_of_another_type_is_a_configuration_error(stream: ConsumerGroup, redis_client: redis.Redis) -> None:
     stream.check()
     Stream(redis_client, "none yet").check()
     redis_client.set("text", "1")
@@ -201,22 +214,24 @@ def test_key_of_another_type_is_a_configuration_error(stream: Stream, redis_clie
         Stream(redis_client, "text").check()
 
 
-# --- Consumers that leave
+# --- Consumers that go
 
 
-def test_consumer_leaves_only_without_pending_entries(stream: Stream, make_stream: StreamMaker) -> None:
+def test_a_consumer_with_pending_entries_stays_in_the_group(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     ids = [entry.id for entry in stream.read(2)]
     make_stream(consumer="other").read(1)
     stream.leave()
     assert stream.backlog().consumers == 2
-    assert stream.pending() == 3  # leaving deletes nothing
+    assert stream.pending() == 3  # leaving destroys nothing
     stream.ack(ids)
     stream.leave()
     assert (stream.backlog().consumers, stream.pending()) == (1, 1)
-    stream.leave()  # already removed
+    stream.leave()  # gone already
 
 
-def test_only_idle_consumers_without_pending_entries_are_removed(stream: Stream, make_stream: StreamMaker) -> None:
+def test_only_idle_consumers_without_pending_entries_are_removed(
+    stream: ConsumerGroup, make_stream: StreamMaker
+) -> None:
     stream.ack([entry.id for entry in stream.read(1)])
     make_stream(consumer="holder").read(1)
     assert stream.remove_idle_consumers(idle_ms=60_000) == 0
@@ -230,11 +245,11 @@ def test_only_idle_consumers_without_pending_entries_are_removed(stream: Stream,
 @pytest.mark.parametrize(
     ("last_read", "acked", "kept"),
     [
-        (2, [], ["9-0", "9-9", "9-10", "10-0", "100-0"]),  # the oldest pending entry prevents trimming
+        (2, [], ["9-0", "9-9", "9-10", "10-0", "100-0"]),  # the oldest pending one holds it
         (3, ["9-0", "9-9"], ["9-10", "10-0", "100-0"]),
         (4, ["9-0", "9-9", "9-10"], ["10-0", "100-0"]),  # as text, 10-0 comes before 9-0
         (5, ["9-9", "9-10", "10-0", "100-0"], ["9-0", "9-9", "9-10", "10-0", "100-0"]),
-        (5, ["9-0", "9-9", "9-10", "10-0", "100-0"], ["100-0"]),  # trimmed up to the last read entry
+        (5, ["9-0", "9-9", "9-10", "10-0", "100-0"], ["100-0"]),  # the last one read marks the place
         (0, [], ["9-0", "9-9", "9-10", "10-0", "100-0"]),
     ],
 )
@@ -252,7 +267,7 @@ def test_ids_are_compared_as_numbers(
     assert [entry_id.decode() for entry_id, _ in stored(redis_client)] == kept
 
 
-def test_lagging_group_prevents_trimming(stream: Stream, make_stream: StreamMaker) -> None:
+def test_a_lagging_group_delays_trimming(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     stream.ack([entry.id for entry in stream.read(9)])
     slow = make_stream(group="slow")
     slow.ensure_group()
@@ -262,7 +277,7 @@ def test_lagging_group_prevents_trimming(stream: Stream, make_stream: StreamMake
     assert seqs(list(make_stream(group="none").unprocessed())) == [3, 4, 5]
 
 
-def test_nothing_is_trimmed_without_a_group_or_stream(make_stream: StreamMaker) -> None:
+def test_without_a_group_or_a_stream_nothing_is_trimmed(make_stream: StreamMaker) -> None:
     stream = make_stream()
     assert stream.trim() == 0
     stream.append([fields(1)])
@@ -273,15 +288,15 @@ GROUPS = st.sampled_from(["a", "b"])
 
 
 class Trimming(RuleBasedStateMachine):
-    """Two groups append, read, ack and trim in any order. No entry that a group needs is trimmed."""
+    """Two groups append, read, ack and trim in any order: what any of them still needs is never trimmed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.client = fakeredis.FakeStrictRedis(protocol=2)
         self.last = (8, 0)
         self.appended: list[tuple[int, int]] = []
-        self.streams = {name: Stream(self.client, "prices", name, f"consumer of {name}") for name in "ab"}
-        self.read = dict.fromkeys("ab", 0)  # number of entries
+        self.streams = {name: ConsumerGroup(self.client, "prices", name, f"consumer of {name}") for name in "ab"}
+        self.read = dict.fromkeys("ab", 0)  # how many entries
         self.pending: dict[str, set[tuple[int, int]]] = {"a": set(), "b": set()}
         for stream in self.streams.values():
             stream.ensure_group()
@@ -356,8 +371,8 @@ TestTrimming.settings = settings(max_examples=30, stateful_step_count=25, deadli
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_errors_are_outages_or_configuration_errors(
-    stream: Stream, monkeypatch: pytest.MonkeyPatch, error: redis.RedisError, expected: type[TickpipeError]
+def test_each_error_is_an_outage_or_a_configuration_error(
+    stream: ConsumerGroup, monkeypatch: pytest.MonkeyPatch, error: redis.RedisError, expected: type[TickpipeError]
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
@@ -369,21 +384,21 @@ def test_errors_are_outages_or_configuration_errors(
         stream.check,
         stream.check_append,
         stream.check_consume,
-        stream.check_reports,
+        stream.statistics.check,
         stream.ensure_group,
         stream.trim,
         stream.leave,
         stream.pending,
         stream.backlog,
         stream.groups,
-        stream.reports,
+        stream.statistics.read,
         lambda: stream.append([fields(1)]),
         lambda: stream.read(1),
         lambda: stream.read_own_pending(1),
         lambda: stream.ack([b"1-0"]),
         lambda: list(stream.claim(0, 1)),
         lambda: list(stream.unprocessed()),
-        lambda: stream.report(at=1),
+        lambda: stream.statistics.publish(stream.consumer, at=1),
         lambda: stream.remove_idle_consumers(0),
     ]
     for call in calls:
@@ -417,7 +432,7 @@ def refusing_redis() -> Iterator[RefusingRedis]:
 
 
 class RefusingRedis(socketserver.ThreadingTCPServer):
-    """Answers every command with the same error (CLIENT with OK) and counts connections."""
+    """Answers every command with the same error (CLIENT, sent at each connect, with OK) and counts its connections."""
 
     daemon_threads = True
 
@@ -432,28 +447,28 @@ class RefusingRedis(socketserver.ThreadingTCPServer):
 
 
 class Refusing(socketserver.StreamRequestHandler):
-    """Serve one connection."""
+    """One connection."""
 
     def handle(self) -> None:
         assert isinstance(self.server, RefusingRedis)
         self.server.connections += 1
         while line := self.rfile.readline():
-            if line.startswith(b"*"):  # a command is an array of strings with their lengths
+            if line.startswith(b"*"):  # a command: an array of strings, each its length and itself
                 words = [self.rfile.read(int(self.rfile.readline()[1:]) + 2).strip() for _ in range(int(line[1:]))]
                 self.wfile.write(b"+OK\r\n" if words[0] == b"CLIENT" else b"-%s\r\n" % self.server.error.encode())
 
 
 @pytest.mark.parametrize("error", REFUSALS, ids=lambda error: error.split()[0])
-def test_address_is_resolved_again_after_any_error(refusing_redis: RefusingRedis, error: str) -> None:
-    """The node may have been demoted. After any error another node may be at the address."""
+def test_after_any_error_the_address_is_looked_up_again(refusing_redis: RefusingRedis, error: str) -> None:
+    """The node may have been demoted: whatever it says, another one may be at the address by now."""
     refusing_redis.error = error
     client = connect(refusing_redis.url)
-    stream = Stream(client, "prices", "g", "me")
+    stream = ConsumerGroup(client, "prices", "g", "me")
     calls: list[Callable[[], object]] = [
         lambda: stream.append([fields(1)]),
         lambda: stream.read(1),
         stream.backlog,
-        lambda: stream.report(at=1),
+        lambda: stream.statistics.publish(stream.consumer, at=1),
     ]
     for number, call in enumerate(calls, 1):
         with pytest.raises(TickpipeError):
@@ -462,10 +477,10 @@ def test_address_is_resolved_again_after_any_error(refusing_redis: RefusingRedis
     client.close()
 
 
-def test_moved_key_is_a_configuration_error_until_first_success(
-    stream: Stream, monkeypatch: pytest.MonkeyPatch
+def test_a_key_on_another_node_is_a_configuration_error_until_this_node_has_answered_for_it(
+    stream: ConsumerGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cluster of one shard works and its failover is an outage. Each key is checked separately."""
+    """A cluster of one shard works, and a failover within it is an outage. Each key counts for itself."""
 
     def moved(*_: object, **__: object) -> None:
         raise redis.exceptions.MovedError("1 127.0.0.1:6379")
@@ -475,10 +490,10 @@ def test_moved_key_is_a_configuration_error_until_first_success(
     with pytest.raises(StreamOutageError, match="this node is not the primary"):
         stream.check()
     with pytest.raises(ConfigurationError, match=r"one node of a Redis Cluster, and the key 'prices:consumers'"):
-        stream.check_reports()
+        stream.statistics.check()
 
 
-def test_lost_group_is_an_outage_until_recreated(stream: Stream, redis_client: redis.Redis) -> None:
+def test_a_lost_group_is_an_outage_until_it_is_created_again(stream: ConsumerGroup, redis_client: redis.Redis) -> None:
     redis_client.xgroup_destroy("prices", "g")
     with pytest.raises(StreamOutageError):
         stream.read(1)
@@ -500,7 +515,7 @@ def test_lost_group_is_an_outage_until_recreated(stream: Stream, redis_client: r
         "redis://[::1",
     ],
 )
-def test_invalid_url_is_refused_without_quoting_it(url: str) -> None:
+def test_a_url_that_is_none_is_refused_at_once_without_quoting_it(url: str) -> None:
     with pytest.raises(ConfigurationError, match="REDIS_URL is not a Redis URL") as caught:
         connect(Secret(url))
     assert "p4ss" not in str(caught.value)
@@ -509,7 +524,7 @@ def test_invalid_url_is_refused_without_quoting_it(url: str) -> None:
 @pytest.mark.parametrize(
     "url", ["redis://localhost", "rediss://u:p@h:6380/1", "unix:///run/redis.sock?db=2", "redis://h/0?health_check_interval=9"]
 )  # fmt: skip
-def test_valid_url_does_not_connect_yet(url: str) -> None:
+def test_a_good_url_connects_to_nothing_yet(url: str) -> None:
     before = threading.active_count()
     connect(Secret(url)).close()
     assert threading.active_count() == before

@@ -1,0 +1,29 @@
+-- Delete the entries that every group on a stream has read and acknowledged.
+--
+-- KEYS[1]  the stream
+-- Returns  the number of entries deleted
+--
+-- One script, because a consumer could read an entry between the look at the oldest pending entry and the look at the last
+-- delivered one.
+
+-- Compare ids as numbers. They have no leading zeros, so the shorter number is smaller. A Lua number would lose digits.
+local function before(a, b)
+  local a1, a2 = string.match(a, '(%d+)-(%d+)')
+  local b1, b2 = string.match(b, '(%d+)-(%d+)')
+  if a1 == b1 then a1, b1 = a2, b2 end
+  if #a1 ~= #b1 then return #a1 < #b1 end
+  return a1 < b1
+end
+
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+local keep = nil
+for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  local group = {}
+  for i = 1, #info, 2 do group[info[i]] = info[i + 1] end
+  local oldest = redis.call('XPENDING', KEYS[1], group.name)[2]
+  local needed = group['last-delivered-id']
+  if oldest and before(oldest, needed) then needed = oldest end
+  if not keep or before(needed, keep) then keep = needed end
+end
+if not keep then return 0 end
+return redis.call('XTRIM', KEYS[1], 'MINID', keep)
