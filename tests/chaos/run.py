@@ -24,13 +24,13 @@ from pathlib import Path
 import redis
 
 from common.errors import OutageError
+from common.feed_event import REPORT_TIMEOUT
 from producer.spool import read_spool
 from tests.chaos.faults import FAULTS, Step, schedule
 from tests.chaos.oracle import SYMBOLS, Journal, Judgement, Numbered, compare_with_verify, judge
 from tests.chaos.process import Process
 from tests.support.faults import FaultySimulator
 from tests.support.folders import temporary_folder
-from tickpipe.inspect.verify import SILENT_AFTER
 from tickpipe.local.servers.postgres import PostgresServer
 from tickpipe.local.servers.valkey import ValkeyServer
 from tickpipe.simulator.config import SimulatorConfig
@@ -247,7 +247,7 @@ class Run:
             time.sleep(0.1)
 
     def _spools(self) -> list[Path]:
-        return [path for path in (self.folder / "spool").rglob("*.spool") if _entries(path)]
+        return [path for path in (self.folder / "spool").rglob("*.spool") if _has_entries(path)]
 
     def _left(self) -> int:
         left = [1]  # if Redis does not respond
@@ -258,7 +258,7 @@ class Run:
 
     def _judge(self) -> Judgement:
         """Check with the oracle and with `tickpipe verify`, after killed sessions count as ended."""
-        time.sleep(SILENT_AFTER)
+        time.sleep(REPORT_TIMEOUT)
         judgement = judge(self.postgres.url, self.journal, self.kills)
         status, said, errors = self._verify(1.0, "--all")
         judgement.faults += compare_with_verify(judgement, said)

@@ -12,10 +12,10 @@ from typing import NoReturn
 import psycopg2
 import pytest
 
+from common.database.client import DatabaseClient
 from common.database.migrations import apply, migrate, read_migrations
 from common.errors import ConfigurationError
 from common.settings import Secret
-from consumer.store import PriceStore
 from tests.support.candles import store_of
 from tests.support.folders import temporary_folder
 from tests.support.pipeline import Database, Pipeline, ServerPair
@@ -199,8 +199,8 @@ def new_role(servers: ServerPair) -> Iterator[Callable[[], str]]:
 
 
 @pytest.fixture
-def store(database: Database) -> Iterator[PriceStore]:
-    store = PriceStore(Secret(database.url))
+def store(database: Database) -> Iterator[DatabaseClient]:
+    store = DatabaseClient(Secret(database.url))
     yield store
     store.close()
 

@@ -51,7 +51,7 @@ def start() -> int:
     return int(time.time()) // MINUTE * MINUTE - 2 * HOUR
 
 
-def begun(store: PriceStore, start: float, *symbols: str) -> StoredSession:
+def begun(store: DatabaseClient, start: float, *symbols: str) -> StoredSession:
     session = StoredSession(store, start)
     session.emit("started", 0, feed="twelvedata", symbols=symbols)
     session.emit("connected", 0)
@@ -115,7 +115,7 @@ def test_backfill_fills_the_candles_of_a_lost_connection(pipeline: Pipeline, sim
 
 
 def test_minutes_with_gaps_have_vendor_bars_and_others_have_ticks(
-    pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore, start: int
+    pipeline: Pipeline, simulator: FaultySimulator, store: DatabaseClient, start: int
 ) -> None:
     session = begun(store, start, "BTC/USD")
     for seq in range(1, 31):  # one every 20 s
@@ -136,7 +136,7 @@ def test_minutes_with_gaps_have_vendor_bars_and_others_have_ticks(
 
 
 def test_minutes_without_bars_are_not_requested_again(
-    pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore, start: int
+    pipeline: Pipeline, simulator: FaultySimulator, store: DatabaseClient, start: int
 ) -> None:
     session = begun(store, start, "AAPL", "BTC/USD")
     blind(session, 100, 400, "AAPL", "BTC/USD")
@@ -149,7 +149,7 @@ def test_minutes_without_bars_are_not_requested_again(
 
 
 def test_recent_minutes_without_bars_are_requested_again(
-    pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore
+    pipeline: Pipeline, simulator: FaultySimulator, store: DatabaseClient
 ) -> None:
     start = int(time.time()) // MINUTE * MINUTE - 20 * MINUTE
     session = begun(store, start, "AAPL", "BTC/USD")
@@ -162,7 +162,7 @@ def test_recent_minutes_without_bars_are_requested_again(
 
 
 def test_lost_prices_are_a_gap_of_every_covered_symbol(
-    pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore, start: int
+    pipeline: Pipeline, simulator: FaultySimulator, store: DatabaseClient, start: int
 ) -> None:
     session = begun(store, start, "BTC/USD", "ETH/USD")
     session.emit("unsubscribed", 100, symbols=["ETH/USD"])
@@ -177,7 +177,7 @@ def test_lost_prices_are_a_gap_of_every_covered_symbol(
 
 
 def test_since_and_symbols_limit_the_backfill(
-    pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore, start: int
+    pipeline: Pipeline, simulator: FaultySimulator, store: DatabaseClient, start: int
 ) -> None:
     session = begun(store, start, "BTC/USD", "ETH/USD", "RY")
     blind(session, 0, 10 * MINUTE, "BTC/USD", "ETH/USD", "RY")
@@ -192,7 +192,7 @@ def test_since_and_symbols_limit_the_backfill(
 
 
 def test_unknown_symbol_is_reported_and_others_are_filled(
-    pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore, start: int
+    pipeline: Pipeline, simulator: FaultySimulator, store: DatabaseClient, start: int
 ) -> None:
     session = begun(store, start, "BTC/USD", "AAAA")
     blind(session, 0, 60, "BTC/USD", "AAAA")
@@ -206,7 +206,7 @@ def test_unknown_symbol_is_reported_and_others_are_filled(
 
 
 def test_refused_key_stops_the_backfill_immediately(
-    pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore, start: int
+    pipeline: Pipeline, simulator: FaultySimulator, store: DatabaseClient, start: int
 ) -> None:
     blind(begun(store, start, "BTC/USD", "ETH/USD"), 0, 60, "BTC/USD", "ETH/USD")
     words = said(backfill(pipeline, simulator, TWELVE_DATA_API_KEY="wrong"), 2)
@@ -215,7 +215,7 @@ def test_refused_key_stops_the_backfill_immediately(
 
 
 def test_backfill_keeps_stored_bars_and_resumes_after_an_outage(
-    pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore, start: int
+    pipeline: Pipeline, simulator: FaultySimulator, store: DatabaseClient, start: int
 ) -> None:
     session = begun(store, start, "BTC/USD", "ETH/USD")
     blind(session, 0, 60, "BTC/USD", "ETH/USD")
@@ -232,7 +232,7 @@ def test_backfill_keeps_stored_bars_and_resumes_after_an_outage(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_backfill_stopped_while_waiting_for_credits_keeps_stored_bars(
-    pipeline: Pipeline, simulator: FaultySimulator, store: PriceStore, start: int, number: signal.Signals
+    pipeline: Pipeline, simulator: FaultySimulator, store: DatabaseClient, start: int, number: signal.Signals
 ) -> None:
     session = begun(store, start, "BTC/USD", "ETH/USD")
     blind(session, 0, 60, "BTC/USD", "ETH/USD")

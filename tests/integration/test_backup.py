@@ -163,7 +163,7 @@ def test_redis_older_than_the_database_duplicates_and_loses_nothing(
     assert pipeline.database.count() == 3 * N
 
     valkey.stop()  # without a backup
-    shutil.rmtree(valkey.home / valkey.data)
+    shutil.rmtree(valkey.folder / valkey.data)
     valkey.start()
     produce(pipeline, tmp_path, 4)
     assert "4 sessions verified, 0 incomplete" in shell.run(BLOCKS["drain"], **urls(pipeline))

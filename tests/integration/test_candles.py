@@ -13,8 +13,8 @@ import pytest
 
 from common import tick
 from common.database.migrations import apply
-from consumer.store import Stored
 from consumer.tables import PRICES
+from consumer.writer import Stored, Writer
 from tests.support.candles import (
     DAY,
     EPOCH,
@@ -76,7 +76,7 @@ def test_candles_of_recorded_prices_with_volume_are_correct(backend: Database) -
     session = 1_357_000_000_000_000
     entries = [entry(tick.encode(each)) for each in ticks(events, session)]
     with closing(store_of(backend)) as store:
-        assert store.insert_batch(PRICES, "prices", entries) == Stored(10_500, 0, 0)
+        assert Writer(store).insert_batch(PRICES, "prices", entries) == Stored(10_500, 0, 0)
     expected = [
         Traded(symbol, exchange, time, EPOCH + timedelta(microseconds=session + 3 * seq), price, day_volume)
         for seq, (symbol, time, price, day_volume, _, _, exchange) in enumerate(map(row, events), 1)

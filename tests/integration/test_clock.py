@@ -43,12 +43,12 @@ def test_clock_jumps_lose_no_price_and_hide_no_gap(pipeline: Pipeline, tmp_path:
             FeedConfig(url=simulator.url),
             api_key=lambda: Secret("key-of-the-test"),
             symbols=["AAPL"],
-            queue=queue,
+            queue=intake,
             clock=clock,
             rng=random.Random(1),
         )
         spool = Spool(tmp_path / "1.spool", max_bytes=1 << 20)
-        publishing = threads.in_thread(Publisher(queue, Streams(pipeline.prices, pipeline.feed), spool).run)
+        publishing = threads.in_thread(Publisher(intake, Streams(pipeline.prices, pipeline.feed), spool).run)
         receiving = threads.in_thread(feed.run, stop)
 
         def wait_for_more() -> None:
@@ -56,16 +56,16 @@ def test_clock_jumps_lose_no_price_and_hide_no_gap(pipeline: Pipeline, tmp_path:
             wait_for(lambda: feed.received > received + 10)
 
         wait_for_more()
-        clock.offset = start + HOUR
+        clock.offset = HOUR
         wait_for_more()
-        clock.offset = start
+        clock.offset = 0
         wait_for_more()
         simulator.close_all(1012)  # within the hour by which the clock was ahead: this gap must be visible
         wait_for(lambda: feed.connections == 2)
         wait_for_more()
         stop.set()
         receiving.result(PATIENCE)
-        queue.close()
+        intake.close()
         publishing.result(PATIENCE)
         spool.close()
     pipeline.drain()

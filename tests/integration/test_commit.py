@@ -54,7 +54,7 @@ def insert(store: DatabaseClient, *, bad: bool = False) -> Future[None]:
     entries = [entry(StoredSession(store, SESSION / 1e6).tick(seq)._asdict()) for seq in range(1, 11)]
     if bad:
         entries.append(entry(StoredSession(store, SESSION / 1e6).tick(11, price="dear")._asdict()))
-    return in_thread(store.insert_batch, PRICES, "prices", entries)
+    return in_thread(Writer(store).insert_batch, PRICES, "prices", entries)
 
 
 def cancel(database: Database, inserting: Future[None]) -> BaseException | None:
@@ -130,6 +130,6 @@ def test_commit_of_an_aborted_transaction_is_an_outage(database: Database) -> No
 
 
 def test_read_only_transaction_does_not_wait_for_the_standby(fresh_database: Database) -> None:
-    with closing(PriceStore(Secret(fresh_database.url))) as store, absent_standby(fresh_database):
-        assert in_thread(store.insert_batch, PRICES, "prices", []).exception(timeout=PATIENCE) is None
-        assert store.insert_batch(PRICES, "prices", []) == Stored(0, 0, 0)
+    with closing(DatabaseClient(Secret(fresh_database.url))) as store, absent_standby(fresh_database):
+        assert in_thread(Writer(store).insert_batch, PRICES, "prices", []).exception(timeout=PATIENCE) is None
+        assert Writer(store).insert_batch(PRICES, "prices", []) == Stored(0, 0, 0)

@@ -21,7 +21,6 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page
-from tickpipe.dashboard.data import Reader
 
 from common.database.client import DatabaseClient
 from common.errors import DatabaseOutageError
@@ -31,6 +30,7 @@ from tests.support.history import store_history
 from tests.support.pipeline import Pipeline
 from tests.support.processes import Running
 from tests.support.waiting import PATIENCE, wait_for
+from tickpipe.inspect.database import DatabaseReader
 from tickpipe.simulator.config import SimulatorConfig
 from tickpipe.simulator.random_walk import RandomWalk
 from tickpipe.simulator.server import Simulator
@@ -150,7 +150,7 @@ def start(pipeline: Pipeline, context: BrowserContext) -> Iterator[Callable[...,
 
 
 @pytest.fixture
-def running(pipeline: Pipeline, store: PriceStore, walk: RandomWalk, simulator: Simulator) -> list[Running]:
+def running(pipeline: Pipeline, store: DatabaseClient, walk: RandomWalk, simulator: Simulator) -> list[Running]:
     """Store hours of prices with a gap and start a producer that continues. Returns the consumers."""
     store_history(store, walk, SYMBOLS, now=time.time() - 1, seconds=2.8 * 3600, blind=(3600, 3050))
     pipeline.prices.ensure_group()
@@ -300,7 +300,7 @@ def test_only_loopback_host_names_are_accepted(start: Callable[..., Board], pipe
 
 
 def test_dashboard_connection_is_read_only(pipeline: Pipeline) -> None:
-    with closing(Reader(Secret(pipeline.database.url))) as reader:
+    with closing(DatabaseReader.read_only(Secret(pipeline.database.url))) as reader:
         assert reader.rows("SELECT 1") == [(1,)]
         with pytest.raises(DatabaseOutageError, match="read-only transaction"):
             reader.rows("DELETE FROM prices_real_time RETURNING 1")

@@ -28,7 +28,7 @@ def store(pipeline: Pipeline) -> Iterator[DatabaseClient]:
 
 
 @pytest.fixture
-def session(store: PriceStore) -> StoredSession:
+def session(store: DatabaseClient) -> StoredSession:
     """Store 1 and 3; make 2 and 4 dead letters with different reasons."""
     session = StoredSession(store, datetime(2026, 1, 5, tzinfo=UTC).timestamp())
     session.store([1, 3])
@@ -37,7 +37,7 @@ def session(store: PriceStore) -> StoredSession:
     return session
 
 
-def test_dead_letter_keeps_the_entry_byte_for_byte(store: PriceStore, session: StoredSession) -> None:
+def test_dead_letter_keeps_the_entry_byte_for_byte(store: DatabaseClient, session: StoredSession) -> None:
     raw = [b"session", b"%d" % session.id, b"seq", b"9", b"odd\xff", b"\x00\xfe \xf0\x9f"]
     Writer(store).insert_batch(PRICES, "prices", [entry({})._replace(parts=raw)])
     letter = find(store, Filter(reason="FIELDS are not"), limit=10)[0]
@@ -47,7 +47,7 @@ def test_dead_letter_keeps_the_entry_byte_for_byte(store: PriceStore, session: S
 
 @pytest.mark.parametrize("width", [1, MAX_FIELDS])
 def test_entry_with_a_duplicate_field_name_is_requeued_unchanged(
-    store: PriceStore, pipeline: Pipeline, width: int
+    store: DatabaseClient, pipeline: Pipeline, width: int
 ) -> None:
     raw = [b"price", b"1"] * width + [b"price", b"", b"odd\xff", b"\x00"]
     pipeline.prices.append_parts([raw])
@@ -60,12 +60,12 @@ def test_entry_with_a_duplicate_field_name_is_requeued_unchanged(
     assert pipeline.prices.read(1)[0].parts == raw
 
 
-def test_repeated_refusal_is_one_dead_letter(store: PriceStore, session: StoredSession) -> None:
+def test_repeated_refusal_is_one_dead_letter(store: DatabaseClient, session: StoredSession) -> None:
     session.store([2], price="n/a")
     assert len(find(store, Filter(), limit=10)) == 2
 
 
-def test_list_accepts_filters(store: PriceStore, session: StoredSession, pipeline: Pipeline) -> None:
+def test_list_accepts_filters(store: DatabaseClient, session: StoredSession, pipeline: Pipeline) -> None:
     assert [letter.seq for letter in find(store, Filter(reason="price"), limit=10)] == [2]
     assert [letter.seq for letter in find(store, Filter(session=session.id), limit=1)] == [2]
     assert find(store, Filter(session=1), limit=10) == []
@@ -76,7 +76,7 @@ def test_list_accepts_filters(store: PriceStore, session: StoredSession, pipelin
 
 
 @pytest.mark.usefixtures("session")
-def test_entry_that_became_valid_is_stored_on_retry(store: PriceStore, pipeline: Pipeline) -> None:
+def test_entry_that_became_valid_is_stored_on_retry(store: DatabaseClient, pipeline: Pipeline) -> None:
     name = "prices_real_time_symbol_check"
     pipeline.database.query(f"ALTER TABLE prices_real_time DROP CONSTRAINT {name}")
     try:
@@ -92,7 +92,7 @@ def test_entry_that_became_valid_is_stored_on_retry(store: PriceStore, pipeline:
 
 
 @pytest.mark.usefixtures("session")
-def test_entry_still_invalid_on_retry_is_a_dead_letter_again(store: PriceStore, pipeline: Pipeline) -> None:
+def test_entry_still_invalid_on_retry_is_a_dead_letter_again(store: DatabaseClient, pipeline: Pipeline) -> None:
     """A consumer refuses the entry again before the old dead letter is deleted. The new one must be kept."""
     consumer = pipeline.consumer("--claim-idle", "0.5")
 
@@ -113,7 +113,7 @@ def test_entry_still_invalid_on_retry_is_a_dead_letter_again(store: PriceStore, 
 
 
 @pytest.mark.usefixtures("session")
-def test_crash_during_retry_never_loses_a_dead_letter(store: PriceStore, pipeline: Pipeline) -> None:
+def test_crash_during_retry_never_loses_a_dead_letter(store: DatabaseClient, pipeline: Pipeline) -> None:
     class Crashing(Stream):
         def append_parts(self, entries: object) -> None:
             super().append_parts(entries)  # type: ignore[arg-type]
@@ -126,7 +126,7 @@ def test_crash_during_retry_never_loses_a_dead_letter(store: PriceStore, pipelin
     assert sorted(letter.seq or 0 for letter in find(store, Filter(), limit=10)) == [2, 4]
 
 
-def test_retry_of_more_than_one_batch_requeues_each_entry_once(store: PriceStore, pipeline: Pipeline) -> None:
+def test_retry_of_more_than_one_batch_requeues_each_entry_once(store: DatabaseClient, pipeline: Pipeline) -> None:
     many = StoredSession(store, datetime(2026, 1, 6, tzinfo=UTC).timestamp())
     many.store(range(1, 2502), price="n/a")
     assert list(retry(store, lambda name: Stream(pipeline.redis, name), Filter())) == [1000, 1000, 501]

@@ -14,8 +14,7 @@ import redis
 from common.database import migrations
 from common.database.client import DatabaseClient
 from common.settings import Secret
-from common.streams.stream import Stream
-from consumer.store import PriceStore
+from common.streams.group import ConsumerGroup
 from tests.support.folders import temporary_folder
 from tests.support.pipeline import GROUP, Database, Pipeline
 from tests.support.sessions import StoredSession
@@ -29,7 +28,7 @@ Findings = dict[str, Finding]
 
 
 @contextmanager
-def patient(redis_url: str, database_url: str, spool: Path, *, ahead: float = 0.0) -> Iterator[CheckContext]:
+def context(redis_url: str, database_url: str, spool: Path, *, ahead: float = 0.0) -> Iterator[CheckContext]:
     """Runs doctor. `ahead`: seconds by which the local clock is ahead."""
     client = redis.Redis.from_url(redis_url)
     with closing(DatabaseClient(Secret(database_url))) as store, closing(client):
@@ -40,12 +39,12 @@ def patient(redis_url: str, database_url: str, spool: Path, *, ahead: float = 0.
 
 @pytest.fixture
 def look(pipeline: Pipeline, tmp_path: Path) -> Callable[..., Findings]:
-    def look(redis_url: str = "", database_url: str = "", **other: float) -> Findings:
+    def examined(redis_url: str = "", database_url: str = "", **other: float) -> Findings:
         redis_url, database_url = redis_url or pipeline.servers.valkey.url, database_url or pipeline.database.url
         with context(redis_url, database_url, tmp_path / "spool", **other) as found:
             return {each.what: each for each in examine(found)}
 
-    return look
+    return examined
 
 
 def states(findings: Findings, state: str) -> list[str]:
@@ -179,7 +178,7 @@ def test_killed_consumer_is_not_counted(pipeline: Pipeline, look: Callable[..., 
 
 
 def test_missing_stream_is_reported(pipeline: Pipeline) -> None:
-    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+    with closing(DatabaseClient(Secret(pipeline.database.url))) as store:
         StoredSession(store, time.time()).store([1])
     words = "there is no stream 'nosuch' in this Redis yet"
     for command, said in {
@@ -201,7 +200,7 @@ def test_missing_stream_is_reported(pipeline: Pipeline) -> None:
 def test_silent_feed_unverified_session_and_dead_letters_are_reported(
     pipeline: Pipeline, look: Callable[..., Findings]
 ) -> None:
-    with closing(PriceStore(Secret(pipeline.database.url))) as store:
+    with closing(DatabaseClient(Secret(pipeline.database.url))) as store:
         session = StoredSession(store, time.time() - 1000)
         session.emit("started", 0, feed="twelvedata")
         session.checkpoint("alive", 1, 2)
@@ -217,7 +216,7 @@ def test_silent_feed_unverified_session_and_dead_letters_are_reported(
 
 
 def test_timescaledb_is_healthy_without_failed_jobs(timescale: Database, look: Callable[..., Findings]) -> None:
-    with closing(PriceStore(Secret(timescale.url))) as store:
+    with closing(DatabaseClient(Secret(timescale.url))) as store:
         migrations.apply(store)
     found = look(database_url=timescale.url)
     assert states(found, "BAD") == []
@@ -229,7 +228,7 @@ def test_timescaledb_is_healthy_without_failed_jobs(timescale: Database, look: C
 def test_regular_table_with_timescaledb_installed_is_reported(
     timescale: Database, look: Callable[..., Findings]
 ) -> None:
-    with closing(PriceStore(Secret(timescale.url))) as store, store.transaction() as connection:
+    with closing(DatabaseClient(Secret(timescale.url))) as store, store.transaction() as connection:
         migrations.migrate(connection, [each for each in migrations.read_migrations() if not each.timescaledb])
     timescale.query("CREATE EXTENSION IF NOT EXISTS timescaledb")
     found = look(database_url=timescale.url)
@@ -237,7 +236,7 @@ def test_regular_table_with_timescaledb_installed_is_reported(
     assert "`tickpipe migrate --to-timescaledb`" in finding(found, "ordinary table").advice
 
 
-def grown(store: PriceStore, rows: int) -> StoredSession:
+def grown(store: DatabaseClient, rows: int) -> StoredSession:
     session = StoredSession(store, time.time() - 600)
     session.emit("started", 0, feed="twelvedata")
     session.store(range(1, rows + 1))
@@ -246,7 +245,7 @@ def grown(store: PriceStore, rows: int) -> StoredSession:
 
 
 def test_sizes_come_from_the_table_and_growth_from_the_feed(pipeline: Pipeline, tmp_path: Path) -> None:
-    with patient(pipeline.servers.valkey.url, pipeline.database.url, tmp_path) as found:
+    with context(pipeline.servers.valkey.url, pipeline.database.url, tmp_path) as found:
         empty = found.measure()
         assert (empty.table_rows_estimated, empty.table_bytes_per_day_estimated) == (0, None)
         grown(found.store, 5000)
@@ -271,7 +270,7 @@ def test_sizes_come_from_the_table_and_growth_from_the_feed(pipeline: Pipeline, 
 
 
 def test_sizes_exclude_rows_dropped_by_retention(pipeline: Pipeline, tmp_path: Path) -> None:
-    with patient(pipeline.servers.valkey.url, pipeline.database.url, tmp_path) as found:
+    with context(pipeline.servers.valkey.url, pipeline.database.url, tmp_path) as found:
         session = grown(found.store, 1000)
         pipeline.database.query("INSERT INTO feed_expired VALUES (%s, 1, 400)", session.id)
         sizes = found.measure()
@@ -282,7 +281,7 @@ def test_sizes_exclude_rows_dropped_by_retention(pipeline: Pipeline, tmp_path: P
 
 
 def test_growth_covers_only_the_last_day(pipeline: Pipeline, tmp_path: Path) -> None:
-    with patient(pipeline.servers.valkey.url, pipeline.database.url, tmp_path) as found:
+    with context(pipeline.servers.valkey.url, pipeline.database.url, tmp_path) as found:
         day = 86_400.0
         session = StoredSession(found.store, time.time() - 1.5 * day)
         session.checkpoint("alive", 0.4 * day, 700)
@@ -295,7 +294,7 @@ def test_growth_covers_only_the_last_day(pipeline: Pipeline, tmp_path: Path) -> 
 
 
 def test_sizes_are_measured_on_timescaledb(timescale: Database, pipeline: Pipeline, tmp_path: Path) -> None:
-    with patient(pipeline.servers.valkey.url, timescale.url, tmp_path) as found:
+    with context(pipeline.servers.valkey.url, timescale.url, tmp_path) as found:
         migrations.apply(found.store)
         grown(found.store, 2000)
         sizes = found.measure()

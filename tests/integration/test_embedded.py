@@ -170,9 +170,9 @@ def test_incomplete_database_is_not_used(folder: Path) -> None:
     server = PostgresServer(folder / "postgres-18")
     server.start()
     server.stop()
-    data = server.home / "data"
+    data = server.folder / "data"
     shutil.rmtree(data / "base")  # the state after a killed initdb
-    data.rename(server.home / "initdb-dead")
+    data.rename(server.folder / "initdb-dead")
     server.start()
     assert run_sql(server.url, "SELECT 1") == [(1,)]
     server.stop()

@@ -112,7 +112,7 @@ def test_failed_initdb_reports_its_last_lines_and_the_log_file(folder: Path) -> 
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     first, *lines, where = str(refused.value).splitlines()
-    assert first == f"cannot create a database in {server.home}:"
+    assert first == f"cannot create a database in {server.folder}:"
     assert 0 < len(lines) <= 6 < len(server.log.read_text().splitlines())
     assert lines == [f"  {line.rstrip()}" for line in server.log.read_text().splitlines() if line.strip()][-6:]
     assert where == f"All that it said: {server.log}"
@@ -144,7 +144,7 @@ def test_unresponsive_server_reports_its_last_reply(folder: Path, monkeypatch: p
     server = PostgresServer(folder / "postgres-18")
     server.start()
     server.stop()
-    (server.home / "data/pg_hba.conf").write_text("local all all reject\n")
+    (server.folder / "data/pg_hba.conf").write_text("local all all reject\n")
     monkeypatch.setattr("tickpipe.local.servers.server.START_TIMEOUT", 0.5)
     with pytest.raises(TickpipeError, match=r"does not answer after .* \(pg_hba.conf rejects connection .*\):\n  "):
         server.start()

@@ -9,15 +9,16 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
-from tickpipe.dashboard.data import INTERVALS, Reader
 
 from common.database.client import DatabaseClient
 from common.database.migrations import apply
 from common.settings import Secret
 from tests.support.pipeline import Database, Pipeline
 from tests.support.sessions import StoredSession
-from tickpipe.dashboard.history import Charts
+from tickpipe.dashboard.history import INTERVALS, Charts
 from tickpipe.dashboard.quotes import Quotes
+from tickpipe.inspect.database import DatabaseReader
+from tickpipe.inspect.symbols import SymbolReader
 
 FAR_AHEAD = 4_102_444_700  # in the year 2099
 
@@ -35,7 +36,7 @@ def store(backend: Database) -> Iterator[DatabaseClient]:
         yield store
 
 
-def store_ticks(store: PriceStore, symbol: str, *ticks: tuple[float, float]) -> None:
+def store_ticks(store: DatabaseClient, symbol: str, *ticks: tuple[float, float]) -> None:
     """Store ticks (exchange time in seconds from now, price), received now in this order."""
     now = time.time()
     session = StoredSession(store, now)
@@ -50,13 +51,13 @@ def last_price(store: DatabaseClient, symbol: str) -> object:
 
 
 @pytest.mark.parametrize("ahead", [100.0, 3600.0, 86_400.0, 2e9])
-def test_tick_with_a_future_time_is_not_the_last_price(store: PriceStore, ahead: float) -> None:
+def test_tick_with_a_future_time_is_not_the_last_price(store: DatabaseClient, ahead: float) -> None:
     store_ticks(store, "A", (-2, 1.0), (ahead, 999.0), (-1, 2.0), (-time.time(), 0.5), (0, 3.0))
     store_ticks(store, "ONLY", (ahead, 7.0))
     assert (last_price(store, "A"), last_price(store, "ONLY"), last_price(store, "NONE")) == (3.0, 7.0, None)
 
 
-def test_ticks_with_future_times_come_last(store: PriceStore) -> None:
+def test_ticks_with_future_times_come_last(store: DatabaseClient) -> None:
     rng = random.Random(1)
     wrong = [(rng.choice([90, 4000, 10**6, 10**9]) + rng.random() * 1000, 999.0) for _ in range(60)]
     right = [(-100.0 + n, float(n)) for n in range(60)]
@@ -70,14 +71,14 @@ def test_ticks_with_future_times_come_last(store: PriceStore) -> None:
         assert cursor.fetchone() == (120,)  # none is dropped
 
 
-def test_newest_tick_is_the_last_price_despite_a_slow_server_clock(store: PriceStore) -> None:
+def test_newest_tick_is_the_last_price_despite_a_slow_server_clock(store: DatabaseClient) -> None:
     session = StoredSession(store, time.time() + 600)
     for seq in range(1, 100):
         session.store([seq], symbol="A", price=str(seq))
     assert last_price(store, "A") == 99
 
 
-def test_instrument_last_seen_is_the_receipt_of_its_newest_tick(store: PriceStore) -> None:
+def test_instrument_last_seen_is_the_receipt_of_its_newest_tick(store: DatabaseClient) -> None:
     session = StoredSession(store, time.time() - 500)
     session.emit("instrument", 0, symbol="A")
     session.store([1], symbol="A", time=str(FAR_AHEAD))
@@ -88,10 +89,11 @@ def test_instrument_last_seen_is_the_receipt_of_its_newest_tick(store: PriceStor
     assert seen == pytest.approx(session.start + 2, abs=0.001)
 
 
-def test_dashboard_continues_after_a_tick_with_a_future_time(backend: Database, store: PriceStore) -> None:
-    with closing(Reader(Secret(backend.url))) as reader:
-        quotes, charts = Quotes(reader, every=0.0), Charts(reader, every=0.0)
-        look = quotes.look
+def test_dashboard_continues_after_a_tick_with_a_future_time(backend: Database, store: DatabaseClient) -> None:
+    with closing(DatabaseReader.read_only(Secret(backend.url))) as database:
+        symbols = SymbolReader(database)
+        quotes, charts = Quotes(symbols, every=0.0), Charts(symbols, every=0.0)
+        read = quotes.read
         store_ticks(store, "A", (-120, 1.0), (FAR_AHEAD - time.time(), 999.0))
         store_ticks(store, "B", (-120, 5.0))
         store_ticks(store, "ONLY", (FAR_AHEAD - time.time(), 7.0))

@@ -34,7 +34,7 @@ def gaps(pipeline: Pipeline, start: float) -> list[Gap]:
     ]
 
 
-def begun(store: PriceStore, start: float, *symbols: str, feed: str = "twelvedata") -> StoredSession:
+def begun(store: DatabaseClient, start: float, *symbols: str, feed: str = "twelvedata") -> StoredSession:
     session = StoredSession(store, start)
     session.emit("started", 0, feed=feed, symbols=symbols)
     session.emit("connected", 0)
@@ -42,7 +42,7 @@ def begun(store: PriceStore, start: float, *symbols: str, feed: str = "twelvedat
     return session
 
 
-def test_gap_lasts_from_the_last_frame_to_the_next_subscription(pipeline: Pipeline, store: PriceStore) -> None:
+def test_gap_lasts_from_the_last_frame_to_the_next_subscription(pipeline: Pipeline, store: DatabaseClient) -> None:
     start = float(int(time.time()) - 100)
     session = begun(store, start, "A", "B")
     session.emit("disconnected", 40, cause="no answer", last_frame=round((start + 33) * 1e6))
@@ -54,7 +54,7 @@ def test_gap_lasts_from_the_last_frame_to_the_next_subscription(pipeline: Pipeli
 
 
 def test_killed_producer_leaves_a_gap_from_its_last_report_to_the_next_session(
-    pipeline: Pipeline, store: PriceStore
+    pipeline: Pipeline, store: DatabaseClient
 ) -> None:
     start = float(int(time.time()) - 100)
     begun(store, start, "A").emit("alive", 5, last_seq=0)
@@ -62,7 +62,7 @@ def test_killed_producer_leaves_a_gap_from_its_last_report_to_the_next_session(
     assert gaps(pipeline, start) == [("A", 5, 60, "ended without word")]
 
 
-def test_missing_producer_is_an_open_gap(pipeline: Pipeline, store: PriceStore) -> None:
+def test_missing_producer_is_an_open_gap(pipeline: Pipeline, store: DatabaseClient) -> None:
     start = float(int(time.time()) - 100)
     begun(store, start, "A").emit("stopped", 10, last_seq=0)
     assert gaps(pipeline, start) == [("A", 10, None, "stopped")]
@@ -70,14 +70,14 @@ def test_missing_producer_is_an_open_gap(pipeline: Pipeline, store: PriceStore) 
     assert gaps(pipeline, start) == [("A", 10, 60, "stopped")]
 
 
-def test_midnight_is_not_a_gap(pipeline: Pipeline, store: PriceStore) -> None:
+def test_midnight_is_not_a_gap(pipeline: Pipeline, store: DatabaseClient) -> None:
     start = float(int(time.time()) - 100)
     begun(store, start, "A").emit("stopped", 50, last_seq=0)
     begun(store, start + 50, "A").emit("alive", 49, last_seq=0)
     assert gaps(pipeline, start) == []
 
 
-def test_symbol_covered_by_another_producer_has_no_gap(pipeline: Pipeline, store: PriceStore) -> None:
+def test_symbol_covered_by_another_producer_has_no_gap(pipeline: Pipeline, store: DatabaseClient) -> None:
     start = float(int(time.time()) - 100)
     one = begun(store, start, "A", "B", feed="one")
     begun(store, start + 0.5, "B", feed="two").emit("alive", 99, last_seq=0)
@@ -87,7 +87,7 @@ def test_symbol_covered_by_another_producer_has_no_gap(pipeline: Pipeline, store
     assert gaps(pipeline, start) == [("A", 40, 50, "disconnected: reset")]
 
 
-def test_refused_symbol_is_a_gap_with_its_reason(pipeline: Pipeline, store: PriceStore) -> None:
+def test_refused_symbol_is_a_gap_with_its_reason(pipeline: Pipeline, store: DatabaseClient) -> None:
     start = float(int(time.time()) - 100)
     session = begun(store, start, "A")
     session.emit("refused", 1, symbols={"B": "not in your plan"})
@@ -95,7 +95,7 @@ def test_refused_symbol_is_a_gap_with_its_reason(pipeline: Pipeline, store: Pric
     assert gaps(pipeline, start) == [("B", 1, None, "refused: not in your plan")]
 
 
-def test_unsubscribed_symbol_has_no_open_gap(pipeline: Pipeline, store: PriceStore) -> None:
+def test_unsubscribed_symbol_has_no_open_gap(pipeline: Pipeline, store: DatabaseClient) -> None:
     start = float(int(time.time()) - 100)
     session = begun(store, start, "A", "B")
     session.emit("unsubscribed", 10, symbols=["B"])
@@ -103,7 +103,7 @@ def test_unsubscribed_symbol_has_no_open_gap(pipeline: Pipeline, store: PriceSto
     assert gaps(pipeline, start) == []
 
 
-def test_overflow_is_a_gap_of_any_symbol(pipeline: Pipeline, store: PriceStore) -> None:
+def test_overflow_is_a_gap_of_any_symbol(pipeline: Pipeline, store: DatabaseClient) -> None:
     start = float(int(time.time()) - 100)
     session = begun(store, start, "A")
     since, until = round((start + 20) * 1e6), round((start + 21) * 1e6)
@@ -112,7 +112,7 @@ def test_overflow_is_a_gap_of_any_symbol(pipeline: Pipeline, store: PriceStore) 
     assert gaps(pipeline, start) == [(None, 20, 21, "overflow: spool full")]
 
 
-def test_sessions_have_times_and_last_seq(pipeline: Pipeline, store: PriceStore) -> None:
+def test_sessions_have_times_and_last_seq(pipeline: Pipeline, store: DatabaseClient) -> None:
     start = float(int(time.time()) - 100)
     session = begun(store, start, "A")
     session.checkpoint("alive", 5, 70)
@@ -125,7 +125,9 @@ def test_sessions_have_times_and_last_seq(pipeline: Pipeline, store: PriceStore)
     assert row[5:] == (123, 1)
 
 
-def test_span_started_by_a_fast_clock_neither_hides_nor_creates_a_gap(pipeline: Pipeline, store: PriceStore) -> None:
+def test_span_started_by_a_fast_clock_neither_hides_nor_creates_a_gap(
+    pipeline: Pipeline, store: DatabaseClient
+) -> None:
     start = float(int(time.time()) - 5000)
     ahead = begun(store, start, "A")
     ahead.emit("subscribed", 4000, symbols=["B"])  # the clock is 3,990 s ahead and goes back after 20 s
@@ -152,7 +154,7 @@ def test_span_started_by_a_fast_clock_neither_hides_nor_creates_a_gap(pipeline: 
     ],
 )
 def test_malformed_feed_event_is_a_dead_letter_and_breaks_no_view(
-    event: str, detail: object, pipeline: Pipeline, store: PriceStore
+    event: str, detail: object, pipeline: Pipeline, store: DatabaseClient
 ) -> None:
     good = begun(store, time.time(), "A")
     fields = {"session": str(good.id), "number": "9", "at": str(good.id), "event": event, "detail": json.dumps(detail)}
@@ -161,6 +163,6 @@ def test_malformed_feed_event_is_a_dead_letter_and_breaks_no_view(
     pipeline.database.query("SELECT * FROM feed_gaps")
 
 
-def test_session_with_an_impossible_time_is_a_dead_letter(store: PriceStore) -> None:
+def test_session_with_an_impossible_time_is_a_dead_letter(store: DatabaseClient) -> None:
     fields = {"session": str(9 * 10**18), "number": "1", "at": "1", "event": "alive", "detail": "{}"}
     assert Writer(store).insert_batch(FEED, "prices:feed", [entry(fields)]).dead == 1

@@ -13,8 +13,8 @@ import pytest
 from common import tick
 from common.database.migrations import apply
 from common.errors import ConfigurationError
-from consumer.store import Stored
 from consumer.tables import PRICES
+from consumer.writer import Stored, Writer
 from tests.support.candles import (
     COLUMNS,
     DAY,
@@ -38,12 +38,12 @@ def test_batch_redelivered_into_compressed_chunks_duplicates_nothing(hypertable:
     session = 1_760_000_000_000_000
     entries = [entry(tick.encode(each)) for each in ticks(make_events(5000), session)]
     with closing(store_of(hypertable)) as store:
-        assert store.insert_batch(PRICES, "prices", entries[:4000]) == Stored(4000, 0, 0)
+        assert Writer(store).insert_batch(PRICES, "prices", entries[:4000]) == Stored(4000, 0, 0)
         compress(hypertable)
         assert hypertable.query("SELECT bool_and(is_compressed) FROM timescaledb_information.chunks "
                                 "WHERE hypertable_name = 'prices_real_time'") == [(True,)]  # fmt: skip
-        assert store.insert_batch(PRICES, "prices", entries[:2000]) == Stored(0, 2000, 0)
-        assert store.insert_batch(PRICES, "prices", entries) == Stored(1000, 4000, 0)
+        assert Writer(store).insert_batch(PRICES, "prices", entries[:2000]) == Stored(0, 2000, 0)
+        assert Writer(store).insert_batch(PRICES, "prices", entries) == Stored(1000, 4000, 0)
     assert hypertable.query("SELECT count(*), count(DISTINCT seq) FROM prices_real_time") == [(5000, 5000)]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tickpipe.simulator.websocket import Simulator, SimulatorConfig
 
 from tests.support.capture import (
     SESSION,
@@ -16,6 +15,8 @@ from tests.support.capture import (
 )
 from tests.support.pipeline import Pipeline
 from tests.support.waiting import PATIENCE, wait_for
+from tickpipe.simulator.config import SimulatorConfig
+from tickpipe.simulator.server import Simulator
 
 
 def test_database_restart_loses_nothing(breakable_pipeline: Pipeline, tmp_path: Path) -> None:

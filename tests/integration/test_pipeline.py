@@ -9,7 +9,6 @@ import signal
 from pathlib import Path
 
 import pytest
-from tickpipe.simulator.websocket import Simulator, SimulatorConfig
 
 from common import tick
 from tests.support.capture import (
@@ -28,6 +27,8 @@ from tests.support.capture import (
 )
 from tests.support.pipeline import GROUP, Pipeline
 from tests.support.waiting import wait_for
+from tickpipe.simulator.config import SimulatorConfig
+from tickpipe.simulator.server import Simulator
 
 
 def test_every_sent_price_is_stored(pipeline: Pipeline, tmp_path: Path) -> None:

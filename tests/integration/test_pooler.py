@@ -92,7 +92,7 @@ def test_settings_do_not_leak_to_other_clients_of_the_pooler(fresh_database: Dat
     query = "SELECT current_setting('synchronous_commit'), current_setting('statement_timeout')"
     with (
         pgbouncer(fresh_database.url, folder) as url,
-        closing(PriceStore(Secret(url))) as store,
+        closing(DatabaseClient(Secret(url))) as store,
         closing(DatabaseReader.read_only(Secret(url))) as reader,
         closing(Database(url)) as other,
     ):
@@ -155,7 +155,7 @@ def test_direct_and_pooled_migrations_exclude_each_other(
 
 
 def test_batch_is_stored_once_through_a_pooler(pooled_url: str, fresh_database: Database) -> None:
-    with closing(PriceStore(Secret(pooled_url))) as store:
+    with closing(DatabaseClient(Secret(pooled_url))) as store:
         session = StoredSession(store, 1_760_000_000)
         session.store(range(1, 1001))
         session.store(range(1, 1501))
@@ -200,7 +200,7 @@ def test_url_refused_by_the_pooler_is_a_configuration_error(pooled_url: str, cha
 
 
 def test_session_mode_works(empty_database: Database, folder: Path) -> None:
-    with pgbouncer(empty_database.url, folder, mode="session") as url, closing(PriceStore(Secret(url))) as store:
+    with pgbouncer(empty_database.url, folder, mode="session") as url, closing(DatabaseClient(Secret(url))) as store:
         assert in_thread(apply, store).exception(timeout=PATIENCE) is None
         assert Writer(store).insert_batch(PRICES, "prices", []) == Stored(0, 0, 0)
 

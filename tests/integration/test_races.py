@@ -41,7 +41,7 @@ def trim(_: redis.Redis, stream: ConsumerGroup) -> object:
     return stream.trim()
 
 
-def naive_trim(client: redis.Redis, stream: Stream) -> object:
+def naive_trim(client: redis.Redis, stream: ConsumerGroup) -> object:
     """Ask for the oldest pending entry, then for the last delivered. An entry read in between is trimmed."""
     oldest = cast("Any", client.xpending(stream.key, GROUP))["min"]
     delivered = cast("Any", client.xinfo_groups(stream.key))[0]["last-delivered-id"]
@@ -52,7 +52,7 @@ def remove_idle_consumers(_: redis.Redis, stream: ConsumerGroup) -> object:
     return stream.remove_idle_consumers(0)
 
 
-def naive_remove_gone(client: redis.Redis, stream: Stream) -> object:
+def naive_remove_gone(client: redis.Redis, stream: ConsumerGroup) -> object:
     """Check, then delete the consumer. Entries it reads in between are deleted with its name."""
     for consumer in cast("Any", client.xinfo_consumers(stream.key, GROUP)):
         if consumer["pending"] == 0:
@@ -100,7 +100,7 @@ def test_race_test_detects_the_naive_order(pipeline: Pipeline, work: Work) -> No
 
 
 def test_lagging_second_group_prevents_trimming(pipeline: Pipeline) -> None:
-    ours, other = pipeline.prices, Stream(pipeline.redis, "prices", "research", "reader")
+    ours, other = pipeline.prices, ConsumerGroup(pipeline.redis, "prices", "research", "reader")
     for stream in (ours, other):
         stream.ensure_group()
     ours.append([{"n": str(n)} for n in range(10)])
@@ -154,7 +154,7 @@ def test_ids_are_compared_as_numbers(pipeline: Pipeline) -> None:
 
 def test_starting_consumer_reads_and_trims_a_full_redis(pipeline: Pipeline) -> None:
     """A full Redis refuses XGROUP CREATE even for an existing group, and only reading frees memory."""
-    session = StoredSession(PriceStore(Secret(pipeline.database.url)), 1_767_571_200)
+    session = StoredSession(DatabaseClient(Secret(pipeline.database.url)), 1_767_571_200)
     pipeline.prices.ensure_group()
     pipeline.feed.ensure_group()
     pipeline.append([session.tick(seq) for seq in range(1, 5001)])

@@ -81,8 +81,8 @@ def test_prices_are_appended_directly_and_stored_again_after_a_failover(pipeline
 
 def test_every_call_reaches_the_new_primary_after_one_error(pipeline: Pipeline, pair: FailoverPair) -> None:
     """Read-only calls must move as well: the old node would keep answering them."""
-    calls: dict[str, Callable[[Stream], object]] = {
-        "check": Stream.check,
+    calls: dict[str, Callable[[ConsumerGroup], object]] = {
+        "check": ConsumerGroup.check,
         "append": lambda stream: stream.append([{"seq": "1"}]),
         "ensure_group": ConsumerGroup.ensure_group,
         "read": lambda stream: stream.read(1),
@@ -102,7 +102,7 @@ def test_every_call_reaches_the_new_primary_after_one_error(pipeline: Pipeline, 
     streams = {name: ConsumerGroup(client, "prices", GROUP, name) for name, client in clients.items()}
     streams["append"].append([{"seq": "1"}])
     streams["ensure_group"].ensure_group()
-    streams["report"].report(at=1)
+    streams["report"].statistics.publish("report", at=1)
     pair.primary.command("XGROUP", "CREATECONSUMER", "prices", GROUP, "leave")  # otherwise the consumer would be idle
     for client in clients.values():
         assert run_id(client) == pair.primary.run_id()

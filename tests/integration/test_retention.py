@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 import psycopg2
 import pytest
 
+from common.database.client import DatabaseClient
 from common.database.migrations import apply
 from common.errors import ConfigurationError
-from consumer.store import PriceStore
 from tests.support.candles import (
     DAY,
     HOUR,
@@ -123,7 +123,7 @@ def test_retention_job_drops_old_ticks(hypertable: Database) -> None:
 
 
 @pytest.fixture
-def elsewhere(timescale: Database) -> Iterator[PriceStore]:
+def elsewhere(timescale: Database) -> Iterator[DatabaseClient]:
     """A store whose search path starts with the schema `mine`."""
     timescale.query("CREATE EXTENSION IF NOT EXISTS timescaledb")
     timescale.query("CREATE SCHEMA mine")
@@ -134,7 +134,7 @@ def elsewhere(timescale: Database) -> Iterator[PriceStore]:
     timescale.query("RESET search_path")
 
 
-def test_retention_job_finds_ticks_in_a_custom_schema(timescale: Database, elsewhere: PriceStore) -> None:
+def test_retention_job_finds_ticks_in_a_custom_schema(timescale: Database, elsewhere: DatabaseClient) -> None:
     apply(elsewhere)
     retention.keep(elsewhere, timedelta(days=90))
     timescale.query("SET search_path TO public")
@@ -149,7 +149,7 @@ def test_retention_job_finds_ticks_in_a_custom_schema(timescale: Database, elsew
 
 
 @pytest.mark.usefixtures("hypertable")
-def test_login_with_its_own_schema_finds_the_hypertable_in_public(elsewhere: PriceStore) -> None:
+def test_login_with_its_own_schema_finds_the_hypertable_in_public(elsewhere: DatabaseClient) -> None:
     assert retention.look(elsewhere).scheduled
     assert apply(elsewhere) == []
 

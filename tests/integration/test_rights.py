@@ -92,10 +92,10 @@ def test_row_policy_that_allows_inserts_is_enough(role: str, fresh_database: Dat
 def test_right_revoked_at_runtime_is_logged_and_waited_for(
     role: str, fresh_database: Database, servers: ServerPair, table: str, take: str, give: str, words: str
 ) -> None:
-    session = StoredSession(PriceStore(Secret(fresh_database.url)), SESSION / 1e6)
+    session = StoredSession(DatabaseClient(Secret(fresh_database.url)), SESSION / 1e6)
     entries = [entry(session.tick(1)._asdict()), entry(session.tick(2, price="dear")._asdict())]
-    with closing(PriceStore(Secret(url_of(role, fresh_database, servers)))) as store:
-        store.check_rights()
+    with closing(DatabaseClient(Secret(url_of(role, fresh_database, servers)))) as store:
+        Writer(store).check_rights()
         fresh_database.query(take.format(table=table, role=role))
         for bisect in (False, True):
             with pytest.raises(DatabaseOutageError) as caught:
@@ -134,7 +134,7 @@ def test_command_without_a_right_is_a_configuration_error(
 
 
 def test_missing_right_is_a_permission_error(role: str, fresh_database: Database, servers: ServerPair) -> None:
-    with closing(PriceStore(Secret(url_of(role, fresh_database, servers)))) as store:
+    with closing(DatabaseClient(Secret(url_of(role, fresh_database, servers)))) as store:
         with pytest.raises(DatabasePermissionError) as caught, store.transaction() as connection:
             connection.cursor().execute("SELECT FROM feed_events")
         assert isinstance(caught.value, ConfigurationError)

@@ -68,7 +68,7 @@ def test_migrate_reports_what_it_applied(empty_pipeline: Pipeline) -> None:
 
 
 def test_second_migration_waits_and_has_nothing_to_do(empty_database: Database) -> None:
-    second = PriceStore(Secret(empty_database.url))
+    second = DatabaseClient(Secret(empty_database.url))
     with connected(empty_database) as first:
         assert migrate(first, read_migrations()) == PLAIN
         applying = in_thread(apply, second)
@@ -80,7 +80,7 @@ def test_second_migration_waits_and_has_nothing_to_do(empty_database: Database) 
 
 
 def test_one_of_many_concurrent_migrations_applies_everything(empty_database: Database) -> None:
-    stores = [PriceStore(Secret(empty_database.url)) for _ in range(8)]
+    stores = [DatabaseClient(Secret(empty_database.url)) for _ in range(8)]
     with ThreadPoolExecutor(len(stores)) as at_once:
         done = sorted(at_once.map(apply, stores, timeout=PATIENCE), key=len)
     assert done == [[]] * 7 + [PLAIN]

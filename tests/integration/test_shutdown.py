@@ -6,9 +6,7 @@ import json
 import signal
 from pathlib import Path
 
-from tickpipe.simulator.websocket import Simulator, SimulatorConfig
-
-from consumer import cli
+from consumer import app
 from tests.support.capture import (
     SESSION,
     Event,
@@ -19,12 +17,14 @@ from tests.support.capture import (
 )
 from tests.support.pipeline import Pipeline
 from tests.support.waiting import PATIENCE, wait_for
+from tickpipe.simulator.config import SimulatorConfig
+from tickpipe.simulator.server import Simulator
 
 #: A consumer that waits 1 s instead of 8.5 s for an unresponsive server at shutdown.
 CONSUMER_WITH_SHORT_SHUTDOWN = """
-from consumer import cli
+from consumer import app
 
-cli.STOP_WITHIN = 1.0
+app.STOP_WITHIN = 1.0
 cli.main()
 """
 
@@ -76,7 +76,7 @@ def test_stopped_consumers_finish_their_batches_and_leave(pipeline: Pipeline) ->
 
 
 def test_consumer_stopped_while_the_database_hangs_leaves_its_batch_to_others(pipeline: Pipeline) -> None:
-    assert cli.STOP_WITHIN < 10
+    assert app.STOP_WITHIN < 10
     events = make_events(100)
     pipeline.append(list(ticks(events, SESSION)))
     with pipeline.database.locked():

@@ -7,13 +7,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tickpipe.simulator.websocket import Simulator, SimulatorConfig
 
 from tests.support.pipeline import Database, Pipeline
 from tests.support.processes import Processes, Running
 from tests.support.waiting import wait_for
 from tickpipe.local.servers.postgres import PostgresServer
 from tickpipe.local.servers.valkey import ValkeyServer
+from tickpipe.simulator.config import SimulatorConfig
+from tickpipe.simulator.server import Simulator
 
 SECRET = "s3cr/t+word"
 

@@ -16,6 +16,7 @@ from common.database.connections import connect
 from common.settings import Secret
 from common.tick import Tick
 from consumer.tables import FEED, PRICES
+from consumer.writer import Stored, Writer
 from tests.support.batches import EPOCH, GOOD, SESSION, entry, flat, letters, make_batch, raw_entry, seqs, to_bytes
 from tests.support.pipeline import Database
 
@@ -54,7 +55,7 @@ ticks = st.builds(
 @given(batch=st.lists(ticks, min_size=1, max_size=12, unique_by=lambda tick: (tick.session, tick.seq)))
 @example(batch=[Tick(*GOOD.values())._replace(symbol='{"\\",NULL}', exchange="NULL", received="1760000000123457")])
 def test_every_value_is_stored_exactly_or_is_a_dead_letter(
-    database: Database, store: PriceStore, batch: list[Tick]
+    database: Database, store: DatabaseClient, batch: list[Tick]
 ) -> None:
     database.query("TRUNCATE prices_real_time, dead_letters")
     entries = [
@@ -91,8 +92,8 @@ def test_every_value_is_stored_exactly_or_is_a_dead_letter(
     assert all(found[entry.id][1] == flat(entry) for entry in entries if entry.id in impossible)
 
 
-def test_fractional_exchange_seconds_are_kept(database: Database, store: PriceStore) -> None:
-    store.insert_batch(PRICES, "prices", [entry(1, time="1760000000.125")])
+def test_fractional_exchange_seconds_are_kept(database: Database, store: DatabaseClient) -> None:
+    Writer(store).insert_batch(PRICES, "prices", [entry(1, time="1760000000.125")])
     assert database.query("SELECT time FROM prices_real_time") == [(datetime(2025, 10, 9, 8, 53, 20, 125_000, UTC),)]
 
 
@@ -141,12 +142,12 @@ EVERY_KIND = [*RECOGNISED, *UNRECOGNISED]
 
 @pytest.mark.parametrize(("values", "reason"), EVERY_KIND, ids=[str(values) for values, _ in EVERY_KIND])
 def test_one_bad_row_is_a_dead_letter_and_the_rest_of_the_batch_is_stored(
-    database: Database, store: PriceStore, values: dict[str, str | bytes], reason: str
+    database: Database, store: DatabaseClient, values: dict[str, str | bytes], reason: str
 ) -> None:
     bad = entry(50, **values)
     entries = [*make_batch(49), bad, *[entry(number) for number in range(51, 101)]]
-    assert store.insert_batch(PRICES, "prices", entries) == Stored(99, 0, 1)
-    assert store.insert_batch(PRICES, "prices", entries) == Stored(0, 99, 1)  # redelivered
+    assert Writer(store).insert_batch(PRICES, "prices", entries) == Stored(99, 0, 1)
+    assert Writer(store).insert_batch(PRICES, "prices", entries) == Stored(0, 99, 1)  # redelivered
     assert seqs(database) == [number for number in range(1, 101) if number != 50]
     assert letters(database).keys() == {bad.id}
     found, raw = letters(database)[bad.id]
@@ -154,7 +155,7 @@ def test_one_bad_row_is_a_dead_letter_and_the_rest_of_the_batch_is_stored(
     assert raw == flat(bad)
 
 
-def test_batch_of_only_bad_rows_becomes_dead_letters(database: Database, store: PriceStore) -> None:
+def test_batch_of_only_bad_rows_becomes_dead_letters(database: Database, store: DatabaseClient) -> None:
     entries = [entry(number, **RECOGNISED[number % len(RECOGNISED)][0]) for number in range(1000)]
     assert Writer(store).insert_batch(PRICES, "prices", entries) == Stored(0, 0, 1000)
     assert Writer(store).insert_batch(PRICES, "prices", entries) == Stored(0, 0, 1000)
@@ -165,13 +166,13 @@ def test_batch_of_only_bad_rows_becomes_dead_letters(database: Database, store: 
     assert all(reason for reason, _ in letters(database).values())
 
 
-def test_dead_letter_identifies_its_tick(database: Database, store: PriceStore) -> None:
-    store.insert_batch(PRICES, "prices", [entry(7, price="dear"), raw_entry(8, {b"what": b"is this?"})])
+def test_dead_letter_identifies_its_tick(database: Database, store: DatabaseClient) -> None:
+    Writer(store).insert_batch(PRICES, "prices", [entry(7, price="dear"), raw_entry(8, {b"what": b"is this?"})])
     found = database.query("SELECT session, seq, stream, entry_id FROM dead_letters ORDER BY entry_id")
     assert found == [(SESSION, 7, "prices", "1760000000000-7"), (None, None, "prices", "1760000000000-8")]
 
 
-def test_bad_tick_appended_twice_is_one_dead_letter(database: Database, store: PriceStore) -> None:
+def test_bad_tick_appended_twice_is_one_dead_letter(database: Database, store: DatabaseClient) -> None:
     first = entry(7, price="dear")
     assert Writer(store).insert_batch(PRICES, "prices", [first, first._replace(id=b"1760000000000-8")]).dead == 2
     assert letters(database).keys() == {first.id}
@@ -225,28 +226,30 @@ def test_rows_only_the_database_refuses_are_found_by_bisection(database: Databas
     )  # for each of the four: ten bisections with about three statements a half
 
 
-def test_inserted_counts_only_new_rows(database: Database, store: PriceStore) -> None:
+def test_inserted_counts_only_new_rows(database: Database, store: DatabaseClient) -> None:
     entries = make_batch(1000)
-    assert store.insert_batch(PRICES, "prices", entries[:300]) == Stored(300, 0, 0)
-    assert store.insert_batch(PRICES, "prices", entries) == Stored(700, 300, 0)
-    assert store.insert_batch(PRICES, "prices", entries) == Stored(0, 1000, 0)
+    assert Writer(store).insert_batch(PRICES, "prices", entries[:300]) == Stored(300, 0, 0)
+    assert Writer(store).insert_batch(PRICES, "prices", entries) == Stored(700, 300, 0)
+    assert Writer(store).insert_batch(PRICES, "prices", entries) == Stored(0, 1000, 0)
     assert seqs(database) == list(range(1, 1001))
 
 
-def test_duplicate_tick_in_a_batch_is_one_row(database: Database, store: PriceStore) -> None:
+def test_duplicate_tick_in_a_batch_is_one_row(database: Database, store: DatabaseClient) -> None:
     resent = entry(1)._replace(id=b"1760000000001-0")  # a producer repeats an unanswered append
-    assert store.insert_batch(PRICES, "prices", [entry(1), resent, entry(2)]) == Stored(2, 1, 0)
+    assert Writer(store).insert_batch(PRICES, "prices", [entry(1), resent, entry(2)]) == Stored(2, 1, 0)
     assert seqs(database) == [1, 2]
 
 
-def test_entry_deleted_from_the_stream_is_skipped(database: Database, store: PriceStore) -> None:
-    assert store.insert_batch(PRICES, "prices", [entry(1), raw_entry(2, None), entry(3)]) == Stored(2, 0, 0)
-    assert store.insert_batch(PRICES, "prices", [raw_entry(2, None)]) == Stored(0, 0, 0)
+def test_entry_deleted_from_the_stream_is_skipped(database: Database, store: DatabaseClient) -> None:
+    assert Writer(store).insert_batch(PRICES, "prices", [entry(1), raw_entry(2, None), entry(3)]) == Stored(2, 0, 0)
+    assert Writer(store).insert_batch(PRICES, "prices", [raw_entry(2, None)]) == Stored(0, 0, 0)
     assert seqs(database) == [1, 3]
     assert letters(database) == {}
 
 
-def test_feed_events_are_stored_once_and_malformed_ones_are_dead_letters(database: Database, store: PriceStore) -> None:
+def test_feed_events_are_stored_once_and_malformed_ones_are_dead_letters(
+    database: Database, store: DatabaseClient
+) -> None:
     events = [feed_event.make(SESSION, n, SESSION + n, "refused", {"symbols": {'"{\\': "ü, NULL"}}) for n in (1, 2, 3)]
     events[1] = events[1]._replace(detail="{no JSON")
     entries = [

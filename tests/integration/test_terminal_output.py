@@ -31,8 +31,8 @@ def test_commands_escape_control_characters_in_external_text(pipeline: Pipeline)
         session.emit("instrument", 0, symbol=NASTY)
         session.store([1], symbol=NASTY, exchange=NASTY)
         session.checkpoint("alive", 1, 2)  # number 2 is missing
-        store.insert_batch(PRICES, "prices", [entry({"symbol": NASTY, NASTY: NASTY})])
-    Stream(pipeline.redis, "prices", NASTY, NASTY).ensure_group()
+        Writer(store).insert_batch(PRICES, "prices", [entry({"symbol": NASTY, NASTY: NASTY})])
+    ConsumerGroup(pipeline.redis, "prices", NASTY, NASTY).ensure_group()
     pipeline.prices.ensure_group()
     commands = [
         ("status",),

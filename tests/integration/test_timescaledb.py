@@ -30,9 +30,9 @@ DAY = 86_400
 
 
 @pytest.fixture
-def store(timescale: Database) -> Iterator[PriceStore]:
+def store(timescale: Database) -> Iterator[DatabaseClient]:
     """A price store on a TimescaleDB with the schema."""
-    with closing(PriceStore(Secret(timescale.url))) as store:
+    with closing(DatabaseClient(Secret(timescale.url))) as store:
         apply(store)
         yield store
 
@@ -49,12 +49,12 @@ def seqs(database: Database) -> list[int]:
 
 
 def test_all_migrations_are_applied_once(timescale: Database) -> None:
-    with closing(PriceStore(Secret(timescale.url))) as store:
+    with closing(DatabaseClient(Secret(timescale.url))) as store:
         assert apply(store) == [migration.name for migration in read_migrations()]
         assert apply(store) == []
 
 
-def test_ticks_are_a_hypertable_with_only_the_primary_key_index(timescale: Database, store: PriceStore) -> None:
+def test_ticks_are_a_hypertable_with_only_the_primary_key_index(timescale: Database, store: DatabaseClient) -> None:
     assert timescale.query(
         "SELECT hypertable_name, column_name, time_interval::text FROM timescaledb_information.dimensions "
         "WHERE hypertable_schema = 'public'"
@@ -69,7 +69,7 @@ def test_ticks_are_a_hypertable_with_only_the_primary_key_index(timescale: Datab
     assert [timescale.query(indexes, chunk) for (chunk,) in chunks] == [[(True, True)]] * 3
 
 
-def test_batch_over_many_chunks_is_stored_once(timescale: Database, store: PriceStore) -> None:
+def test_batch_over_many_chunks_is_stored_once(timescale: Database, store: DatabaseClient) -> None:
     entries = [entry(tick.encode(each)) for each in ticks(make_days(5000), SESSION)]
     assert Writer(store).insert_batch(PRICES, "prices", entries[:3000]) == Stored(3000, 0, 0)
     assert Writer(store).insert_batch(PRICES, "prices", entries) == Stored(2000, 3000, 0)
@@ -77,22 +77,22 @@ def test_batch_over_many_chunks_is_stored_once(timescale: Database, store: Price
     assert seqs(timescale) == list(range(1, 5001))
 
 
-def test_decompression_limit_does_not_refuse_a_redelivered_batch(store: PriceStore) -> None:
+def test_decompression_limit_does_not_refuse_a_redelivered_batch(store: DatabaseClient) -> None:
     with store.transaction() as connection, connection.cursor() as cursor:
         cursor.execute("SHOW timescaledb.max_tuples_decompressed_per_dml_transaction")
         assert cursor.fetchone() == ("0",)
 
 
 def test_bad_values_are_dead_letters_and_the_rest_of_the_batch_is_stored(
-    timescale: Database, store: PriceStore
+    timescale: Database, store: DatabaseClient
 ) -> None:
     batch = list(ticks(make_days(3000), SESSION))
     batch[99] = batch[99]._replace(price="dear")
     batch[1999] = batch[1999]._replace(price="NaN")
     batch[2999] = batch[2999]._replace(time="57743000000")
     entries = [entry(tick.encode(each)) for each in batch]
-    assert store.insert_batch(PRICES, "prices", entries) == Stored(2997, 0, 3)
-    assert store.insert_batch(PRICES, "prices", entries) == Stored(0, 2997, 3)
+    assert Writer(store).insert_batch(PRICES, "prices", entries) == Stored(2997, 0, 3)
+    assert Writer(store).insert_batch(PRICES, "prices", entries) == Stored(0, 2997, 3)
     assert timescale.query("SELECT seq FROM dead_letters ORDER BY seq") == [(100,), (2000,), (3000,)]
     assert seqs(timescale) == [seq for seq in range(1, 3001) if seq not in {100, 2000, 3000}]
 
@@ -112,7 +112,7 @@ def test_every_sent_price_is_stored(timescale_pipeline: Pipeline, tmp_path: Path
     assert "1 session verified, 0 incomplete" in verify.said()
 
 
-def test_vendor_bars_fill_the_aggregated_candles(timescale: Database, store: PriceStore) -> None:
+def test_vendor_bars_fill_the_aggregated_candles(timescale: Database, store: DatabaseClient) -> None:
     events = [
         {**event, "symbol": "AAPL", "timestamp": 1_760_000_040 + 60 * n} for n, event in enumerate(make_events(3))
     ]

@@ -15,7 +15,7 @@ import psycopg2
 import pytest
 import redis
 
-from common.streams.stream import Stream
+from common.streams.group import ConsumerGroup
 from tests.support.pipeline import GROUP, Database, Pipeline
 from tests.support.processes import Processes, Running
 from tests.support.waiting import PATIENCE, wait_for

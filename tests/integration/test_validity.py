@@ -51,7 +51,9 @@ def entry(number: int, fields: dict[str, str]) -> Entry:
     return Entry(b"1-%d" % number, [part.encode() for pair in fields.items() for part in pair])
 
 
-def outcomes(database: Database, store: PriceStore, table: Table, fields: dict[str, str]) -> dict[str, object]:
+def outcomes(
+    database: Database, store: DatabaseClient, table: TableWriter, fields: dict[str, str]
+) -> dict[str, object]:
     """The outcome on each path: the stored row, or None for a dead letter."""
     columns, name, stream = (
         ("session, seq, symbol, time, price, day_volume, bid, ask, exchange, received_at", "prices_real_time", "prices")
@@ -90,7 +92,9 @@ def outcomes(database: Database, store: PriceStore, table: Table, fields: dict[s
 @example(field="time", text="-1e-7")
 @example(field="time", text="4102444799.9999995")
 @example(field="price", text="1e-400")
-def test_tick_has_the_same_outcome_on_every_path(database: Database, store: PriceStore, field: str, text: str) -> None:
+def test_tick_has_the_same_outcome_on_every_path(
+    database: Database, store: DatabaseClient, field: str, text: str
+) -> None:
     found = outcomes(database, store, PRICES, {**GOOD._asdict(), field: text})
     assert len(set(found.values())) == 1, found
     if tick.validation_error(GOOD._replace(**{field: text})):
@@ -102,7 +106,7 @@ def test_tick_has_the_same_outcome_on_every_path(database: Database, store: Pric
 @example(field="number", text="0x1A")
 @example(field="at", text="1_000")
 def test_feed_event_has_the_same_outcome_on_every_path(
-    database: Database, store: PriceStore, field: str, text: str
+    database: Database, store: DatabaseClient, field: str, text: str
 ) -> None:
     found = outcomes(database, store, FEED, {**EVENT._asdict(), field: text})
     assert len(set(found.values())) == 1, found
@@ -111,7 +115,7 @@ def test_feed_event_has_the_same_outcome_on_every_path(
 
 
 @pytest.mark.parametrize("text", SPELLINGS, ids=range(len(SPELLINGS)))
-def test_each_unusual_spelling_has_one_outcome(database: Database, store: PriceStore, text: str) -> None:
+def test_each_unusual_spelling_has_one_outcome(database: Database, store: DatabaseClient, text: str) -> None:
     for field in ("seq", "received", "price", "time"):
         found = outcomes(database, store, PRICES, {**GOOD._asdict(), field: text})
         assert len(set(found.values())) == 1, (field, found)

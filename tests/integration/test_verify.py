@@ -38,7 +38,7 @@ def run(pipeline: Pipeline, store: DatabaseClient, tmp_path: Path) -> Callable[.
     return run
 
 
-def ended(store: PriceStore, *, ago: float = 1000.0, last_seq: int = N) -> StoredSession:
+def ended(store: DatabaseClient, *, ago: float = 1000.0, last_seq: int = N) -> StoredSession:
     session = StoredSession(store, time.time() - ago)
     session.emit("started", 0, feed="twelvedata")
     session.checkpoint("stopped", 1, last_seq)
@@ -46,7 +46,7 @@ def ended(store: PriceStore, *, ago: float = 1000.0, last_seq: int = N) -> Store
 
 
 def test_complete_session_is_verified_and_not_scanned_again(
-    store: PriceStore, run: Callable[..., list[Verdict]]
+    store: DatabaseClient, run: Callable[..., list[Verdict]]
 ) -> None:
     ended(store).store(range(1, N + 1))
     (verdict,) = run()
@@ -56,7 +56,7 @@ def test_complete_session_is_verified_and_not_scanned_again(
 
 
 def test_dropped_ticks_are_expired_and_missing_ones_still_missing(
-    pipeline: Pipeline, store: PriceStore, run: Callable[..., list[Verdict]]
+    pipeline: Pipeline, store: DatabaseClient, run: Callable[..., list[Verdict]]
 ) -> None:
     old, new = ended(store, ago=10 * 86_400), ended(store)
     old.store(seq for seq in range(1, N + 1) if seq != 7)
@@ -86,7 +86,7 @@ def test_dropped_ticks_are_expired_and_missing_ones_still_missing(
     ids=["the first", "a middle one", "the last", "several", "the whole session"],
 )
 def test_manually_deleted_ticks_are_reported(
-    deleted: list[int], missing: list[str], store: PriceStore, pipeline: Pipeline, run: Callable[..., list[Verdict]]
+    deleted: list[int], missing: list[str], store: DatabaseClient, pipeline: Pipeline, run: Callable[..., list[Verdict]]
 ) -> None:
     ended(store).store(range(1, N + 1))
     pipeline.database.query("DELETE FROM prices_real_time WHERE seq = ANY(%s)", list(deleted))
@@ -97,7 +97,7 @@ def test_manually_deleted_ticks_are_reported(
     assert run() != [], "an incomplete session is never marked as verified"
 
 
-def test_missing_price_is_reported_with_its_time(store: PriceStore, run: Callable[..., list[Verdict]]) -> None:
+def test_missing_price_is_reported_with_its_time(store: DatabaseClient, run: Callable[..., list[Verdict]]) -> None:
     session = ended(store)
     session.store(set(range(1, N + 1)) - {50})
     ((since, until),) = run()[0].spans
@@ -107,7 +107,7 @@ def test_missing_price_is_reported_with_its_time(store: PriceStore, run: Callabl
     assert until.timestamp() == pytest.approx(session.start + 0.051, abs=1e-4)
 
 
-def test_duplicate_number_is_found(store: PriceStore, run: Callable[..., list[Verdict]]) -> None:
+def test_duplicate_number_is_found(store: DatabaseClient, run: Callable[..., list[Verdict]]) -> None:
     session = ended(store)
     session.store(range(1, N + 1))
     session.store([7], symbol="ETH/USD")
@@ -117,7 +117,7 @@ def test_duplicate_number_is_found(store: PriceStore, run: Callable[..., list[Ve
 
 
 def test_lost_tail_is_found_by_the_last_seq_of_the_producer(
-    store: PriceStore, run: Callable[..., list[Verdict]]
+    store: DatabaseClient, run: Callable[..., list[Verdict]]
 ) -> None:
     session = StoredSession(store, time.time() - 5)
     session.emit("started", 0)
@@ -128,7 +128,7 @@ def test_lost_tail_is_found_by_the_last_seq_of_the_producer(
 
 
 def test_live_session_is_complete_so_far_and_never_verified(
-    store: PriceStore, run: Callable[..., list[Verdict]]
+    store: DatabaseClient, run: Callable[..., list[Verdict]]
 ) -> None:
     session = StoredSession(store, time.time() - 5)
     session.checkpoint("alive", 4, 10)
@@ -139,7 +139,7 @@ def test_live_session_is_complete_so_far_and_never_verified(
 
 
 def test_session_without_a_stop_event_is_checked_up_to_its_highest_seq(
-    store: PriceStore, run: Callable[..., list[Verdict]]
+    store: DatabaseClient, run: Callable[..., list[Verdict]]
 ) -> None:
     session = StoredSession(store, time.time() - 100)
     session.checkpoint("alive", 4, 10)
@@ -164,7 +164,7 @@ def test_dead_letters_and_recorded_overflows_are_accounted_for(
 
 
 def test_unread_pending_and_spooled_ticks_are_in_transit(
-    store: PriceStore, pipeline: Pipeline, run: Callable[..., list[Verdict]], tmp_path: Path
+    store: DatabaseClient, pipeline: Pipeline, run: Callable[..., list[Verdict]], tmp_path: Path
 ) -> None:
     session = ended(store)
     session.store(range(1, N - 2))
@@ -177,7 +177,7 @@ def test_unread_pending_and_spooled_ticks_are_in_transit(
 
 
 def test_acked_tick_absent_from_the_table_is_missing(
-    store: PriceStore, pipeline: Pipeline, run: Callable[..., list[Verdict]]
+    store: DatabaseClient, pipeline: Pipeline, run: Callable[..., list[Verdict]]
 ) -> None:
     session = ended(store)
     session.store(range(1, N))
@@ -187,7 +187,7 @@ def test_acked_tick_absent_from_the_table_is_missing(
 
 
 def test_tick_moving_between_two_reads_is_not_reported_missing(
-    store: PriceStore, run: Callable[..., list[Verdict]]
+    store: DatabaseClient, run: Callable[..., list[Verdict]]
 ) -> None:
     session = ended(store)
     session.store(range(1, N))
@@ -196,7 +196,7 @@ def test_tick_moving_between_two_reads_is_not_reported_missing(
 
 
 def test_verified_session_is_scanned_again_after_an_adopted_spool(
-    store: PriceStore, run: Callable[..., list[Verdict]]
+    store: DatabaseClient, run: Callable[..., list[Verdict]]
 ) -> None:
     session = ended(store)
     session.store(range(1, N + 1))
@@ -205,7 +205,7 @@ def test_verified_session_is_scanned_again_after_an_adopted_spool(
     assert [str(part) for part in run()[0].missing] == [str(N + 1)]
 
 
-def test_prices_of_any_exchange_time_are_counted(store: PriceStore, run: Callable[..., list[Verdict]]) -> None:
+def test_prices_of_any_exchange_time_are_counted(store: DatabaseClient, run: Callable[..., list[Verdict]]) -> None:
     """A capture of 2013 replayed today: the producer's report gives the time range of the scan."""
     session = StoredSession(store, time.time() - 100)
     session.store(range(1, 11), time="1357077600")
@@ -214,7 +214,7 @@ def test_prices_of_any_exchange_time_are_counted(store: PriceStore, run: Callabl
 
 
 def test_missing_feed_event_is_reported(
-    store: PriceStore, pipeline: Pipeline, run: Callable[..., list[Verdict]]
+    store: DatabaseClient, pipeline: Pipeline, run: Callable[..., list[Verdict]]
 ) -> None:
     session = StoredSession(store, time.time() - 100)
     session.emit("started", 0)
@@ -227,7 +227,7 @@ def test_missing_feed_event_is_reported(
 
 
 def test_feed_event_in_transit_is_not_reported_missing(
-    store: PriceStore, pipeline: Pipeline, run: Callable[..., list[Verdict]]
+    store: DatabaseClient, pipeline: Pipeline, run: Callable[..., list[Verdict]]
 ) -> None:
     session = StoredSession(store, time.time() - 100)
     session.emit("started", 0)
@@ -237,7 +237,9 @@ def test_feed_event_in_transit_is_not_reported_missing(
     assert (verdict.state, verdict.waiting, verdict.sound) == ("complete so far", 1, True)
 
 
-def test_first_quote_of_a_killed_session_may_be_days_old(store: PriceStore, run: Callable[..., list[Verdict]]) -> None:
+def test_first_quote_of_a_killed_session_may_be_days_old(
+    store: DatabaseClient, run: Callable[..., list[Verdict]]
+) -> None:
     session = StoredSession(store, time.time() - 100)
     session.emit("alive", 1, last_seq=0)
     session.store([1, 2], time=str(int(session.start) - 2 * 86_400))
@@ -247,7 +249,7 @@ def test_first_quote_of_a_killed_session_may_be_days_old(store: PriceStore, run:
 
 
 def test_unreadable_spool_and_missing_stream_do_not_crash_verify(
-    store: PriceStore,
+    store: DatabaseClient,
     pipeline: Pipeline,
     run: Callable[..., list[Verdict]],
     tmp_path: Path,
@@ -260,7 +262,7 @@ def test_unreadable_spool_and_missing_stream_do_not_crash_verify(
     assert "spool cannot be read" in caplog.text
 
 
-def test_command_exits_1_and_lists_missing_ticks(store: PriceStore, pipeline: Pipeline) -> None:
+def test_command_exits_1_and_lists_missing_ticks(store: DatabaseClient, pipeline: Pipeline) -> None:
     session = ended(store)
     session.store(range(1, N + 1))
     good = pipeline.processes.start("tickpipe", "verify", "--claim-idle", "0.1")
@@ -277,7 +279,7 @@ def test_command_exits_1_and_lists_missing_ticks(store: PriceStore, pipeline: Pi
 
 
 def test_price_of_a_killed_producer_with_a_time_years_off_is_not_missing(
-    store: PriceStore, run: Callable[..., list[Verdict]]
+    store: DatabaseClient, run: Callable[..., list[Verdict]]
 ) -> None:
     killed = StoredSession(store, time.time() - 1000)
     killed.emit("started", 0, feed="twelvedata")

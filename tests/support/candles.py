@@ -12,9 +12,9 @@ from typing import NamedTuple
 import psycopg2
 from psycopg2.extras import execute_values
 
+from common.database.client import DatabaseClient
 from common.database.migrations import migrate, read_migrations
 from common.settings import Secret
-from consumer.store import PriceStore
 from tests.support.pipeline import Database
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -160,8 +160,8 @@ SECOND = timedelta(seconds=1)
 REFRESH = [f"CALL refresh_continuous_aggregate('aggregate_{width}', NULL, NULL)" for width in ("1m", "1h", "1d")]
 
 
-def store_of(database: Database) -> PriceStore:
-    return PriceStore(Secret(database.url))
+def store_of(database: Database) -> DatabaseClient:
+    return DatabaseClient(Secret(database.url))
 
 
 def refresh(database: Database) -> None:

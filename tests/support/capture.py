@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tickpipe.simulator.websocket import Simulator, SimulatorConfig
-
 from common.tick import Tick
+from tickpipe.simulator.config import SimulatorConfig
+from tickpipe.simulator.server import Simulator
 
 Event = dict[str, Any]
 #: symbol, time, price, day_volume, bid, ask, exchange

@@ -9,6 +9,7 @@ from common import tick
 from common.database.client import DatabaseClient
 from common.tick import Tick
 from consumer.tables import PRICES
+from consumer.writer import Writer
 from tests.support.sessions import StoredSession, entry
 from tickpipe.simulator.random_walk import EventSource
 
@@ -44,7 +45,7 @@ def store_history(
     ticks = list(_ticks(session, source, symbols, seconds, every, (lost, found)))
     for first in range(0, len(ticks), BATCH):
         batch = [entry(tick.encode(one)) for one in ticks[first : first + BATCH]]
-        store.insert_batch(PRICES, "prices", batch)
+        Writer(store).insert_batch(PRICES, "prices", batch)
     span = {"time_min": int(session.start), "time_max": int(now)}
     session.emit("stopped", seconds, last_seq=len(ticks), **span)
     return len(ticks)

@@ -19,6 +19,7 @@ from common import tick
 from common.database.client import DatabaseClient
 from common.tick import Tick
 from consumer.tables import PRICES
+from consumer.writer import Writer
 from tests.support.sessions import StoredSession, entry
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -80,7 +81,7 @@ def make_prices(seed: int = 7) -> list[Price]:
     return prices
 
 
-def fill(store: PriceStore, prices: Sequence[Price]) -> None:
+def fill(store: DatabaseClient, prices: Sequence[Price]) -> None:
     """Store prices and feed events as consumers do."""
     entries = [entry(tick.encode(_tick(price))) for price in prices]
     for begin in range(0, len(entries), 1000):

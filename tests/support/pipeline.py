@@ -173,7 +173,7 @@ class Pipeline:
         """Start a consumer."""
         return self.processes.start("consumer", *options, **environ)
 
-    def hold_until_said(self, stream: Stream, consumer: Running, text: str) -> None:
+    def hold_until_said(self, stream: ConsumerGroup, consumer: Running, text: str) -> None:
         """Prevent the test's pending entries from becoming idle until the consumer logs this text."""
         held: Any = [entry.id for entry in stream.read_own_pending(10_000)]
 

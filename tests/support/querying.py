@@ -16,9 +16,9 @@ from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 
+from common.database.client import DatabaseClient
 from common.database.migrations import apply
 from common.settings import Secret
-from consumer.store import PriceStore
 from tests.support.expected_rows import DAY, HOUR, MINUTE, PRICES
 from tests.support.market import NOW, SYMBOLS, fill
 from tests.support.pipeline import Database
@@ -74,7 +74,7 @@ class Backend:
     tables: list[str] = field(init=False)  #: tables and chunks with ticks
 
     def __post_init__(self) -> None:
-        with closing(PriceStore(Secret(self.database.url))) as store:
+        with closing(DatabaseClient(Secret(self.database.url))) as store:
             apply(store)
             fill(store, PRICES)
         self.database.query(

@@ -40,14 +40,16 @@ class StoredSession:
 
     def store(self, seqs: Iterable[int], **other: str) -> None:
         """Store these prices."""
-        self._store.insert_batch(PRICES, "prices", [entry(tick.encode(self.tick(seq, **other))) for seq in seqs])
+        Writer(self._store).insert_batch(
+            PRICES, "prices", [entry(tick.encode(self.tick(seq, **other))) for seq in seqs]
+        )
 
     def emit(self, event: str, after: float, **detail: object) -> None:
         """Store a feed event."""
         self._number += 1
         at = round((self.start + after) * 1e6)
         stored = feed_event.make(self.id, self._number, at, event, detail)
-        self._store.insert_batch(FEED, "prices:feed", [entry(feed_event.encode(stored))])
+        Writer(self._store).insert_batch(FEED, "prices:feed", [entry(feed_event.encode(stored))])
 
     def skip(self, event: str, after: float, *, to: Stream, **detail: object) -> None:
         """Append a feed event to its stream without storing it."""

@@ -384,7 +384,7 @@ def test_lag_and_pending_keep_their_values_during_a_redis_outage(
     consumer.append(2, consumer.feed)
     consumer.prices.read(3)
     assert samples(consumer.metrics)["tickpipe_redis_up"] == 0  # not measured yet
-    consumer.watch.look()
+    consumer.backlog.update()
     wanted = {
         "tickpipe_lag_entries{prices}": 2,
         "tickpipe_lag_entries{feed}": 2,

@@ -1,4 +1,4 @@
-"""The consumer loop: entries are acked after they are stored, and none is left unprocessed."""
+"""The consumer's loop: nothing is acked before it is stored, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("impatient")
 
 
 class Store:
-    """A store in memory. `on_insert` runs before each insert and may raise."""
+    """Keeps what it is given. `on_insert` may look, or raise, before it does; `pending` is asked at that moment."""
 
     def __init__(self) -> None:
         self.blocks: list[tuple[str, list[int]]] = []
@@ -51,7 +51,7 @@ class Store:
 
     @property
     def seqs(self) -> list[int]:
-        """The stored prices in order."""
+        """Of the prices, in the order they were stored."""
         return [seq for stream, block in self.blocks for seq in block if stream == "prices"]
 
 
@@ -93,11 +93,11 @@ def fill(stream: ConsumerGroup, first: int, last: int) -> None:
     stream.append([{"seq": str(n), "received": "1000000"} for n in range(first, last + 1)])
 
 
-# --- Reading
+# --- What is read, and when
 
 
-def test_both_streams_are_stored_in_order_in_batches_and_acked(
-    make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store
+def test_both_streams_are_stored_in_order_in_batches_and_acknowledged(
+    make_worker: MakeWorker, make_stream: StreamMaker, stream: ConsumerGroup, store: Store
 ) -> None:
     fill(stream, 1, 25)
     fill(make_stream("prices:feed"), 1, 2)
@@ -113,28 +113,32 @@ def test_both_streams_are_stored_in_order_in_batches_and_acked(
     assert (worker.totals.stored, worker.totals.batches) == (25, 3)
 
 
-def test_own_pending_entries_are_processed_first(
-    make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store
+def test_own_pending_entries_are_stored_first(
+    make_worker: MakeWorker, make_stream: StreamMaker, stream: ConsumerGroup, store: Store
 ) -> None:
     fill(stream, 1, 25)
-    make_stream(consumer="me").read(12)  # then it was killed
+    make_stream(consumer="me").read(12)  # and was killed
     make_worker().run()
     assert [block for _, block in store.blocks] == [[*range(1, 11)], [11, 12], [*range(13, 23)], [23, 24, 25]]
     assert stream.pending() == 0
 
 
-def test_entries_of_idle_consumers_are_claimed(
-    make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store
+def test_entries_of_an_idle_consumer_are_claimed(
+    make_worker: MakeWorker, make_stream: StreamMaker, stream: ConsumerGroup, store: Store
 ) -> None:
     fill(stream, 1, 25)
     make_stream(consumer="dead").read(12)
-    make_worker(claim_idle=0.1).run()  # a drain waits for this entry
+    make_worker(claim_idle=0.1).run()  # a drain waits for it
     assert sorted(store.seqs) == [*range(1, 26)]
     assert stream.pending() == 0
 
 
-def test_drain_ends_only_when_nothing_is_pending(
-    make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store, caplog: pytest.LogCaptureFixture
+def test_a_drain_waits_for_entries_pending_on_other_consumers(
+    make_worker: MakeWorker,
+    make_stream: StreamMaker,
+    stream: ConsumerGroup,
+    store: Store,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
     fill(stream, 1, 3)
@@ -149,8 +153,8 @@ def test_drain_ends_only_when_nothing_is_pending(
     assert store.seqs == [2, 3]
 
 
-def test_entry_deleted_while_pending_is_acked(
-    make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store, redis_client: redis.Redis
+def test_an_entry_deleted_while_pending_is_acknowledged(
+    make_worker: MakeWorker, make_stream: StreamMaker, stream: ConsumerGroup, store: Store, redis_client: redis.Redis
 ) -> None:
     fill(stream, 1, 2)
     redis_client.xdel("prices", make_stream(consumer="me").read(2)[0].id)
@@ -158,18 +162,22 @@ def test_entry_deleted_while_pending_is_acked(
     assert (store.seqs, stream.pending()) == ([2], 0)
 
 
-# --- Acknowledging
+# --- Only what is stored is acked
 
 
-def test_entries_are_acked_after_they_are_stored(make_worker: MakeWorker, stream: Stream, store: Store) -> None:
+def test_entries_are_acknowledged_after_they_are_stored(
+    make_worker: MakeWorker, stream: ConsumerGroup, store: Store
+) -> None:
     fill(stream, 1, 25)
     make_worker().run()
-    # During each insert the batch and the next one are pending, and no earlier batch.
+    # Each block, all of it, while it is being stored, and the one that is read meanwhile; none before it.
     least, most = [10, 10, 5], [20, 25, 15]
     assert [sorted(three)[1] for three in zip(least, store.pending, most, strict=True)] == store.pending
 
 
-def test_full_batch_is_written_while_the_next_is_read(make_worker: MakeWorker, stream: Stream, store: Store) -> None:
+def test_a_full_batch_is_written_while_the_next_one_is_read(
+    make_worker: MakeWorker, stream: ConsumerGroup, store: Store
+) -> None:
     fill(stream, 1, 25)
 
     def read_meanwhile() -> None:
@@ -181,7 +189,7 @@ def test_full_batch_is_written_while_the_next_is_read(make_worker: MakeWorker, s
     assert stream.pending() == 0
 
 
-def test_batch_is_kept_and_retried_during_an_outage(make_worker: MakeWorker, stream: Stream, store: Store) -> None:
+def test_a_batch_waits_for_the_end_of_an_outage(make_worker: MakeWorker, stream: ConsumerGroup, store: Store) -> None:
     tries = count(1)
     fill(stream, 1, 3)
 
@@ -191,13 +199,13 @@ def test_batch_is_kept_and_retried_during_an_outage(make_worker: MakeWorker, str
 
     store.answers, store.on_insert = False, away
     make_worker().run()
-    assert store.pending == [3] * 6  # not acked yet
+    assert store.pending == [3] * 6  # not acked meanwhile
     assert (store.seqs, stream.pending()) == ([1, 2, 3], 0)
-    assert store.bisected == [False] * 6  # the error came from the database, not from the batch
+    assert store.bisected == [False] * 6  # it was the database, not the block
 
 
-def test_batch_that_fails_while_the_database_responds_is_bisected(
-    make_worker: MakeWorker, stream: Stream, store: Store
+def test_a_batch_that_fails_while_the_database_answers_is_bisected(
+    make_worker: MakeWorker, stream: ConsumerGroup, store: Store
 ) -> None:
     def fail() -> None:
         if not store.bisected[-1]:
@@ -206,25 +214,25 @@ def test_batch_that_fails_while_the_database_responds_is_bisected(
     fill(stream, 1, 13)
     store.on_insert = fail
     make_worker().run()
-    assert store.bisected == ([False] * BISECT_AFTER + [True]) * 2  # each batch separately
+    assert store.bisected == ([False] * BISECT_AFTER + [True]) * 2  # each block by itself
     assert store.seqs == [*range(1, 14)]
 
 
 # --- Stopping
 
 
-def test_stop_finishes_the_current_batch_and_leaves_the_group(
-    make_worker: MakeWorker, stream: Stream, store: Store, stop: threading.Event
+def test_at_a_stop_the_current_batch_is_finished_and_the_consumer_leaves_the_group(
+    make_worker: MakeWorker, stream: ConsumerGroup, store: Store, stop: threading.Event
 ) -> None:
     fill(stream, 1, 25)
     store.on_insert = stop.set
     make_worker(drain=False).run()
-    assert store.seqs == [*range(1, 21)]  # the current batch and the next one
-    assert stream.backlog()[2:] == (5, 0, 0, 0)  # 5 unread, none pending, no consumers
+    assert store.seqs == [*range(1, 21)]  # that one, and the one that was read meanwhile
+    assert stream.backlog()[2:] == (5, 0, 0, 0)  # 5 unread, none pending, no consumer's name
 
 
-def test_stop_finishes_every_claimed_batch(
-    make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store, stop: threading.Event
+def test_at_a_stop_every_claimed_batch_is_finished(
+    make_worker: MakeWorker, make_stream: StreamMaker, stream: ConsumerGroup, store: Store, stop: threading.Event
 ) -> None:
     fill(stream, 1, 25)
     make_stream(consumer="dead").read(25)
@@ -234,8 +242,8 @@ def test_stop_finishes_every_claimed_batch(
     assert stream.pending() == 0
 
 
-def test_stop_during_a_database_outage_leaves_the_batch_pending(
-    make_worker: MakeWorker, make_stream: StreamMaker, stream: Stream, store: Store, stop: threading.Event
+def test_at_a_stop_in_an_outage_the_batch_stays_pending(
+    make_worker: MakeWorker, make_stream: StreamMaker, stream: ConsumerGroup, store: Store, stop: threading.Event
 ) -> None:
     def away() -> None:
         stop.set()
@@ -248,17 +256,17 @@ def test_stop_during_a_database_outage_leaves_the_batch_pending(
     assert len(make_stream(consumer="me").read_own_pending(9)) == 3
 
 
-# --- Redis outages and lost groups
+# --- When Redis is away, or has forgotten
 
 
-def test_redis_outage_is_waited_out_and_pending_entries_are_recovered(
+def test_after_an_outage_of_redis_pending_entries_are_recovered(
     make_worker: MakeWorker,
     stream: ConsumerGroup,
     store: Store,
     redis_server: fakeredis.FakeServer,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Redis fails between the insert and the ack."""
+    """Redis goes away between the store and the ack."""
     store.ask_pending = lambda: 0
     away = iter([True])
 
@@ -268,15 +276,15 @@ def test_redis_outage_is_waited_out_and_pending_entries_are_recovered(
     fill(stream, 1, 3)
     store.on_insert = go_away
     draining = threads.in_thread(make_worker().run)
-    wait_for(lambda: "; try 2, next in" in caplog.text)  # retries continue
+    wait_for(lambda: "; try 2, next in" in caplog.text)  # and goes on trying
     redis_server.connected = True
     draining.result(timeout=PATIENCE)
-    assert store.seqs == [1, 2, 3, 1, 2, 3]  # redelivered: the rows exist
+    assert store.seqs == [1, 2, 3, 1, 2, 3]  # again: the database knows them
     assert stream.pending() == 0
 
 
-def test_lost_group_is_recreated_at_the_start_of_the_stream(
-    make_worker: MakeWorker, stream: Stream, store: Store, redis_client: redis.Redis
+def test_a_lost_group_is_created_again_at_the_start_of_the_stream(
+    make_worker: MakeWorker, stream: ConsumerGroup, store: Store, redis_client: redis.Redis
 ) -> None:
     lost = iter([True])
 
@@ -291,8 +299,8 @@ def test_lost_group_is_recreated_at_the_start_of_the_stream(
     assert store.seqs == [*range(1, 9), *range(1, 9)]
 
 
-def test_full_redis_that_refuses_reports_does_not_stop_the_worker(
-    make_worker: MakeWorker, stream: Stream, store: Store, monkeypatch: pytest.MonkeyPatch
+def test_a_full_redis_that_rejects_reports_does_not_stop_the_worker(
+    make_worker: MakeWorker, stream: ConsumerGroup, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise StreamOutageError("Redis: OOM command not allowed")
@@ -301,11 +309,11 @@ def test_full_redis_that_refuses_reports_does_not_stop_the_worker(
     fill(stream, 1, 15)
     make_worker().run()
     assert store.seqs == [*range(1, 16)]
-    assert stream.backlog()[2:] == (0, 0, 0, 0)  # the consumer has left
+    assert stream.backlog()[2:] == (0, 0, 0, 0)  # and it has left
 
 
 @pytest.mark.parametrize("error", [StreamOutageError("WRONGTYPE"), ConfigurationError("NOPERM")])
-def test_refused_statistics_are_logged_once_and_work_continues(
+def test_rejected_statistics_are_logged_once_and_do_not_stop_the_worker(
     make_worker: MakeWorker,
     stream: ConsumerGroup,
     store: Store,
@@ -325,13 +333,13 @@ def test_refused_statistics_are_logged_once_and_work_continues(
     worker._report()
     assert store.seqs == [*range(1, 16)]
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert said == [f"consumer statistics are not written: {error}"] * 2  # for writing reports and for pruning
+    assert said == [f"consumer statistics not written: {error}"] * 2  # to write them, and to remove old ones
 
 
-# --- Housekeeping
+# --- What it does besides
 
 
-def test_worker_publishes_its_statistics(make_worker: MakeWorker, stream: Stream) -> None:
+def test_the_worker_publishes_its_totals(make_worker: MakeWorker, stream: ConsumerGroup) -> None:
     fill(stream, 1, 5)
     make_worker(name="one").run()
     report = stream.statistics.read()["one"]
@@ -345,8 +353,8 @@ def test_worker_publishes_its_statistics(make_worker: MakeWorker, stream: Stream
     assert report["latency_p50"] == report["latency_p99"] == 2.0  # received at 1 s, stored at 3 s
 
 
-def test_stream_is_trimmed_up_to_the_slowest_group(
-    make_worker: MakeWorker, stream: Stream, redis_client: redis.Redis
+def test_entries_that_every_group_has_acknowledged_are_trimmed(
+    make_worker: MakeWorker, stream: ConsumerGroup, redis_client: redis.Redis
 ) -> None:
     fill(stream, 1, 5)
     stream.ack([entry.id for entry in stream.read(4)])

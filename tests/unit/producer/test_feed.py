@@ -1,4 +1,4 @@
-"""The feed and a failing server: it reconnects with one connection and continues numbering."""
+"""The feed reconnects after every fault of the server, on one connection at a time, without a gap in its numbers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from tickpipe.simulator.random_walk import Event
 
 KEY = "s3cr3t-k3y"
 DAY = 86_400_000_000
-#: Short waits for all of the feed, in seconds.
+#: Times of the feed, shortened for tests, in seconds.
 QUICK: dict[str, Any] = {
     "heartbeat_every": 0.2,
     "heartbeat_timeout": 0.3,
@@ -53,8 +53,8 @@ QUICK: dict[str, Any] = {
 }
 
 
-class Running:
-    """A feed in its own thread, and the content of its queue."""
+class FeedRun:
+    """A feed that runs in a thread, and the events in its queue."""
 
     def __init__(
         self,
@@ -86,8 +86,8 @@ class Running:
         self._take()
         return self._prices
 
-    def words(self, kind: str) -> list[dict[str, Any]]:
-        """The details of all feed events of this kind, with `session` and `at`."""
+    def details(self, kind: str) -> list[dict[str, Any]]:
+        """The details of all feed events of this kind, each with its `session` and `at`."""
         self._take()
         return [
             {"session": int(session), "at": at, **detail}
@@ -97,17 +97,17 @@ class Running:
 
     @property
     def kinds(self) -> list[str]:
-        """The kinds of feed events, without periodic ones."""
+        """The kinds of all feed events, without the periodic ones."""
         self._take()
         return [kind for _, kind, _, _ in self._events if kind != "alive"]
 
     def wait_for_prices(self, more: int = 3) -> None:
-        """Wait for this many more prices."""
+        """Wait for this many further prices."""
         until = len(self.prices) + more
         wait_for(lambda: len(self.prices) >= until)
 
     def end(self) -> None:
-        """Stop the feed and raise its error."""
+        """Stop the feed and raise its error, if any."""
         self.stop.set()
         self.ended.result(timeout=PATIENCE)
 
@@ -150,7 +150,7 @@ def _quick_to_reconnect(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def assert_numbered(prices: list[PriceEvent]) -> None:
-    """Check for numbers 1, 2, 3 … in one session with increasing receipt times."""
+    """Assert that the prices have the numbers 1, 2, 3 and so on in one session, and rising times of receipt."""
     assert [price.seq for price in prices] == [*range(1, len(prices) + 1)]
     assert len({price.session.id for price in prices}) == 1
     received = [prices[0].session.id, *(price.received for price in prices)]
@@ -160,9 +160,9 @@ def assert_numbered(prices: list[PriceEvent]) -> None:
 # --- A good connection
 
 
-def test_every_sent_price_is_numbered_in_order(simulator: FaultySimulator, sent: list[Event]) -> None:
-    with running(simulator.url) as one:
-        one.wait_for_prices(50)
+def test_every_price_is_numbered_in_order(simulator: FaultySimulator, sent: list[Event]) -> None:
+    with running(simulator.url) as run:
+        run.wait_for_prices(50)
         simulator.quiet(on=True)
         wait_for(lambda: len(run.prices) == len(sent))
         run.end()
@@ -171,13 +171,13 @@ def test_every_sent_price_is_numbered_in_order(simulator: FaultySimulator, sent:
         assert run.feed.received == len(sent)
 
 
-def test_feed_emits_connection_events(simulator: FaultySimulator) -> None:
-    with running(simulator.url, "BTC/USD,AAPL", name="crypto") as one:
-        one.wait_for_prices(10)
-        wait_for(lambda: one.words("alive")[-1:] and one.words("alive")[-1]["last_seq"] > 0)
-        one.end()
-        assert one.kinds == ["started", "connected", "subscribed", "stopped"]
-        (started,), (connected,), (subscribed,), (stopped,) = map(one.words, one.kinds)
+def test_connection_changes_are_recorded_as_feed_events(simulator: FaultySimulator) -> None:
+    with running(simulator.url, "BTC/USD,AAPL", name="crypto") as run:
+        run.wait_for_prices(10)
+        wait_for(lambda: run.details("alive")[-1:] and run.details("alive")[-1]["last_seq"] > 0)
+        run.end()
+        assert run.kinds == ["started", "connected", "subscribed", "stopped"]
+        (started,), (connected,), (subscribed,), (stopped,) = map(run.details, run.kinds)
         assert started | {"session": 0, "at": 0} == {
             "session": 0,
             "at": 0,
@@ -191,10 +191,10 @@ def test_feed_emits_connection_events(simulator: FaultySimulator) -> None:
         assert KEY not in str([run.details(kind) for kind in run.kinds])
 
 
-def test_symbols_may_name_an_exchange(simulator: FaultySimulator) -> None:
-    with running(simulator.url, "aapl:nasdaq") as one:
-        one.wait_for_prices(1)
-        assert one.words("subscribed")[0]["symbols"] == ["AAPL"]
+def test_a_symbol_may_include_its_exchange(simulator: FaultySimulator) -> None:
+    with running(simulator.url, "aapl:nasdaq") as run:
+        run.wait_for_prices(1)
+        assert run.details("subscribed")[0]["symbols"] == ["AAPL"]
 
 
 # --- Faults of the server
@@ -210,7 +210,7 @@ def test_symbols_may_name_an_exchange(simulator: FaultySimulator) -> None:
     ],
     ids=["clean close", "close with a reason", "reset", "half-open"],
 )
-def test_feed_reconnects_with_one_connection_and_records_the_reason(
+def test_a_lost_connection_is_replaced_by_one_connection_and_its_cause_recorded(
     simulator: FaultySimulator, fault: Callable[[FaultySimulator], None], cause: str
 ) -> None:
     with running(simulator.url) as run:
@@ -234,9 +234,9 @@ def test_feed_reconnects_with_one_connection_and_records_the_reason(
         assert simulator.connections == run.feed.connections == 2
 
 
-def test_unanswered_heartbeats_reconnect_despite_answered_pings(simulator: FaultySimulator) -> None:
-    with running(simulator.url) as one:
-        one.wait_for_prices(3)
+def test_a_server_that_answers_pings_but_no_heartbeat_counts_as_dead(simulator: FaultySimulator) -> None:
+    with running(simulator.url) as run:
+        run.wait_for_prices(3)
         simulator.mute(on=True)
         wait_for(lambda: run.details("disconnected"))
         simulator.mute(on=False)
@@ -246,9 +246,9 @@ def test_unanswered_heartbeats_reconnect_despite_answered_pings(simulator: Fault
         assert simulator.most_open == 1
 
 
-def test_hanging_handshake_times_out(simulator: FaultySimulator, caplog: pytest.LogCaptureFixture) -> None:
-    with running(simulator.url) as one:
-        one.wait_for_prices(3)
+def test_a_hanging_handshake_times_out(simulator: FaultySimulator, caplog: pytest.LogCaptureFixture) -> None:
+    with running(simulator.url) as run:
+        run.wait_for_prices(3)
         simulator.hang_handshakes(on=True)
         simulator.close_all()
         wait_for(lambda: caplog.text.count("the server did not answer in time; next try in") >= 2)
@@ -260,8 +260,8 @@ def test_hanging_handshake_times_out(simulator: FaultySimulator, caplog: pytest.
 
 
 @pytest.mark.parametrize("upgraded", [False, True], ids=["the handshake", "a frame"])
-def test_trickling_peer_times_out(upgraded: bool) -> None:
-    """The peer sends endless single bytes, so no read times out and no message is complete."""
+def test_a_server_that_sends_byte_by_byte_times_out(upgraded: bool) -> None:
+    """No single read takes long, but no frame is ever complete."""
     done = threading.Event()
 
     def serve(listener: socket.socket) -> None:
@@ -296,7 +296,7 @@ def test_trickling_peer_times_out(upgraded: bool) -> None:
             serving.result(5)
 
 
-def test_connection_lost_while_subscribing_is_closed_before_reconnecting(
+def test_a_connection_lost_while_subscribing_is_closed_before_the_next_opens(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     send, lost = Connection.send, iter([True])
@@ -312,9 +312,9 @@ def test_connection_lost_while_subscribing_is_closed_before_reconnecting(
         assert (simulator.connections, simulator.most_open, run.feed.connections) == (2, 1, 1)
 
 
-def test_gap_starts_at_the_last_frame_rather_than_at_detection(simulator: FaultySimulator) -> None:
-    with running(simulator.url) as one:
-        one.wait_for_prices(3)
+def test_a_gap_begins_at_the_last_frame(simulator: FaultySimulator) -> None:
+    with running(simulator.url) as run:
+        run.wait_for_prices(3)
         simulator.half_open_all()
         wait_for(lambda: run.details("disconnected"))
         (lost,) = run.details("disconnected")
@@ -325,15 +325,15 @@ NESTED = '{"event": "price", "symbol": %s%s}'
 
 
 def deepest_frame() -> str:
-    """A price at the nesting limit of the JSON parser."""
+    """The most deeply nested price that Python can parse."""
     frames = (NESTED % ("[" * depth, "]" * depth) for depth in range(2000, 100, -1))
     return next(frame for frame in frames if decode_frame(frame.encode()) is not None)
 
 
-def test_malformed_frames_are_skipped_and_the_connection_is_kept(simulator: FaultySimulator) -> None:
-    deepest = deepest_frame()  # before the feed starts, because it takes a while
-    with running(simulator.url) as one:
-        one.wait_for_prices(1)
+def test_invalid_frames_are_skipped_and_the_connection_stays_open(simulator: FaultySimulator) -> None:
+    deepest = deepest_frame()  # before the feed runs, because the search keeps the interpreter busy
+    with running(simulator.url) as run:
+        run.wait_for_prices(1)
         for frame in ("{no json", b"\x00\xff", "x" * 1_000_000, "[1]", b'{"event": "price"}'):
             simulator.send_raw(frame)
         wait_for(lambda: run.feed.skipped_frames == 5)
@@ -345,10 +345,10 @@ def test_malformed_frames_are_skipped_and_the_connection_is_kept(simulator: Faul
         assert (simulator.connections, run.details("disconnected"), run.feed.skipped_frames) == (1, [], 5)
 
 
-def test_message_at_the_nesting_limit_is_logged_or_skipped(simulator: FaultySimulator) -> None:
-    """Python may parse a message that it cannot print. The limit depends on the depth of the thread's stack."""
-    with running(simulator.url) as one:
-        one.wait_for_prices(1)
+def test_json_too_deeply_nested_to_log_does_not_end_the_feed(simulator: FaultySimulator) -> None:
+    """Python may fail to print what it could parse. The depth of the stack decides for which of these."""
+    with running(simulator.url) as run:
+        run.wait_for_prices(1)
         for depth in range(900, 1000):
             simulator.send_raw(f'{{"event": "x", "status": "error", "deep": {"[" * depth}{"]" * depth}}}')
         run.wait_for_prices(20)
@@ -356,7 +356,7 @@ def test_message_at_the_nesting_limit_is_logged_or_skipped(simulator: FaultySimu
         assert (simulator.connections, run.details("disconnected")) == (1, [])
 
 
-def test_quiet_market_is_not_an_outage_and_is_resubscribed(simulator: FaultySimulator) -> None:
+def test_a_quiet_market_keeps_the_connection_and_is_resubscribed(simulator: FaultySimulator) -> None:
     simulator.quiet(on=True)
     with running(simulator.url, resubscribe_after=0.5) as run:
         wait_for(lambda: len(run.details("subscribed")) >= 2)
@@ -365,7 +365,7 @@ def test_quiet_market_is_not_an_outage_and_is_resubscribed(simulator: FaultySimu
         run.wait_for_prices(1)
 
 
-def test_feed_survives_the_vendors_message_limit(simulator: FaultySimulator) -> None:
+def test_the_feed_recovers_from_the_vendors_message_limit(simulator: FaultySimulator) -> None:
     simulator.max_client_events(2)
     with running(simulator.url) as run:
         wait_for(lambda: len(run.details("subscribed")) == 3)
@@ -373,7 +373,7 @@ def test_feed_survives_the_vendors_message_limit(simulator: FaultySimulator) -> 
         assert simulator.most_open == 1
 
 
-def test_other_client_on_the_same_key_is_reported_once_with_long_backoff(
+def test_another_client_on_the_same_key_is_reported_once_and_waited_for(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(Reconnect, "FIRST_EVICTED", 0.1)
@@ -387,7 +387,7 @@ def test_other_client_on_the_same_key_is_reported_once_with_long_backoff(
 
 
 @pytest.mark.parametrize("code", [1001, 1002, 1003, 1007, 1009, 1010, 1011, 1012, 1013, 1014, 3008])
-def test_server_failing_after_subscribe_is_not_another_client(
+def test_failures_after_subscribing_do_not_count_as_another_client(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
 ) -> None:
     monkeypatch.setattr(Reconnect, "FIRST_EVICTED", 3600.0)
@@ -400,7 +400,7 @@ def test_server_failing_after_subscribe_is_not_another_client(
 
 
 @pytest.mark.parametrize("code", [1000, 1008, 3000, 3003, 4000, 4999])
-def test_ambiguous_close_is_treated_as_another_client(
+def test_closes_that_can_mean_another_client_lead_to_longer_delays(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
 ) -> None:
     monkeypatch.setattr(Reconnect, "FIRST_EVICTED", 0.1)
@@ -411,7 +411,7 @@ def test_ambiguous_close_is_treated_as_another_client(
 
 
 @pytest.mark.parametrize(("data", "code"), [(b"", None), (b"\x03\xe8", 1000), (b"\x03\xf4bye", 1012)])
-def test_close_frame_code_is_recorded(data: bytes, code: int | None) -> None:
+def test_the_code_of_a_close_frame_is_read(data: bytes, code: int | None) -> None:
     assert ClosedByServerError(data).code == code
     assert ClosedByServerError(data).may_be_eviction == (code != 1012)
 
@@ -420,7 +420,7 @@ def test_close_frame_code_is_recorded(data: bytes, code: int | None) -> None:
 
 
 class Keys:
-    """Returns one key after another, then always the last one, and counts the calls."""
+    """Returns the keys one after the other, then the last one forever, and counts the calls."""
 
     def __init__(self, *keys: str) -> None:
         self.asked = 0
@@ -432,7 +432,7 @@ class Keys:
 
 
 @pytest.mark.parametrize("status", [200, 401])
-def test_refused_key_stops_the_feed_after_a_few_attempts(
+def test_a_refused_key_ends_the_feed_after_a_few_attempts(
     simulator: FaultySimulator, status: Literal[200, 401], caplog: pytest.LogCaptureFixture
 ) -> None:
     simulator.refuse_key(on=True, status=status)
@@ -446,7 +446,7 @@ def test_refused_key_stops_the_feed_after_a_few_attempts(
     assert KEY not in caplog.text
 
 
-def test_key_that_once_worked_is_retried_forever(simulator: FaultySimulator) -> None:
+def test_a_key_that_was_accepted_once_is_retried_forever(simulator: FaultySimulator) -> None:
     keys = Keys(KEY)
     with running(simulator.url, api_key=keys) as run:
         run.wait_for_prices(1)
@@ -459,7 +459,7 @@ def test_key_that_once_worked_is_retried_forever(simulator: FaultySimulator) -> 
         assert simulator.most_open == 1
 
 
-def test_key_is_read_at_every_connect_for_rotation() -> None:
+def test_the_key_is_read_for_every_connection_so_that_it_can_be_rotated() -> None:
     with (
         FaultySimulator(SimulatorConfig(rate=200, api_key="new & better")) as simulator,
         running(simulator.url, api_key=Keys("old", "new & better")) as run,
@@ -470,7 +470,7 @@ def test_key_is_read_at_every_connect_for_rotation() -> None:
 # --- Symbols
 
 
-def test_refused_symbols_are_reported_and_others_continue(
+def test_refused_symbols_are_reported_and_the_others_received(
     simulator: FaultySimulator, caplog: pytest.LogCaptureFixture
 ) -> None:
     with running(simulator.url, "NONSENSE,AAPL,OTHER") as run:
@@ -481,45 +481,45 @@ def test_refused_symbols_are_reported_and_others_continue(
     assert "refused by the server: NONSENSE (symbol not found); OTHER (symbol not found)" in caplog.text
 
 
-def test_no_accepted_symbol_stops_the_feed(simulator: FaultySimulator) -> None:
-    with running(simulator.url, "NONSENSE") as one:
+def test_the_feed_ends_if_every_symbol_is_refused(simulator: FaultySimulator) -> None:
+    with running(simulator.url, "NONSENSE") as run:
         with pytest.raises(NothingSubscribedError, match=r"NONSENSE \(symbol not found\)") as caught:
             run.ended.result(timeout=PATIENCE)
         assert caught.value.exit_status == 2
         assert run.kinds[-1] == "stopped"
 
 
-def test_symbols_change_without_reconnecting(simulator: FaultySimulator) -> None:
-    with running(simulator.url, "BTC/USD,AAPL:NASDAQ") as one:
-        wait_for(lambda: one.words("subscribed"))
-        one.feed.set_symbols(["eur/usd", "AAPL:NASDAQ"])
-        wait_for(lambda: len(one.words("subscribed")) == 2)
-        assert one.words("subscribed")[1]["symbols"] == ["EUR/USD"]
-        assert one.words("unsubscribed")[0]["symbols"] == ["BTC/USD"]
-        seen = len(one.prices)
-        wait_for(lambda: {price.event["symbol"] for price in one.prices[seen:][-20:]} == {"AAPL", "EUR/USD"})
+def test_symbols_can_change_on_an_open_connection(simulator: FaultySimulator) -> None:
+    with running(simulator.url, "BTC/USD,AAPL:NASDAQ") as run:
+        wait_for(lambda: run.details("subscribed"))
+        run.feed.set_symbols(["eur/usd", "AAPL:NASDAQ"])
+        wait_for(lambda: len(run.details("subscribed")) == 2)
+        assert run.details("subscribed")[1]["symbols"] == ["EUR/USD"]
+        assert run.details("unsubscribed")[0]["symbols"] == ["BTC/USD"]
+        seen = len(run.prices)
+        wait_for(lambda: {price.event["symbol"] for price in run.prices[seen:][-20:]} == {"AAPL", "EUR/USD"})
         simulator.reset_all()
-        wait_for(lambda: len(one.words("subscribed")) == 3)  # and afterwards
-        assert sorted(one.words("subscribed")[2]["symbols"]) == ["AAPL", "EUR/USD"]
+        wait_for(lambda: len(run.details("subscribed")) == 3)  # the new symbols survive a reconnect
+        assert sorted(run.details("subscribed")[2]["symbols"]) == ["AAPL", "EUR/USD"]
         assert (simulator.connections, simulator.most_open) == (2, 1)
 
 
-def test_all_symbols_refused_later_does_not_stop_the_feed(simulator: FaultySimulator) -> None:
-    with running(simulator.url, "AAPL") as one:
-        one.wait_for_prices(1)
-        one.feed.set_symbols(["NONSENSE"])
-        wait_for(lambda: one.words("refused"))
-        one.feed.set_symbols(["AAPL"])
-        wait_for(lambda: len(one.words("subscribed")) == 2)
+def test_symbols_refused_after_a_change_do_not_end_the_feed(simulator: FaultySimulator) -> None:
+    with running(simulator.url, "AAPL") as run:
+        run.wait_for_prices(1)
+        run.feed.set_symbols(["NONSENSE"])
+        wait_for(lambda: run.details("refused"))
+        run.feed.set_symbols(["AAPL"])
+        wait_for(lambda: len(run.details("subscribed")) == 2)
         assert simulator.connections == 1
 
 
-def test_subscribe_error_without_symbols_refuses_all(
+def test_an_error_without_symbols_refuses_all_of_them(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise the feed would stay connected without a subscription and without an error."""
+    """Otherwise the feed would stay connected without a subscription, and without an error."""
     monkeypatch.setattr(
-        "tickpipe.simulator.protocol.status_event",
+        "tickpipe.simulator.server._status",
         lambda *_: {"event": "subscribe-status", "status": "error", "message": "limit"},
     )
     with running(simulator.url, "AAPL") as run:
@@ -528,21 +528,21 @@ def test_subscribe_error_without_symbols_refuses_all(
         assert run.details("refused")[0]["symbols"] == {"AAPL": "limit"}
 
 
-def test_gap_after_a_stop_starts_at_the_last_frame(simulator: FaultySimulator) -> None:
-    """Prices that arrive during the closing handshake are not processed."""
-    with running(simulator.url, "AAPL") as one:
-        one.wait_for_prices(3)
-        one.end()
-        (stopped,) = one.words("stopped")
-        assert stopped["at"] == one.feed._last_frame
-        assert stopped["at"] <= one.prices[-1].received
+def test_at_shutdown_the_gap_begins_at_the_last_frame(simulator: FaultySimulator) -> None:
+    """Closing takes a round trip. Prices that arrive in this time are not received."""
+    with running(simulator.url, "AAPL") as run:
+        run.wait_for_prices(3)
+        run.end()
+        (stopped,) = run.details("stopped")
+        assert stopped["at"] == run.feed._last_frame
+        assert stopped["at"] <= run.prices[-1].received
 
 
 # --- Sessions
 
 
 class Clock:
-    """An adjustable clock in microseconds since 1970."""
+    """Microseconds since 1970, with an offset that a test may change."""
 
     def __init__(self, now: int) -> None:
         self.ahead = now - clock.microseconds()
@@ -552,7 +552,7 @@ class Clock:
 
 
 @pytest.mark.parametrize("quiet", [False, True], ids=["prices flow", "quiet market"])
-def test_session_changes_at_midnight_without_reconnecting(
+def test_a_new_session_begins_at_midnight_on_the_same_connection(
     simulator: FaultySimulator,
     quiet: bool,
 ) -> None:
@@ -580,11 +580,11 @@ def test_session_changes_at_midnight_without_reconnecting(
 
 
 @given(st.lists(st.tuples(st.sampled_from(["price", "heartbeat", "tick"]), st.integers(-3, 3), st.integers(-2, 2))))
-def test_clock_jumps_lose_no_price_and_repeat_no_number(
+def test_clock_jumps_neither_lose_nor_renumber_a_price(
     steps: list[tuple[str, int, int]],
 ) -> None:
-    now = 20_000 * DAY  # a step back from here leads to the previous day
-    intake = EventQueue(10**6)
+    now = 20_000 * DAY  # midnight: a step back leads to the day before
+    queue = EventQueue(10**6)
     feed = Feed(
         FeedConfig(alive_every=0.0),
         api_key=lambda: Secret(KEY),
@@ -594,7 +594,7 @@ def test_clock_jumps_lose_no_price_and_repeat_no_number(
         monotonic=lambda: 0.0,
     )
     feed._begin_session(now)
-    read: list[int] = []  # clock time of each price
+    read: list[int] = []  # the clock at the receipt of each price
     for kind, seconds, microseconds in steps:
         now += seconds * 700_000 + microseconds
         if kind == "tick":
@@ -624,7 +624,7 @@ def test_clock_jumps_lose_no_price_and_repeat_no_number(
 
 
 @pytest.mark.parametrize("quiet", [False, True], ids=["prices flow", "quiet market"])
-def test_clock_going_back_starts_a_session_without_reconnecting(
+def test_a_new_session_begins_on_the_same_connection_after_the_clock_goes_back(
     simulator: FaultySimulator, caplog: pytest.LogCaptureFixture, quiet: bool
 ) -> None:
     hour = 3600 * 1_000_000
@@ -653,8 +653,8 @@ def test_clock_going_back_starts_a_session_without_reconnecting(
     assert re.search(r"the clock has gone back by 3[56]\d\d\.\d s: a new session begins", caplog.text)
 
 
-def test_connection_lost_after_the_clock_went_back_is_a_gap(simulator: FaultySimulator) -> None:
-    """The last frame has the time of the old clock. As the start of the gap it would hide the gap."""
+def test_a_gap_after_the_clock_goes_back_begins_in_the_new_session(simulator: FaultySimulator) -> None:
+    """The last frame has a time ahead of the clock. A gap that began then would be hidden."""
     hour = 3600 * 1_000_000
     clock = Clock(20_000 * DAY + 12 * hour)
     with running(simulator.url, clock=clock) as run:
@@ -669,10 +669,10 @@ def test_connection_lost_after_the_clock_went_back_is_a_gap(simulator: FaultySim
         assert run.details("started")[1]["session"] <= lost["last_frame"] <= lost["at"] <= clock()
 
 
-def test_full_queue_is_recorded_with_the_exact_range(simulator: FaultySimulator) -> None:
-    with running(simulator.url, bound=50) as one:
-        wait_for(lambda: one.feed.lost >= 20)  # nothing reads the queue
-        one.wait_for_prices(50)
+def test_an_overflow_of_the_queue_is_recorded_with_its_exact_range(simulator: FaultySimulator) -> None:
+    with running(simulator.url, bound=50) as run:
+        wait_for(lambda: run.feed.lost >= 20)  # the queue is not emptied
+        run.wait_for_prices(50)
         simulator.quiet(on=True)
         run.end()
         seqs = [price.seq for price in run.prices]
@@ -686,7 +686,7 @@ def test_full_queue_is_recorded_with_the_exact_range(simulator: FaultySimulator)
 # --- Stopping and waiting
 
 
-def test_stop_interrupts_the_reconnect_wait(
+def test_a_feed_that_waits_to_reconnect_stops_at_once(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(Reconnect, "FIRST", 3600.0)
@@ -695,14 +695,14 @@ def test_stop_interrupts_the_reconnect_wait(
         run.wait_for_prices(1)
         simulator.stop()
         wait_for(lambda: "; next try in " in caplog.text)
-        alive = len(one.words("alive"))
-        wait_for(lambda: len(one.words("alive")) > alive)  # the wait is logged
-        assert one.words("alive")[-1]["connected"] is False
-        one.end()  # the join ends long before the next attempt
-        assert one.kinds[-2:] == ["disconnected", "stopped"]
+        alive = len(run.details("alive"))
+        wait_for(lambda: len(run.details("alive")) > alive)
+        assert run.details("alive")[-1]["connected"] is False
+        run.end()  # long before the next attempt
+        assert run.kinds[-2:] == ["disconnected", "stopped"]
 
 
-def test_unreachable_server_is_retried(simulator: FaultySimulator) -> None:
+def test_an_unreachable_server_is_retried_forever(simulator: FaultySimulator) -> None:
     simulator.stop()
     keys = Keys(KEY)
     with running(simulator.url, api_key=keys) as run:
@@ -711,17 +711,17 @@ def test_unreachable_server_is_retried(simulator: FaultySimulator) -> None:
         assert run.kinds == ["started"]
 
 
-def test_reconnecting_does_not_leak_threads(simulator: FaultySimulator) -> None:
-    with running(simulator.url) as one:
-        one.wait_for_prices(1)
-        before = threading.active_count()
+def test_the_feed_runs_in_one_thread_over_all_its_connections(simulator: FaultySimulator) -> None:
+    others = set(threading.enumerate())
+    with running(simulator.url) as run:
+        run.wait_for_prices(1)
         for n in range(2, 5):
             simulator.reset_all()
             wait_for(lambda n=n: len(run.details("subscribed")) == n)  # type: ignore[misc]
         wait_for(lambda: [thread.name for thread in threading.enumerate() if thread not in others] == ["Feed.run"])
 
 
-# --- Backoff
+# --- How long to wait
 
 
 def reconnect(
@@ -732,7 +732,7 @@ def reconnect(
 
 
 class AtMost(random.Random):
-    """The maximum of the jitter."""
+    """The longest wait the jitter gives."""
 
     def uniform(self, a: float, b: float) -> float:
         assert (a, b) == (0.5, 1.0)
@@ -741,38 +741,38 @@ class AtMost(random.Random):
 
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()  # the default waits
+    monkeypatch.undo()  # the real waits
 
 
 @pytest.mark.usefixtures("patience")
 class TestReconnect:
-    def test_waits_double_up_to_a_maximum(self) -> None:
+    def test_delays_double_up_to_a_maximum(self) -> None:
         assert reconnect(6) == [0.5, 1.0, 2.0, 4.0, 7.0, 7.0]
         assert reconnect(2000)[-1] == Reconnect.LONGEST
 
     @given(st.randoms(use_true_random=False))
-    def test_jitter_removes_up_to_half(self, rng: random.Random) -> None:
+    def test_jitter_shortens_a_delay_by_up_to_half(self, rng: random.Random) -> None:
         for most, wait in zip(reconnect(8), reconnect(8, rng=rng), strict=True):
             assert most / 2 <= wait <= most
 
-    def test_recovered_server_is_found_in_under_15_seconds(self) -> None:
+    def test_a_recovered_server_is_found_within_15_seconds(self) -> None:
         assert Reconnect.LONGEST + FeedConfig().handshake_timeout < 15
 
-    def test_refused_key_stops_in_under_30_seconds(self) -> None:
+    def test_a_refused_key_ends_the_attempts_within_30_seconds(self) -> None:
         tries = FeedConfig().key_tries
         assert sum(reconnect(tries - 1)) + tries * FeedConfig().handshake_timeout < 30
 
-    def test_good_connection_resets_the_backoff(self) -> None:
+    def test_a_good_connection_resets_the_delay(self) -> None:
         policy = Reconnect(AtMost())
         waits = [policy.after(lasted=lasted, evicted=False) for lasted in (0, 0, 59.9, 60.0, 0)]
         assert waits == [0.5, 1.0, 2.0, 0.5, 1.0]
 
-    def test_three_early_closes_mean_another_client_uses_the_key(self) -> None:
+    def test_three_early_closes_in_a_row_mean_that_another_client_uses_the_key(self) -> None:
         waits = reconnect(9, lasted=1.0, evicted=True)
         assert waits == [0.5, 1.0, 15.0, 30.0, 60.0, 120.0, 240.0, 300.0, 300.0]
 
     @pytest.mark.parametrize("between", [{"lasted": 60.0, "evicted": True}, {"lasted": 1.0, "evicted": False}])
-    def test_early_closes_must_be_consecutive(self, between: dict[str, Any]) -> None:
+    def test_another_kind_of_close_resets_the_count_of_evictions(self, between: dict[str, Any]) -> None:
         policy = Reconnect(AtMost())
         for _ in range(3):
             for _ in range(2):
@@ -782,13 +782,13 @@ class TestReconnect:
 
 
 @pytest.mark.parametrize("url", ["", "host", "http://host", "ws://", "ws://[::1", "ws://host:port", "ws://host:99999"])
-def test_invalid_address_is_refused(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="is no websocket address: it looks like wss://"):
+def test_an_invalid_address_is_rejected(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"is not a websocket address\. Example: wss://"):
         FeedConfig(url=url)
 
 
 @pytest.mark.parametrize("url", [DEFAULT_URL, "ws://127.0.0.1:8765/v1/quotes/price", "ws://[::1]:80"])
-def test_address_is_identified_by_its_host(url: str) -> None:
+def test_the_host_is_part_of_the_address(url: str) -> None:
     assert FeedConfig(url=url).host in url
 
 
@@ -802,8 +802,8 @@ def test_address_is_identified_by_its_host(url: str) -> None:
     st.lists(st.integers(1, 400), min_size=1),
 )
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_frames_do_not_depend_on_fragmentation(frames: list[tuple[str, int]], cuts: list[int]) -> None:
-    """Frames are read correctly whether whole, split, joined or fragmented."""
+def test_frames_survive_any_split_into_packets(frames: list[tuple[str, int]], cuts: list[int]) -> None:
+    """A read may return a part of a frame or several frames, and a message may consist of several frames."""
     sent, wire = [], b""
     for number, (kind, size) in enumerate(frames):
         data = (b"%d" % number).ljust(size, b".")[:size]
@@ -857,10 +857,10 @@ def test_the_connection_ignores_proxy_variables(
     assert proxy.requests == []
 
 
-def test_prices_arrive_through_an_authenticated_proxy(
+def test_prices_arrive_through_a_proxy_with_a_login(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")  # the caller chose the proxy explicitly
+    monkeypatch.setenv("no_proxy", "127.0.0.1")  # the proxy is given by argument
     with http_proxy() as proxy:
         url = Secret(f"http://us%40er:{KEY}%23@127.0.0.1:{proxy.port}")
         with running(simulator.url, proxy=Proxy("http_proxy", url)) as run:
@@ -869,7 +869,7 @@ def test_prices_arrive_through_an_authenticated_proxy(
 
 
 @pytest.mark.parametrize("status", ["407 Proxy Authentication Required", "502 Bad Gateway", "closed"])
-def test_connection_failure_names_the_proxy(
+def test_a_failed_connection_names_the_proxy(
     simulator: FaultySimulator, caplog: pytest.LogCaptureFixture, status: str
 ) -> None:
     with http_proxy(status) as proxy:

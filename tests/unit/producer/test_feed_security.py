@@ -1,4 +1,4 @@
-"""A hostile websocket server can neither leak the API key nor exhaust the producer's memory."""
+"""A hostile websocket server can neither leak the API key nor exhaust the memory of the producer."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from producer.queue import EventQueue
 from tests.support.waiting import PATIENCE, wait_for
 
 KEY = "the+key/of us"
-#: The vendor documents a maximum message size of 1 MB.
-FAR_TOO_MUCH = 64 * 1024 * 1024
+#: Bytes. The vendor documents messages of up to 1 MB.
+TOO_MUCH = 64 * 1024 * 1024
 
 
 @contextmanager
 def answering(answer: Callable[[bytes], bytes]) -> Iterator[tuple[str, list[bytes]]]:
-    """A TCP server that answers once per connection and closes it. Yields its address and the received data."""
+    """A TCP server that answers one request for each connection. Yields its address and the requests."""
     heard: list[bytes] = []
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
 
@@ -60,8 +60,8 @@ def sending(send: Callable[[ServerConnection], None]) -> Iterator[str]:
 
 @contextmanager
 def feeding(url: str) -> Iterator[tuple[Feed, EventQueue]]:
-    """A running feed on this websocket."""
-    stop, intake = threading.Event(), EventQueue(1000)
+    """A feed that receives from this server."""
+    stop, queue = threading.Event(), EventQueue(1000)
     feed = Feed(
         FeedConfig(url=url), api_key=lambda: Secret(KEY), symbols=["AAPL"], queue=queue, clock=clock.microseconds
     )
@@ -73,8 +73,8 @@ def feeding(url: str) -> Iterator[tuple[Feed, EventQueue]]:
         running.exception(PATIENCE)
 
 
-def causes(intake: EventQueue) -> list[str]:
-    """The recorded causes of disconnections."""
+def causes(queue: EventQueue) -> list[str]:
+    """The causes of the recorded disconnections."""
     return [
         str(json.loads(item.detail)["cause"])
         for item in queue.take(timeout=0) or []
@@ -83,7 +83,7 @@ def causes(intake: EventQueue) -> list[str]:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_handshake_redirect_is_not_followed(status: int) -> None:
+def test_redirects_of_the_handshake_are_not_followed(status: int) -> None:
     with answering(lambda _: b"") as (elsewhere, heard):
 
         def redirect(request: bytes) -> bytes:
@@ -96,7 +96,7 @@ def test_handshake_redirect_is_not_followed(status: int) -> None:
         assert heard == []
 
 
-def test_echoed_key_reaches_neither_health_page_nor_log(
+def test_an_echoed_key_reaches_neither_health_page_nor_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -109,9 +109,9 @@ def test_echoed_key_reaches_neither_health_page_nor_log(
 
 
 @pytest.mark.parametrize("key", [KEY, "the%2Bkey%2Fof%20us"])
-def test_key_echoed_in_a_close_reason_is_masked(key: str) -> None:
-    with sending(lambda connection: connection.close(1008, f"bad {key}!")) as url, feeding(url) as (_, intake):
-        found = wait_for(lambda: causes(intake))
+def test_a_close_reason_is_recorded_without_the_key(key: str) -> None:
+    with sending(lambda connection: connection.close(1008, f"bad {key}!")) as url, feeding(url) as (_, queue):
+        found = wait_for(lambda: causes(queue))
     assert "bad …!" in found[0]
 
 
@@ -136,7 +136,7 @@ def fragments_without_end(connection: ServerConnection, count: Callable[[int], N
 
 
 @pytest.mark.parametrize("attack", [one_frame_without_end, fragments_without_end])
-def test_endless_message_is_aborted_at_the_size_limit(
+def test_an_endless_message_is_refused_before_it_fills_the_memory(
     attack: Callable[[ServerConnection, Callable[[int], None]], None],
 ) -> None:
     sent = 0
@@ -156,7 +156,7 @@ def test_endless_message_is_aborted_at_the_size_limit(
     assert sent <= TOO_MUCH
 
 
-def test_message_of_maximum_size_is_accepted() -> None:
+def test_a_message_of_the_documented_maximum_size_is_accepted() -> None:
     event = b'{"event": "price", "symbol": "AAPL", "price": 1, "timestamp": 1, "note": "' + b"x" * 10**6 + b'"}'
 
     def send(connection: ServerConnection) -> None:
@@ -171,7 +171,7 @@ def test_message_of_maximum_size_is_accepted() -> None:
 
 
 def test_compressed_frame_closes_the_connection() -> None:
-    """Compression is not negotiated, so no decompression bomb is unpacked."""
+    """Compression was not negotiated, so no decompression bomb is ever unpacked."""
     with (
         sending(lambda connection: connection.socket.sendall(b"\xc1\x03abc" + b"\0" * 10)) as url,
         feeding(url) as (_, queue),

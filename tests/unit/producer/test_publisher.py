@@ -1,4 +1,4 @@
-"""The publisher appends to Redis or spools whole batches in order, and counts lost events."""
+"""The publisher appends to Redis, or spools everything while it cannot. Losses are counted and recorded."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from tests.unit.conftest import stored
 START = 1_700_000_000_000_000
 
 
-class House:
-    """A producer without a feed: session, queue, publisher and spool, on a Redis that can fail."""
+class Harness:
+    """A producer without its feed: session, queue, publisher and spool, on a Redis that can be disconnected."""
 
     def __init__(self, folder: Path, *, spool_max: int = 10**6, bound: int = 10**6) -> None:
         self.server = fakeredis.FakeServer()
@@ -54,15 +54,15 @@ class House:
             assert self.queue.put(self.price())
 
     def publish(self) -> None:
-        """Publish everything in the queue, as the publisher thread does."""
-        while batch := self.intake.take(timeout=0):
+        """Publish all waiting events, as the publisher's thread does."""
+        while batch := self.queue.take(timeout=0):
             self.publisher.publish(batch)
 
     def replay(self) -> None:
         replay(self.spool, self.streams, threading.Event())
 
     def seqs(self, where: str = "stream") -> list[int]:
-        """The seqs of the prices in the stream or spool, in order."""
+        """The numbers of the prices in the stream or in the spool, in order."""
         if where == "stream":
             return [int(fields[b"seq"]) for _, fields in stored(self.client)]
         entries = self.spool.head("prices", 10**6)[1]
@@ -74,8 +74,10 @@ class House:
         return [(event.event, json.loads(event.detail)) for event in events]
 
     def lost(self) -> list[int]:
-        """The seqs in overflow events, in order."""
-        ranges = [(told["first_seq"], told["last_seq"]) for kind, told in self.words() if kind == "overflow"]
+        """The numbers in the recorded losses, in order."""
+        ranges = [
+            (detail["first_seq"], detail["last_seq"]) for kind, detail in self.feed_events() if kind == "overflow"
+        ]
         return [seq for first, last in ranges for seq in range(first, last + 1)]
 
 
@@ -97,9 +99,9 @@ def harness(tmp_path: Path, impatient: None) -> Iterator[Harness]:  # noqa: ARG0
 # --- The queue
 
 
-def test_queue_returns_everything_in_batches(house: House) -> None:
-    house.put(2 * MAX_APPEND + 5)
-    house.intake.close()
+def test_the_queue_returns_waiting_items_in_batches(harness: Harness) -> None:
+    harness.put(2 * MAX_APPEND + 5)
+    harness.queue.close()
     batches: list[list[Item]] = []
     while (batch := harness.queue.take(timeout=0)) is not None:
         batches.append(batch)
@@ -107,42 +109,42 @@ def test_queue_returns_everything_in_batches(house: House) -> None:
     assert [item.seq for batch in batches for item in batch if isinstance(item, PriceEvent)] == [*range(1, 2006)]
 
 
-def test_queue_waits_for_the_first_item_then_times_out(house: House) -> None:
-    assert house.intake.take(timeout=0.01) == []
+def test_an_empty_queue_returns_an_empty_batch_after_the_timeout(harness: Harness) -> None:
+    assert harness.queue.take(timeout=0.01) == []
 
 
-def test_full_queue_refuses_prices_and_accepts_feed_events(tmp_path: Path) -> None:
-    with opened(tmp_path, bound=2) as house:
-        assert [house.intake.put(house.price()) for _ in range(3)] == [True, True, False]
-        house.session.tell("alive")
-        batch = house.intake.take(timeout=0) or []
+def test_a_full_queue_refuses_prices_and_accepts_feed_events(tmp_path: Path) -> None:
+    with opened(tmp_path, bound=2) as harness:
+        assert [harness.queue.put(harness.price()) for _ in range(3)] == [True, True, False]
+        harness.session.emit("alive")
+        batch = harness.queue.take(timeout=0) or []
         assert [type(item) for item in batch] == [PriceEvent, PriceEvent, FeedEvent]
         assert harness.queue.put(harness.price())
 
 
-def test_closed_queue_returns_nothing(house: House) -> None:
-    house.put(1)
-    house.intake.close()
-    assert [len(house.intake.take(timeout=0) or []), house.intake.take(timeout=0)] == [1, None]
+def test_a_closed_and_empty_queue_returns_none(harness: Harness) -> None:
+    harness.put(1)
+    harness.queue.close()
+    assert [len(harness.queue.take(timeout=0) or []), harness.queue.take(timeout=0)] == [1, None]
 
 
-# --- Appending to Redis
+# --- Append to Redis
 
 
-def test_entries_match_the_contract(house: House) -> None:
-    house.put(1)
-    house.session.tell("alive", last_seq=1)
-    house.publish()
-    ((_, fields),) = stored(house.client)
+def test_entries_have_the_fields_of_the_contract(harness: Harness) -> None:
+    harness.put(1)
+    harness.session.emit("alive", last_seq=1)
+    harness.publish()
+    ((_, fields),) = stored(harness.client)
     assert tick.decode(fields) == (str(START), "1", "AAPL", "1", "2.50", "", "", "", "", str(START + 1))
     assert tuple(fields) == tuple(name.encode() for name in tick.Tick._fields)
     assert harness.feed_events() == [("alive", {"last_seq": 1})]
     assert (harness.publisher.appended, harness.publisher.spooled, harness.publisher.lost) == (2, 0, 0)
 
 
-@pytest.mark.parametrize("away", [False, True], ids=["directly", "by the spool"])
-def test_batch_is_appended_whole_with_prices_before_feed_events(
-    house: House, monkeypatch: pytest.MonkeyPatch, away: bool
+@pytest.mark.parametrize("unavailable", [False, True], ids=["direct", "spool"])
+def test_a_batch_is_appended_as_a_whole_with_prices_before_feed_events(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, unavailable: bool
 ) -> None:
     calls: list[tuple[str, int]] = []
     append = harness.streams.append
@@ -162,9 +164,9 @@ def test_batch_is_appended_whole_with_prices_before_feed_events(
     assert calls == [("prices", 2), ("feed", 2)]
 
 
-@pytest.mark.parametrize("away", [False, True], ids=["straight", "by the spool"])
-def test_lone_surrogate_is_passed_as_bytes_and_refused_at_decoding(house: House, away: bool) -> None:
-    house.server.connected = not away
+@pytest.mark.parametrize("unavailable", [False, True], ids=["direct", "spool"])
+def test_a_lone_surrogate_is_appended_as_bytes_and_refused_by_the_decoder(harness: Harness, unavailable: bool) -> None:
+    harness.server.connected = not unavailable
     for symbol in ("A", "\ud800", "B"):
         harness.queue.put(harness.price(symbol))
     harness.publish()
@@ -177,29 +179,57 @@ def test_lone_surrogate_is_passed_as_bytes_and_refused_at_decoding(house: House,
         tick.decode(odd)
 
 
-# --- Spooling and replaying
+def test_each_instrument_is_recorded_once_in_each_session(harness: Harness) -> None:
+    next_day = Session(START + 86_400_000_000, harness.queue.put_always, lambda: START)
+    for session in (harness.session, next_day):
+        for symbol, exchange in (("BTC/USD", "Kraken"), ("BTC/USD", "Coinbase"), ("BTC/USD", "Kraken")):
+            event = {"event": "price", "symbol": symbol, "exchange": exchange, "type": "Digital Currency"}
+            assert harness.queue.put(session.number(event, session.id))
+    harness.publish()
+    events = [feed_event.decode(fields) for _, fields in stored(harness.client, "prices:feed")]
+    kraken, coinbase = (
+        {"symbol": "BTC/USD", "type": "Digital Currency", "exchange": exchange} for exchange in ("Kraken", "Coinbase")
+    )
+    assert [(int(event.session), event.number, int(event.at), json.loads(event.detail)) for event in events] == [
+        (session.id, number, session.id + seq, instrument)
+        for session in (harness.session, next_day)
+        for number, seq, instrument in (("1", 1, kraken), ("2", 2, coinbase))
+    ]
+    assert {event.event for event in events} == {"instrument"}
 
 
-def test_nothing_overtakes_a_spool_that_is_not_empty(house: House) -> None:
-    house.put(2)
-    house.publish()
-    house.server.connected = False
-    house.put(2)
-    house.publish()
-    house.server.connected = True
-    house.put(2)
-    house.publish()  # Redis is back, but 3 and 4 still wait
-    assert (house.seqs(), house.seqs("spool")) == ([1, 2], [3, 4, 5, 6])
-    house.replay()
-    house.put(1)
-    house.publish()
-    assert (house.seqs(), house.spool.entries) == ([1, 2, 3, 4, 5, 6, 7], 0)
-    assert (house.publisher.appended, house.publisher.spooled, house.publisher.lost) == (3, 4, 0)
+def test_instruments_of_the_last_prices_are_recorded_after_the_queue_is_closed(harness: Harness) -> None:
+    harness.put(1)
+    assert harness.queue.put(harness.price("MSFT"))
+    harness.queue.close()
+    harness.publisher.run()
+    assert harness.seqs() == [1, 2]
+    assert harness.feed_events() == [("instrument", {"symbol": "MSFT"})]
+
+
+# --- Spool
+
+
+def test_no_event_passes_a_spool_that_is_not_empty(harness: Harness) -> None:
+    harness.put(2)
+    harness.publish()
+    harness.server.connected = False
+    harness.put(2)
+    harness.publish()
+    harness.server.connected = True
+    harness.put(2)
+    harness.publish()  # Redis is available again, but 3 and 4 still wait
+    assert (harness.seqs(), harness.seqs("spool")) == ([1, 2], [3, 4, 5, 6])
+    harness.replay()
+    harness.put(1)
+    harness.publish()
+    assert (harness.seqs(), harness.spool.entries) == ([1, 2, 3, 4, 5, 6, 7], 0)
+    assert (harness.publisher.appended, harness.publisher.spooled, harness.publisher.lost) == (3, 4, 0)
 
 
 @pytest.mark.parametrize("error", [StreamOutageError("OOM"), ConfigurationError("the password has changed")])
-def test_batch_is_spooled_for_every_redis_error(
-    house: House, error: TickpipeError, monkeypatch: pytest.MonkeyPatch
+def test_a_batch_is_spooled_after_any_error_of_redis(
+    harness: Harness, error: TickpipeError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise error
@@ -210,40 +240,37 @@ def test_batch_is_spooled_for_every_redis_error(
     assert harness.seqs("spool") == [1, 2, 3]
 
 
-def test_shutdown_flushes_everything(house: House) -> None:
-    house.put(2 * MAX_APPEND + 5)
-    house.session.tell("stopped", last_seq=2005)
-    house.intake.close()
-    house.publisher.run()
-    assert house.seqs() == [*range(1, 2006)]
-    assert house.words() == [("stopped", {"last_seq": 2005})]
+def test_closing_the_queue_publishes_everything(harness: Harness) -> None:
+    harness.put(2 * MAX_APPEND + 5)
+    harness.session.emit("stopped", last_seq=2005)
+    harness.queue.close()
+    harness.publisher.run()
+    assert harness.seqs() == [*range(1, 2006)]
+    assert harness.feed_events() == [("stopped", {"last_seq": 2005})]
 
 
-def test_full_spool_counts_lost_prices_and_records_their_exact_ranges(
+def test_prices_lost_to_a_full_spool_are_counted_and_recorded_by_exact_range(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with opened(tmp_path, spool_max=0) as harness:
         for count in (3, 2):  # lost
-            house.server.connected = False
-            house.put(count)
-            house.session.tell("alive", last_seq=house.session.seq)
-            house.publish()
-            house.server.connected = True
-            house.replay()
-            house.put(1)  # is appended
-            house.publish()
-        assert house.publisher.lost == 5
-        assert house.seqs() == [4, 7]
-        assert house.lost() == [1, 2, 3, 5, 6]  # logged when the loss ends
-        assert [told["last_seq"] for kind, told in house.words() if kind == "alive"] == [
-            3,
-            6,
-        ]  # feed events are still accepted
-        assert told_lost(caplog) == ["3 so far", "3 since the start", "5 so far", "5 since the start"]
+            harness.server.connected = False
+            harness.put(count)
+            harness.session.emit("alive", last_seq=harness.session.seq)
+            harness.publish()
+            harness.server.connected = True
+            harness.replay()
+            harness.put(1)  # is appended
+            harness.publish()
+        assert harness.publisher.lost == 5
+        assert harness.seqs() == [4, 7]
+        assert harness.lost() == [1, 2, 3, 5, 6]  # recorded as soon as Redis accepts events
+        assert [detail["last_seq"] for kind, detail in harness.feed_events() if kind == "alive"] == [3, 6]  # not lost
+        assert logged_losses(caplog) == ["3 so far", "3 since the start", "5 so far", "5 since the start"]
 
 
-def told_lost(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """The numbers of lost prices in the log, in order."""
+def logged_losses(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The numbers of lost prices in the log lines, in order."""
     return [
         record.getMessage().rpartition(": ")[2].replace("price events lost ", "")
         for record in caplog.records
@@ -251,7 +278,9 @@ def told_lost(caplog: pytest.LogCaptureFixture) -> list[str]:
     ]
 
 
-def test_full_spool_is_logged_every_minute_and_at_its_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_losses_are_logged_once_a_minute_and_once_when_they_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     now = 0.0
     with opened(tmp_path, spool_max=0) as harness:
         harness.publisher._monotonic = lambda: now
@@ -266,25 +295,27 @@ def test_full_spool_is_logged_every_minute_and_at_its_end(tmp_path: Path, caplog
     assert logged_losses(caplog) == ["2 so far", "6 so far", "8 since the start"]
 
 
-def test_losses_are_recorded_before_the_checkpoint_covers_them(tmp_path: Path) -> None:
-    """A producer killed right after an `alive` must not leave seqs that `verify` reports missing forever."""
-    with opened(tmp_path, spool_max=0) as house:
-        house.server.connected = False
+def test_no_checkpoint_is_stored_before_the_losses_that_it_covers(tmp_path: Path) -> None:
+    """Otherwise `verify` would report missing prices forever if the producer is killed right after an `alive`."""
+    with opened(tmp_path, spool_max=0) as harness:
+        harness.server.connected = False
         for _ in range(3):
-            house.put(4)
-            house.publish()  # lost, but not yet recorded: one event per batch would be too many
-        house.put(1)
-        house.session.tell("alive", last_seq=house.session.seq)
-        house.publish()
-        told = [cast("dict[str, str]", fields) for fields in house.spool.head("feed", 100)[1]]
-        assert [(fields["event"], json.loads(fields["detail"])["last_seq"]) for fields in told] == [
+            harness.put(4)
+            harness.publish()  # lost, but not recorded yet: one event for each batch would be too many
+        harness.put(1)
+        harness.session.emit("alive", last_seq=harness.session.seq)
+        harness.publish()
+        events = [cast("dict[str, str]", fields) for fields in harness.spool.head("feed", 100)[1]]
+        assert [(fields["event"], json.loads(fields["detail"])["last_seq"]) for fields in events] == [
             ("alive", 13),
             ("overflow", 12),
             ("overflow", 13),
         ]
 
 
-def test_feed_events_refused_by_the_spool_are_kept_for_later(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_feed_events_that_the_spool_refuses_are_kept_for_later(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(_: object) -> None:
         raise SpoolFullError("the disk is full")
 
@@ -300,12 +331,12 @@ def test_feed_events_refused_by_the_spool_are_kept_for_later(house: House, monke
     assert harness.lost() == [1, 2]
 
 
-# --- One stream is refused
+# --- Redis refuses one of the streams
 
 
-def test_prices_are_appended_once_while_feed_events_are_refused(house: House) -> None:
-    """The events are appended in order when Redis accepts them again."""
-    house.client.set("prices:feed", "x")
+def test_prices_are_appended_once_while_feed_events_are_refused(harness: Harness) -> None:
+    """The feed events are appended in order as soon as Redis accepts them."""
+    harness.client.set("prices:feed", "x")
     for number in range(1, 4):
         harness.put(2)
         harness.session.emit("alive", last_seq=harness.session.seq)
@@ -318,13 +349,13 @@ def test_prices_are_appended_once_while_feed_events_are_refused(house: House) ->
     assert harness.seqs() == [*range(1, 7)]
 
 
-def test_feed_events_wait_for_earlier_prices(house: House) -> None:
-    house.client.set("prices", "x")
-    house.put(2)
-    house.session.tell("alive", last_seq=2)
-    house.publish()
-    house.session.tell("alive", last_seq=2)
-    house.publish()
+def test_feed_events_wait_for_earlier_prices(harness: Harness) -> None:
+    harness.client.set("prices", "x")
+    harness.put(2)
+    harness.session.emit("alive", last_seq=2)
+    harness.publish()
+    harness.session.emit("alive", last_seq=2)
+    harness.publish()
     stop = threading.Event()
     stop.set()
     with pytest.raises(OutageError):
@@ -337,13 +368,13 @@ def test_feed_events_wait_for_earlier_prices(house: House) -> None:
 
 @pytest.mark.parametrize("error", [StreamOutageError("WRONGTYPE"), ConfigurationError("NOPERM")])
 @pytest.mark.parametrize("orphan", [False, True], ids=["own spool", "orphan"])
-def test_replayed_entries_are_not_appended_again(
-    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: TickpipeError, orphan: bool
+def test_entries_appended_by_a_replay_are_not_appended_again(
+    harness: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: TickpipeError, orphan: bool
 ) -> None:
-    """Neither the next attempt nor the next process appends them again."""
-    path = spool_path(tmp_path, 1) if orphan else house.spool.path
-    spool = Spool(path, max_bytes=10**6) if orphan else house.spool
-    append = house.streams.append
+    """Neither by the next attempt nor by the next process that opens the spool."""
+    path = spool_path(tmp_path, 1) if orphan else harness.spool.path
+    spool = Spool(path, max_bytes=10**6) if orphan else harness.spool
+    append = harness.streams.append
     stop = threading.Event()
 
     def refuse_events(stream: str, entries: Sequence[Fields]) -> None:
@@ -369,7 +400,9 @@ def test_replayed_entries_are_not_appended_again(
     assert [fields[b"number"] for _, fields in stored(harness.client, "prices:feed")] == [b"1", b"2", b"3"]
 
 
-def test_appended_prices_survive_feed_events_the_spool_refuses(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_appended_prices_do_not_count_as_lost_if_their_feed_events_are_refused(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(_: object) -> None:
         raise SpoolFullError("the disk is full")
 
@@ -390,9 +423,11 @@ def test_appended_prices_survive_feed_events_the_spool_refuses(house: House, mon
     st.lists(st.tuples(st.booleans(), st.integers(0, 4), st.booleans()), max_size=12),
     st.sampled_from([0, 400, 1_000, 10**6]),
 )
-def test_every_price_is_appended_once_or_recorded_as_lost(steps: list[tuple[bool, int, bool]], spool_max: int) -> None:
-    """This holds for every sequence of Redis outages (`up`), spool refusals and replays."""
-    with tempfile.TemporaryDirectory() as folder, opened(Path(folder), spool_max=spool_max) as house:
+def test_every_price_is_in_the_stream_once_or_recorded_as_lost(
+    steps: list[tuple[bool, int, bool]], spool_max: int
+) -> None:
+    """For any outages of Redis (`up`), any size of the spool and any times of replay."""
+    with tempfile.TemporaryDirectory() as folder, opened(Path(folder), spool_max=spool_max) as harness:
         for up, count, replayed in steps:
             harness.server.connected = up
             harness.put(count)
@@ -417,7 +452,7 @@ def test_every_price_is_appended_once_or_recorded_as_lost(steps: list[tuple[bool
 
 @contextmanager
 def working(work: Callable[[], None], stop: threading.Event) -> Iterator[Future[None]]:
-    """Run the replay in a thread until the end of the context."""
+    """Run `work` in a thread until the end of the with statement."""
     thread = threads.in_thread(work)
     try:
         yield thread
@@ -426,7 +461,7 @@ def working(work: Callable[[], None], stop: threading.Event) -> Iterator[Future[
         thread.result(timeout=PATIENCE)
 
 
-def test_spool_is_replayed_after_every_redis_outage(house: House) -> None:
+def test_the_spool_is_replayed_after_each_outage_of_redis(harness: Harness) -> None:
     stop = threading.Event()
     replayer = Replayer(harness.spool, harness.streams, harness.streams, stop)
     with working(replayer.run, stop):
@@ -439,10 +474,10 @@ def test_spool_is_replayed_after_every_redis_outage(house: House) -> None:
     assert harness.seqs() == [1, 2, 3, 4, 5, 6]
 
 
-def test_blocked_replay_stops_on_request_and_keeps_its_entries(house: House) -> None:
-    house.server.connected = False
-    house.put(3)
-    house.publish()
+def test_a_replay_that_is_stopped_keeps_its_entries(harness: Harness) -> None:
+    harness.server.connected = False
+    harness.put(3)
+    harness.publish()
     stop = threading.Event()
     stop.set()
     with pytest.raises(OutageError):
@@ -450,24 +485,24 @@ def test_blocked_replay_stops_on_request_and_keeps_its_entries(house: House) -> 
     assert harness.seqs("spool") == [1, 2, 3]
 
 
-def test_unanswered_append_is_retried(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    house.server.connected = False
-    house.put(2)
-    house.publish()
-    house.server.connected = True
-    append, calls = house.streams.append, iter([True])
+def test_an_append_without_an_answer_is_repeated(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    harness.server.connected = False
+    harness.put(2)
+    harness.publish()
+    harness.server.connected = True
+    append, calls = harness.streams.append, iter([True])
 
     def unanswered(stream: str, entries: Sequence[Fields]) -> None:
         append(stream, entries)
         if next(calls, False):
             raise StreamOutageError("Timeout reading from socket")
 
-    monkeypatch.setattr(house.streams, "append", unanswered)
-    house.replay()
-    assert house.seqs() == [1, 2, 1, 2]  # the database removes duplicates by seq
+    monkeypatch.setattr(harness.streams, "append", unanswered)
+    harness.replay()
+    assert harness.seqs() == [1, 2, 1, 2]  # the database recognizes them by their numbers
 
 
-def test_orphans_are_replayed_alongside_the_live_spool_and_removed(house: House, tmp_path: Path) -> None:
+def test_orphans_are_replayed_independently_and_their_files_removed(harness: Harness, tmp_path: Path) -> None:
     for n in (1, 2):
         orphan = Spool(spool_path(tmp_path, n), max_bytes=1000)
         orphan.put([Outgoing("prices", {"seq": str(n)}), Outgoing("feed", {"number": "1"})])
@@ -483,9 +518,9 @@ def test_orphans_are_replayed_alongside_the_live_spool_and_removed(house: House,
     assert harness.seqs("spool") == [99]
 
 
-def test_queue_is_above_its_watermark_long_before_it_is_full(tmp_path: Path) -> None:
-    house = House(tmp_path, bound=100)
-    told = []
+def test_the_watermark_is_far_below_the_bound_of_the_queue(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, bound=100)
+    above = []
     for count in (10, 1):
         harness.put(count)
         above.append(harness.queue.above_watermark)

@@ -1,4 +1,4 @@
-"""Sessions number prices and feed events on arrival."""
+"""A session numbers price events and feed events."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def make_session(start: int = START) -> tuple[Session, list[FeedEvent]]:
 
 
 @given(st.lists(st.integers(START - 10, START + 10)))
-def test_seq_has_no_gaps_and_received_is_increasing(readings: list[int]) -> None:
+def test_numbers_have_no_gap_and_received_strictly_increases(readings: list[int]) -> None:
     session, _ = make_session()
     prices = [session.number({}, now) for now in readings]
     assert [price.seq for price in prices] == list(range(1, len(readings) + 1))
     received = [START, *(price.received for price in prices)]
     for now, (before, after) in zip(readings, pairwise(received), strict=True):
-        assert after == max(now, before + 1)  # an equal or earlier time adds 1 µs
+        assert after == max(now, before + 1)  # a tie, or a clock that steps back, adds 1 µs
 
 
-def test_feed_events_from_many_threads_are_numbered_in_order() -> None:
-    told: list[FeedEvent] = []
+def test_feed_events_of_several_threads_are_emitted_in_the_order_of_their_numbers() -> None:
+    emitted: list[FeedEvent] = []
 
     def emit(event: FeedEvent) -> None:
-        time.sleep(0)  # lets other threads overtake if they can
-        told.append(event)
+        time.sleep(0)  # lets other threads run in between
+        emitted.append(event)
 
     session = Session(START, emit, lambda: START)
 
@@ -69,8 +69,8 @@ def test_session_ends_if_the_clock_goes_back_one_second() -> None:
     assert [session.is_over(START + 7_000_000 - back) for back in (999_999, 1_000_000)] == [False, True]
 
 
-def test_feed_event_time_is_now_or_the_given_time() -> None:
-    told: list[FeedEvent] = []
+def test_a_feed_event_has_the_current_or_the_given_time() -> None:
+    emitted: list[FeedEvent] = []
     clock: Iterator[int] = count(START + 100)
     session = Session(START, emitted.append, lambda: next(clock))
     session.emit("started")
@@ -78,9 +78,9 @@ def test_feed_event_time_is_now_or_the_given_time() -> None:
     assert [event.at for event in emitted] == [str(START + 100), str(START + 7)]
 
 
-def test_alive_and_stopped_carry_last_seq_and_time_range() -> None:
-    session, told = make_session()
-    session.vouch("alive", connected=True)
+def test_a_checkpoint_has_the_last_number_and_the_span_of_times() -> None:
+    session, emitted = make_session()
+    session.checkpoint("alive", connected=True)
     timestamps: list[object] = ["1700000009", "1700000001", "nonsense", None, [], "1700000000000", "nan", "-1"]
     for timestamp in timestamps:
         session.number({"timestamp": timestamp}, START)
@@ -92,7 +92,7 @@ def test_alive_and_stopped_carry_last_seq_and_time_range() -> None:
     ]
 
 
-def test_overflow_names_the_exact_seq_range_of_its_session() -> None:
+def test_an_overflow_has_its_exact_range_in_the_session_of_its_prices() -> None:
     session, _ = make_session()
     prices = [session.number({}, START + 10 * n) for n in range(1, 6)]
     event = overflow(prices[1], prices[3], "queue full")

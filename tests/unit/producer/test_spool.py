@@ -1,4 +1,4 @@
-"""The spool: entries stay on disk in order until they are dropped. One process at a time owns the file."""
+"""The spool stores entries on disk, in order, until they are dropped. One process at a time can open its file."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def open_spool(tmp_path: Path) -> Iterator[Opener]:
 
 
 def prices(spool: Spool, count: int = 9) -> list[Outgoing]:
-    """The prices at the head of the spool."""
+    """The oldest prices in the spool."""
     return [Outgoing("prices", fields) for fields in spool.head("prices", count)[1]]
 
 
@@ -54,13 +54,13 @@ def drop(spool: Spool, count: int) -> None:
     spool.drop("prices", spool.head("prices", count)[0])
 
 
-def test_entries_are_read_in_order_per_stream(open_spool: Opener) -> None:
+def test_entries_of_each_stream_are_dropped_in_order_by_their_mark(open_spool: Opener) -> None:
     spool = open_spool()
     spool.put([price(1), event(1)])
     spool.put([price(2), event(2), price(3)])
     mark, entries = spool.head("prices", 2)
     assert entries == [price(1).fields, price(2).fields]
-    assert (spool.entries, spool.waiting("prices"), spool.waiting("feed")) == (5, 3, 2)  # reading removes nothing
+    assert (spool.entries, spool.waiting("prices"), spool.waiting("feed")) == (5, 3, 2)  # `head` removes nothing
     spool.drop("prices", mark)
     assert (spool.entries, spool.waiting("prices"), prices(spool)) == (3, 1, [price(3)])
     drop(spool, 3)
@@ -72,7 +72,7 @@ def test_entries_are_read_in_order_per_stream(open_spool: Opener) -> None:
     assert (spool.waiting("prices"), spool.waiting("feed"), prices(spool)) == (1, 0, [price(4)])
 
 
-def test_entries_waiting_for_one_stream_are_found_by_the_next_process(open_spool: Opener) -> None:
+def test_the_next_process_finds_the_entries_of_one_stream(open_spool: Opener) -> None:
     spool = open_spool()
     spool.put([price(1), event(1), price(2)])
     drop(spool, 2)
@@ -81,7 +81,7 @@ def test_entries_waiting_for_one_stream_are_found_by_the_next_process(open_spool
     assert (spool.entries, spool.waiting("prices"), spool.head("feed", 9)[1]) == (1, 0, [event(1).fields])
 
 
-def test_stored_entries_are_found_by_the_next_process(open_spool: Opener) -> None:
+def test_the_next_process_finds_the_entries(open_spool: Opener) -> None:
     spool = open_spool()
     spool.put([price(n) for n in range(5)])
     drop(spool, 2)
@@ -90,7 +90,7 @@ def test_stored_entries_are_found_by_the_next_process(open_spool: Opener) -> Non
     assert (spool.entries, prices(spool)) == (3, [price(2), price(3), price(4)])
 
 
-def test_file_is_created_on_first_use_and_removed_when_empty(open_spool: Opener, tmp_path: Path) -> None:
+def test_a_file_is_created_when_needed_and_removed_when_empty(open_spool: Opener, tmp_path: Path) -> None:
     spool = open_spool()
     assert not spool.path.exists()
     spool.put([price(1)])
@@ -100,8 +100,8 @@ def test_file_is_created_on_first_use_and_removed_when_empty(open_spool: Opener,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_emptied_spool_frees_its_disk_space_while_in_use(open_spool: Opener, tmp_path: Path) -> None:
-    """Otherwise `status` and `doctor` would report waiting prices, and the file would keep its disk space."""
+def test_an_emptied_spool_frees_its_disk_space_at_once(open_spool: Opener, tmp_path: Path) -> None:
+    """Otherwise `status` and `doctor` would report waiting prices, and the file would occupy the disk."""
     spool = open_spool()
     for _ in range(2):
         spool.put([price(n) for n in range(1000)])
@@ -111,7 +111,7 @@ def test_emptied_spool_frees_its_disk_space_while_in_use(open_spool: Opener, tmp
         assert folder_size(tmp_path) == 0
 
 
-def test_file_with_entries_stays_and_its_lock_is_released(open_spool: Opener) -> None:
+def test_closing_keeps_a_file_with_entries_and_releases_its_lock(open_spool: Opener) -> None:
     spool = open_spool()
     spool.put([price(1)])
     spool.close()
@@ -119,18 +119,18 @@ def test_file_with_entries_stays_and_its_lock_is_released(open_spool: Opener) ->
     assert open_spool().entries == 1
 
 
-def test_spool_has_one_owner(open_spool: Opener) -> None:
+def test_only_one_process_can_open_a_spool(open_spool: Opener) -> None:
     open_spool().put([price(1)])
     with pytest.raises(Timeout):
         open_spool()
 
 
-# --- The size limit
+# --- Maximum size
 
 SIZE = len(json.dumps(price(1).fields))  # bytes of a price on disk
 
 
-def test_size_limit_applies_to_prices_and_refused_batches_leave_nothing(open_spool: Opener) -> None:
+def test_the_maximum_size_applies_to_prices_and_a_refused_batch_leaves_no_entry(open_spool: Opener) -> None:
     spool = open_spool(max_bytes=3 * SIZE)
     spool.put([price(1), price(2)])
     with pytest.raises(SpoolFullError, match=r"its maximum \(--spool-max\)") as caught:
@@ -140,11 +140,11 @@ def test_size_limit_applies_to_prices_and_refused_batches_leave_nothing(open_spo
     spool.put([price(3)])
     with pytest.raises(SpoolFullError):
         spool.put([price(4)])
-    spool.put([word(1)] * 50)  # feed events are always accepted
+    spool.put([event(1)] * 50)  # feed events are always accepted
     assert spool.entries == 53
 
 
-def test_dropped_entries_free_space_immediately_and_after_a_restart(open_spool: Opener) -> None:
+def test_dropped_entries_free_space_at_once_and_after_a_restart(open_spool: Opener) -> None:
     spool = open_spool(max_bytes=3 * SIZE)
     spool.put([price(1), price(2), price(3)])
     spool.drop("prices", 1)
@@ -160,7 +160,7 @@ def test_dropped_entries_free_space_immediately_and_after_a_restart(open_spool: 
     assert prices(spool) == [price(3), price(4), price(5)]
 
 
-def test_failing_disk_is_an_outage_and_recovers(open_spool: Opener) -> None:
+def test_a_disk_failure_is_an_outage_that_ends(open_spool: Opener) -> None:
     spool = open_spool()
     spool.path.write_bytes(b"no database" * 100)
     for _ in range(2):
@@ -175,7 +175,7 @@ def test_failing_disk_is_an_outage_and_recovers(open_spool: Opener) -> None:
 
 
 class NoRoomToDelete:
-    """A connection on a full disk: entries can be read but not deleted."""
+    """A connection on a full disk: rows can be read, but not deleted."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -195,8 +195,8 @@ class NoRoomToDelete:
         return self._db.__exit__(*error)
 
 
-def test_spool_empties_on_a_disk_too_full_to_delete(open_spool: Opener) -> None:
-    """Otherwise the head would be appended again and again and block all later entries."""
+def test_a_spool_can_be_emptied_on_a_disk_too_full_to_delete_rows(open_spool: Opener) -> None:
+    """Otherwise the oldest entries would be appended again and again, and block all others."""
     spool = open_spool()
     spool.put([price(n) for n in range(5)])
     spool._db = NoRoomToDelete(spool._connection())  # type: ignore[assignment]
@@ -205,13 +205,15 @@ def test_spool_empties_on_a_disk_too_full_to_delete(open_spool: Opener) -> None:
         seen += prices(spool, 2)
         drop(spool, 2)
     assert seen == [price(n) for n in range(5)]
-    assert not spool.path.exists()  # removing the file needs no space and frees some
+    assert not spool.path.exists()  # removing the file needs no space
     spool.put([price(9)])
     assert prices(spool) == [price(9)]
 
 
-def test_spool_empties_on_a_disk_turned_read_only(open_spool: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Linux remounts a file system after a disk error."""
+def test_a_spool_can_be_emptied_on_a_disk_that_became_read_only(
+    open_spool: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux remounts a disk read-only after an error."""
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError(30, "Read-only file system")
@@ -227,7 +229,7 @@ def test_spool_empties_on_a_disk_turned_read_only(open_spool: Opener, monkeypatc
     assert spool.path.exists()
 
 
-def test_orphan_of_another_user_is_reported_and_kept(
+def test_an_orphan_of_another_user_is_reported_and_left_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "1.spool").touch()
@@ -248,7 +250,7 @@ def test_orphan_of_another_user_is_reported_and_kept(
         (("redis://h/0", "a-b"), ("redis://h/0-a", "b")),
     ],
 )
-def test_destinations_never_share_a_spool_folder(one: tuple[str, str], other: tuple[str, str], tmp_path: Path) -> None:
+def test_no_two_destinations_share_a_folder(one: tuple[str, str], other: tuple[str, str], tmp_path: Path) -> None:
     first, second = (spool_folder(tmp_path, Secret(url), stream) for url, stream in (one, other))
     assert first != second
 
@@ -257,26 +259,26 @@ def test_orphans_are_adopted_oldest_first_and_live_spools_are_skipped(open_spool
     for name in ("2.spool", "3.spool", "1.spool", "4.spool"):
         spool = open_spool(name)
         spool.put([Outgoing("prices", {"from": name})])
-        if name != "3.spool":  # its producer is running
+        if name != "3.spool":  # its producer is alive
             spool.close()
     adopted = []
     for orphan in adopt_orphans(tmp_path, own=tmp_path / "4.spool"):
         assert prices(orphan) == [Outgoing("prices", {"from": orphan.path.name})]
         adopted.append(orphan.path.name)
         with pytest.raises(Timeout):
-            open_spool(orphan.path.name)  # no other process may own it
+            open_spool(orphan.path.name)  # locked until it is closed
         orphan.close()
     assert adopted == ["1.spool", "2.spool"]
 
 
-def test_broken_orphan_is_reported_kept_and_does_not_block_others(
+def test_a_damaged_orphan_is_reported_and_does_not_block_others(
     open_spool: Opener, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "1.spool").write_bytes(b"no database" * 100)
     spool = open_spool("2.spool")
     spool.put([price(1)])
     spool.close()
-    for _ in range(2):  # its lock was released
+    for _ in range(2):  # the lock was released
         caplog.clear()
         for orphan in adopt_orphans(tmp_path, own=tmp_path / "9.spool"):
             assert orphan.path.name == "2.spool"
@@ -285,10 +287,10 @@ def test_broken_orphan_is_reported_kept_and_does_not_block_others(
     assert (tmp_path / "1.spool").exists()
 
 
-# --- The folder
+# --- Folder
 
 
-def test_folder_is_private(tmp_path: Path) -> None:
+def test_the_folder_is_private(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "spool"
     make_folder(folder)
     make_folder(folder)
@@ -296,13 +298,13 @@ def test_folder_is_private(tmp_path: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-def test_impossible_folder_is_a_configuration_error(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match=r"cannot be written .*--spool-dir"):
         make_folder(tmp_path / "file" / "spool")
 
 
-def test_destinations_have_own_folders_without_secrets_in_the_name(tmp_path: Path) -> None:
+def test_each_destination_has_a_folder_without_a_secret_in_its_name(tmp_path: Path) -> None:
     urls = ["redis://:p4ss@one:6379/0", "redis://:p4ss@two:6379/0", "redis://:p4ss@one:6379/1", "unix:///one/socket"]
     folders = {spool_folder(tmp_path, Secret(url), stream) for url in urls for stream in ("prices", "demo")}
     assert len(folders) == 8

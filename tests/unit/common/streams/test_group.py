@@ -56,16 +56,14 @@ def test_consumers_have_their_pending_entries(stream: ConsumerGroup, make_stream
 # --- Append, read, ack
 
 
-def test_entries_are_read_as_bytes_in_order_each_by_one_consumer(
-    stream: ConsumerGroup, make_stream: StreamMaker
-) -> None:
+def test_entries_are_read_in_order_by_one_consumer_each(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     mine, others = stream.read(2), make_stream(consumer="other").read(9)
     assert (seqs(mine), seqs(others)) == ([1, 2], [3, 4, 5])
     assert mine[0].fields == {b"seq": b"1", b"symbol": "Ü".encode()}
     assert stream.read(9) == []
 
 
-def test_an_append_is_one_command(
+def test_batch_is_appended_in_one_command(
     redis_client: redis.Redis, stream: ConsumerGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And so all or none; a script that Redis does not know yet, or has lost, is sent again."""
@@ -85,7 +83,7 @@ def test_an_append_is_one_command(
     assert redis_client.xlen("prices") == 1006
 
 
-def test_an_entry_of_any_form_is_appended(redis_client: redis.Redis, stream: ConsumerGroup) -> None:
+def test_entries_with_any_fields_are_appended(redis_client: redis.Redis, stream: ConsumerGroup) -> None:
     stream.append([{"n": "1"}, {b"odd \xff": b"\x00", b"": b""}, {"n": "\ud800", "m": ""}])
     found = cast("list[Any]", redis_client.xrange("prices"))[-3:]
     assert [entry for _, entry in found] == [
@@ -93,7 +91,7 @@ def test_an_entry_of_any_form_is_appended(redis_client: redis.Redis, stream: Con
     ]  # fmt: skip
 
 
-def test_an_entry_too_wide_for_the_script_is_appended_with_the_others(
+def test_entry_with_too_many_fields_for_the_script_is_appended(
     redis_client: redis.Redis, stream: ConsumerGroup
 ) -> None:
     wide = {f"field {n}": str(n) for n in range(4100)}
@@ -127,7 +125,7 @@ def test_the_group_starts_at_the_first_entry_and_is_created_once(
     assert empty.read(9) == []
 
 
-def test_all_that_a_dead_consumer_holds_is_claimed(make_stream: StreamMaker) -> None:
+def test_all_entries_of_a_dead_consumer_are_claimed(make_stream: StreamMaker) -> None:
     stream = make_stream(consumer="heir")
     stream.append([fields(n) for n in range(1, 51)])
     stream.ensure_group()
@@ -149,7 +147,7 @@ def test_an_entry_deleted_while_pending_has_no_fields(stream: ConsumerGroup, red
 # --- Looking
 
 
-def test_backlog(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
+def test_backlog_counts_unread_and_pending_entries(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     assert make_stream("nowhere").backlog() == Backlog(0, 0, 0, 0, 0)
     assert make_stream(group="none").backlog() == Backlog(5, 5, 5, 0, 0)
     entries = stream.read(3)
@@ -277,7 +275,7 @@ def test_a_lagging_group_delays_trimming(stream: ConsumerGroup, make_stream: Str
     assert seqs(list(make_stream(group="none").unprocessed())) == [3, 4, 5]
 
 
-def test_without_a_group_or_a_stream_nothing_is_trimmed(make_stream: StreamMaker) -> None:
+def test_nothing_is_trimmed_without_a_group_or_stream(make_stream: StreamMaker) -> None:
     stream = make_stream()
     assert stream.trim() == 0
     stream.append([fields(1)])
@@ -459,7 +457,7 @@ class Refusing(socketserver.StreamRequestHandler):
 
 
 @pytest.mark.parametrize("error", REFUSALS, ids=lambda error: error.split()[0])
-def test_after_any_error_the_address_is_looked_up_again(refusing_redis: RefusingRedis, error: str) -> None:
+def test_address_is_resolved_again_after_any_error(refusing_redis: RefusingRedis, error: str) -> None:
     """The node may have been demoted: whatever it says, another one may be at the address by now."""
     refusing_redis.error = error
     client = connect(refusing_redis.url)
@@ -515,7 +513,7 @@ def test_a_lost_group_is_an_outage_until_it_is_created_again(stream: ConsumerGro
         "redis://[::1",
     ],
 )
-def test_a_url_that_is_none_is_refused_at_once_without_quoting_it(url: str) -> None:
+def test_invalid_url_is_refused_without_quoting_it(url: str) -> None:
     with pytest.raises(ConfigurationError, match="REDIS_URL is not a Redis URL") as caught:
         connect(Secret(url))
     assert "p4ss" not in str(caught.value)
@@ -524,7 +522,7 @@ def test_a_url_that_is_none_is_refused_at_once_without_quoting_it(url: str) -> N
 @pytest.mark.parametrize(
     "url", ["redis://localhost", "rediss://u:p@h:6380/1", "unix:///run/redis.sock?db=2", "redis://h/0?health_check_interval=9"]
 )  # fmt: skip
-def test_a_good_url_connects_to_nothing_yet(url: str) -> None:
+def test_valid_url_does_not_connect_yet(url: str) -> None:
     before = threading.active_count()
     connect(Secret(url)).close()
     assert threading.active_count() == before

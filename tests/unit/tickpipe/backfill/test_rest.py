@@ -1,4 +1,4 @@
-"""Twelve Data's REST API against the simulator: requests, responses and rate limit."""
+"""The client of Twelve Data's REST interface: requests, answers and rate. The simulator is the server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from common.errors import ConfigurationError, OutageError, TickpipeError
 from common.settings import Secret
 from tests.support.faults import FaultySimulator
 from tests.support.http_proxy import http_proxy
-from tickpipe.backfill.rate_limit import RateLimiter
+from tickpipe.backfill.rate_limit import ATTEMPTS, MAX_WAIT, RateLimiter
 from tickpipe.backfill.rest import (
     Bar,
     OutOfCreditsError,
@@ -58,25 +58,25 @@ def request_bars(
 # --- Requests
 
 
-def test_bars_cover_exactly_the_minutes_of_the_span(vendor: TwelveDataRest) -> None:
-    bars = ask(vendor)
+def test_bars_cover_each_minute_of_the_requested_time_and_no_other(vendor: TwelveDataRest) -> None:
+    bars = request_bars(vendor)
     assert [bar.at for bar in bars] == [SINCE + n * MINUTE for n in range(5)]
     assert all(bar.low <= min(bar.open, bar.close) <= max(bar.open, bar.close) <= bar.high for bar in bars)
     assert {bar.volume for bar in bars} == {None}  # pairs have no volume
-    assert ask(vendor, minutes=2) == bars[:2]
-    assert len(ask(vendor, minutes=1_400)) == 1_400
+    assert request_bars(vendor, minutes=2) == bars[:2]
+    assert len(request_bars(vendor, minutes=1_400)) == 1_400
 
 
 def test_volumes_and_all_decimals_are_kept(vendor: TwelveDataRest, simulator: FaultySimulator) -> None:
-    assert all(bar.volume and bar.volume > 0 for bar in ask(vendor, "AAPL", "NASDAQ"))
+    assert all(bar.volume and bar.volume > 0 for bar in request_bars(vendor, "AAPL", "NASDAQ"))
     values = [{"datetime": f"{SINCE:%Y-%m-%d %H:%M:%S}", **PRICES, "volume": "1.5"}]
     simulator.answer_calls((200, {"meta": {}, "values": values, "status": "ok"}))
     assert request_bars(vendor) == [Bar(SINCE, 0.00002417, 0.00002418, 0.00002416, 0.00002417, 1.5)]
 
 
-def test_request_matches_the_vendors_client(vendor: TwelveDataRest, simulator: FaultySimulator) -> None:
-    ask(vendor)
-    ask(vendor, "RY", "TSX")
+def test_the_wrapper_sends_these_parameters(vendor: TwelveDataRest, simulator: FaultySimulator) -> None:
+    request_bars(vendor)
+    request_bars(vendor, "RY", "TSX")
     assert simulator.calls[0] == {
         "symbol": "BTC/USD", "interval": "1min", "start_date": "2026-11-20 23:58:00", "end_date": "2026-11-21 00:02:59",
         "timezone": "UTC", "order": "ASC", "outputsize": "5000", "prepost": "false", "format": "JSON",
@@ -88,7 +88,7 @@ def test_request_matches_the_vendors_client(vendor: TwelveDataRest, simulator: F
 
 
 @pytest.mark.parametrize("status", [200, 400, 404])
-def test_closed_market_returns_no_bars_without_an_error(
+def test_a_closed_market_gives_no_bars_and_no_error(
     vendor: TwelveDataRest, simulator: FaultySimulator, status: int
 ) -> None:
     words = "No data is available on the specified dates. Try setting different start/end dates."
@@ -105,7 +105,7 @@ def test_closed_market_returns_no_bars_without_an_error(
         (429, OutOfCreditsError), (500, OutageError), (503, OutageError), ("odd", OutageError), (None, OutageError),
     ],
 )  # fmt: skip
-def test_error_class_follows_the_vendor_code(
+def test_the_code_of_an_answer_decides_the_error(
     vendor: TwelveDataRest,
     simulator: FaultySimulator,
     code: int | str | None,
@@ -119,7 +119,9 @@ def test_error_class_follows_the_vendor_code(
     assert raised.type is error
 
 
-def test_simulator_refuses_invalid_requests(vendor: TwelveDataRest, simulator: FaultySimulator) -> None:
+def test_unknown_symbols_wrong_keys_and_missing_credits_are_different_errors(
+    vendor: TwelveDataRest, simulator: FaultySimulator
+) -> None:
     for symbol, exchange in (("NOSUCH", None), ("MSFT", "TSX")):
         with pytest.raises(RefusedSymbolError, match="not found"):
             request_bars(vendor, symbol, exchange)
@@ -144,7 +146,7 @@ def test_simulator_refuses_invalid_requests(vendor: TwelveDataRest, simulator: F
     ],
     ids=str,
 )  # fmt: skip
-def test_malformed_response_is_an_outage(vendor: TwelveDataRest, simulator: FaultySimulator, body: object) -> None:
+def test_an_invalid_answer_is_an_outage(vendor: TwelveDataRest, simulator: FaultySimulator, body: object) -> None:
     simulator.answer_calls((200, body))
     with pytest.raises(OutageError, match=r"sent invalid bars|sent no valid answer|says 200"):
         request_bars(vendor)
@@ -153,8 +155,8 @@ def test_malformed_response_is_an_outage(vendor: TwelveDataRest, simulator: Faul
 # --- Secrets
 
 
-@pytest.mark.parametrize("fault", ["away", "refused", "echoed", "nonsense", "path"])
-def test_key_never_appears_in_urls_errors_or_logs(
+@pytest.mark.parametrize("fault", ["unavailable", "refused", "echoed", "nonsense", "path"])
+def test_the_api_key_is_not_in_urls_errors_or_logs(
     simulator: FaultySimulator, caplog: pytest.LogCaptureFixture, fault: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -174,18 +176,18 @@ def test_key_never_appears_in_urls_errors_or_logs(
 
 
 @pytest.mark.parametrize("url", ["", "api.twelvedata.com", "ftp://host", "http://", "http://[::1", "http://host:port"])
-def test_invalid_address_is_refused(url: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"--rest-url .*is no web address"):
+def test_an_invalid_url_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"--rest-url .*is not a web address"):
         TwelveDataRest(url, Secret(KEY))
 
 
-def test_address_with_a_password_is_refused_without_quoting_it() -> None:
-    with pytest.raises(ConfigurationError, match=r"--rest-url .*is no web address") as raised:
+def test_a_url_with_a_password_is_refused_and_not_printed() -> None:
+    with pytest.raises(ConfigurationError, match=r"--rest-url .*is not a web address") as raised:
         TwelveDataRest(f"http://me:{KEY}@host", Secret(KEY))
     assert KEY not in str(raised.value)
 
 
-# --- Rate limit
+# --- Rate
 
 
 class Clock:
@@ -204,7 +206,7 @@ class Clock:
 
 
 class Vendor:
-    """Answers with the given responses in turn, then successfully. Each takes `takes` seconds."""
+    """Raises the given errors in turn and then answers. Each call takes `takes` seconds."""
 
     def __init__(self, clock: Clock, *answers: Exception, takes: float = 0.0) -> None:
         self.clock, self.takes, self.answers = clock, takes, list(answers)
@@ -228,43 +230,43 @@ def rate_limiter(clock: Clock, per_minute: int, stop: threading.Event | None = N
 
 
 @pytest.mark.parametrize("takes", [0.0, 3.0])
-def test_calls_per_minute_do_not_exceed_credits(clock: Clock, takes: float) -> None:
-    vendor, paced = Vendor(clock, takes=takes), pace(clock, 8)
-    assert [paced.ask(vendor) for _ in range(24)] == ["bars"] * 24
-    assert all(later - early >= 60 for early, later in zip(vendor.asked, vendor.asked[8:], strict=False))
-    assert vendor.asked[23] - vendor.asked[0] <= 2 * 60 + 8 * takes + 2 * takes  # and no call waits without need
+def test_any_60_seconds_have_at_most_as_many_calls_as_credits(clock: Clock, takes: float) -> None:
+    vendor, limiter = Vendor(clock, takes=takes), rate_limiter(clock, 8)
+    assert [limiter.call(vendor) for _ in range(24)] == ["bars"] * 24
+    assert all(later - early >= 60 for early, later in zip(vendor.called, vendor.called[8:], strict=False))
+    assert vendor.called[23] - vendor.called[0] <= 2 * 60 + 8 * takes + 2 * takes  # no needless wait
 
 
-def test_client_waits_for_the_next_minute_without_credits(clock: Clock) -> None:
+def test_without_credits_the_call_is_repeated_in_the_next_minute(clock: Clock) -> None:
     vendor = Vendor(clock, OutOfCreditsError(), OutOfCreditsError())
     assert rate_limiter(clock, 100).call(vendor) == "bars"
     assert [at % 60 for at in vendor.called] == [10, 1, 1]
     assert vendor.called[2] - vendor.called[1] == 60
 
 
-def test_outage_is_retried_with_backoff_then_raised(clock: Clock) -> None:
-    vendor = Vendor(clock, *[OutageError(f"away {n}") for n in range(9)])
-    with pytest.raises(OutageError, match=f"away {rest.TRIES - 1}"):
-        pace(clock, 100).ask(vendor)
-    assert len(vendor.asked) == rest.TRIES
-    assert all(0 <= wait <= rest.LONGEST for wait in clock.slept)
+def test_an_outage_is_retried_with_backoff_and_then_raised(clock: Clock) -> None:
+    vendor = Vendor(clock, *[OutageError(f"outage {n}") for n in range(9)])
+    with pytest.raises(OutageError, match=f"outage {ATTEMPTS - 1}"):
+        rate_limiter(clock, 100).call(vendor)
+    assert len(vendor.called) == ATTEMPTS
+    assert all(0 <= wait <= MAX_WAIT for wait in clock.slept)
 
 
 def test_retries_cost_credits(clock: Clock) -> None:
-    vendor, paced = Vendor(clock, OutageError(), OutageError()), pace(clock, 3)
-    assert [paced.ask(vendor) for _ in range(2)] == ["bars"] * 2
-    assert vendor.asked[3] - vendor.asked[0] >= 60
+    vendor, limiter = Vendor(clock, OutageError(), OutageError()), rate_limiter(clock, 3)
+    assert [limiter.call(vendor) for _ in range(2)] == ["bars"] * 2
+    assert vendor.called[3] - vendor.called[0] >= 60
 
 
 @pytest.mark.parametrize("error", [RefusedKeyError(), RefusedSymbolError()])
-def test_permanent_errors_are_not_retried(clock: Clock, error: TickpipeError) -> None:
+def test_a_permanent_error_is_not_retried(clock: Clock, error: TickpipeError) -> None:
     vendor = Vendor(clock, error)
     with pytest.raises(type(error)):
         rate_limiter(clock, 100).call(vendor)
     assert len(vendor.called) == 1
 
 
-def test_stop_ends_further_requests(clock: Clock) -> None:
+def test_no_call_is_made_after_the_stop(clock: Clock) -> None:
     stop = threading.Event()
     vendor, limiter = Vendor(clock), rate_limiter(clock, 1, stop)
     limiter.call(vendor)
@@ -274,7 +276,7 @@ def test_stop_ends_further_requests(clock: Clock) -> None:
     assert len(vendor.called) == 1
 
 
-def test_stop_interrupts_the_rate_limit_wait() -> None:
+def test_the_stop_ends_the_wait_for_credits() -> None:
     stop = threading.Event()
     limiter = RateLimiter(1, stop, clock=Clock())
     limiter.call(lambda: None)
@@ -289,7 +291,7 @@ def test_stop_interrupts_the_rate_limit_wait() -> None:
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
-def test_loopback_server_is_called_without_a_proxy(
+def test_a_loopback_server_is_reached_without_a_proxy(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv("no_proxy", "elsewhere")
@@ -325,7 +327,7 @@ def test_an_invalid_proxy_is_a_configuration_error() -> None:
 
 
 class Hostile(BaseHTTPRequestHandler):
-    """Redirects with the status in the path, or sends an endless body."""
+    """Redirects with the status in the path, or answers with an endless body."""
 
     heard: ClassVar[list[str]] = []
 
@@ -373,7 +375,7 @@ def test_a_redirect_is_not_followed(hostile: str, status: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["endless", "bomb"])
-def test_endless_response_is_aborted(hostile: str, kind: str) -> None:
+def test_an_endless_answer_is_aborted(hostile: str, kind: str) -> None:
     with (
         closing(TwelveDataRest(f"{hostile}/{kind}", Secret(KEY))) as vendor,
         pytest.raises(OutageError, match="larger than"),
@@ -381,7 +383,7 @@ def test_endless_response_is_aborted(hostile: str, kind: str) -> None:
         request_bars(vendor)
 
 
-def test_deeply_nested_response_is_an_outage(hostile: str) -> None:
+def test_a_deeply_nested_answer_is_an_outage(hostile: str) -> None:
     with (
         closing(TwelveDataRest(f"{hostile}/nested", Secret(KEY))) as vendor,
         pytest.raises(OutageError, match="Recursion"),

@@ -1,4 +1,4 @@
-"""The dashboard's HTTP and websocket server under attack: cross-site pages, slow and idle clients, endless bodies."""
+"""The dashboard's HTTP and websocket server under attack: foreign pages, slow and idle clients, endless bodies."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def address() -> Iterator[Address]:
         simulated=True,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "nice", lambda _: 0)  # otherwise it would apply to all tests
+        patch.setattr(os, "nice", lambda _: 0)  # the niceness would apply to all later tests
         for name, value in {"MAX_CONNECTIONS": 20, "MAX_WEBSOCKETS": 5, "MAX_PAGES": 10, "ANSWER_WITHIN": 3.0}.items():
             patch.setattr(server, name, value, raising=False)
         running = threads.in_thread(dashboard.serve, config, stop, ready)
@@ -73,7 +73,7 @@ def connect(address: Address) -> socket.socket:
 
 
 def ask(address: Address, target: str, *headers: str, body: bytes = b"", method: str = "GET") -> tuple[int, str]:
-    """Status and body of the response."""
+    """Status and body of the answer."""
     with closing(connect(address)) as client:
         lines = [f"{method} {target} HTTP/1.1", "Connection: close", *headers, "", ""]
         answer = b""
@@ -86,7 +86,7 @@ def ask(address: Address, target: str, *headers: str, body: bytes = b"", method:
 
 
 def websocket_status(address: Address, *, host: str, origin: str | None) -> int:
-    """The HTTP status of a websocket handshake."""
+    """The HTTP status that answers a websocket handshake."""
     headers = "" if origin is None else f"Origin: {origin}\r\n"
     with closing(connect(address)) as client:
         client.sendall(
@@ -96,7 +96,7 @@ def websocket_status(address: Address, *, host: str, origin: str | None) -> int:
         return int(client.recv(1024).split(b" ", 2)[1])
 
 
-def test_same_origin_pages_connect(address: Address) -> None:
+def test_the_dashboards_own_pages_connect(address: Address) -> None:
     assert ask(address, "/", f"Host: {address}")[0] == 200
     for name in ("127.0.0.1", "localhost"):
         host = f"{name}:{address.port}"
@@ -105,14 +105,14 @@ def test_same_origin_pages_connect(address: Address) -> None:
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1", "http://127.0.0.1:1", "file://"])
-def test_cross_site_pages_reach_neither_websocket_nor_polling(address: Address, origin: str) -> None:
+def test_pages_of_another_site_are_refused_by_websocket_and_polling(address: Address, origin: str) -> None:
     assert websocket_status(address, host=str(address), origin=origin) == 403
     polling = WEBSOCKET.replace("transport=websocket", "transport=polling")
     for target in ("/", polling):
         assert ask(address, target, f"Host: {address}", f"Origin: {origin}")[0] == 403
 
 
-def test_rebound_dns_name_is_refused(address: Address) -> None:
+def test_a_foreign_name_of_this_address_is_refused(address: Address) -> None:
     for host in ("evil.example", f"evil.example:{address.port}", "127.0.0.1.evil.example", ""):
         assert ask(address, "/", f"Host: {host}")[0] == 400
     assert websocket_status(address, host="evil.example", origin="http://evil.example") == 403
@@ -127,7 +127,7 @@ def test_page_is_served_despite_many_idle_connections(address: Address) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: "])
-def test_slow_client_is_disconnected(address: Address, sent: bytes) -> None:
+def test_a_slow_client_is_disconnected(address: Address, sent: bytes) -> None:
     with closing(connect(address)) as client:
         client.sendall(sent)
         client.settimeout(0.1)
@@ -144,13 +144,13 @@ def test_slow_client_is_disconnected(address: Address, sent: bytes) -> None:
         wait_for(closed)
 
 
-def test_endless_head_is_refused(address: Address) -> None:
+def test_an_endless_head_is_refused(address: Address) -> None:
     with closing(connect(address)) as client, suppress(BrokenPipeError, ConnectionResetError):
         client.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"X: y\r\n" * 100_000)
         assert b" 400 " in client.recv(65_536)
 
 
-def test_endless_body_is_refused(address: Address) -> None:
+def test_an_endless_body_is_refused(address: Address) -> None:
     polling = WEBSOCKET.replace("transport=websocket", "transport=polling")
     part = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
     for target in ("/", polling):
@@ -158,7 +158,7 @@ def test_endless_body_is_refused(address: Address) -> None:
             assert ask(address, target, f"Host: {address}", length, body=part * 64, method="POST")[0] != 200
 
 
-def test_page_parameters_are_escaped_in_html(address: Address) -> None:
+def test_parameters_of_the_page_are_escaped(address: Address) -> None:
     attack = "</script><script>alert(1)</script>"
     status, text = ask(address, f"/?symbol={quote(attack)}&interval={quote(attack)}", f"Host: {address}")
     assert status == 200
@@ -174,7 +174,7 @@ def test_websockets_and_pages_are_limited(address: Address) -> None:
     assert 503 in [ask(address, "/", f"Host: {address}")[0] for _ in range(20)]
 
 
-def test_huge_message_closes_only_its_websocket(address: Address) -> None:
+def test_a_huge_message_closes_only_its_websocket(address: Address) -> None:
     def connected() -> bool:
         with suppress(InvalidStatus):
             with connect_websocket(f"ws://{address}{WEBSOCKET}") as client, suppress(ConnectionClosed):

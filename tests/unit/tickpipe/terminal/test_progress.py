@@ -1,4 +1,4 @@
-"""Progress shows rate and time left on a terminal, and nothing if piped."""
+"""The progress display: amount, rate and time left on a terminal, nothing in a pipe."""
 
 from __future__ import annotations
 
@@ -29,46 +29,39 @@ def shown(
 @pytest.mark.parametrize(
     ("reports", "expected"),
     [
-        (0, 0, 0, "verifying …"),
-        (0, 0, 60, "verifying …"),
-        (0, 1000, 5, "verifying: 0 of 1,000"),
-        (250, 1000, 0.5, "verifying: 250 of 1,000"),  # too short to compute a rate
-        (250, 1000, 5, "verifying: 250 of 1,000, 50/s, 15 s left"),
-        (250, 0, 5, "verifying: 250, 50/s"),
-        (1000, 1000, 5, "verifying: 1,000 of 1,000, 200/s"),
-        (1200, 1000, 6, "verifying: 1,200 of 1,000, 200/s"),  # the count may exceed an estimated total
-        (1, 1_000_000, 3600, "verifying: 1 of 1,000,000, 0/s, 41667 days left"),
+        ([], "verifying 0:00:00"),
+        ([(60, 0, 0, "")], "verifying 0:01:00"),
+        ([(0, 0, 1000, ""), (5, 0, 1000, "")], "verifying 0:00:05 0/1000 0% -:--:--"),
+        ([(0, 250, 1000, "")], "verifying 0:00:00 250/1000 25% -:--:--"),  # one report gives no rate
+        ([(0, 0, 1000, ""), (1, 50, 1000, ""), (6, 300, 1000, "")], "verifying 0:00:06 300/1000 30% 0:00:14"),
+        ([(0, 1, 0, ""), (5, 251, 0, "")], "verifying 0:00:05 251/? 50.0 it/s"),
+        ([(0, 0, 1000, ""), (5, 1000, 1000, "")], "verifying 0:00:05 1000/1000 100% 0:00:00"),
+        (
+            [(0, 0, 1000, ""), (6, 1200, 1000, "")],
+            "verifying 0:00:06 1200/1000 100% 0:00:00",
+        ),  # an estimate
+        ([(0, 250, 1000, ""), (9, 0, 0, "waiting")], "waiting 0:00:09"),
     ],
 )
-def test_progress_line_shows_known_count_rate_and_time_left(
-    done: float, total: float, seconds: float, expected: str
-) -> None:
-    found = line("verifying", done, total, seconds)
-    assert found == expected
+def test_amount_rate_and_time_left_are_shown_once_they_are_known(reports: Sequence[Report], expected: str) -> None:
+    assert expected in shown(reports)
 
 
-def test_byte_counts_have_byte_units() -> None:
-    assert line("moving", 5e8, 2e9, 10, formatting.size) == "moving: 500 MB of 2 GB, 50 MB/s, 30 s left"
-
-
-def shown(*, terminal: bool, width: int = 80) -> str:
-    file = io.StringIO()
-    console = Console(file=file, force_terminal=terminal, width=width, color_system=None, legacy_windows=False)
-    clock = iter([0.0, *[10.0] * 10])
-    with progress("verifying", console=console, monotonic=lambda: next(clock)) as tell:
-        tell(1_234_567, 5_000_000, "verifying session 12 of 400, prices")
-        tell(2_500_000, 5_000_000, "verifying session 13 of 400, prices")
-    return file.getvalue()
+def test_bytes_are_shown_in_readable_units() -> None:
+    found = shown([(0, 0, 2e9, "moving"), (5, 2.5e8, 2e9, ""), (10, 5e8, 2e9, "")], unit="bytes")
+    assert "moving 0:00:10 0.5/2.0 GB 50.0 MB/s 0:00:30" in found
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_progress_is_one_line_on_a_terminal(width: int) -> None:
-    found = shown(terminal=True, width=width)
-    assert "verifying session 13 of 400, prices: 2,500,000 of 5,000,000" in " ".join(found.split())
+def test_the_display_fits_on_one_line_of_a_terminal(width: int) -> None:
+    reports = [(0.0, 1_234_567.0, 5_000_000.0, "verifying session 12 of 400, prices")]
+    reports += [(10.0, 2_500_000.0, 5_000_000.0, "verifying session 13 of 400, prices")]
+    found = shown(reports, width=width)
+    assert "verifying session 13 of 400, prices 0:00:10 2500000/5000000 50%" in found
 
 
-def test_progress_is_silent_when_piped(capsys: pytest.CaptureFixture[str]) -> None:
-    assert shown(terminal=False) == ""
-    with progress("verifying") as tell:  # pytest's stderr is not a terminal
-        tell(1, 2)
+def test_nothing_is_shown_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown([(1, 1, 2, "")], terminal=False) == ""
+    with progress("verifying") as report:  # pytest's stderr is not a terminal
+        report(1, 2)
     assert capsys.readouterr() == ("", "")
