@@ -43,7 +43,7 @@ class Usage(NamedTuple):
 
     cpu: float
     memory: list[tuple[float, int]]
-    said: str
+    output: str
 
     @property
     def peak(self) -> int:

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Error
 
 from benchmarks import ticks
 from benchmarks.clients import Client
-from benchmarks.plan import Part, Preparation, Scale, Way
+from benchmarks.plan import Case, Part, Preparation, Scale
 from benchmarks.report import Ratio, Sample, rate
 from benchmarks.servers import DATABASE, STREAM, Bench
 from tickpipe.dashboard import HOST, free_port
@@ -57,8 +57,8 @@ def part(bench: Bench, scale: Scale, browser: Callable[[], Browser]) -> Part:
             return drain()
 
     seconds = REST + 2 + count / 50_000
-    ways = [Way(CLOSED, seconds, closed), Way(OPEN, seconds + 3, opened)]
-    return Part(PART, scale.dashboard_rounds, [Preparation(f"loading {count:,} entries", count / 40_000, load)], ways)
+    cases = [Case(CLOSED, seconds, closed), Case(OPEN, seconds + 3, opened)]
+    return Part(PART, scale.dashboard_rounds, [Preparation(f"loading {count:,} entries", count / 40_000, load)], cases)
 
 
 @contextmanager

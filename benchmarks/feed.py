@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from benchmarks import ticks
 from benchmarks.clients import Blaster, Client, wait_for
-from benchmarks.plan import Part, Preparation, Scale, Way
+from benchmarks.plan import Case, Part, Preparation, Scale
 from benchmarks.report import Ratio, Sample
 from benchmarks.servers import DATABASE, STREAM, Bench
 
@@ -32,7 +32,7 @@ RATIOS = [
 
 
 def part(bench: Bench, scale: Scale, blaster: Callable[[], Blaster]) -> Part:
-    """All ways, of the same frames."""
+    """All cases, of the same frames."""
     count = scale.feed_events
     starts: dict[str, Callable[[str], Client]] = {
         TICKPIPE: bench.producer,
@@ -71,7 +71,7 @@ def part(bench: Bench, scale: Scale, blaster: Callable[[], Blaster]) -> Part:
         PART,
         scale.feed_rounds,
         preparations,
-        [Way(name, 2 + count / 10_000, measure(name, start)) for name, start in starts.items()],
+        [Case(name, 2 + count / 10_000, measure(name, start)) for name, start in starts.items()],
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.clients import Blaster, wait_for
-from benchmarks.plan import Part, Preparation, Scale, Way
+from benchmarks.plan import Case, Part, Preparation, Scale
 from benchmarks.report import Sample, percentile
 from benchmarks.servers import DATABASE, Bench
 
@@ -52,8 +52,8 @@ def part(bench: Bench, scale: Scale, blaster: Callable[[], Blaster]) -> Part:
 
         return run
 
-    ways = [Way(f"{pace:,} events/s", 4 + scale.pace_seconds, at(pace)) for pace in scale.paces]
-    return Part(PART, scale.pace_rounds, [Preparation("making frames", 2, blaster)], ways)
+    cases = [Case(f"{pace:,} events/s", 4 + scale.pace_seconds, at(pace)) for pace in scale.paces]
+    return Part(PART, scale.pace_rounds, [Preparation("making frames", 2, blaster)], cases)
 
 
 def _flushes(bench: Bench) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""What a run consists of: steps, one after the other, each a preparation or one round of one way."""
+"""What a run consists of: steps, one after the other, each a preparation or one round of one case."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.report import Sample
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How much is measured. `rounds` of each way alternate."""
+    """How much is measured. `rounds` of each case alternate."""
 
     events: int = 200_000
     rounds: int = 3
@@ -34,8 +34,8 @@ QUICK = Scale(
 )  # fmt: skip
 
 
-class Way(NamedTuple):
-    """One way to do a part's work. `run(round)` measures it once and gives its sample, after some `seconds`."""
+class Case(NamedTuple):
+    """One case to do a part's work. `run(round)` measures it once and gives its sample, after some `seconds`."""
 
     name: str
     seconds: float
@@ -51,14 +51,14 @@ class Preparation(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A part of the run: preparations, then rounds of all its ways."""
+    """A part of the run: preparations, then rounds of all its cases."""
 
     name: str
     rounds: int
     preparations: Sequence[Preparation]
-    ways: Sequence[Way]
+    cases: Sequence[Case]
 
 
-def turns(ways: Sequence[Way], rounds: int) -> list[tuple[int, Way]]:
-    """Each way once a round, every other round backwards: nobody always comes first, or after the same other one."""
-    return [(number, way) for number in range(rounds) for way in (ways if number % 2 == 0 else ways[::-1])]
+def turns(cases: Sequence[Case], rounds: int) -> list[tuple[int, Case]]:
+    """Each case once a round, every other round backwards: nobody always comes first, or after the same other one."""
+    return [(number, case) for number in range(rounds) for case in (cases if number % 2 == 0 else cases[::-1])]

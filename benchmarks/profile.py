@@ -1,6 +1,6 @@
-"""`python -m benchmarks.profile`: where a price's microseconds go, on its way to Redis and on its way to the database.
+"""`python -m benchmarks.profile`: where a price's microseconds go, on its case to Redis and on its case to the database.
 
-For each way: CPU of every process per event, as the kernel counted it; Redis's own account by command; the database's
+For each case: CPU of every process per event, as the kernel counted it; Redis's own account by command; the database's
 by statement (pg_stat_statements); and where Python was seen (py-spy, 500 looks a second, the GIL's holders alone).
 """
 
@@ -26,7 +26,7 @@ from tests.support.homes import temporary_home
 
 EVENTS = 200_000
 #: Lines of each account.
-SHOWN = 12
+MAX_LINES = 12
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     with temporary_home() as home, bench(home, shared_preload_libraries="pg_stat_statements") as found:
         found.query(DATABASE, "CREATE EXTENSION pg_stat_statements")
         found.fill_stream(EVENTS)
-        with accounts(found, "stream → database, blocks of 1000"):
+        with accounts(found, "stream → database, batches of 1000"):
             watched(found.consumer(DATABASE, 1000, "--drain"), home, Client.wait)
         found.empty_stream()
         blaster = write_frames(found, Scale(feed_events=EVENTS))
@@ -68,7 +68,7 @@ def tops(folded: str) -> Iterator[tuple[float, str]]:
     for line in folded.splitlines():
         stack, _, looks = line.rpartition(" ")
         places[stack.rpartition(";")[2]] += int(looks)
-    for place, count in places.most_common(SHOWN):
+    for place, count in places.most_common(MAX_LINES):
         yield count / places.total(), place
 
 

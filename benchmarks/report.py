@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
-#: What one run of one way gave: a figure by the name of its metric.
+#: What one run of one case gave: a figure by the name of its metric.
 Sample = Mapping[str, float]
-#: Way → its samples, one a round.
+#: Case → its samples, one a round.
 Samples = Mapping[str, Sequence[Sample]]
 
 
@@ -48,7 +48,7 @@ class Commit(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """One way's metric over another's, in one part."""
+    """One case's metric over another's, in one part."""
 
     part: str
     metric: str
@@ -87,9 +87,9 @@ def swing(memory: Sequence[tuple[float, int]], warm_up: float = 0.25) -> int:
     return max(sizes) - min(sizes)
 
 
-def series(samples: Samples, way: str, metric: str) -> list[float]:
-    """One metric of one way, by round; empty where the way does not have it."""
-    return [sample[metric] for sample in samples.get(way, []) if metric in sample]
+def series(samples: Samples, case: str, metric: str) -> list[float]:
+    """One metric of one case, by round; empty where the case does not have it."""
+    return [sample[metric] for sample in samples.get(case, []) if metric in sample]
 
 
 def ratios(results: Mapping[str, Samples], wanted: Iterable[Ratio]) -> list[tuple[Ratio, Figure]]:
@@ -110,10 +110,10 @@ def columns(samples: Samples) -> list[str]:
 
 
 def table(samples: Samples) -> list[list[str]]:
-    """Rows of text, the titles first: way, then each metric as its median and, behind it, its spread."""
+    """Rows of text, the titles first: case, then each metric as its median and, behind it, its spread."""
     names = columns(samples)
     rows = [["", *(METRICS[name].title for name in names)]]
-    rows += [[way, *(cell(series(samples, way, name), METRICS[name].form) for name in names)] for way in samples]
+    rows += [[case, *(cell(series(samples, case, name), METRICS[name].form) for name in names)] for case in samples]
     return rows
 
 
@@ -138,12 +138,12 @@ def as_json(
         ],
         "parts": {
             part: {
-                way: {
+                case: {
                     name: {**_rounded(figure(found)), "rounds": [_round(value) for value in found]}
-                    for name in columns({way: rounds})
-                    if (found := series(samples, way, name))
+                    for name in columns({case: rounds})
+                    if (found := series(samples, case, name))
                 }
-                for way, rounds in samples.items()
+                for case, rounds in samples.items()
             }
             for part, samples in results.items()
         },

@@ -47,7 +47,7 @@ def run(
     quick: Annotated[bool, typer.Option("--quick", help="Under two minutes, on less: the figures swing.")] = False,
     only: Annotated[str, typer.Option(help=f"Some of {','.join(PARTS)}.")] = ",".join(PARTS),
 ) -> None:
-    """SizeProbe, print tables of medians, spreads and ratios, and write them as JSON.
+    """Measure, print tables of medians, spreads and ratios, and write them as JSON.
 
     On embedded servers, or on those of REDIS_URL and DATABASE_URL: there it makes databases and streams of its own,
     named tickpipe_bench… and tickpipe-bench…, and removes them.
@@ -100,7 +100,7 @@ def _parts(names: list[str], found: Bench, scale: Scale, stack: ExitStack) -> li
 
 def measure(parts: list[Part], console: Console) -> dict[str, Samples]:
     """Run everything, with a bar that tells the time left."""
-    results: dict[str, dict[str, list[Sample]]] = {part.name: {way.name: [] for way in part.ways} for part in parts}
+    results: dict[str, dict[str, list[Sample]]] = {part.name: {case.name: [] for case in part.cases} for part in parts}
     shown = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -121,15 +121,15 @@ def measure(parts: list[Part], console: Console) -> dict[str, Samples]:
                 tell(f"{part.name}: {preparation.name}")
                 preparation.run()
                 progress.advance(task, preparation.seconds)
-            for number, way in turns(part.ways, part.rounds):
-                tell(f"{part.name}, round {number + 1} of {part.rounds}: {way.name}")
-                results[part.name][way.name].append(way.run(number))
-                progress.advance(task, way.seconds)
+            for number, case in turns(part.cases, part.rounds):
+                tell(f"{part.name}, round {number + 1} of {part.rounds}: {case.name}")
+                results[part.name][case.name].append(case.run(number))
+                progress.advance(task, case.seconds)
     return dict(results)
 
 
 def _seconds(part: Part) -> float:
-    return sum(each.seconds for each in part.preparations) + part.rounds * sum(way.seconds for way in part.ways)
+    return sum(each.seconds for each in part.preparations) + part.rounds * sum(case.seconds for case in part.cases)
 
 
 def machine(found: Bench) -> dict[str, object]:
@@ -183,8 +183,8 @@ def _print(console: Console, title: str, titles: list[str], rows: list[list[str]
 
 def picture(results: dict[str, Samples], facts: dict[str, object]) -> str:
     """The rates of the sink and of the feed as bars; each group has a scale of its own."""
-    drains = {way: rounds for way, rounds in results["sink"].items() if way not in sink.FROM_MEMORY}
-    inserts = {way: rounds for way, rounds in results["sink"].items() if way in sink.FROM_MEMORY}
+    drains = {case: rounds for case, rounds in results["sink"].items() if case not in sink.FROM_MEMORY}
+    inserts = {case: rounds for case, rounds in results["sink"].items() if case in sink.FROM_MEMORY}
     groups = [
         _bars("Websocket, events a second", results["feed"]),
         _bars("Redis stream → database, events a second", drains),
@@ -196,7 +196,7 @@ def picture(results: dict[str, Samples], facts: dict[str, object]) -> str:
 
 
 def _bars(title: str, samples: Samples) -> Group:
-    bars = [Bar(way, *figure(series(samples, way, "rate")), ours=way.startswith("tickpipe")) for way in samples]
+    bars = [Bar(case, *figure(series(samples, case, "rate")), ours=case.startswith("tickpipe")) for case in samples]
     return Group(title, sorted(bars, key=lambda bar: -bar.value))
 
 

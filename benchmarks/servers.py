@@ -100,7 +100,7 @@ class Bench:
         self.query(database, "TRUNCATE prices_real_time, feed_events, dead_letters, tutorial")
 
     def settle(self, database: str) -> None:
-        """A checkpoint, so that every way begins with the same debts: none."""
+        """A checkpoint, so that every case begins with the same debts: none."""
         with suppress(psycopg2.errors.InsufficientPrivilege):
             self.query(database, "CHECKPOINT")
 
@@ -143,9 +143,9 @@ class Bench:
             "TWELVE_DATA_API_KEY": "key-of-the-benchmark",
         }
 
-    def consumer(self, database: str, block: int = 1000, *options: str) -> Client:
+    def consumer(self, database: str, batch: int = 1000, *options: str) -> Client:
         """Start a real consumer."""
-        command = [str(Path(sys.executable).with_name("consumer")), "--max-batch-size", str(block), *options]
+        command = [str(Path(sys.executable).with_name("consumer")), "--max-batch-size", str(batch), *options]
         return Client(command, self.environment(database), self.home)
 
     def producer(self, url: str) -> Client:

@@ -1,4 +1,4 @@
-"""FastStream's batch subscriber on a Redis stream, and execute_values: `STREAM BLOCK COUNT`."""
+"""FastStream's batch subscriber on a Redis stream, and execute_values: `STREAM BATCH_SIZE COUNT`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""tickpipe's own insert alone, from memory: `STREAM BLOCK COUNT`. The entries are as Redis gave them."""
+"""tickpipe's own insert alone, from memory: `STREAM BATCH_SIZE COUNT`. The entries are as Redis gave them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-from benchmarks.peers.rows import blocks, read, told
+from benchmarks.peers.rows import batches, print_cpu_time, read
 from common.settings import Secret
 from common.streams.stream import Entry
 from consumer.store import PriceStore
@@ -19,16 +19,16 @@ def _entries(stream: str, count: int) -> Iterator[Entry]:
 
 
 def main() -> None:
-    """PriceStore.insert_batch, block by block."""
+    """PriceStore.insert_batch, batch by batch."""
     stream, size, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    pieces = list(blocks(_entries(stream, count), size))
+    pieces = list(batches(_entries(stream, count), size))
     store = PriceStore(Secret(os.environ["DATABASE_URL"]))
 
     def work() -> None:
         for piece in pieces:
             store.insert_batch(PRICES, "prices", piece)
 
-    told(work)
+    print_cpu_time(work)
 
 
 if __name__ == "__main__":

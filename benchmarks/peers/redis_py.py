@@ -1,4 +1,4 @@
-"""redis-py and execute_values, written plainly: `STREAM BLOCK`. Drains the stream, block by block."""
+"""redis-py and execute_values, written plainly: `STREAM BATCH_SIZE`. Drains the stream, batch by batch."""
 
 from __future__ import annotations
 

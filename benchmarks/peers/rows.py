@@ -52,13 +52,13 @@ def read(key: str, count: int) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
         start = b"(" + found[-1][0]
 
 
-def blocks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+def batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
     """Lists of `size` items; the last may be shorter."""
-    while block := list(islice(items, size)):
-        yield block
+    while batch := list(islice(items, size)):
+        yield batch
 
 
-def told(work: Callable[[], object]) -> None:
+def print_cpu_time(work: Callable[[], object]) -> None:
     """Do the work and print the CPU time that it took, seconds: what came before it does not count."""
     before = time.process_time()
     work()

@@ -1,4 +1,4 @@
-"""The tutorial's own way: `STREAM COUNT`. Events in a list in memory, no broker, no key, four columns, blocks of 100.
+"""The tutorial's own case: `STREAM COUNT`. Events in a list in memory, no broker, no key, four columns, batches of 100.
 
 The events are those of the stream, read into memory before the clock begins. Not copied from the tutorial: its print
 a price, and a deprecated function, in whose place is the one that its documentation names.
@@ -14,9 +14,9 @@ from typing import Any
 import psycopg2
 from psycopg2.extras import execute_values
 
-from benchmarks.peers.rows import read, told
+from benchmarks.peers.rows import print_cpu_time, read
 
-BLOCK = 100
+BATCH_SIZE = 100
 
 
 def event(fields: dict[bytes, bytes]) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def main() -> None:
         if event["event"] == "price":
             timestamp = datetime.fromtimestamp(event["timestamp"], UTC)
             batch.append((timestamp, event["symbol"], event["price"], event.get("day_volume")))
-            if len(batch) == BLOCK:
+            if len(batch) == BATCH_SIZE:
                 cursor = connection.cursor()
                 execute_values(cursor, "INSERT INTO tutorial (time, symbol, price, day_volume) VALUES %s", batch)
                 connection.commit()
@@ -53,7 +53,7 @@ def main() -> None:
         for each in events:
             on_event(each)
 
-    told(work)
+    print_cpu_time(work)
 
 
 if __name__ == "__main__":
