@@ -174,9 +174,9 @@ def test_a_symbol_of_any_name_can_be_chosen(home: Database) -> None:
 
 
 def test_a_gap_is_shown_with_its_length_and_cause(home: Database) -> None:
-    ((since, until, text, _),) = [row for row in ask(home, named("prices.json: Gaps"))[1] if "goes on" not in row[2]]
+    ((since, until, text, _),) = [row for row in ask(home, named("prices.json: Gaps"))[1] if "(ongoing)" not in row[2]]
     assert (until - since).total_seconds() == pytest.approx(300, abs=1)
-    assert text == f"{SYMBOL} blind: disconnected: no answer to pings"
+    assert text == f"{SYMBOL} not received: disconnected: no answer to pings"
     assert ask(home, named("prices.json: Blind"))[1][0][0] == pytest.approx(300, abs=10)
 
 
