@@ -177,7 +177,7 @@ def test_a_gap_is_shown_with_its_length_and_cause(home: Database) -> None:
     ((since, until, text, _),) = [row for row in ask(home, named("prices.json: Gaps"))[1] if "(ongoing)" not in row[2]]
     assert (until - since).total_seconds() == pytest.approx(300, abs=1)
     assert text == f"{SYMBOL} not received: disconnected: no answer to pings"
-    assert ask(home, named("prices.json: Blind"))[1][0][0] == pytest.approx(300, abs=10)
+    assert ask(home, named("prices.json: Outage time"))[1][0][0] == pytest.approx(300, abs=10)
 
 
 def test_a_session_that_nobody_has_verified_raises_the_alert(home: Database) -> None:
