@@ -1,7 +1,7 @@
-"""What becomes of the drain's rate when the table, the backlog, the consumers or the batches grow.
+"""Measures the rate of a drain as the table, the backlog, the batches or the number of consumers grow.
 
-Before each drain on a filled table, the new rows go on where the table's last ones ended: at the right edge of each
-symbol in the key's index, as a live feed's do.
+In a filled table, new rows continue after the last rows. They go to the right edge of each symbol in the key's index,
+as the rows of a live feed do.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ PART, BACKLOG = "growth", "backlog"
 
 
 def size_name(rows: int) -> str:
-    """The case that drains into a table of so many rows."""
+    """Name of the case that drains into a table with `rows` rows."""
     return f"table of {rows / 1e6:g} million rows" if rows else "table empty, batches of 1000, 1 consumer"
 
 
 def ratios(scale: Scale) -> list[Ratio]:
-    """Against the empty table, batches of 1000 and one consumer, which all others differ from in one thing."""
+    """Ratios to the baseline: empty table, batches of 1000, one consumer. Each case changes one of these."""
     others = [*map(size_name, scale.sizes), "batches of 100", "batches of 5000", "2 consumers", "4 consumers"]
     return [Ratio(PART, "rate", other, size_name(0)) for other in others]
 
 
 def part(bench: Bench, scale: Scale) -> Part:
-    """Drains, each other than the first in one thing."""
+    """Drains. Each differs from the first in one parameter."""
     count = scale.events
 
     def drain(batch: int = 1000, consumers: int = 1) -> Callable[[int], Sample]:

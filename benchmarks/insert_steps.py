@@ -1,7 +1,7 @@
-"""`python -m benchmarks.insert_steps`: what each step of the batch insert costs, and what would be left without it.
+"""Measures the cost of each step of the batch insert: `python -m benchmarks.insert_steps`.
 
-Each case does what the case before it does, and one thing more; COPY of the same rows is beside them. All run in turn,
-several rounds, in batches of 5000 from memory; the best round counts, in microseconds a row by the client's clock.
+Each case adds one step to the case before it. COPY of the same rows is the comparison. The cases take turns in several
+rounds, with batches of 5000 from memory. The result is the best round in microseconds per row, by the client's clock.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""End to end: from `received`, the producer's stamp at the websocket, to the commit, at several paces.
+"""End-to-end latency at several rates, from `received`, the producer's timestamp at the websocket, to the commit.
 
-The database stamps each transaction when it writes its commit record, just before it flushes it to disk; what the
-flushes took on average in that run is added to every row's latency.
+The database records the commit time when it writes the commit record, just before the flush to disk. The mean duration
+of the run's flushes is therefore added to each row's latency.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from benchmarks.report import Sample, percentile
 from benchmarks.servers import DATABASE, Bench
 
 PART = "latency"
-#: Seconds after the first price in which nothing counts.
+#: Seconds after the first price that are excluded.
 WARM_UP = 2
 
 LATENCIES = """
@@ -29,7 +29,7 @@ FROM pg_stat_io WHERE object = 'wal' AND backend_type = 'client backend'
 
 
 def part(bench: Bench, scale: Scale, blaster: Callable[[], Blaster]) -> Part:
-    """A real producer and a real consumer, at each pace."""
+    """A real producer and consumer at each rate."""
 
     def at(pace: int) -> Callable[[int], Sample]:
         def run(_round: int) -> Sample:
@@ -57,7 +57,7 @@ def part(bench: Bench, scale: Scale, blaster: Callable[[], Blaster]) -> Part:
 
 
 def _flushes(bench: Bench) -> tuple[float, float]:
-    """How many flushes of the WAL there were, and the milliseconds they took; zeros where nobody counts them."""
+    """Number of WAL flushes and their total milliseconds. Zeros before PostgreSQL 18, which has no such counters."""
     if int(bench.query(DATABASE, "SHOW server_version_num")[0][0]) < 180_000:
         return 0.0, 0.0
     ((count, milliseconds),) = bench.query(DATABASE, FLUSHES)
