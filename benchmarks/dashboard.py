@@ -66,7 +66,7 @@ def shown(bench: Bench, browser: Browser) -> Iterator[None]:
     """Serve the dashboard and open its page."""
     port = free_port()
     command = [str(Path(sys.executable).with_name("tickpipe")), "dashboard", "--port", str(port)]
-    server = Client(command, bench.environment(DATABASE), bench.home)
+    server = Client(command, bench.environment(DATABASE), bench.folder)
     page = browser.new_page(viewport={"width": 1280, "height": 940})
     try:
         for _ in range(100):  # until it listens

@@ -87,7 +87,7 @@ def _appended(bench: Bench, count: int) -> dict[str, float]:
 def write_frames(bench: Bench, scale: Scale) -> Blaster:
     """Start a server with as many frames as the largest part needs."""
     most = max(scale.feed_events, max(scale.paces) * scale.pace_seconds)
-    path = bench.home / "frames"
+    path = bench.folder / "frames"
     with path.open("wb") as file:
         file.writelines(ticks.frames(most))
     return Blaster(path)

@@ -51,7 +51,7 @@ def main() -> None:
     cases = {name: inserting(statement) for name, statement in STATEMENTS.items()}
     cases["COPY of the same rows"] = lambda cursor, batch: cursor.copy_expert(COPY, BytesIO(texts[batch]))
     best = dict.fromkeys(cases, float("inf"))
-    with temporary_home() as home, bench(home) as found:
+    with temporary_home() as folder, bench(folder) as found:
         found.query(DATABASE, "CREATE TABLE keyless (LIKE prices_real_time INCLUDING CONSTRAINTS)")
         connection = psycopg2.connect(found.database_url(DATABASE))
         for _ in range(ROUNDS):

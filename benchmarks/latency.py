@@ -57,7 +57,7 @@ def part(bench: Bench, scale: Scale, blaster: Callable[[], Blaster]) -> Part:
 
 
 def _flushes(bench: Bench) -> tuple[float, float]:
-    """Number of WAL flushes and their total milliseconds. Zeros before PostgreSQL 18, which has no such counters."""
+    """Number of WAL flushes and their total milliseconds. Zeros for versions before PostgreSQL 18."""
     if int(bench.query(DATABASE, "SHOW server_version_num")[0][0]) < 180_000:
         return 0.0, 0.0
     ((count, milliseconds),) = bench.query(DATABASE, FLUSHES)

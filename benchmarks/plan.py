@@ -35,7 +35,7 @@ QUICK = Scale(
 
 
 class Case(NamedTuple):
-    """One variant of a part. `run(round)` measures it once. `seconds` is the expected duration, for the progress bar."""
+    """One variant of a part. `run(round)` measures it once. `seconds`: expected duration, for the progress bar."""
 
     name: str
     seconds: float

@@ -1,8 +1,9 @@
-"""Stream → database: tickpipe's consumer beside others who do the same work, and beside the limit.
+"""Stream → database: compares tickpipe's consumer with other software that does the same work, and with the limit.
 
-All rates are of the same kind: the database's stamps of the commits, from the first batch's to the last one's, for the
-rows of all batches but the first. No case's start is in it, and no case tells its own time. CPU is that of the whole
-process, less that of the same process with nothing to drain; where rows come from memory, it is that of the work alone.
+All rates come from the database's commit times: the rows of all batches except the first, divided by the time between
+the first commit and the last. The rates thus exclude the start of each client, and no client times itself. CPU is the
+time of the whole process, minus that of the same process with an empty stream. For rows from memory, CPU is the time of
+the inserts alone.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ FASTSTREAM = "FastStream + execute_values, 1000"
 TUTORIAL = "tutorial: memory, no key, 4 columns, 100"
 COPY, COPY_5000 = "COPY from memory, 1000", "COPY from memory, 5000"
 INSERT_5000 = "tickpipe insert alone, from memory, 5000"
-#: The cases that read no stream.
+#: Cases that do not read a stream.
 FROM_MEMORY = (TUTORIAL, COPY, COPY_5000, INSERT_5000)
 
 RATIOS = [
@@ -37,7 +38,7 @@ RATIOS = [
 
 
 def part(bench: Bench, scale: Scale) -> Part:
-    """All cases, on a table that is empty before each run."""
+    """All cases, each with an empty table."""
     count, source = scale.events, source_of(scale.events)
     drains: list[tuple[str, Callable[[int], Client]]] = [
         (TICKPIPE, lambda _: bench.consumer(DATABASE, 1000, "--drain")),
@@ -45,7 +46,7 @@ def part(bench: Bench, scale: Scale) -> Part:
         (FASTSTREAM, lambda events: bench.peer("faststream_batch", DATABASE, STREAM, 1000, events)),
         (TICKPIPE_5000, lambda _: bench.consumer(DATABASE, 5000, "--drain")),
     ]
-    idle: dict[str, float] = {}  # CPU seconds of a drain of nothing
+    idle: dict[str, float] = {}  # CPU seconds of a drain of an empty stream
 
     def measure_idle() -> None:
         for name, start in drains:
@@ -80,7 +81,7 @@ def part(bench: Bench, scale: Scale) -> Part:
     ]
     preparations = [
         Preparation("loading the stream", count / 40_000, lambda: bench.fill_stream(count)),
-        Preparation("what a start costs", 4, measure_idle),
+        Preparation("measuring the cost of a start", 4, measure_idle),
     ]
     return Part(PART, scale.rounds, preparations, cases)
 
@@ -88,7 +89,7 @@ def part(bench: Bench, scale: Scale) -> Part:
 def _measured(
     bench: Bench, count: int, start: Callable[[], Client], table: str = "prices_real_time"
 ) -> tuple[Usage, float]:
-    """What the client used, and the rows a second that it committed; all of them, or it is an error."""
+    """Resources and committed rows per second. Raises RuntimeError if rows are missing."""
     bench.empty(DATABASE)
     bench.settle(DATABASE)
     usage = start().wait()

@@ -1,4 +1,7 @@
-"""COPY of the same rows from memory, the upper limit: `STREAM BATCH_SIZE COUNT`. The text is built before timing starts."""
+"""COPY of the same rows from memory, as the upper limit: `STREAM BATCH_SIZE COUNT`.
+
+The text is built before the measurement starts.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def line(fields: dict[bytes, bytes]) -> bytes:
-    """A row in COPY's text format; none of our values needs an escape."""
+    """A row in COPY's text format. The values need no escapes."""
     values = [value or b"\\N" for value in fields.values()]
     values[3] = str(_EPOCH + timedelta(seconds=int(fields[b"time"]))).encode()
     values[9] = str(_EPOCH + timedelta(microseconds=int(fields[b"received"]))).encode()
@@ -26,7 +29,7 @@ def line(fields: dict[bytes, bytes]) -> bytes:
 
 
 def main() -> None:
-    """COPY and commit, batch by batch."""
+    """COPY and commit each batch."""
     stream, size, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     texts = [b"".join(lines) for lines in batches((line(fields) for _, fields in read(stream, count)), size)]
     connection = psycopg2.connect(os.environ["DATABASE_URL"])

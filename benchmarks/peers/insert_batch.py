@@ -1,4 +1,4 @@
-"""tickpipe's own insert alone, from memory: `STREAM BATCH_SIZE COUNT`. The entries are as Redis gave them."""
+"""tickpipe's insert alone, of entries in memory as Redis returned them: `STREAM BATCH_SIZE COUNT`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def _entries(stream: str, count: int) -> Iterator[Entry]:
 
 
 def main() -> None:
-    """PriceStore.insert_batch, batch by batch."""
+    """Call PriceStore.insert_batch for each batch."""
     stream, size, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    pieces = list(batches(_entries(stream, count), size))
+    found = list(batches(_entries(stream, count), size))
     store = PriceStore(Secret(os.environ["DATABASE_URL"]))
 
     def work() -> None:
-        for piece in pieces:
-            store.insert_batch(PRICES, "prices", piece)
+        for batch in found:
+            store.insert_batch(PRICES, "prices", batch)
 
     print_cpu_time(work)
 

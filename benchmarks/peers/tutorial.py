@@ -1,7 +1,8 @@
-"""The tutorial's own case: `STREAM COUNT`. Events in a list in memory, no broker, no key, four columns, batches of 100.
+"""The method of TimescaleDB's tutorial: `STREAM COUNT`.
 
-The events are those of the stream, read into memory before the clock begins. Not copied from the tutorial: its print
-a price, and a deprecated function, in whose place is the one that its documentation names.
+Events come from a list in memory. There is no broker and no primary key; rows have four columns, batches 100 rows.
+Events are read from the stream before the measurement starts. Two details differ from the tutorial: this peer does not
+print each price, and it replaces a deprecated function with its documented successor.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ BATCH_SIZE = 100
 
 
 def event(fields: dict[bytes, bytes]) -> dict[str, Any]:
-    """The price event as the vendor's wrapper gives it."""
+    """A price event in the form of the vendor's wrapper."""
     found: dict[str, Any] = {
         "event": "price",
         "symbol": fields[b"symbol"].decode(),
@@ -33,7 +34,7 @@ def event(fields: dict[bytes, bytes]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Hand each event to on_event."""
+    """Pass each event to on_event."""
     events = [event(fields) for _, fields in read(sys.argv[1], int(sys.argv[2]))]
     connection = psycopg2.connect(os.environ["DATABASE_URL"])
     batch: list[tuple[Any, ...]] = []
