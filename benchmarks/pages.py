@@ -1,6 +1,7 @@
-"""`python -m benchmarks.pages`: writes the figures of benchmarks/results/latest.json into the pages that show them.
+"""Write the figures of benchmarks/results/latest.json into README.md and docs/performance.md.
 
-Between `<!-- figures -->` and `<!-- end of figures -->`. A test compares, so that no figure there is written by hand.
+`python -m benchmarks.pages` replaces the text between `<!-- figures -->` and `<!-- end of figures -->`. A test checks
+that the pages are up to date.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 LATEST = ROOT / "benchmarks" / "results" / "latest.json"
-#: What each measure is called, and how its figure is written.
+#: The column heading and the number format of each measure.
 COLUMNS = {
     "rate": ("events/s", "{:,.0f}"),
     "cpu": ("client CPU, µs/event", "{:.1f}"),
@@ -23,7 +24,7 @@ COLUMNS = {
     "p95": ("p95, ms", "{:.1f}"),
     "p99": ("p99, ms", "{:.1f}"),
 }
-#: Ratios of the first page: part, ours, other.
+#: The ratios in README: part, tickpipe's variant, the variant compared with.
 README_RATIOS = [
     ("sink", "tickpipe consumer, batches of 1000", "redis-py + execute_values, 1000"),
     ("sink", "tickpipe consumer, batches of 1000", "FastStream + execute_values, 1000"),
@@ -33,14 +34,14 @@ README_RATIOS = [
 
 
 def performance(results: dict[str, Any]) -> str:
-    """All figures: a table for each part, then the ratios."""
+    """All figures: one table for each part, then the ratios."""
     machine = results["machine"]
-    words = (
-        f"Taken {machine['taken'][:10]} on {machine['cores']} cores of an {machine['processor']} "
-        f"({machine['database']}, Valkey speaking Redis {machine['redis']}). Medians of the rounds, lowest–highest in "
-        "brackets."
+    summary = (
+        f"Measured {machine['taken'][:10]} on {machine['cores']} cores of an {machine['processor']} "
+        f"({machine['database']}, Valkey with the protocol of Redis {machine['redis']}). "
+        "Each figure is the median of the rounds; lowest and highest are in brackets."
     )
-    lines = [words]
+    lines = [summary]
     for part, cases in results["parts"].items():
         measures = [name for name in COLUMNS if any(name in figures for figures in cases.values())]
         heads = [part, *(COLUMNS[name][0] for name in measures)]
@@ -56,22 +57,21 @@ def performance(results: dict[str, Any]) -> str:
 
 
 def front(results: dict[str, Any]) -> str:
-    """The figures of the first page."""
-    lines = ["| | beside | events/s, ours ÷ theirs |", "| --- | --- | --- |"]
+    """The figures of README."""
+    lines = []
     for part, ours, other in README_RATIOS:
         (ratio,) = [
             each
             for each in results["ratios"]
             if (each["part"], each["ours"], each["other"], each["metric"]) == (part, ours, other, "rate")
         ]
-        lines.append(f"| {ours} | {other} | {_cell(ratio, '{:.1f}')} |")
+        lines.append(f"- {ours.removeprefix('tickpipe ')}: {ratio['median']:.1f} × {other}")
     latency = results["parts"]["latency"]["1,000 events/s"]
-    words = (
-        f"Received → committed at 1,000 events/s: p50 {latency['p50']['median']:.1f} ms, p99 "
-        f"{latency['p99']['median']:.1f} ms. `make bench` takes these anew: medians of one run, lowest–highest in "
-        f"brackets, on {results['machine']['cores']} cores that clients and servers share."
+    summary = (
+        f"Latency from receipt to commit at 1,000 events/s: median {latency['p50']['median']:.1f} ms, p99 "
+        f"{latency['p99']['median']:.1f} ms. Measured by `make bench` on {results['machine']['cores']} cores."
     )
-    return "\n".join([*lines, "", words])
+    return "\n".join([*lines, "", summary])
 
 
 def _cell(figure: dict[str, float], form: str) -> str:
@@ -84,7 +84,7 @@ _FIGURES = re.compile(r"(<!-- figures -->\n).*?(<!-- end of figures -->)", re.DO
 
 
 def with_figures(name: str, text: str) -> str:
-    """The page with the figures of the last full run."""
+    """The page with the figures of the latest full run."""
     results = json.loads(LATEST.read_text(encoding="utf-8"))
     return _FIGURES.sub(lambda found: f"{found[1]}\n{PAGES[name](results)}\n\n{found[2]}", text)
 
