@@ -26,11 +26,11 @@ _INSERT, _, _REST = PRICES.insert.partition("SELECT")
 _ROWS = ("SELECT" + _REST).partition("ON CONFLICT")[0]
 
 STATEMENTS = {
-    "the arrays are sent and read": "SELECT array_length(v.session, 1) FROM (VALUES %s) AS v (session)",
-    "… and made rows of, with their types": f"SELECT count(made) FROM ({_ROWS} OFFSET 0) AS made",
-    "… and stored, in a table without the key": _INSERT.replace("prices_real_time", "keyless") + _ROWS,
-    "… and in one with it": _INSERT + _ROWS,
-    "… and ON CONFLICT DO NOTHING: the insert as it is": PRICES.insert,
+    "send and read the arrays": "SELECT array_length(v.session, 1) FROM (VALUES %s) AS v (session)",
+    "… and expand them into typed rows": f"SELECT count(made) FROM ({_ROWS} OFFSET 0) AS made",
+    "… and store the rows in a table without a primary key": _INSERT.replace("prices_real_time", "keyless") + _ROWS,
+    "… and maintain the primary key": _INSERT + _ROWS,
+    "… and ON CONFLICT DO NOTHING: the complete insert": PRICES.insert,
 }
 
 

@@ -1,7 +1,7 @@
 """The method of TimescaleDB's tutorial: `STREAM COUNT`.
 
-Events come from a list in memory. There is no broker and no primary key; rows have four columns, batches 100 rows.
-Events are read from the stream before the measurement starts. Two details differ from the tutorial: this peer does not
+Inserts batches of 100 rows with four columns, without a broker or a primary key. Events come from a list in memory,
+which is read from the stream before the measurement starts. Two details differ from the tutorial: this peer does not
 print each price, and it replaces a deprecated function with its documented successor.
 """
 

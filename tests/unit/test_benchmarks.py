@@ -1,4 +1,4 @@
-"""What `make bench` computes from its samples; no servers, no timing."""
+"""The computations of `make bench` from its samples, without servers and timing."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_table_has_medians_and_spreads() -> None:
     ]
 
 
-def test_a_cell_has_no_spread_where_there_is_none() -> None:
+def test_cell_without_a_spread_shows_the_median() -> None:
     assert report.cell([5.01, 5.02], "{:.1f}") == "5.0"
 
 
@@ -76,7 +76,7 @@ def test_json_holds_figures_rounds_and_machine() -> None:
     assert "cpu" not in told["parts"]["sink"]["other"]
 
 
-def test_turns_alternate_forwards_and_backwards() -> None:
+def test_turns_alternate_direction() -> None:
     cases = [Case(name, 1, lambda _: {}) for name in "abc"]
     assert [(number, case.name) for number, case in turns(cases, 2)] == [
         (0, "a"), (0, "b"), (0, "c"), (1, "c"), (1, "b"), (1, "a"),
@@ -84,11 +84,11 @@ def test_turns_alternate_forwards_and_backwards() -> None:
 
 
 @pytest.mark.parametrize("scale", [Scale(), QUICK])
-def test_the_tutorial_stores_all_its_events(scale: Scale) -> None:
-    assert scale.events % tutorial.BATCH_SIZE == 0  # what does not fill a batch, it keeps
+def test_tutorial_peer_stores_all_events(scale: Scale) -> None:
+    assert scale.events % tutorial.BATCH_SIZE == 0  # an incomplete batch is kept
 
 
-def test_picture_is_sound_and_its_longest_bar_fits() -> None:
+def test_picture_is_valid_and_its_longest_bar_fits() -> None:
     bars = [Bar("tickpipe <3", 200, 150, 250, ours=True), Bar("other", 100, 100, 100, ours=False)]
     drawn = ElementTree.fromstring(svg([Group("events & more", bars)], "a note"))  # noqa: S314  our own text
     texts = [text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
@@ -98,7 +98,7 @@ def test_picture_is_sound_and_its_longest_bar_fits() -> None:
     assert max(widths) <= 820
 
 
-def test_entries_are_the_contracts_and_go_on_after_others() -> None:
+def test_entries_match_the_contract_and_continue_numbering() -> None:
     found = list(ticks.entries(30, first=10))
     assert found[0] == list(ticks.entries(11))[-1]
     assert [int(fields["seq"]) for fields in found] == list(range(11, 41))
@@ -107,25 +107,25 @@ def test_entries_are_the_contracts_and_go_on_after_others() -> None:
         assert tick.problem(tick.Tick(**fields)) is None
 
 
-def test_entries_go_on_beyond_the_prices_that_were_made() -> None:
+def test_entries_repeat_after_the_generated_prices() -> None:
     last = list(islice(ticks.entries(3, first=20_000 - 1), 3))
     assert [int(fields["time"]) - ticks.BEGIN for fields in last] == [39, 40, 40]
 
 
-def test_frames_are_split_where_they_were_joined() -> None:
+def test_joined_frames_are_split() -> None:
     frames = [ticks.frame(b"x" * size) for size in (0, 125, 126, 300, 65_535)]
     assert list(split(b"".join(frames))) == frames
 
 
-def test_chunks_cut_no_frame() -> None:
+def test_chunks_contain_whole_frames() -> None:
     assert list(chunks([b"aaa", b"bb", b"c", b"dddd", b"e"], 5)) == [b"aaabb", b"cdddd", b"e"]
 
 
-def test_handshake_is_answered_as_the_standard_says() -> None:
+def test_handshake_follows_rfc_6455() -> None:
     assert accept_key(b"dGhlIHNhbXBsZSBub25jZQ==") == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455, section 1.3
 
 
-def test_peers_make_the_same_row_of_an_entry() -> None:
+def test_peers_build_the_same_row() -> None:
     row = rows.row({name.decode(): value.decode() for name, value in ENTRY.items()})
     event = tutorial.event(ENTRY)
     assert row[2:6] == (event["symbol"], event["timestamp"], event["price"], event.get("day_volume"))
@@ -142,7 +142,7 @@ def test_batches_are_full_except_the_last() -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_the_figures_of_the_pages_are_those_of_the_last_run(name: str) -> None:
+def test_figures_in_the_pages_match_the_last_run(name: str) -> None:
     """`python -m benchmarks.pages` writes them."""
     text = (ROOT / name).read_text(encoding="utf-8")
     assert "<!-- figures -->" in text
