@@ -1,5 +1,5 @@
-# One image for all commands, and no ENTRYPOINT: docker run tickpipe producer | consumer | tickpipe …
-# No secret is in it: TWELVE_DATA_API_KEY, REDIS_URL and DATABASE_URL (or their …_FILE) come at run time.
+# One image for all commands, without an ENTRYPOINT: docker run tickpipe producer | consumer | tickpipe …
+# The image has no secrets. Pass TWELVE_DATA_API_KEY, REDIS_URL and DATABASE_URL (or their …_FILE) at run time.
 
 FROM python:3.12-slim AS build
 WORKDIR /src
@@ -19,7 +19,7 @@ RUN pip install --no-cache-dir --require-hashes -r /tmp/requirements.lock && rm 
 COPY --from=build /dist /tmp/dist
 RUN pip install --no-cache-dir --no-deps --no-index /tmp/dist/*.whl && rm -r /tmp/dist
 
-# The spool must outlive the container: prices wait there while Redis is away.
+# The spool must outlive the container, because prices wait there while Redis is unavailable.
 ENV PYTHONUNBUFFERED=1 SPOOL_DIR=/var/lib/tickpipe/spool
 RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin tickpipe \
     && mkdir -p "$SPOOL_DIR" && chown -R tickpipe:tickpipe /var/lib/tickpipe

@@ -1,9 +1,12 @@
-"""A websocket server that sends price frames as fast as the client reads them, or at a pace: `FRAMES_FILE`.
+"""A fast websocket server that sends prepared price frames: `python -m benchmarks.blaster FRAMES_FILE`.
 
-The client's path says what it gets: `/COUNT/RATE`, rate 0 for as fast as it can. A simulator in Python makes some
-20,000 events a second; here the frames are made beforehand, and whole chunks of them are sent. Prints its port, then
-a line of JSON for each connection: when the first frame was sent, and when the pong came that answers a ping behind
-the last one (seconds since 1970). By then the client has handed all frames to its callback, whoever it is.
+The path of the URL is `/COUNT/RATE`: the number of frames and the frames per second. Rate 0 sends as fast as the client
+reads. A Python simulator generates about 20,000 events per second. This server is faster, because it sends prepared
+frames in large chunks.
+
+The server prints its port, then one line of JSON per connection with two times in seconds since 1970. `began` is the
+time before the first frame. `ended` is the time of the pong to a ping behind the last frame. By then, the client has
+passed all frames to its callback.
 """
 
 from __future__ import annotations
@@ -21,11 +24,11 @@ from pathlib import Path
 
 from benchmarks.ticks import frame
 
-#: Bytes sent at once: some hundred frames.
+#: Bytes per send: several hundred frames.
 CHUNK = 65_536
-#: Bytes that the kernel may hold for the client, so that a pong never waits behind seconds of prices.
+#: Bytes in the kernel's send buffer. The limit keeps a pong from waiting behind seconds of prices.
 SEND_BUFFER = 262_144
-#: Seconds between two sends where a pace is asked for.
+#: Shortest time between two sends at a limited rate, seconds.
 SLICE = 0.001
 _MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 _SUBSCRIBED = {
@@ -37,7 +40,7 @@ _SUBSCRIBED = {
 
 
 def split(data: bytes) -> Iterator[bytes]:
-    """Frames, one by one."""
+    """Split concatenated frames."""
     at = 0
     while at < len(data):
         size = data[at + 1]
@@ -49,7 +52,7 @@ def split(data: bytes) -> Iterator[bytes]:
 
 
 def chunks(frames: list[bytes], size: int) -> Iterator[bytes]:
-    """Frames joined, each chunk of at least `size` bytes but the last; a frame is never cut."""
+    """Join whole frames to chunks of at least `size` bytes. The last chunk may be smaller."""
     chunk: list[bytes] = []
     length = 0
     for each in frames:
@@ -63,12 +66,12 @@ def chunks(frames: list[bytes], size: int) -> Iterator[bytes]:
 
 
 def accept_key(key: bytes) -> bytes:
-    """What proves to the client that we speak its protocol."""
+    """The Sec-WebSocket-Accept value for a client's key."""
     return base64.b64encode(hashlib.sha1(key + _MAGIC, usedforsecurity=False).digest())
 
 
 class Connection:
-    """One client. A thread reads what it says, another sends prices; a frame is never torn apart."""
+    """One client. One thread reads its messages, another sends prices. A lock keeps frames whole."""
 
     def __init__(self, client: socket.socket, frames: list[bytes]) -> None:
         self._socket = client
@@ -79,7 +82,7 @@ class Connection:
         self._began = 0.0
 
     def serve(self) -> None:
-        """From the handshake until the client leaves."""
+        """Serve the client from the handshake until it disconnects."""
         count, pace = self._handshake()
         sender: threading.Thread | None = None
         try:
@@ -98,14 +101,14 @@ class Connection:
                 elif opcode == 8:
                     self._send(frame(payload, 8))
         except OSError:
-            pass  # how a client leaves is its own affair
+            pass  # clients may disconnect in any way
         self._socket.close()
 
     def _handshake(self) -> tuple[int, float]:
         request = b"".join(iter(self._input.readline, b"\r\n"))
         path, key = re.match(rb"GET /(\d+)/(\d+)", request), re.search(rb"(?i)sec-websocket-key: *(\S+)", request)
         if not path or not key:
-            raise ValueError(f"no websocket handshake: {request!r}")
+            raise ValueError(f"not a websocket handshake: {request!r}")
         self._send(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Accept: " + accept_key(key[1]) + b"\r\n\r\n"
@@ -113,7 +116,7 @@ class Connection:
         return int(path[1]), float(path[2])
 
     def _receive(self) -> tuple[int, bytes] | None:
-        """Opcode and payload of the client's next frame, always masked; None at the end."""
+        """Opcode and payload of the client's next masked frame; None at the end."""
         head = self._input.read(2)
         if len(head) < 2:
             return None
@@ -155,7 +158,7 @@ class Connection:
 
 
 def main() -> None:
-    """Serve one client after the other, for ever."""
+    """Serve clients one after the other, without end."""
     frames = list(split(Path(sys.argv[1]).read_bytes()))
     listener = socket.create_server(("127.0.0.1", 0))
     print(listener.getsockname()[1], flush=True)

@@ -1,4 +1,4 @@
-"""A client's process from outside: its CPU time as the kernel counted it, its memory as samples."""
+"""Runs a client as a process. The kernel reports its CPU time, and samples record its memory."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ import psutil
 
 from tickpipe.local.servers.children import ending_with_parent
 
-#: Seconds between two samples of the memory.
+#: Seconds between two memory samples.
 SAMPLE_EVERY = 0.05
-#: Seconds after which a client that should have ended is taken for hung …
+#: Seconds after which a client that should have ended is killed.
 HUNG_AFTER = 600.0
-#: … and without anything new after which no more is expected.
+#: Seconds without a new item after which `wait_for` gives up.
 STILL_AFTER = 10.0
 
 
 def wait_for(look: Callable[[], int], count: int) -> int:
-    """Look until there are `count`, or nothing new comes any more: how many there are."""
+    """Poll until there are `count` items, or no new ones for STILL_AFTER seconds. Returns the number of items."""
     found, until = -1, 0.0
     while True:
         now = look()
@@ -39,24 +39,27 @@ def wait_for(look: Callable[[], int], count: int) -> int:
 
 
 class Usage(NamedTuple):
-    """What a process has used: CPU in seconds (user and system); resident bytes, by seconds since its start."""
+    """Resources of a finished process.
+
+    `cpu`: user and system time, seconds. `memory`: (seconds since start, resident bytes). `output`: stdout and stderr.
+    """
 
     cpu: float
     memory: list[tuple[float, int]]
-    said: str
+    output: str
 
     @property
     def peak(self) -> int:
-        """The most resident memory seen, bytes."""
+        """Peak resident memory, bytes."""
         return max((size for _, size in self.memory), default=0)
 
 
 class Client:
-    """A process that was started, watched until it ends."""
+    """A started process. Its memory is sampled until it ends."""
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str], folder: Path) -> None:
         self._command = command
-        self._output = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  closed when it has ended
+        self._output = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  closed by wait()
         self._errors = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self._memory: list[tuple[float, int]] = []
         self._process = subprocess.Popen(
@@ -75,7 +78,7 @@ class Client:
         began = time.monotonic()
         try:
             watched = psutil.Process(self._process.pid)
-            while (size := watched.memory_info().rss) > 0:  # a zombie has none
+            while (size := watched.memory_info().rss) > 0:  # 0 for a zombie
                 self._memory.append((time.monotonic() - began, size))
                 time.sleep(SAMPLE_EVERY)
         except psutil.Error:
@@ -83,26 +86,26 @@ class Client:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self._process.pid
 
     def stop(self) -> Usage:
-        """Ask it to end (SIGTERM), and wait."""
+        """Send SIGTERM and wait for the end."""
         self._process.send_signal(signal.SIGTERM)
         return self.wait(may_be_killed=True)
 
     def wait(self, *, may_be_killed: bool = False) -> Usage:
-        """Wait for its end. Raises RuntimeError with what it said where it failed."""
+        """Wait for the end. Raises RuntimeError with the error output if the process failed."""
         limit = threading.Timer(HUNG_AFTER, self._process.kill)
         limit.start()
         _, status, used = os.wait4(self._process.pid, 0)
         limit.cancel()
         self._process.returncode = code = os.waitstatus_to_exitcode(status)
         self._watcher.join()
-        said, errors = _read(self._output), _read(self._errors)
+        output, errors = _read(self._output), _read(self._errors)
         if code != 0 and not (may_be_killed and code == -signal.SIGTERM):
             raise RuntimeError(f"{' '.join(self._command)} ended with status {code}:\n{errors[-2000:]}")
-        return Usage(used.ru_utime + used.ru_stime, self._memory, said + errors)
+        return Usage(used.ru_utime + used.ru_stime, self._memory, output + errors)
 
 
 def _read(file: object) -> str:
@@ -112,7 +115,7 @@ def _read(file: object) -> str:
 
 
 class Blaster:
-    """The server that clients of the websocket are measured against, as a process of its own."""
+    """The websocket server that feeds the measured clients, as a separate process."""
 
     def __init__(self, frames: Path) -> None:
         """`frames`: a file of websocket frames."""
@@ -121,15 +124,15 @@ class Blaster:
         self._port = int(self._line())
 
     def url(self, count: int, pace: float = 0) -> str:
-        """What a client connects to for `count` frames, `pace` a second; 0: as fast as it reads."""
+        """The URL that sends `count` frames, `pace` per second. Pace 0 sends as fast as the client reads."""
         return f"ws://127.0.0.1:{self._port}/{count}/{pace:g}"
 
     def seconds(self) -> float:
-        """From the first frame to the pong behind the last one, of the connection that ends next."""
-        said = json.loads(self._line())
-        if "error" in said:
-            raise RuntimeError(f"the client left before its last frame: {said['error']}")
-        return float(said["ended"]) - float(said["began"])
+        """Seconds from the first frame to the pong behind the last one, of the next connection that ends."""
+        times = json.loads(self._line())
+        if "error" in times:
+            raise RuntimeError(f"the client disconnected before the last frame: {times['error']}")
+        return float(times["ended"]) - float(times["began"])
 
     def stop(self) -> None:
         """End the server."""
@@ -139,5 +142,5 @@ class Blaster:
     def _line(self) -> str:
         line = self._process.stdout.readline() if self._process.stdout else ""
         if not line:
-            raise RuntimeError("the blaster has ended")
+            raise RuntimeError("the websocket server has ended")
         return line

@@ -1,4 +1,4 @@
-"""What the dashboard, open in a browser, takes from the drain: page, browser, database and consumer share the cores."""
+"""Measures how much an open dashboard slows a drain. Browser, dashboard, database and consumer share the cores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Error
 
 from benchmarks import ticks
 from benchmarks.clients import Client
-from benchmarks.plan import Part, Preparation, Scale, Way
+from benchmarks.plan import Case, Part, Preparation, Scale
 from benchmarks.report import Ratio, Sample, rate
 from benchmarks.servers import DATABASE, STREAM, Bench
 from tickpipe.dashboard import HOST, free_port
@@ -20,14 +20,14 @@ from tickpipe.dashboard import HOST, free_port
 PART = "dashboard"
 CLOSED, OPEN = "drain, no dashboard", "drain, the dashboard open in a browser"
 RATIOS = [Ratio(PART, "rate", OPEN, CLOSED)]
-#: So many times the events of another drain: one that is over in two seconds tells little.
+#: Size of this drain relative to the other drains. A drain of two seconds is too short to compare.
 DRAINS = 3
-#: Seconds that browser and page get to come to rest; a drain without them waits as long.
+#: Seconds for the browser and page to become idle. A drain without them waits as long.
 REST = 3.0
 
 
 def part(bench: Bench, scale: Scale, browser: Callable[[], Browser]) -> Part:
-    """The same drain with and without it. The prices are of the last minutes, so that the page has them to draw."""
+    """The same drain with and without the dashboard. Prices are of the last minutes, so that the page draws them."""
     count, source = DRAINS * scale.events, f"{STREAM}:of-now"
 
     def load() -> None:
@@ -57,16 +57,16 @@ def part(bench: Bench, scale: Scale, browser: Callable[[], Browser]) -> Part:
             return drain()
 
     seconds = REST + 2 + count / 50_000
-    ways = [Way(CLOSED, seconds, closed), Way(OPEN, seconds + 3, opened)]
-    return Part(PART, scale.dashboard_rounds, [Preparation(f"loading {count:,} entries", count / 40_000, load)], ways)
+    cases = [Case(CLOSED, seconds, closed), Case(OPEN, seconds + 3, opened)]
+    return Part(PART, scale.dashboard_rounds, [Preparation(f"loading {count:,} entries", count / 40_000, load)], cases)
 
 
 @contextmanager
 def shown(bench: Bench, browser: Browser) -> Iterator[None]:
-    """The page, served and open."""
+    """Serve the dashboard and open its page."""
     port = free_port()
     command = [str(Path(sys.executable).with_name("tickpipe")), "dashboard", "--port", str(port)]
-    server = Client(command, bench.environment(DATABASE), bench.home)
+    server = Client(command, bench.environment(DATABASE), bench.folder)
     page = browser.new_page(viewport={"width": 1280, "height": 940})
     try:
         for _ in range(100):  # until it listens

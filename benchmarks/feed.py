@@ -1,8 +1,8 @@
-"""Websocket → stream: tickpipe's producer beside clients that only receive, all on one server that is faster.
+"""Websocket → stream: compares tickpipe's producer with clients that only receive, on one faster server.
 
-The clients that only receive are timed by the server: from its first frame to the pong behind the last one. The
-producer is timed more strictly: from the first price received to the last one that Redis holds; none may be missing.
-CPU is that of the whole process, less that of the same process with a few prices only.
+The server times the receiving clients from its first frame to the pong behind the last one. The producer's time is
+stricter: from the first price received to the last price in Redis, and no price may be missing. CPU is the time of the
+whole process, minus that of the same process with FEW prices.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from benchmarks import ticks
 from benchmarks.clients import Blaster, Client, wait_for
-from benchmarks.plan import Part, Preparation, Scale, Way
+from benchmarks.plan import Case, Part, Preparation, Scale
 from benchmarks.report import Ratio, Sample
 from benchmarks.servers import DATABASE, STREAM, Bench
 
@@ -21,7 +21,7 @@ TICKPIPE = "tickpipe producer, appended to the stream"
 WRAPPER = "vendor's wrapper, callback empty"
 WEBSOCKET_CLIENT = "websocket-client alone, callback empty"
 UNCHECKED = "websocket-client alone, UTF-8 unchecked"
-#: Prices in the run that tells what a start costs.
+#: Prices in the run that measures the cost of a start.
 FEW = 100
 
 RATIOS = [
@@ -32,7 +32,7 @@ RATIOS = [
 
 
 def part(bench: Bench, scale: Scale, blaster: Callable[[], Blaster]) -> Part:
-    """All ways, of the same frames."""
+    """All cases, with the same frames."""
     count = scale.feed_events
     starts: dict[str, Callable[[str], Client]] = {
         TICKPIPE: bench.producer,
@@ -65,18 +65,18 @@ def part(bench: Bench, scale: Scale, blaster: Callable[[], Blaster]) -> Part:
 
     preparations = [
         Preparation("making frames", 1 + count / 200_000, blaster),
-        Preparation("what a start costs", 4, measure_idle),
+        Preparation("measuring the cost of a start", 4, measure_idle),
     ]
     return Part(
         PART,
         scale.feed_rounds,
         preparations,
-        [Way(name, 2 + count / 10_000, measure(name, start)) for name, start in starts.items()],
+        [Case(name, 2 + count / 10_000, measure(name, start)) for name, start in starts.items()],
     )
 
 
 def _appended(bench: Bench, count: int) -> dict[str, float]:
-    """The rate of what Redis holds, once it holds all or gets no more, and how many are missing."""
+    """Rate of the entries in Redis, and the number of missing ones, once no more arrive."""
     length = wait_for(lambda: bench.redis.xlen(STREAM), count)
     ((_, first),) = cast("Any", bench.redis.xrange(STREAM, count=1))
     ((last, _),) = cast("Any", bench.redis.xrevrange(STREAM, count=1))
@@ -85,9 +85,9 @@ def _appended(bench: Bench, count: int) -> dict[str, float]:
 
 
 def write_frames(bench: Bench, scale: Scale) -> Blaster:
-    """A server of as many frames as any part needs."""
+    """Start a server with as many frames as the largest part needs."""
     most = max(scale.feed_events, max(scale.paces) * scale.pace_seconds)
-    path = bench.home / "frames"
+    path = bench.folder / "frames"
     with path.open("wb") as file:
         file.writelines(ticks.frames(most))
     return Blaster(path)

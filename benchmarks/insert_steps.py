@@ -1,7 +1,7 @@
-"""`python -m benchmarks.insert_steps`: what each step of the block insert costs, and what would be left without it.
+"""Measures the cost of each step of the batch insert: `python -m benchmarks.insert_steps`.
 
-Each way does what the way before it does, and one thing more; COPY of the same rows is beside them. All run in turn,
-several rounds, in blocks of 5000 from memory; the best round counts, in microseconds a row by the client's clock.
+Each case adds one step to the case before it. COPY of the same rows is the comparison. The cases take turns in several
+rounds, with batches of 5000 from memory. The result is the best round in microseconds per row, by the client's clock.
 """
 
 from __future__ import annotations
@@ -20,46 +20,48 @@ from benchmarks.servers import DATABASE, bench
 from consumer.tables import PRICES, array_literal
 from tests.support.folders import temporary_folder
 
-BLOCK, BLOCKS, ROUNDS = 5_000, 40, 5
+BATCH_SIZE, BATCHES, ROUNDS = 5_000, 40, 5
 _INSERT, _, _REST = PRICES.statement.partition("SELECT")
 _ROWS = ("SELECT" + _REST).partition("ON CONFLICT")[0]
 
 STATEMENTS = {
-    "the arrays are sent and read": "SELECT array_length(v.session, 1) FROM (VALUES %s) AS v (session)",
-    "… and made rows of, with their types": f"SELECT count(made) FROM ({_ROWS} OFFSET 0) AS made",
-    "… and stored, in a table without the key": _INSERT.replace("prices_real_time", "keyless") + _ROWS,
-    "… and in one with it": _INSERT + _ROWS,
-    "… and ON CONFLICT DO NOTHING: the insert as it is": PRICES.statement,
+    "send and read the arrays": "SELECT array_length(v.session, 1) FROM (VALUES %s) AS v (session)",
+    "… and expand them into typed rows": f"SELECT count(made) FROM ({_ROWS} OFFSET 0) AS made",
+    "… and store the rows in a table without a primary key": _INSERT.replace("prices_real_time", "keyless") + _ROWS,
+    "… and maintain the primary key": _INSERT + _ROWS,
+    "… and ON CONFLICT DO NOTHING: the complete insert": PRICES.statement,
 }
 
 
 def main() -> None:
     """Measure and print."""
-    blocks = [list(ticks.entries(BLOCK, first)) for first in range(0, BLOCK * BLOCKS, BLOCK)]
-    rows = [[{name.encode(): value.encode() for name, value in fields.items()} for fields in block] for block in blocks]
-    literals = [
-        [array_literal(column) for column in zip(*(each.values() for each in block), strict=True)] for block in rows
+    batches = [list(ticks.entries(BATCH_SIZE, first)) for first in range(0, BATCH_SIZE * BATCHES, BATCH_SIZE)]
+    rows = [
+        [{name.encode(): value.encode() for name, value in fields.items()} for fields in batch] for batch in batches
     ]
-    texts = [b"".join(line(each) for each in block) for block in rows]
+    literals = [
+        [array_literal(column) for column in zip(*(each.values() for each in batch), strict=True)] for batch in rows
+    ]
+    texts = [b"".join(line(each) for each in batch) for batch in rows]
 
     def inserting(statement: str) -> Callable[[Cursor, int], None]:
-        return lambda cursor, block: execute_values(cursor, statement, [literals[block]], template=PRICES.template)
+        return lambda cursor, batch: execute_values(cursor, statement, [literals[batch]], template=PRICES.template)
 
-    ways = {name: inserting(statement) for name, statement in STATEMENTS.items()}
-    ways["COPY of the same rows"] = lambda cursor, block: cursor.copy_expert(COPY, BytesIO(texts[block]))
-    best = dict.fromkeys(ways, float("inf"))
-    with temporary_folder() as home, bench(home) as found:
+    cases = {name: inserting(statement) for name, statement in STATEMENTS.items()}
+    cases["COPY of the same rows"] = lambda cursor, batch: cursor.copy_expert(COPY, BytesIO(texts[batch]))
+    best = dict.fromkeys(cases, float("inf"))
+    with temporary_folder() as folder, bench(folder) as found:
         found.query(DATABASE, "CREATE TABLE keyless (LIKE prices_real_time INCLUDING CONSTRAINTS)")
         connection = psycopg2.connect(found.database_url(DATABASE))
         for _ in range(ROUNDS):
-            for name, way in ways.items():
+            for name, case in cases.items():
                 found.query(DATABASE, "TRUNCATE prices_real_time, keyless")
                 found.settle(DATABASE)
                 begun = time.perf_counter()
-                for block in range(BLOCKS):
+                for batch in range(BATCHES):
                     with connection, connection.cursor() as cursor:
-                        way(cursor, block)
-                best[name] = min(best[name], (time.perf_counter() - begun) / (BLOCK * BLOCKS) * 1e6)
+                        case(cursor, batch)
+                best[name] = min(best[name], (time.perf_counter() - begun) / (BATCH_SIZE * BATCHES) * 1e6)
         connection.close()
     for name, cost in best.items():
         print(f"{cost:6.2f} µs/row  {best['COPY of the same rows'] / cost:5.2f} × COPY's rate  {name}")

@@ -1,7 +1,7 @@
-"""End to end: from `received`, the producer's stamp at the websocket, to the commit, at several paces.
+"""End-to-end latency at several rates, from `received`, the producer's timestamp at the websocket, to the commit.
 
-The database stamps each transaction when it writes its commit record, just before it flushes it to disk; what the
-flushes took on average in that run is added to every row's latency.
+The database records the commit time when it writes the commit record, just before the flush to disk. The mean duration
+of the run's flushes is therefore added to each row's latency.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.clients import Blaster, wait_for
-from benchmarks.plan import Part, Preparation, Scale, Way
+from benchmarks.plan import Case, Part, Preparation, Scale
 from benchmarks.report import Sample, percentile
 from benchmarks.servers import DATABASE, Bench
 
 PART = "latency"
-#: Seconds after the first price in which nothing counts.
+#: Seconds after the first price that are excluded.
 WARM_UP = 2
 
 LATENCIES = """
@@ -29,7 +29,7 @@ FROM pg_stat_io WHERE object = 'wal' AND backend_type = 'client backend'
 
 
 def part(bench: Bench, scale: Scale, blaster: Callable[[], Blaster]) -> Part:
-    """A real producer and a real consumer, at each pace."""
+    """A real producer and consumer at each rate."""
 
     def at(pace: int) -> Callable[[int], Sample]:
         def run(_round: int) -> Sample:
@@ -52,12 +52,12 @@ def part(bench: Bench, scale: Scale, blaster: Callable[[], Blaster]) -> Part:
 
         return run
 
-    ways = [Way(f"{pace:,} events/s", 4 + scale.pace_seconds, at(pace)) for pace in scale.paces]
-    return Part(PART, scale.pace_rounds, [Preparation("making frames", 2, blaster)], ways)
+    cases = [Case(f"{pace:,} events/s", 4 + scale.pace_seconds, at(pace)) for pace in scale.paces]
+    return Part(PART, scale.pace_rounds, [Preparation("making frames", 2, blaster)], cases)
 
 
 def _flushes(bench: Bench) -> tuple[float, float]:
-    """How many flushes of the WAL there were, and the milliseconds they took; zeros where nobody counts them."""
+    """Number of WAL flushes and their total milliseconds. Zeros for versions before PostgreSQL 18."""
     if int(bench.query(DATABASE, "SHOW server_version_num")[0][0]) < 180_000:
         return 0.0, 0.0
     ((count, milliseconds),) = bench.query(DATABASE, FLUSHES)

@@ -25,10 +25,10 @@ COLUMNS = {
     "p99": ("p99, ms", "{:.1f}"),
 }
 #: The ratios in README: part, tickpipe's variant, the variant compared with.
-SHOWN = [
-    ("sink", "tickpipe consumer, blocks of 1000", "redis-py + execute_values, 1000"),
-    ("sink", "tickpipe consumer, blocks of 1000", "FastStream + execute_values, 1000"),
-    ("sink", "tickpipe consumer, blocks of 5000", "tutorial: memory, no key, 4 columns, 100"),
+README_RATIOS = [
+    ("sink", "tickpipe consumer, batches of 1000", "redis-py + execute_values, 1000"),
+    ("sink", "tickpipe consumer, batches of 1000", "FastStream + execute_values, 1000"),
+    ("sink", "tickpipe consumer, batches of 5000", "tutorial: memory, no key, 4 columns, 100"),
     ("feed", "tickpipe producer, appended to the stream", "vendor's wrapper, callback empty"),
 ]
 
@@ -42,13 +42,13 @@ def performance(results: dict[str, Any]) -> str:
         "Each figure is the median of the rounds; lowest and highest are in brackets."
     )
     lines = [summary]
-    for part, ways in results["parts"].items():
-        measures = [name for name in COLUMNS if any(name in figures for figures in ways.values())]
+    for part, cases in results["parts"].items():
+        measures = [name for name in COLUMNS if any(name in figures for figures in cases.values())]
         heads = [part, *(COLUMNS[name][0] for name in measures)]
         lines += ["", f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
-        for way, figures in ways.items():
+        for case, figures in cases.items():
             cells = [_cell(figures[name], COLUMNS[name][1]) if name in figures else "–" for name in measures]
-            lines.append(f"| {' | '.join([way, *cells])} |")
+            lines.append(f"| {' | '.join([case, *cells])} |")
     lines += ["", "| ours | other | measure | ours ÷ other |", "| --- | --- | --- | --- |"]
     for ratio in results["ratios"]:
         cells = [ratio["ours"], ratio["other"], COLUMNS[ratio["metric"]][0], _cell(ratio, "{:.2f}")]
@@ -59,7 +59,7 @@ def performance(results: dict[str, Any]) -> str:
 def front(results: dict[str, Any]) -> str:
     """The figures of README."""
     lines = []
-    for part, ours, other in SHOWN:
+    for part, ours, other in README_RATIOS:
         (ratio,) = [
             each
             for each in results["ratios"]

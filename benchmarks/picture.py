@@ -1,4 +1,4 @@
-"""Horizontal bars as SVG, for the README. Pure."""
+"""Draws horizontal bars as SVG for the README."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STYLE = (
 
 
 class Bar(NamedTuple):
-    """One bar: what it shows, its value, the spread around it."""
+    """One bar: label, value, and lowest and highest value."""
 
     label: str
     value: float
@@ -34,7 +34,7 @@ class Group(NamedTuple):
 
 
 def svg(groups: Sequence[Group], note: str) -> str:
-    """The groups below each other, each bar with its value and a thin line for its spread, and a note at the end."""
+    """Draw the groups below each other, with a note at the end. A thin line on each bar shows its spread."""
     parts: list[str] = []
     y = 10
     for group in groups:
@@ -59,7 +59,7 @@ def svg(groups: Sequence[Group], note: str) -> str:
 
 
 def _bar(bar: Bar, y: int, pixels: float) -> list[str]:
-    """`pixels` a unit; `y` is the baseline of the text."""
+    """`pixels`: per unit of the value. `y`: baseline of the text."""
     middle, end = y - 4, round(LABELS + bar.high * pixels)
     width = bar.value * pixels
     color = OURS if bar.ours else OTHERS

@@ -1,4 +1,4 @@
-"""What a run consists of: steps, one after the other, each a preparation or one round of one way."""
+"""Parts, cases and rounds of a benchmark run."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from benchmarks.report import Sample
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How much is measured. `rounds` of each way alternate."""
+    """Amount of work in each part. Cases alternate within the `rounds`."""
 
     events: int = 200_000
     rounds: int = 3
     feed_events: int = 200_000
     feed_rounds: int = 2
-    #: Events a second, and for how many seconds of them (the first WARM_UP of them do not count).
+    #: Events per second, and the seconds at each rate, including WARM_UP.
     paces: tuple[int, ...] = (100, 1_000, 5_000)
     pace_seconds: int = 15
     pace_rounds: int = 2
-    #: Rows in the table before a drain.
+    #: Rows in the table before each drain.
     sizes: tuple[int, ...] = (1_000_000, 10_000_000)
     growth_rounds: int = 2
     backlog: int = 2_000_000
@@ -34,8 +34,8 @@ QUICK = Scale(
 )  # fmt: skip
 
 
-class Way(NamedTuple):
-    """One way to do a part's work. `run(round)` measures it once and gives its sample, after some `seconds`."""
+class Case(NamedTuple):
+    """One variant of a part. `run(round)` measures it once. `seconds`: expected duration, for the progress bar."""
 
     name: str
     seconds: float
@@ -43,7 +43,7 @@ class Way(NamedTuple):
 
 
 class Preparation(NamedTuple):
-    """What must be done before the rounds; nothing of it is measured."""
+    """Work before the rounds that is not measured."""
 
     name: str
     seconds: float
@@ -51,14 +51,14 @@ class Preparation(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A part of the run: preparations, then rounds of all its ways."""
+    """A part of a run: preparations, then rounds of all cases."""
 
     name: str
     rounds: int
     preparations: Sequence[Preparation]
-    ways: Sequence[Way]
+    cases: Sequence[Case]
 
 
-def turns(ways: Sequence[Way], rounds: int) -> list[tuple[int, Way]]:
-    """Each way once a round, every other round backwards: nobody always comes first, or after the same other one."""
-    return [(number, way) for number in range(rounds) for way in (ways if number % 2 == 0 else ways[::-1])]
+def turns(cases: Sequence[Case], rounds: int) -> list[tuple[int, Case]]:
+    """Each case once per round. Every second round is reversed, so that no case always follows the same one."""
+    return [(number, case) for number in range(rounds) for case in (cases if number % 2 == 0 else cases[::-1])]

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.profile`: where a price's microseconds go, on its way to Redis and on its way to the database.
+"""Profiles a drain and a feed: `python -m benchmarks.profile`.
 
-For each way: CPU of every process per event, as the kernel counted it; Redis's own account by command; the database's
-by statement (pg_stat_statements); and where Python was seen (py-spy, 500 looks a second, the GIL's holders alone).
+For both, it prints the CPU time of each process per event, Redis's time by command, the database's time by statement
+(pg_stat_statements), and Python's hot spots (py-spy, 500 samples per second, only threads that hold the GIL).
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from benchmarks.servers import DATABASE, STREAM, Bench, bench
 from tests.support.folders import temporary_folder
 
 EVENTS = 200_000
-#: Lines of each account.
-SHOWN = 12
+#: Lines of each list.
+MAX_LINES = 12
 
 
 def main() -> None:
-    """Profile the drain of a stream, then a feed that sends as fast as it is read."""
-    with temporary_folder() as home, bench(home, shared_preload_libraries="pg_stat_statements") as found:
+    """Profile the drain of a stream, then a feed at full speed."""
+    with temporary_folder() as folder, bench(folder, shared_preload_libraries="pg_stat_statements") as found:
         found.query(DATABASE, "CREATE EXTENSION pg_stat_statements")
         found.fill_stream(EVENTS)
-        with accounts(found, "stream → database, blocks of 1000"):
-            watched(found.consumer(DATABASE, 1000, "--drain"), home, Client.wait)
+        with accounts(found, "stream → database, batches of 1000"):
+            watched(found.consumer(DATABASE, 1000, "--drain"), folder, Client.wait)
         found.empty_stream()
         blaster = write_frames(found, Scale(feed_events=EVENTS))
         try:
             with accounts(found, "websocket → stream"):
-                watched(found.producer(blaster.url(EVENTS)), home, lambda producer: _stop_when_done(found, producer))
+                watched(found.producer(blaster.url(EVENTS)), folder, lambda producer: _stop_when_done(found, producer))
         finally:
             blaster.stop()
 
@@ -50,31 +50,31 @@ def _stop_when_done(found: Bench, producer: Client) -> Usage:
     return producer.stop()
 
 
-def watched(client: Client, home: Path, end: Callable[[Client], Usage]) -> None:
-    """Let a client work, and print its CPU and where its Python was seen."""
-    seen = home / "seen.txt"
+def watched(client: Client, folder: Path, end: Callable[[Client], Usage]) -> None:
+    """Wait for a client, and print its CPU time and Python's hot spots."""
+    seen = folder / "seen.txt"
     options = ["record", "--gil", "--format", "raw", "--rate", "500", "--output", str(seen), "--pid", str(client.pid)]
     spy = subprocess.Popen(["py-spy", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     usage = end(client)
     spy.wait()
-    print(f"  {usage.cpu / EVENTS * 1e6:7.2f} µs/event  the client, its start included; Python was seen in")
+    print(f"  {usage.cpu / EVENTS * 1e6:7.2f} µs/event  the client, including its start; Python's hot spots:")
     for share, place in tops(seen.read_text(encoding="utf-8")):
         print(f"           {share:5.1%}  {place}")
 
 
 def tops(folded: str) -> Iterator[tuple[float, str]]:
-    """(share, place) of the innermost frames of py-spy's folded stacks, the most seen first."""
+    """(share, place) of the innermost frames of py-spy's folded stacks, most frequent first."""
     places: Counter[str] = Counter()
     for line in folded.splitlines():
-        stack, _, looks = line.rpartition(" ")
-        places[stack.rpartition(";")[2]] += int(looks)
-    for place, count in places.most_common(SHOWN):
+        stack, _, samples = line.rpartition(" ")
+        places[stack.rpartition(";")[2]] += int(samples)
+    for place, count in places.most_common(MAX_LINES):
         yield count / places.total(), place
 
 
 @contextmanager
 def accounts(found: Bench, title: str) -> Iterator[None]:
-    """Print what the servers did meanwhile."""
+    """Print the servers' CPU time and their slowest commands and statements in the `with` block."""
     found.redis.config_resetstat()
     found.query(DATABASE, "SELECT pg_stat_statements_reset()")
     before = {name: cpu(process) for name, process in processes()}
@@ -96,7 +96,7 @@ def accounts(found: Bench, title: str) -> Iterator[None]:
 
 
 def processes() -> Iterator[tuple[str, psutil.Process]]:
-    """Our servers: Valkey, and PostgreSQL with all that belongs to it."""
+    """The servers of this run: Valkey and PostgreSQL."""
     for child in psutil.Process().children():
         if "valkey" in child.name():
             yield "Valkey", child
@@ -105,7 +105,7 @@ def processes() -> Iterator[tuple[str, psutil.Process]]:
 
 
 def cpu(process: psutil.Process) -> float:
-    """Seconds of CPU of a process and its children, ended ones too."""
+    """CPU seconds of a process and its children, including ended ones."""
     with process.oneshot():
         own = process.cpu_times()
     living = sum(sum(child.cpu_times()[:2]) for child in process.children(recursive=True))
@@ -114,7 +114,7 @@ def cpu(process: psutil.Process) -> float:
 
 if __name__ == "__main__":
     if shutil.which("py-spy") is None:
-        sys.exit("py-spy is not installed: `make bench` installs what measuring needs")
+        sys.exit("py-spy is not installed: run `make bench` once to install it")
     try:
         main()
     except psycopg2.Error as error:

@@ -1,4 +1,4 @@
-"""Figures, tables and JSON of a benchmark's samples. Pure."""
+"""Computes figures, tables and JSON from a benchmark's samples."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
-#: What one run of one way gave: a figure by the name of its metric.
+#: Result of one run of one case: metric → value.
 Sample = Mapping[str, float]
-#: Way → its samples, one a round.
+#: Case → its samples, one per round.
 Samples = Mapping[str, Sequence[Sample]]
 
 
 class Metric(NamedTuple):
-    """How a metric is shown."""
+    """Column title and number format of a metric."""
 
     title: str
     form: str
@@ -28,12 +28,12 @@ METRICS = {
     "p50": Metric("p50, ms", "{:.1f}"),
     "p95": Metric("p95, ms", "{:.1f}"),
     "p99": Metric("p99, ms", "{:.1f}"),
-    "flush": Metric("of it mean WAL flush, ms", "{:.1f}"),
+    "flush": Metric("mean WAL flush (included), ms", "{:.1f}"),
 }
 
 
 class Figure(NamedTuple):
-    """The median of some rounds, and the lowest and highest of them."""
+    """Median, lowest and highest value of the rounds."""
 
     median: float
     low: float
@@ -41,14 +41,14 @@ class Figure(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """A transaction: when it was committed (seconds since 1970), and its rows."""
+    """A transaction: commit time (seconds since 1970) and number of rows."""
 
     at: float
     rows: int
 
 
 class Ratio(NamedTuple):
-    """One way's metric over another's, in one part."""
+    """A metric of one case divided by that of another, in one part."""
 
     part: str
     metric: str
@@ -57,12 +57,12 @@ class Ratio(NamedTuple):
 
 
 def figure(values: Sequence[float]) -> Figure:
-    """Median and spread of one value or more."""
+    """Median and spread of at least one value."""
     return Figure(median(values), min(values), max(values))
 
 
 def ratio(ours: Sequence[float], other: Sequence[float]) -> Figure:
-    """Median and spread of the ratios round by round: what slows a whole round slows both."""
+    """Median and spread of the ratios of each round. A slow round affects both sides alike."""
     return figure([one / two for one, two in zip(ours, other, strict=True)])
 
 
@@ -74,26 +74,26 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def rate(commits: Sequence[Commit]) -> float:
-    """Rows a second from the first commit to the last; the first one's rows were written before the clock began."""
+    """Rows per second from the first commit to the last, without the first commit's rows."""
     ordered = sorted(commits)
     seconds = ordered[-1].at - ordered[0].at
     return sum(commit.rows for commit in ordered[1:]) / seconds
 
 
 def swing(memory: Sequence[tuple[float, int]], warm_up: float = 0.25) -> int:
-    """Highest less lowest resident memory, bytes, once a share of the time has passed."""
+    """Highest minus lowest resident memory, bytes, after a share `warm_up` of the time."""
     begin = memory[-1][0] * warm_up
     sizes = [size for at, size in memory if at >= begin]
     return max(sizes) - min(sizes)
 
 
-def series(samples: Samples, way: str, metric: str) -> list[float]:
-    """One metric of one way, by round; empty where the way does not have it."""
-    return [sample[metric] for sample in samples.get(way, []) if metric in sample]
+def series(samples: Samples, case: str, metric: str) -> list[float]:
+    """One metric of one case, by round. Empty if the case does not have the metric."""
+    return [sample[metric] for sample in samples.get(case, []) if metric in sample]
 
 
 def ratios(results: Mapping[str, Samples], wanted: Iterable[Ratio]) -> list[tuple[Ratio, Figure]]:
-    """The wanted ratios that the results have both sides of."""
+    """The wanted ratios for which the results have both sides."""
     found = []
     for each in wanted:
         samples = results.get(each.part, {})
@@ -110,15 +110,15 @@ def columns(samples: Samples) -> list[str]:
 
 
 def table(samples: Samples) -> list[list[str]]:
-    """Rows of text, the titles first: way, then each metric as its median and, behind it, its spread."""
+    """Rows of text, titles first: the case, then median and spread of each metric."""
     names = columns(samples)
     rows = [["", *(METRICS[name].title for name in names)]]
-    rows += [[way, *(cell(series(samples, way, name), METRICS[name].form) for name in names)] for way in samples]
+    rows += [[case, *(cell(series(samples, case, name), METRICS[name].form) for name in names)] for case in samples]
     return rows
 
 
 def cell(numbers: Sequence[float], form: str) -> str:
-    """A median, and its spread where there is one."""
+    """The median, and its spread if there is one."""
     if not numbers:
         return "–"
     found = figure(numbers)
@@ -130,7 +130,7 @@ def cell(numbers: Sequence[float], form: str) -> str:
 def as_json(
     results: Mapping[str, Samples], wanted: Iterable[Ratio], machine: Mapping[str, object]
 ) -> dict[str, object]:
-    """All that was measured, as JSON holds it."""
+    """All results in the form of results/latest.json."""
     return {
         "machine": dict(machine),
         "ratios": [
@@ -138,12 +138,12 @@ def as_json(
         ],
         "parts": {
             part: {
-                way: {
+                case: {
                     name: {**_rounded(figure(found)), "rounds": [_round(value) for value in found]}
-                    for name in columns({way: rounds})
-                    if (found := series(samples, way, name))
+                    for name in columns({case: rounds})
+                    if (found := series(samples, case, name))
                 }
-                for way, rounds in samples.items()
+                for case, rounds in samples.items()
             }
             for part, samples in results.items()
         },
@@ -155,5 +155,5 @@ def _rounded(found: Figure) -> dict[str, float]:
 
 
 def _round(value: float) -> float:
-    """Four digits are more than two runs agree on."""
+    """Round to four digits, which is more than two runs agree on."""
     return float(f"{value:.4g}")

@@ -1,7 +1,7 @@
-"""`make bench`: tickpipe beside others at the same work, in one run on one machine, as ratios.
+"""Compares tickpipe with other software at the same work, in one run on one machine: `make bench`.
 
-It never fails by a time. A full run writes benchmarks/results/latest.json and docs/bench.svg; one with `--quick` or
-`--only` is for looking, and writes benchmarks/results/partial.json alone.
+No threshold makes it fail. A full run writes benchmarks/results/latest.json and docs/bench.svg. A run with `--quick` or
+`--only` writes benchmarks/results/partial.json.
 """
 
 from __future__ import annotations
@@ -44,13 +44,15 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def run(
-    quick: Annotated[bool, typer.Option("--quick", help="Under two minutes, on less: the figures swing.")] = False,
-    only: Annotated[str, typer.Option(help=f"Some of {','.join(PARTS)}.")] = ",".join(PARTS),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Measure less, in under two minutes. Figures vary more.")
+    ] = False,
+    only: Annotated[str, typer.Option(help=f"Comma-separated parts: {','.join(PARTS)}.")] = ",".join(PARTS),
 ) -> None:
-    """SizeProbe, print tables of medians, spreads and ratios, and write them as JSON.
+    """Measure, print tables of medians, spreads and ratios, and write them as JSON.
 
-    On embedded servers, or on those of REDIS_URL and DATABASE_URL: there it makes databases and streams of its own,
-    named tickpipe_bench… and tickpipe-bench…, and removes them.
+    Uses embedded servers, or those of REDIS_URL and DATABASE_URL. There it creates databases named tickpipe_bench… and
+    streams named tickpipe-bench…, and removes them at the end.
     """
     names = only.split(",")
     if unknown := set(names) - set(PARTS):
@@ -58,7 +60,7 @@ def run(
     scale = QUICK if quick else Scale()
     wanted = [*sink.RATIOS, *feed.RATIOS, *growth.ratios(scale), *dashboard.RATIOS]
     console = Console(width=None if sys.stdout.isatty() else 150)
-    with temporary_folder() as home, bench(home) as found, ExitStack() as stack:
+    with temporary_folder() as folder, bench(folder) as found, ExitStack() as stack:
         results = measure(_parts(names, found, scale, stack), console)
         facts = machine(found)
     show(console, results, wanted)
@@ -83,11 +85,13 @@ def _parts(names: list[str], found: Bench, scale: Scale, stack: ExitStack) -> li
     def browser() -> Browser:
         program = find_program()
         if program is None:
-            raise ConfigurationError(f"no Chromium or Chrome here: --only {','.join(PARTS[:-1])} needs none")
+            raise ConfigurationError(
+                f"Chromium or Chrome not found. Without a browser, use --only {','.join(PARTS[:-1])}."
+            )
         return stack.enter_context(launched(program))
 
     if "dashboard" in names:
-        browser()  # before anything is measured in vain
+        browser()  # fails before the measurement starts
     parts = {
         "sink": [sink.part(found, scale)],
         "feed": [feed.part(found, scale, blaster)],
@@ -99,8 +103,8 @@ def _parts(names: list[str], found: Bench, scale: Scale, stack: ExitStack) -> li
 
 
 def measure(parts: list[Part], console: Console) -> dict[str, Samples]:
-    """Run everything, with a bar that tells the time left."""
-    results: dict[str, dict[str, list[Sample]]] = {part.name: {way.name: [] for way in part.ways} for part in parts}
+    """Run all parts with a progress bar."""
+    results: dict[str, dict[str, list[Sample]]] = {part.name: {case.name: [] for case in part.cases} for part in parts}
     shown = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -111,29 +115,29 @@ def measure(parts: list[Part], console: Console) -> dict[str, Samples]:
     with Progress(*shown, console=console, speed_estimate_period=600, refresh_per_second=1) as progress:
         task = progress.add_task("", total=sum(_seconds(part) for part in parts))
 
-        def tell(words: str) -> None:
-            progress.update(task, description=words)
-            if not console.is_terminal:  # where no bar moves
-                console.print(words)
+        def show_step(text: str) -> None:
+            progress.update(task, description=text)
+            if not console.is_terminal:  # without a progress bar
+                console.print(text)
 
         for part in parts:
             for preparation in part.preparations:
-                tell(f"{part.name}: {preparation.name}")
+                show_step(f"{part.name}: {preparation.name}")
                 preparation.run()
                 progress.advance(task, preparation.seconds)
-            for number, way in turns(part.ways, part.rounds):
-                tell(f"{part.name}, round {number + 1} of {part.rounds}: {way.name}")
-                results[part.name][way.name].append(way.run(number))
-                progress.advance(task, way.seconds)
+            for number, case in turns(part.cases, part.rounds):
+                show_step(f"{part.name}, round {number + 1} of {part.rounds}: {case.name}")
+                results[part.name][case.name].append(case.run(number))
+                progress.advance(task, case.seconds)
     return dict(results)
 
 
 def _seconds(part: Part) -> float:
-    return sum(each.seconds for each in part.preparations) + part.rounds * sum(way.seconds for way in part.ways)
+    return sum(each.seconds for each in part.preparations) + part.rounds * sum(case.seconds for case in part.cases)
 
 
 def machine(found: Bench) -> dict[str, object]:
-    """Where and with what it was measured."""
+    """Machine, servers and package versions of this run."""
     return {
         "taken": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": _processor(),
@@ -160,7 +164,7 @@ def _processor() -> str:
 
 
 def show(console: Console, results: dict[str, Samples], wanted: list[Ratio]) -> None:
-    """The tables."""
+    """Print the tables."""
     for part, samples in results.items():
         titles, *rows = table(samples)
         _print(console, f"{part}: median of the rounds (lowest–highest)", titles, rows)
@@ -182,21 +186,21 @@ def _print(console: Console, title: str, titles: list[str], rows: list[list[str]
 
 
 def picture(results: dict[str, Samples], facts: dict[str, object]) -> str:
-    """The rates of the sink and of the feed as bars; each group has a scale of its own."""
-    drains = {way: rounds for way, rounds in results["sink"].items() if way not in sink.FROM_MEMORY}
-    inserts = {way: rounds for way, rounds in results["sink"].items() if way in sink.FROM_MEMORY}
+    """The rates of sink and feed as bars. Each group has its own scale."""
+    drains = {case: rounds for case, rounds in results["sink"].items() if case not in sink.FROM_MEMORY}
+    inserts = {case: rounds for case, rounds in results["sink"].items() if case in sink.FROM_MEMORY}
     groups = [
-        _bars("Websocket, events a second", results["feed"]),
-        _bars("Redis stream → database, events a second", drains),
-        _bars("Memory → database, no stream: rows a second", inserts),
+        _bars("Websocket, events per second", results["feed"]),
+        _bars("Redis stream → database, events per second", drains),
+        _bars("Memory → database without a stream, rows per second", inserts),
     ]
-    where = f"{facts['cores']} cores, {facts['processor']}"
-    note = f"make bench, {str(facts['taken'])[:10]}: medians of alternating rounds on {where}"
+    host = f"{facts['cores']} cores, {facts['processor']}"
+    note = f"make bench, {str(facts['taken'])[:10]}: medians of alternating rounds on {host}"
     return svg(groups, note)
 
 
 def _bars(title: str, samples: Samples) -> Group:
-    bars = [Bar(way, *figure(series(samples, way, "rate")), ours=way.startswith("tickpipe")) for way in samples]
+    bars = [Bar(case, *figure(series(samples, case, "rate")), ours=case.startswith("tickpipe")) for case in samples]
     return Group(title, sorted(bars, key=lambda bar: -bar.value))
 
 

@@ -1,4 +1,4 @@
-"""The servers of one run, each client's database and stream in them, and what the database says of each commit."""
+"""The Redis and PostgreSQL servers of a run, with the clients' databases and streams."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from tickpipe.local.servers.valkey import ValkeyServer
 ROOT = Path(__file__).resolve().parent.parent
 GROUP = "bench"
 STREAM = "tickpipe-bench"
-#: Whose tables are emptied before each run.
+#: Database whose tables are emptied before each run.
 DATABASE = "tickpipe_bench"
 #: The tutorial's table: four columns, no key.
 TUTORIAL_TABLE = "CREATE TABLE tutorial (time timestamptz NOT NULL, symbol text, price float8, day_volume float8)"
 
 
 def source_of(count: int, first: int = 0) -> str:
-    """The key of the entries that a stream is filled with."""
+    """Key of the stream that holds the prepared entries."""
     return f"{STREAM}:{first}+{count}"
 
 
 class Bench:
-    """Both servers, and a database on them with the schema in it; more databases where tables of a size are wanted."""
+    """Both servers. Tables of a given size are in databases of their own."""
 
-    def __init__(self, redis_url: str, database_url: str, home: Path) -> None:
-        self.home = home
+    def __init__(self, redis_url: str, database_url: str, folder: Path) -> None:
+        self.folder = folder
         self.redis_url = redis_url
         self.redis = redis.Redis.from_url(redis_url, protocol=2)
         self._database_url = database_url
@@ -51,11 +51,11 @@ class Bench:
     # Databases.
 
     def database_url(self, database: str) -> str:
-        """The URL of one of our databases."""
+        """URL of a benchmark database."""
         return re.sub(r"^(\w+://[^/?]*)(/[^?]*)?", rf"\g<1>/{database}", self._database_url)
 
     def connection(self, database: str) -> psycopg2.extensions.connection:
-        """A connection to one of our databases, in autocommit."""
+        """Connection to a benchmark database, in autocommit mode."""
         if database not in self._connections:
             connection = psycopg2.connect(self.database_url(database))
             connection.autocommit = True
@@ -63,13 +63,13 @@ class Bench:
         return self._connections[database]
 
     def query(self, database: str, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """The rows of one statement, committed at once."""
+        """Run one statement, commit it, and return its rows."""
         with self.connection(database).cursor() as cursor:
             cursor.execute(sql, parameters or None)
             return cursor.fetchall() if cursor.description else []
 
     def create_database(self, database: str) -> None:
-        """A new database with the schema and the tutorial's table in it."""
+        """Create a database with the schema and the tutorial's table."""
         connection = psycopg2.connect(self._database_url)
         connection.autocommit = True
         try:
@@ -84,7 +84,7 @@ class Bench:
         self.query(database, TUTORIAL_TABLE)
 
     def drop_databases(self) -> None:
-        """Leave nothing of ours."""
+        """Remove the benchmark's databases and streams."""
         for connection in self._connections.values():
             connection.close()
         connection = psycopg2.connect(self._database_url)
@@ -96,16 +96,16 @@ class Bench:
         self.redis.delete(*self.redis.keys(f"{STREAM}*") or [STREAM])
 
     def empty(self, database: str) -> None:
-        """No rows."""
+        """Empty all tables."""
         self.query(database, "TRUNCATE prices_real_time, feed_events, dead_letters, tutorial")
 
     def settle(self, database: str) -> None:
-        """A checkpoint, so that every way begins with the same debts: none."""
+        """Run a checkpoint, so that every case starts without pending writes."""
         with suppress(psycopg2.errors.InsufficientPrivilege):
             self.query(database, "CHECKPOINT")
 
     def commits(self, database: str, condition: str = "true", table: str = "prices_real_time") -> list[Commit]:
-        """When the rows that meet the condition were committed, and how many by each transaction."""
+        """Commit time and row count of each transaction, for the rows that meet the condition."""
         found = self.query(
             database,
             "SELECT extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8, count(*) "
@@ -116,11 +116,11 @@ class Bench:
     # Streams.
 
     def empty_stream(self) -> None:
-        """No stream, no groups."""
+        """Delete the stream and its groups."""
         self.redis.delete(STREAM, f"{STREAM}:feed")
 
     def fill_stream(self, count: int, first: int = 0) -> None:
-        """A stream of `count` entries, those after `first`, all unread and no group; loaded once, then copied."""
+        """Fill the stream with `count` unread entries after number `first`. Entries are loaded once, then copied."""
         self.empty_stream()
         source = source_of(count, first)
         if not self.redis.exists(source):
@@ -130,43 +130,45 @@ class Bench:
     # Clients.
 
     def environment(self, database: str) -> dict[str, str]:
-        """All that a client gets to know: its servers and its stream."""
+        """Environment of a client: its servers and its stream."""
         return {
             "PATH": os.environ["PATH"],
-            "HOME": str(self.home),
+            "HOME": str(self.folder),
             "LC_ALL": "C.UTF-8",
             "REDIS_URL": self.redis_url,
             "DATABASE_URL": self.database_url(database),
             "PRICE_STREAM": STREAM,
             "CONSUMER_GROUP": GROUP,
-            "SPOOL_DIR": str(self.home / "spool"),
+            "SPOOL_DIR": str(self.folder / "spool"),
             "TWELVE_DATA_API_KEY": "key-of-the-benchmark",
         }
 
-    def consumer(self, database: str, block: int = 1000, *options: str) -> Client:
-        """Start a real consumer."""
-        command = [str(Path(sys.executable).with_name("consumer")), "--max-batch-size", str(block), *options]
-        return Client(command, self.environment(database), self.home)
+    def consumer(self, database: str, batch: int = 1000, *options: str) -> Client:
+        """Start a consumer."""
+        command = [str(Path(sys.executable).with_name("consumer")), "--max-batch-size", str(batch), *options]
+        return Client(command, self.environment(database), self.folder)
 
     def producer(self, url: str) -> Client:
-        """Start a real producer on this websocket."""
+        """Start a producer with this websocket URL."""
         command = [str(Path(sys.executable).with_name("producer")), "--symbols", "BTC/USD,AAPL", "--url", url]
-        return Client(command, self.environment("postgres"), self.home)
+        return Client(command, self.environment("postgres"), self.folder)
 
     def peer(self, name: str, database: str, *arguments: object) -> Client:
-        """Start one of benchmarks/peers/."""
+        """Start a client of benchmarks/peers/."""
         command = [sys.executable, "-m", f"benchmarks.peers.{name}", *map(str, arguments)]
-        return Client(command, {**self.environment(database), "PYTHONPATH": str(ROOT)}, self.home)
+        return Client(command, {**self.environment(database), "PYTHONPATH": str(ROOT)}, self.folder)
 
 
 @contextmanager
-def bench(home: Path, **settings_of_postgres: str) -> Iterator[Bench]:
-    """The servers of REDIS_URL and DATABASE_URL, or embedded ones in `home`. From the main thread."""
+def bench(folder: Path, **settings_of_postgres: str) -> Iterator[Bench]:
+    """The servers of REDIS_URL and DATABASE_URL, or embedded ones in `folder`. Call it from the main thread."""
     environ = os.environ
     given_redis = settings.read_secret(environ, "REDIS_URL")
     given_database = settings.read_secret(environ, "DATABASE_URL")
-    valkey = None if given_redis else ValkeyServer(home / "valkey", settings=_QUIET_VALKEY)
-    postgres = None if given_database else PostgresServer(home / "postgres", settings=_STAMPING | settings_of_postgres)
+    valkey = None if given_redis else ValkeyServer(folder / "valkey", settings=_QUIET_VALKEY)
+    postgres = (
+        None if given_database else PostgresServer(folder / "postgres", settings=_STAMPING | settings_of_postgres)
+    )
     servers = [server for server in (valkey, postgres) if server is not None]
     try:
         for server in servers:
@@ -174,12 +176,14 @@ def bench(home: Path, **settings_of_postgres: str) -> Iterator[Bench]:
         found = Bench(
             given_redis.reveal() if given_redis else (valkey or _never()).url,
             given_database.reveal() if given_database else (postgres or _never()).url,
-            home,
+            folder,
         )
         try:
             found.create_database(DATABASE)
             if found.query(DATABASE, "SHOW track_commit_timestamp") != [("on",)]:
-                raise ConfigurationError("set track_commit_timestamp = on in this PostgreSQL: all rates rest on it")
+                raise ConfigurationError(
+                    "track_commit_timestamp is off. Set it to on in PostgreSQL: all rates use commit times"
+                )
             yield found
         finally:
             found.drop_databases()
@@ -189,10 +193,10 @@ def bench(home: Path, **settings_of_postgres: str) -> Iterator[Bench]:
 
 
 def _never() -> Any:
-    raise AssertionError("a server is given or started")
+    raise AssertionError("each server is either given or started")
 
 
-#: The append-only file is not rewritten behind a measurement's back.
+#: Disables rewrites of the append-only file, which would disturb a measurement.
 _QUIET_VALKEY = {"auto-aof-rewrite-percentage": "0"}
-#: When each row was committed, and how long the flushes took.
+#: Records the commit time of each transaction and the duration of WAL flushes.
 _STAMPING = {"track_commit_timestamp": "on", "track_wal_io_timing": "on"}

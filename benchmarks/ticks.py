@@ -1,4 +1,4 @@
-"""The same plausible prices for everybody: as stream entries, as websocket frames, and as rows of a filled table."""
+"""Plausible prices, the same for all clients: stream entries, websocket frames, and rows of a filled table."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from producer.feeds import twelvedata
 from tickpipe.simulator.listings import LISTINGS
 from tickpipe.simulator.random_walk import RandomWalk
 
-#: The exchange's first time, seconds UTC; the table is filled up to it, and the stream's entries begin there.
+#: Exchange time of the stream's first entry, seconds UTC. Rows of a filled table are older.
 BEGIN = 1_780_000_000
-#: Price events a second of the exchange's time, all symbols together: many ticks share a symbol and a second.
+#: Price events per second of exchange time, all symbols together. Many ticks share a symbol and a second.
 MARKET_RATE = 500
-#: The producer's run that the entries seem to come from, and the one before it that has filled the table.
+#: Sessions of the stream's entries and of the filled table's rows.
 SESSION, EARLIER_SESSION = BEGIN * 1_000_000, (BEGIN - 86_400) * 1_000_000
 
-_BASE = 20_000  # events that are made; beyond them prices repeat, while times and numbers go on
+_BASE = 20_000  # distinct events; after them prices repeat, while times and numbers continue
 
 FILL = """
 INSERT INTO prices_real_time (time, symbol, price, day_volume, bid, ask, exchange, received_at, session, seq)
@@ -36,9 +36,9 @@ FROM generate_series(%(first)s, %(last)s) AS n
 
 
 def events(count: int, first: int = 0, begin: int = BEGIN) -> Iterator[dict[str, Any]]:
-    """Price events as Twelve Data sends them, of all the simulator's symbols in turn; `first` are left out.
+    """Price events in Twelve Data's format, of all the simulator's symbols in turn, after the `first` ones.
 
-    `begin`: the exchange's first time, seconds UTC.
+    `begin`: first exchange time, seconds UTC.
     """
     walk = RandomWalk(random.Random(1))
     symbols = islice(cycle(LISTINGS), _BASE)
@@ -48,7 +48,7 @@ def events(count: int, first: int = 0, begin: int = BEGIN) -> Iterator[dict[str,
 
 
 def entries(count: int, first: int = 0, begin: int = BEGIN) -> Iterator[dict[str, str]]:
-    """The fields of stream entries, as a producer that began then appends them; `first` are left out."""
+    """Fields of stream entries, as appended by a producer that started at `begin`, after the `first` ones."""
     session = begin * 1_000_000
     for seq, event in enumerate(events(count, first, begin), first + 1):
         text = cast("dict[str, Any]", {name: _text(value) for name, value in event.items()})
@@ -61,7 +61,7 @@ def _text(value: object) -> object:
 
 
 def load(client: redis.Redis, key: str, count: int, first: int = 0, begin: int = BEGIN) -> None:
-    """Make the stream `key` hold `count` entries, those after `first`, and no group."""
+    """Replace the stream `key` by `count` entries after the `first` ones, without a group."""
     client.delete(key)
     connection = client.connection_pool.get_connection()
     try:
@@ -80,7 +80,7 @@ def _flat(fields: dict[str, str]) -> Iterable[str]:
 
 
 def fill(connection: psycopg2.extensions.connection, rows: int) -> None:
-    """Fill the table with `rows` ticks that were received, in this order, before BEGIN; then vacuum it."""
+    """Fill the table with `rows` ticks received in order before BEGIN, then vacuum it."""
     symbols = list(LISTINGS)
     values = {
         "begin": BEGIN, "rows": rows, "rate": MARKET_RATE, "symbols": symbols, "symbols_count": len(symbols),
@@ -98,7 +98,7 @@ def frames(count: int) -> Iterator[bytes]:
 
 
 def frame(payload: bytes, opcode: int = 1) -> bytes:
-    """An unmasked websocket frame (RFC 6455, section 5.2); the payload has at most 65,535 bytes."""
+    """An unmasked websocket frame (RFC 6455, section 5.2). The payload has at most 65,535 bytes."""
     head = bytes([0x80 | opcode])
     if len(payload) < 126:
         return head + bytes([len(payload)]) + payload

@@ -1,4 +1,4 @@
-"""How long `tickpipe verify` takes: `python -m benchmarks.verify_scale [ROWS]`, by default 10 million."""
+"""Measures the duration of `tickpipe verify`: `python -m benchmarks.verify_scale [ROWS]`, default 10 million."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SELECT to_timestamp(1767571200 + n / 150), 'S' || n %% 20, 1.5, to_timestamp(176
 FROM generate_series(%(first)s, %(last)s) AS n;
 """
 
-TELL = """
+STOPPED_EVENT = """
 INSERT INTO feed_events VALUES (1767571200000000, 1, now(), 'stopped', jsonb_build_object(
     'last_seq', %(rows)s, 'time_min', 1767571200, 'time_max', 1767571200 + %(rows)s / 150));
 
@@ -33,9 +33,9 @@ INSERT INTO feed_events VALUES (1767571200000000, 1, now(), 'stopped', jsonb_bui
 
 
 def main() -> None:
-    """Fill a table with one session, and time verify on it, complete and with holes."""
+    """Fill a table with one session and measure verify before and after the session is verified, and with --all."""
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000_000
-    with temporary_folder() as home, embedded_servers(home / "data") as servers:
+    with temporary_folder() as folder, embedded_servers(folder / "data") as servers:
         url = Secret(servers.database_url or "")
         stream = ConsumerGroup(connect(Secret(servers.redis_url or "")), "prices", "timescale", "bench")
         stream.ensure_group()
@@ -46,11 +46,11 @@ def main() -> None:
                     cursor.execute(FILL, {"first": first, "last": min(rows, first + 999_999)})
                 print(f"{min(rows, first + 999_999):,} rows", end="\r", file=sys.stderr, flush=True)
             with connection, connection.cursor() as cursor:
-                cursor.execute(TELL, {"rows": rows})
-            for words, everything in (("complete", False), ("sealed", False), ("complete, --all", True)):
+                cursor.execute(STOPPED_EVENT, {"rows": rows})
+            for label, everything in (("complete", False), ("verified", False), ("complete, --all", True)):
                 started = time.monotonic()
-                verdicts = verify(store, stream, stream, Path(home), everything=everything)
-                print(f"{rows:,} rows, {words}: {time.monotonic() - started:.1f} s, {len(verdicts)} sessions scanned")
+                verdicts = verify(store, stream, stream, Path(folder), everything=everything)
+                print(f"{rows:,} rows, {label}: {time.monotonic() - started:.1f} s, {len(verdicts)} sessions scanned")
 
 
 if __name__ == "__main__":

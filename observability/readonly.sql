@@ -1,7 +1,7 @@
--- The role that Grafana reads with: it may read the tables of their owner, and change nothing. Compose runs this at each
--- start of the profile `observability`; for a database of yours, run it as the tables' owner, with psql 14 or newer:
+-- Creates the read-only role that Grafana uses. Compose runs this script at each start of the profile `observability`.
+-- For your own database, run it as the owner of the tables, with psql 14 or newer:
 --   GRAFANA_PASSWORD=… psql "$DATABASE_URL" -f observability/readonly.sql
--- Running it again takes over a new password, and a new DISK_ALERT_GB for the alert DiskFilling.
+-- Run it again to change the password, or DISK_ALERT_GB, the limit of the alert DiskFilling.
 \set ON_ERROR_STOP on
 \getenv password GRAFANA_PASSWORD
 \set disk_alert_gb 50
@@ -18,20 +18,20 @@ BEGIN
         RAISE EXCEPTION 'the role tickpipe_reader has more rights than to read: drop it, or take them from it';
     END IF;
     EXECUTE format('GRANT CONNECT ON DATABASE %I TO tickpipe_reader', current_database());
-    -- A temporary table is written even by a role that may change nothing: it could fill the disk. The owner keeps the
-    -- right; another role that needs it: GRANT TEMPORARY ON DATABASE … TO …
+    -- A read-only role can still write temporary tables, which could fill the disk. The owner keeps this right. Give
+    -- it to another role with GRANT TEMPORARY ON DATABASE … TO …
     EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
 END
 $$;
 ALTER ROLE tickpipe_reader LOGIN CONNECTION LIMIT 20 PASSWORD :'password';
--- A panel over too long a span must not hold the consumers' database up.
+-- A panel with a long time range must not slow the consumers down.
 ALTER ROLE tickpipe_reader SET default_transaction_read_only = on;
 ALTER ROLE tickpipe_reader SET statement_timeout = '30s';
--- Grafana puts no variables into an alert's SQL: its limit comes with the login.
+-- Grafana does not replace variables in the SQL of alerts, so the limit is a setting of the role.
 ALTER ROLE tickpipe_reader SET tickpipe.disk_alert_gb = :'disk_alert_gb';
 
 GRANT USAGE ON SCHEMA public TO tickpipe_reader;
--- The owner's tables and views, no other role's in the same schema.
+-- Only tables and views of the owner, not those of other roles in the same schema.
 REVOKE ALL ON ALL TABLES IN SCHEMA public FROM tickpipe_reader;
 DO $$
 DECLARE
@@ -45,6 +45,6 @@ BEGIN
     END LOOP;
 END
 $$;
--- Tables to come: the first consumer may not have made any yet.
+-- Future tables too: the first consumer may not have created any yet.
 ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO tickpipe_reader;
 COMMIT;

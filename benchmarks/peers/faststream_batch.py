@@ -1,4 +1,4 @@
-"""FastStream's batch subscriber on a Redis stream, and execute_values: `STREAM BLOCK COUNT`."""
+"""FastStream's batch subscriber with execute_values: `STREAM BATCH_SIZE COUNT`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.peers.rows import GROUP, INSERT, TEMPLATE, row
 
 
 async def work(stream: str, size: int, count: int) -> None:
-    """Store batches until `count` entries are stored; FastStream acknowledges each batch after its handler."""
+    """Store batches until `count` entries are stored. FastStream acknowledges each batch after its handler."""
     connection = psycopg2.connect(os.environ["DATABASE_URL"])
     left = count
     done = asyncio.Event()

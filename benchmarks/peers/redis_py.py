@@ -1,4 +1,4 @@
-"""redis-py and execute_values, written plainly: `STREAM BLOCK`. Drains the stream, block by block."""
+"""A plain drain with redis-py and execute_values: `STREAM BATCH_SIZE`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.peers.rows import GROUP, INSERT, TEMPLATE, row
 
 
 def main() -> None:
-    """Read, insert, commit, acknowledge, until nothing is left."""
+    """Read, insert, commit and acknowledge batches until the stream is empty."""
     stream, size = sys.argv[1], int(sys.argv[2])
     client = redis.Redis.from_url(os.environ["REDIS_URL"], decode_responses=True, protocol=2)
     client.xgroup_create(stream, GROUP, id="0", mkstream=True)

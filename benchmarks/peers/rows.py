@@ -1,4 +1,4 @@
-"""What the peers share: a stream entry as a row of Python values, and the plain INSERT that execute_values fills."""
+"""Code that the peers share: rows of Python values, the plain INSERT for execute_values, and the CPU time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import redis
 
 GROUP = "bench"
 
-#: Numbers of seconds for to_timestamp cost psycopg2 less than datetimes.
+#: to_timestamp takes seconds, which cost psycopg2 less than datetimes.
 INSERT = """
 INSERT INTO prices_real_time
     (session, seq, symbol, time, price, day_volume, bid, ask, exchange, received_at)
@@ -44,7 +44,7 @@ def _number(text: str) -> float | None:
 
 
 def read(key: str, count: int) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
-    """The entries of a stream, as Redis gives them, for those who start from memory."""
+    """The entries of a stream as Redis returns them, for peers that insert from memory."""
     client = redis.Redis.from_url(os.environ["REDIS_URL"], protocol=2)
     start = b"-"
     while found := cast("list[Any]", client.xrange(key, min=cast("Any", start), count=min(count, 10_000))):
@@ -52,14 +52,14 @@ def read(key: str, count: int) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
         start = b"(" + found[-1][0]
 
 
-def blocks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of `size` items; the last may be shorter."""
-    while block := list(islice(items, size)):
-        yield block
+def batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` items. The last list may be shorter."""
+    while batch := list(islice(items, size)):
+        yield batch
 
 
-def told(work: Callable[[], object]) -> None:
-    """Do the work and print the CPU time that it took, seconds: what came before it does not count."""
+def print_cpu_time(work: Callable[[], object]) -> None:
+    """Run `work` and print its CPU time in seconds as JSON."""
     before = time.process_time()
     work()
     json.dump({"cpu": time.process_time() - before}, sys.stdout)

@@ -1,7 +1,7 @@
-"""websocket-client alone, its callback empty: `URL [unchecked]`. No JSON is decoded. Runs until it is told to end.
+"""websocket-client alone with an empty callback: `URL [unchecked]`. Runs until SIGTERM and decodes no JSON.
 
-As it comes, it checks each text's UTF-8 in Python, which is most of its time; `unchecked` leaves that out, as the
-producer does, which decodes the JSON instead.
+By default, the library checks the UTF-8 of each text in Python, which takes most of its time. `unchecked` skips the
+check, as tickpipe's producer does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The vendor's wrapper out of the box, its callback empty: `URL`. Runs until it is told to end."""
+"""The vendor's wrapper with default settings and an empty callback: `URL`. Runs until SIGTERM."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from twelvedata.websocket import TDWebSocket
 
 
 def main() -> None:
-    """Connect, and say a heartbeat every 10 s, as its documentation asks."""
+    """Connect and send a heartbeat every 10 s, as the vendor's documentation asks."""
     context = Context()  # a TDClient would make a REST call
     context.apikey = "key"
     context.defaults = {"symbols": ["BTC/USD", "AAPL"], "on_event": on_event}

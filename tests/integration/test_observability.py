@@ -174,10 +174,12 @@ def test_any_symbol_name_can_be_selected(backend: Database) -> None:
 
 
 def test_gap_is_shown_with_its_length_and_cause(backend: Database) -> None:
-    ((since, until, text, _),) = [row for row in ask(backend, named("prices.json: Gaps"))[1] if "goes on" not in row[2]]
+    ((since, until, text, _),) = [
+        row for row in ask(backend, named("prices.json: Gaps"))[1] if "(ongoing)" not in row[2]
+    ]
     assert (until - since).total_seconds() == pytest.approx(300, abs=1)
-    assert text == f"{SYMBOL} blind: disconnected: no answer to pings"
-    assert ask(backend, named("prices.json: Blind"))[1][0][0] == pytest.approx(300, abs=10)
+    assert text == f"{SYMBOL} not received: disconnected: no answer to pings"
+    assert ask(backend, named("prices.json: Outage time"))[1][0][0] == pytest.approx(300, abs=10)
 
 
 def test_unverified_session_raises_the_alert(backend: Database) -> None:

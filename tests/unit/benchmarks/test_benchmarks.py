@@ -13,7 +13,7 @@ from benchmarks.blaster import accept_key, chunks, split
 from benchmarks.pages import PAGES, ROOT, with_figures
 from benchmarks.peers import copy_rows, rows, tutorial
 from benchmarks.picture import Bar, Group, svg
-from benchmarks.plan import QUICK, Scale, Way, turns
+from benchmarks.plan import QUICK, Case, Scale, turns
 from benchmarks.report import Commit, Figure, Ratio
 from common import tick
 
@@ -77,15 +77,15 @@ def test_json_holds_figures_rounds_and_machine() -> None:
 
 
 def test_turns_alternate_direction() -> None:
-    ways = [Way(name, 1, lambda _: {}) for name in "abc"]
-    assert [(number, way.name) for number, way in turns(ways, 2)] == [
+    cases = [Case(name, 1, lambda _: {}) for name in "abc"]
+    assert [(number, case.name) for number, case in turns(cases, 2)] == [
         (0, "a"), (0, "b"), (0, "c"), (1, "c"), (1, "b"), (1, "a"),
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("scale", [Scale(), QUICK])
 def test_tutorial_peer_stores_all_events(scale: Scale) -> None:
-    assert scale.events % tutorial.BLOCK == 0  # an incomplete batch is kept
+    assert scale.events % tutorial.BATCH_SIZE == 0  # an incomplete batch is kept
 
 
 def test_picture_is_valid_and_its_longest_bar_fits() -> None:
@@ -138,7 +138,7 @@ def test_peers_build_the_same_row() -> None:
 
 
 def test_batches_are_full_except_the_last() -> None:
-    assert list(rows.blocks(iter("abcde"), 2)) == [["a", "b"], ["c", "d"], ["e"]]
+    assert list(rows.batches(iter("abcde"), 2)) == [["a", "b"], ["c", "d"], ["e"]]
 
 
 @pytest.mark.parametrize("name", PAGES)

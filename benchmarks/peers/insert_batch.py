@@ -1,4 +1,4 @@
-"""tickpipe's own insert alone, from memory: `STREAM BLOCK COUNT`. The entries are as Redis gave them."""
+"""tickpipe's insert alone, of entries in memory as Redis returned them: `STREAM BATCH_SIZE COUNT`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 import sys
 from collections.abc import Iterator
 
-from benchmarks.peers.rows import blocks, read, told
+from benchmarks.peers.rows import batches, print_cpu_time, read
+from common.database.client import DatabaseClient
+from common.database.client import DatabaseClient
 from common.database.client import DatabaseClient
 from common.settings import Secret
 from common.streams.stream import Entry
@@ -20,16 +22,16 @@ def _entries(stream: str, count: int) -> Iterator[Entry]:
 
 
 def main() -> None:
-    """DatabaseClient.insert_batch, block by block."""
+    """Call Writer.insert_batch for each batch."""
     stream, size, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    pieces = list(blocks(_entries(stream, count), size))
-    store = DatabaseClient(Secret(os.environ["DATABASE_URL"]))
+    found = list(batches(_entries(stream, count), size))
+    writer = Writer(DatabaseClient(Secret(os.environ["DATABASE_URL"])))))
 
     def work() -> None:
-        for piece in pieces:
-            Writer(store).insert_batch(PRICES, "prices", piece)
+        for batch in found:
+            writer.insert_batch(PRICES, "prices", batch)
 
-    told(work)
+    print_cpu_time(work)
 
 
 if __name__ == "__main__":
