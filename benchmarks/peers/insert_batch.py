@@ -8,8 +8,6 @@ from collections.abc import Iterator
 
 from benchmarks.peers.rows import batches, print_cpu_time, read
 from common.database.client import DatabaseClient
-from common.database.client import DatabaseClient
-from common.database.client import DatabaseClient
 from common.settings import Secret
 from common.streams.stream import Entry
 from consumer.tables import PRICES
@@ -25,7 +23,7 @@ def main() -> None:
     """Call Writer.insert_batch for each batch."""
     stream, size, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     found = list(batches(_entries(stream, count), size))
-    writer = Writer(DatabaseClient(Secret(os.environ["DATABASE_URL"])))))
+    writer = Writer(DatabaseClient(Secret(os.environ["DATABASE_URL"])))
 
     def work() -> None:
         for batch in found:
