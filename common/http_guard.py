@@ -18,7 +18,7 @@ _HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?"
 
 class RequestGuard:
     """The rule of one port. Port on a loopback address: only loopback names. Other address: any IP address and any
-    name that no public DNS server resolves. `allowed_hosts` are allowed besides."""
+    name that no public DNS server resolves. `allowed_hosts` are always allowed."""
 
     def __init__(self, listen_host: str, allowed_hosts: Iterable[str] = ()) -> None:
         self._only_loopback = _is_loopback(listen_host.lower())

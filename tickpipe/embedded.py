@@ -142,7 +142,7 @@ class _Account:
             if error.errno in {errno.ENOTDIR, errno.ELOOP}:
                 raise refused from None
             raise
-        try:  # by the descriptor: `nobody` could put a link in the folder's place after a look at its name
+        try:  # by the descriptor: the account `nobody` could put a link in the folder's place after a check by name
             if os.fstat(opened).st_uid not in (owner, ours):
                 raise refused
             if self.uid is not None and self.gid is not None:

@@ -1,4 +1,4 @@
-"""Nobody who can create objects in another schema, or temporary ones, captures a name that our SQL uses."""
+"""Objects in another schema, or temporary ones, do not capture a name that our SQL uses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from consumer.schema import apply
 from consumer.store import PriceStore
 from tests.support.pipeline import Database
 
-#: Our procedures and what they name, as traps: what they write is seen, and the horizon lets nothing through.
+#: Tables with the names of those that retention writes.
 TRAPS = [
     "CREATE {kind} {schema}feed_expired (LIKE public.feed_expired INCLUDING ALL)",
     "CREATE {kind} {schema}candles_kept (LIKE public.candles_kept INCLUDING ALL)",
@@ -47,7 +47,7 @@ def home(request: pytest.FixtureRequest) -> Database:
 
 
 @pytest.mark.parametrize("place", ["schema of the owner's name", "temporary schema"])
-def test_retention_uses_our_tables_whoever_made_others_of_their_names(home: Database, place: str) -> None:
+def test_retention_uses_our_tables_beside_others_of_the_same_names(home: Database, place: str) -> None:
     insert_old_tick(home)
     if place == "temporary schema":
         schema, kind = "", "TEMP TABLE"

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 #: Most lines of code in a package. Over it: delete, or say why in an ADR.
-BUDGET = {"common": 1500, "producer": 1200, "consumer": 1100, "tickpipe": 2100}
+BUDGET = {"common": 1600, "producer": 1200, "consumer": 1200, "tickpipe": 2100}
 #: Files and folders that the budget of their package leaves out.
 LEFT_OUT = {"tickpipe/simulator.py", "tickpipe/embedded.py", "tickpipe/dashboard.py", "tickpipe/dashboard"}
 

@@ -20,13 +20,13 @@ from producer.publisher import Intake
 from tests.support.waiting import PATIENCE, wait_for
 
 KEY = "the+key/of us"
-#: What the vendor's documentation gives as the largest message is 1 MB.
+#: Bytes. The vendor documents messages of at most 1 MB.
 FAR_TOO_MUCH = 64 * 1024 * 1024
 
 
 @contextmanager
 def answering(answer: Callable[[bytes], bytes]) -> Iterator[tuple[str, list[bytes]]]:
-    """A TCP server that answers the first bytes of each connection and closes it. Its address and what it received."""
+    """A TCP server that answers the first bytes of each connection and closes it. Its address, the bytes received."""
     heard: list[bytes] = []
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
 
@@ -144,7 +144,7 @@ def test_a_message_without_end_is_given_up_before_it_fills_the_memory(
         nonlocal sent
         sent += size
         if sent > FAR_TOO_MUCH:
-            raise ConnectionError("nobody hangs up")
+            raise ConnectionError("the feed still reads")
 
     def send(connection: ServerConnection) -> None:
         attack(connection, count)

@@ -1,4 +1,4 @@
-"""Folders and logs of `tickpipe up`: no planted link leads us, who may be root, to another file."""
+"""Folders and logs of `tickpipe up`: a planted link does not lead us, possibly root, to another file."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_link_in_place_of_a_servers_folder_is_refused(tmp_path: Path) -> None:
 def test_a_link_that_replaces_a_servers_folder_after_the_check_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In /tmp the folder's owner can do that at any moment; as root we would give away another file."""
+    """In /tmp the folder's owner can do that at any moment; root would then change the owner of another file."""
     victim, folder = tmp_path / "victim", tmp_path / "folder"
     victim.mkdir(mode=0o755)
     folder.mkdir(mode=0o755)

@@ -51,7 +51,7 @@ def connect(server: Server, *, receive_buffer: int = 0) -> socket.socket:
 
 
 def read_all(client: socket.socket) -> bytes:
-    """What the server sends until it closes the connection."""
+    """All bytes that the server sends until it closes the connection."""
     received = b""
     with suppress(ConnectionResetError):
         while part := client.recv(65_536):
