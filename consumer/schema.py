@@ -1,18 +1,14 @@
-"""Applies sql/: numbered plain SQL, in order, each file once, under an advisory lock.
+"""Applies sql/: numbered plain SQL, in order, each file once, all in one transaction, under an advisory lock.
 
-`NNNN_name.sql` is for every home, `NNNN_name.timescaledb.sql` for one on TimescaleDB. A file that begins with
-`-- outside a transaction` is run statement by statement (each ends with a line's last `;`), as psql would; cut short,
-it is run again.
+`NNNN_name.sql` is for every home, `NNNN_name.timescaledb.sql` for one on TimescaleDB.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +25,6 @@ logger = logging.getLogger("consumer.schema")
 SQL_FOLDER = Path(__file__).resolve().parent.parent / "sql"
 #: Key of the advisory lock: "tick" in ASCII.
 _LOCK = 0x7469636B
-_OUTSIDE = "-- outside a transaction"
 
 
 class Migration(NamedTuple):
@@ -48,17 +43,6 @@ class Migration(NamedTuple):
         """Whether it is for TimescaleDB alone."""
         return self.name.endswith(".timescaledb.sql")
 
-    @property
-    def outside(self) -> bool:
-        """Whether its statements run outside a transaction."""
-        return self.sql.startswith(_OUTSIDE)
-
-    @property
-    def statements(self) -> list[str]:
-        """What is sent to the database at once: the whole file, or each statement."""
-        parts = re.split(r";[ \t]*$", self.sql, flags=re.MULTILINE) if self.outside else [self.sql]
-        return [part.strip() for part in parts if part.strip()]
-
 
 def read_migrations(folder: Path = SQL_FOLDER) -> list[Migration]:
     """The migrations in the folder, in order."""
@@ -75,11 +59,8 @@ def apply(store: PriceStore, *, to_timescaledb: bool = False, chunk_interval: st
     with store.transaction() as connection, connection.cursor() as cursor:
         wanted = to_timescaledb or not _has_ticks(cursor)
     refused = _switch_on_timescaledb(store) if wanted else None
-    done: list[str] = []
-    with _turn(store):
-        for outside, group in groupby(read_migrations(), key=lambda migration: migration.outside):
-            with store.autocommit() if outside else store.transaction() as connection:
-                done += migrate(connection, list(group), to_timescaledb=to_timescaledb, chunk_interval=chunk_interval)
+    with _turn(store), store.transaction() as connection:
+        done = migrate(connection, read_migrations(), to_timescaledb=to_timescaledb, chunk_interval=chunk_interval)
     with store.transaction() as connection, connection.cursor() as cursor:
         logger.info("schema: %s; %s", f"applied {', '.join(done)}" if done else "up to date", _home(cursor))
         hypertable = is_hypertable(cursor)
@@ -95,7 +76,7 @@ def apply(store: PriceStore, *, to_timescaledb: bool = False, chunk_interval: st
 def migrate(
     connection: Connection, migrations: list[Migration], *, to_timescaledb: bool = False, chunk_interval: str = ""
 ) -> list[str]:
-    """Apply what is not applied yet, in the connection's transaction, or where that is off, statement by statement."""
+    """Apply what is not applied yet, in the connection's transaction."""
     with _refusals(), connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         applied = _applied(cursor)
@@ -105,8 +86,7 @@ def migrate(
         if chunk_interval:
             cursor.execute("SELECT set_config('tickpipe.chunk_interval', %s::interval::text, true)", (chunk_interval,))
         for migration in todo:
-            for statement in migration.statements:
-                cursor.execute(statement)
+            cursor.execute(migration.sql)
             cursor.execute(
                 "INSERT INTO tickpipe_migrations (name, checksum) VALUES (%s, %s)", (migration.name, migration.checksum)
             )
