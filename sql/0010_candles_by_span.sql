@@ -65,7 +65,7 @@ BEGIN ATOMIC
 END;
 
 -- Retention, one day of ticks in a transaction. The rest is as in 0005: their numbers are recorded, their candles kept, and
--- no consumer writes meanwhile, so that the record holds exactly what is dropped. until: midnight of a UTC day.
+-- no consumer writes during it, so that the record holds exactly what is dropped. until: midnight of a UTC day.
 CREATE PROCEDURE expire_day(until timestamptz)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE

@@ -15,8 +15,8 @@ LANGUAGE sql STABLE PARALLEL SAFE
 RETURN (SELECT min(p.time) FROM prices_real_time AS p WHERE p.time >= first_tick.since);
 
 -- The spans whose bars of this width are not aggregated, or no longer as the ticks say: whole bars, from the horizon on.
--- TimescaleDB keeps them in logs of its own: what was written since a refresh (by hypertable), what no refresh has covered
--- (by aggregate), and in some versions what a refresh was about to aggregate. A log and the bars change in one transaction.
+-- TimescaleDB logs them: spans written since a refresh (by hypertable), spans that no refresh has covered (by aggregate), and
+-- in some versions spans that a refresh was about to aggregate. A log and the bars change in one transaction.
 -- A bar is made of those of the width below, so their spans count, too. If a version has other logs, nothing counts as
 -- aggregated: slower, and right. (No view or SQL body may name these tables: an update of the extension replaces them.)
 CREATE FUNCTION unaggregated(width text) RETURNS tstzmultirange
