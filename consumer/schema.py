@@ -1,19 +1,14 @@
-"""Applies sql/: numbered plain SQL, in order, each file once, under an advisory lock.
+"""Applies sql/: numbered plain SQL, in order, each file once, all in one transaction, under an advisory lock.
 
-`NNNN_name.sql` is for every home, `NNNN_name.timescaledb.sql` for one on TimescaleDB. A file that begins with
-`-- outside a transaction` is run statement by statement (each ends with a line's last `;`), as psql would; cut short,
-it is run again.
+`NNNN_name.sql` is for every home, `NNNN_name.timescaledb.sql` for one on TimescaleDB.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import re
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from itertools import count, groupby
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,18 +17,14 @@ from psycopg2.extensions import connection as Connection  # noqa: N812  psycopg2
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
 from common.errors import ConfigurationError, OutageError
-from consumer.store import PriceStore, is_pooled
+from consumer.store import PriceStore
 
 logger = logging.getLogger("consumer.schema")
 
 #: Beside the packages, in a checkout and in an installed wheel alike.
 SQL_FOLDER = Path(__file__).resolve().parent.parent / "sql"
-#: Keys of the advisory locks: of a transaction that applies files ("tick" in ASCII), and of a process that applies all.
-_LOCK, _TURN = 0x7469636B, 0x7469636C
-#: Seconds between two tries for the lock behind a pooler.
-_TRY_EVERY = 0.2
-_WAITING = "schema: another process applies it; waiting until that ends"
-_OUTSIDE = "-- outside a transaction"
+#: Key of the advisory lock: "tick" in ASCII.
+_LOCK = 0x7469636B
 
 
 class Migration(NamedTuple):
@@ -52,17 +43,6 @@ class Migration(NamedTuple):
         """Whether it is for TimescaleDB alone."""
         return self.name.endswith(".timescaledb.sql")
 
-    @property
-    def outside(self) -> bool:
-        """Whether its statements run outside a transaction."""
-        return self.sql.startswith(_OUTSIDE)
-
-    @property
-    def statements(self) -> list[str]:
-        """What is sent to the database at once: the whole file, or each statement."""
-        parts = re.split(r";[ \t]*$", self.sql, flags=re.MULTILINE) if self.outside else [self.sql]
-        return [part.strip() for part in parts if part.strip()]
-
 
 def read_migrations(folder: Path = SQL_FOLDER) -> list[Migration]:
     """The migrations in the folder, in order."""
@@ -74,7 +54,6 @@ def apply(
     *,
     to_timescaledb: bool = False,
     chunk_interval: str = "",
-    sleep: Callable[[float], object] = time.sleep,
 ) -> list[str]:
     """Apply sql/ through the store's connection; returns the files' names. Several at once are fine.
 
@@ -85,11 +64,8 @@ def apply(
     with store.transaction() as connection, connection.cursor() as cursor:
         wanted = to_timescaledb or not _has_ticks(cursor)
     refused = _switch_on_timescaledb(store) if wanted else None
-    done: list[str] = []
-    with _turn(store, sleep):
-        for outside, group in groupby(read_migrations(), key=lambda migration: migration.outside):
-            with store.autocommit() if outside else store.transaction() as connection:
-                done += migrate(connection, list(group), to_timescaledb=to_timescaledb, chunk_interval=chunk_interval)
+    with store.transaction() as connection:
+        done = migrate(connection, read_migrations(), to_timescaledb=to_timescaledb, chunk_interval=chunk_interval)
     with store.transaction() as connection, connection.cursor() as cursor:
         logger.info("schema: %s; %s", f"applied {', '.join(done)}" if done else "up to date", _home(cursor))
         hypertable = is_hypertable(cursor)
@@ -105,9 +81,9 @@ def apply(
 def migrate(
     connection: Connection, migrations: list[Migration], *, to_timescaledb: bool = False, chunk_interval: str = ""
 ) -> list[str]:
-    """Apply what is not applied yet, in the connection's transaction, or where that is off, statement by statement."""
+    """Apply what is not applied yet, in the connection's transaction."""
     with _refusals(), connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        _wait_for_turn(cursor)
         applied = _applied(cursor)
         _refuse_changed(migrations, applied)
         timescaledb = _has_timescaledb(cursor) and (to_timescaledb or not _has_ticks(cursor) or is_hypertable(cursor))
@@ -115,12 +91,19 @@ def migrate(
         if chunk_interval:
             cursor.execute("SELECT set_config('tickpipe.chunk_interval', %s::interval::text, true)", (chunk_interval,))
         for migration in todo:
-            for statement in migration.statements:
-                cursor.execute(statement)
+            cursor.execute(migration.sql)
             cursor.execute(
                 "INSERT INTO tickpipe_migrations (name, checksum) VALUES (%s, %s)", (migration.name, migration.checksum)
             )
     return [migration.name for migration in todo]
+
+
+def _wait_for_turn(cursor: Cursor) -> None:
+    """Take the lock until the transaction ends: a lock of the session would stay behind on a pooler's connection."""
+    cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,))
+    if cursor.fetchone() != (True,):
+        logger.info("schema: another process applies it; waiting until that ends")
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
 
 
 @contextmanager
@@ -149,50 +132,6 @@ def _refusals() -> Iterator[None]:
         raise ConfigurationError(
             f"the schema cannot be applied ({_first_line(error)}): rename what is there, or use another database"
         ) from error
-
-
-@contextmanager
-def _turn(store: PriceStore, sleep: Callable[[float], object]) -> Iterator[None]:
-    """One process at a time, from the first file to the last: not all files are applied in one transaction."""
-    with store.transaction() as connection:
-        pooled = is_pooled(connection)
-    with _lock_of_transaction(store, sleep) if pooled else _lock_of_session(store):
-        yield
-
-
-@contextmanager
-def _lock_of_session(store: PriceStore) -> Iterator[None]:
-    with store.transaction() as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s)", (_TURN,))
-        if cursor.fetchone() != (True,):
-            logger.info(_WAITING)
-            cursor.execute("SELECT pg_advisory_lock(%s)", (_TURN,))
-    try:
-        yield
-    except BaseException:
-        store.close()  # and with it the lock
-        raise
-    with store.transaction() as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_unlock(%s)", (_TURN,))
-
-
-@contextmanager
-def _lock_of_transaction(store: PriceStore, sleep: Callable[[float], object]) -> Iterator[None]:
-    """Behind a pooler a session is shared: an open transaction on a second connection holds the lock.
-
-    A process that waits for the lock holds no connection of the pool: the one that works needs two.
-    """
-    with closing(store.second()) as holder:
-        for tries in count():
-            with holder.transaction() as connection, connection.cursor() as cursor:
-                cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-                cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", (_TURN,))
-                if cursor.fetchone() == (True,):
-                    yield
-                    return
-            if tries == 0:
-                logger.info(_WAITING)
-            sleep(_TRY_EVERY)
 
 
 def _switch_on_timescaledb(store: PriceStore) -> Exception | None:

@@ -254,10 +254,6 @@ class PriceStore:
         self._connection: Connection | None = None
         self._connected = False  # ever
 
-    def second(self) -> PriceStore:
-        """Another store for the same database, with a connection of its own."""
-        return PriceStore(self._url, connect=self._connect)
-
     def close(self) -> None:
         """Let go of the connection."""
         connection, self._connection = self._connection, None

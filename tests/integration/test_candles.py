@@ -17,7 +17,7 @@ import pytest
 from common import tick
 from common.errors import ConfigurationError
 from common.settings import Secret
-from consumer.schema import apply, migrate, read_migrations
+from consumer.schema import Migration, apply, migrate, read_migrations
 from consumer.store import PRICES, PriceStore, Stored
 from tests.support.candles import DAY, EPOCH, HOUR, MINUTE, Candle, Traded, candles, insert_ticks, make_ticks
 from tests.support.capture import make_events, read_capture, row, ticks
@@ -37,11 +37,20 @@ def store_of(database: Database) -> PriceStore:
     return PriceStore(Secret(database.url))
 
 
+def install(database: Database, migrations: list[Migration], *, to_timescaledb: bool = False) -> None:
+    """Apply these on TimescaleDB. Its scheduler never runs the policies: they are paused before they are committed."""
+    database.query("CREATE EXTENSION IF NOT EXISTS timescaledb")
+    with closing(psycopg2.connect(database.url)) as connection, connection, connection.cursor() as cursor:
+        migrate(connection, migrations, to_timescaledb=to_timescaledb)
+        cursor.execute(
+            "SELECT alter_job(job_id, scheduled => false) FROM timescaledb_information.jobs WHERE hypertable_name != ''"
+        )
+
+
 @pytest.fixture
 def hypertable(timescale: Database) -> Database:
-    """A database with the schema, on a real TimescaleDB."""
-    with closing(store_of(timescale)) as store:
-        apply(store)
+    """A database with the schema, on a real TimescaleDB. Only the test runs its jobs."""
+    install(timescale, read_migrations())
     return timescale
 
 
@@ -212,8 +221,7 @@ def test_the_running_bars_go_on_after_a_refresh_by_hand(hypertable: Database) ->
 
 def test_the_running_bars_go_on_after_a_plain_table_was_moved(timescale: Database) -> None:
     make_plain(timescale)
-    with closing(store_of(timescale)) as store:
-        assert_running_bars_go_on(timescale, lambda: apply(store, to_timescaledb=True))
+    assert_running_bars_go_on(timescale, lambda: install(timescale, read_migrations(), to_timescaledb=True))
 
 
 def assert_running_bars_go_on(database: Database, aggregate: Callable[[], object]) -> None:
@@ -261,6 +269,69 @@ def test_a_tick_from_the_future_does_not_keep_the_newest_out(hypertable: Databas
         policies(hypertable)
 
 
+def aggregate(database: Database, width: str, since: datetime | None, until: datetime | None) -> None:
+    """Refresh one aggregate over a span, as a person or an interrupted refresh does."""
+    database.query(f"CALL refresh_continuous_aggregate('aggregate_{width}', %s, %s)", since, until)
+
+
+@pytest.mark.parametrize(
+    "aggregated",
+    [
+        [("1m", START + 2 * DAY, None)],  # only the newest
+        [("1m", START + 2 * DAY, START + 3 * DAY), ("1m", None, START + DAY)],  # a hole
+        [("1m", START + DAY + 7 * MINUTE, START + DAY + 9 * HOUR), ("1h", START + DAY, START + DAY + 8 * HOUR)],
+        [("1h", None, None), ("1d", None, None)],  # of nothing
+        [("1m", None, None), ("1d", START + DAY, START + 2 * DAY)],
+        [("1m", None, None), ("1h", None, None), ("1d", None, None)],
+    ],
+    ids=["newest", "hole", "middle", "widths alone", "no hours", "all"],
+)
+def test_candles_are_right_whatever_is_aggregated(
+    hypertable: Database, aggregated: list[tuple[str, datetime | None, datetime | None]]
+) -> None:
+    """In every state: late ticks of any age after it, too, though no job runs."""
+    expected = make_ticks(13)
+    late = [one for number, one in enumerate(expected) if number % 7 == 0]
+    insert_ticks(hypertable, [one for number, one in enumerate(expected) if number % 7 != 0])
+    for width, since, until in aggregated:
+        aggregate(hypertable, width, since, until)
+    assert_candles(hypertable, [one for number, one in enumerate(expected) if number % 7 != 0])
+    insert_ticks(hypertable, late, first=10_001)
+    assert_candles(hypertable, expected)
+    since, until = START + DAY + 8 * MINUTE, START + 2 * DAY + HOUR
+    inside = [bar for bar in candles(expected, MINUTE) if since <= bar.bucket < until]
+    assert found(hypertable, f"candles('1 minute', '{since}', '{until}')") == inside
+
+
+def test_candles_are_right_where_the_logs_of_timescaledb_are_unknown(hypertable: Database) -> None:
+    """A later version may rename them: then nothing counts as aggregated."""
+    expected = make_ticks(14, count=300)
+    insert_ticks(hypertable, expected)
+    aggregate(hypertable, "1m", START, START + DAY)
+    hypertable.query(
+        "DO $$ BEGIN EXECUTE (SELECT replace(pg_get_functiondef(oid), 'continuous_aggs_', 'renamed_aggs_') "
+        "FROM pg_proc WHERE proname = 'unaggregated'); END $$"
+    )
+    assert hypertable.query("SELECT unaggregated('1m')::text") == [("{[-infinity,infinity)}",)]
+    assert_candles(hypertable, expected)
+
+
+def test_a_database_of_an_older_version_is_upgraded(timescale: Database) -> None:
+    """It has the candles of then, and a migration that is gone: it refreshed the aggregates."""
+    refresh_of_then = Migration(
+        "0007_refresh.timescaledb.sql", "-- outside a transaction: a refresh cannot run in one."
+    )
+    install(timescale, [*(each for each in read_migrations() if each.name < "0010"), refresh_of_then])
+    expected = make_ticks(15, count=400)
+    insert_ticks(timescale, expected)
+    aggregate(timescale, "1m", START + DAY, None)
+    with closing(store_of(timescale)) as store:
+        assert apply(store) == [each.name for each in read_migrations() if each.name >= "0010"]
+    assert_candles(timescale, expected)
+    expire(timescale, START + 2 * DAY)
+    assert_candles(timescale, expected)
+
+
 # Retention.
 
 
@@ -289,6 +360,39 @@ def test_candles_outlive_their_ticks(home: Database) -> None:
     assert home.query("SELECT count(*) FROM prices_real_time") == [
         (sum(one.time >= START + 3 * DAY for one in expected),)
     ]
+
+
+def test_each_day_of_ticks_is_dropped_in_a_transaction_of_its_own(home: Database) -> None:
+    """An error or an interruption on the third day leaves two days dropped, and the next run goes on there."""
+    expected = [one for one in make_ticks(16, days=4) if one.time >= START]
+    insert_ticks(home, expected)
+    home.query(
+        "INSERT INTO candles_kept SELECT '1d', 'BTC/USD', 'Kraken', %s, 1, 1, 1, 1, 1, now(), now()", START + 2 * DAY
+    )
+    with pytest.raises(psycopg2.errors.UniqueViolation):
+        expire(home, START + 4 * DAY)
+    home.query("DELETE FROM candles_kept WHERE bucket >= %s", START + 2 * DAY)
+    assert home.query("SELECT candles_horizon(), count(*) FROM prices_real_time") == [
+        (START + 2 * DAY, sum(one.time >= START + 2 * DAY for one in expected))
+    ]
+    assert home.query("SELECT count(DISTINCT at) FROM feed_expired") == [(2,)]
+    assert_candles(home, expected)
+    expire(home, START + 4 * DAY)
+    assert home.query("SELECT candles_horizon() FROM feed_expired HAVING count(DISTINCT at) = 4") == [
+        (START + 4 * DAY,)
+    ]
+    assert home.query("SELECT sum(last_seq - first_seq + 1) FROM feed_expired") == [(len(expected),)]
+    assert home.query("SELECT count(*) FROM prices_real_time") == [(0,)]
+    assert_candles(home, expected)
+
+
+def test_days_without_ticks_cost_retention_nothing(home: Database) -> None:
+    """A tick of 1970 is no reason for 20,000 transactions."""
+    ages = [datetime(1970, 1, 1, tzinfo=UTC), START, START + 9 * DAY]
+    insert_ticks(home, [Traded("AAPL", None, at, at, 1.0, None) for at in ages])
+    expire(home, START + 100 * DAY)
+    assert home.query("SELECT count(DISTINCT at), sum(last_seq - first_seq + 1) FROM feed_expired") == [(3, 3)]
+    assert home.query("SELECT candles_horizon()") == [(START + 100 * DAY,)]
 
 
 def test_what_was_dropped_is_on_record_session_by_session(home: Database) -> None:
@@ -499,6 +603,62 @@ def test_an_hour_of_a_year_of_minutes_is_read_by_index(hypertable: Database) -> 
         if "Relation Name" in node and "Index Cond" in node:
             read += node["Actual Rows"] * node["Actual Loops"] + node.get("Rows Removed by Filter", 0)
     assert read < 1500, "60 bars, and for each the bars of the five minutes before"
+
+
+DAYS, SYMBOLS = 20, 4
+STEP = 5 * MINUTE
+
+
+def insert_steps(database: Database) -> int:
+    """A tick of each of four symbols every five minutes, for 20 days; returns how many."""
+    database.query(
+        "INSERT INTO prices_real_time (time, symbol, price, day_volume, received_at, session, seq) "
+        "SELECT t, 'S' || s, 1.0, extract(epoch FROM t)::bigint %% 86400, t, 1, row_number() OVER () "
+        "FROM generate_series(%s, %s, %s) AS t, generate_series(1, %s) AS s",
+        START, START + DAYS * DAY - SECOND, STEP, SYMBOLS,
+    )  # fmt: skip
+    database.query("ANALYZE")
+    return database.count()
+
+
+def rows_read(database: Database, sql: str, *parameters: object) -> int:
+    """The ticks that a statement reads, in functions, too."""
+    with closing(psycopg2.connect(database.url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SET max_parallel_workers_per_gather = 0")  # workers have counters of their own
+        cursor.execute(sql, parameters)
+        cursor.execute(
+            "SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_xact_all_tables "
+            "WHERE relname = 'prices_real_time' OR relname ~ '^_hyper_1_'"
+        )
+        ((read,),) = cursor.fetchall()
+    return int(read)
+
+
+def test_candles_read_each_tick_once(home: Database) -> None:
+    """Their volume, too: the count before is that of the row before, looked up for the first of each symbol alone."""
+    ticks_there = insert_steps(home)
+    assert ticks_there == 20 * 288 * 4
+    for view in VIEWS:
+        assert rows_read(home, f"SELECT sum(volume) FROM {view}") < 1.1 * ticks_there, view
+
+
+def test_candles_of_a_span_read_the_ticks_of_the_span(home: Database) -> None:
+    """However long the table is. On TimescaleDB whole chunks are read, of a day each."""
+    ticks_there = insert_steps(home)
+    a_day = ticks_there // DAYS
+    since = START + 10 * DAY + 6 * HOUR
+    for asked in (
+        "SELECT sum(volume) FROM candles('1 minute', %s, %s)",
+        "SELECT sum(volume) FROM candles('1 hour', %s, %s) WHERE symbol = 'S2'",
+    ):
+        assert rows_read(home, asked, since, since + 12 * HOUR) < 1.5 * a_day, asked
+
+
+def test_retention_reads_each_tick_a_few_times(home: Database) -> None:
+    """When it looks for the oldest day, records the numbers, makes the candles, and drops them row by row."""
+    ticks_there = insert_steps(home)
+    asked = "CALL expire_day(%s)"
+    assert rows_read(home, asked, START + DAY) < 4 * ticks_there / DAYS
 
 
 # Moving over.

@@ -14,7 +14,7 @@ from common.cli import in_thread
 from common.errors import ConfigurationError
 from common.settings import Secret
 from consumer import schema
-from consumer.schema import Migration, apply, read_migrations
+from consumer.schema import apply, read_migrations
 from consumer.store import PRICES, PriceStore, Stored
 from tests.integration.conftest import skip_or_fail
 from tests.support.capture import make_events, ticks
@@ -27,9 +27,6 @@ from tickpipe.dashboard.data import Reader
 
 SESSION = 1_760_000_000_000_000
 PLAIN = [migration.name for migration in read_migrations() if not migration.timescaledb]
-OUTSIDE = Migration(
-    "9999_index.sql", "-- outside a transaction\nCREATE INDEX CONCURRENTLY IF NOT EXISTS more ON feed_events (at);\n"
-)
 
 
 @pytest.fixture
@@ -121,19 +118,14 @@ def test_migrations_one_after_the_other_do_not_wait_for_a_lock_that_is_left(
     assert empty_database.query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
 
 
-def test_of_many_migrations_at_once_one_applies_everything(
-    pooled_empty_url: str, empty_database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """More of them than the pool has connections; one file is applied outside a transaction."""
-    migrations = [*read_migrations(), OUTSIDE]
-    monkeypatch.setattr(schema, "read_migrations", lambda: migrations)
+def test_of_many_migrations_at_once_one_applies_everything(pooled_empty_url: str, empty_database: Database) -> None:
+    """More of them than the pool has connections."""
     stores = [PriceStore(Secret(pooled_empty_url)) for _ in range(3 * POOL_SIZE)]
     with ThreadPoolExecutor(len(stores)) as at_once:
         done = sorted(at_once.map(apply, stores, timeout=2 * PATIENCE), key=len)
-    assert done == [[]] * (len(stores) - 1) + [[*PLAIN, OUTSIDE.name]]
+    assert done == [[]] * (len(stores) - 1) + [PLAIN]
     for store in stores:
         store.close()
-    assert empty_database.query("SELECT indisvalid FROM pg_index WHERE indexrelid = 'more'::regclass") == [(True,)]
     assert empty_database.query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
 
 
@@ -146,7 +138,7 @@ def test_a_direct_and_a_pooled_migration_exclude_each_other(
         closing(PriceStore(Secret(empty_database.url))) as one,
     ):
         with one.transaction() as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (schema._TURN,))
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (schema._LOCK,))
             applying = in_thread(apply, pooled)
             wait_for(lambda: "another process applies it" in caplog.text)
             assert not applying.done()

@@ -51,6 +51,22 @@ def test_all_of_sql_is_applied_once(timescale: Database) -> None:
         assert apply(store) == []
 
 
+def test_all_of_sql_is_applied_in_one_transaction(timescale: Database) -> None:
+    """The scheduler runs the policies as soon as they are committed: a refresh by us after that would meet theirs."""
+    with closing(PriceStore(Secret(timescale.url))) as store:
+        apply(store)
+    assert timescale.query("SELECT count(DISTINCT at) FROM tickpipe_migrations") == [(1,)]
+
+
+def test_consumers_that_start_at_once_on_an_empty_database_agree(timescale_pipeline: Pipeline) -> None:
+    pipeline, events = timescale_pipeline, make_days(50)
+    pipeline.append(list(ticks(events, SESSION)))
+    consumers = [pipeline.consumer("--drain") for _ in range(5)]
+    assert [consumer.wait() for consumer in consumers] == [0] * 5
+    assert sum("schema: applied" in consumer.said() for consumer in consumers) == 1
+    pipeline.assert_stored_exactly(events)
+
+
 def test_the_ticks_are_a_hypertable_with_the_primary_key_as_its_only_index(
     timescale: Database, store: PriceStore
 ) -> None:
