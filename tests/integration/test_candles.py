@@ -22,6 +22,7 @@ from consumer.store import PRICES, PriceStore, Stored
 from tests.support.candles import DAY, EPOCH, HOUR, MINUTE, Candle, Traded, candles, insert_ticks, make_ticks
 from tests.support.capture import make_events, read_capture, row, ticks
 from tests.support.pipeline import Database
+from tests.support.timescaledb import install_paused, refresh_aggregate
 from tests.support.told import entry
 from tickpipe import retention
 
@@ -30,27 +31,16 @@ COLUMNS = "symbol, bucket, open, high, low, close, ticks, volume"
 VIEWS = {"candles_1m": MINUTE, "candles_1h": HOUR, "candles_1d": DAY}
 START = datetime(2026, 3, 2, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
-REFRESH = [f"CALL refresh_continuous_aggregate('aggregate_{width}', NULL, NULL)" for width in ("1m", "1h", "1d")]
 
 
 def store_of(database: Database) -> PriceStore:
     return PriceStore(Secret(database.url))
 
 
-def install(database: Database, migrations: list[Migration], *, to_timescaledb: bool = False) -> None:
-    """Apply these on TimescaleDB. Its scheduler never runs the policies: they are paused before they are committed."""
-    database.query("CREATE EXTENSION IF NOT EXISTS timescaledb")
-    with closing(psycopg2.connect(database.url)) as connection, connection, connection.cursor() as cursor:
-        migrate(connection, migrations, to_timescaledb=to_timescaledb)
-        cursor.execute(
-            "SELECT alter_job(job_id, scheduled => false) FROM timescaledb_information.jobs WHERE hypertable_name != ''"
-        )
-
-
 @pytest.fixture
 def hypertable(timescale: Database) -> Database:
     """A database with the schema, on a real TimescaleDB. Only the test runs its jobs."""
-    install(timescale, read_migrations())
+    install_paused(timescale)
     return timescale
 
 
@@ -64,8 +54,8 @@ def home(request: pytest.FixtureRequest) -> Database:
 def refresh(database: Database) -> None:
     """What the policies do, at once; nothing on plain PostgreSQL."""
     if database.query("SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'"):
-        for statement in REFRESH:
-            database.query(statement)
+        for width in ("1m", "1h", "1d"):
+            refresh_aggregate(database, width)
 
 
 def found(database: Database, view: str) -> list[Candle]:
@@ -221,7 +211,7 @@ def test_the_running_bars_go_on_after_a_refresh_by_hand(hypertable: Database) ->
 
 def test_the_running_bars_go_on_after_a_plain_table_was_moved(timescale: Database) -> None:
     make_plain(timescale)
-    assert_running_bars_go_on(timescale, lambda: install(timescale, read_migrations(), to_timescaledb=True))
+    assert_running_bars_go_on(timescale, lambda: install_paused(timescale, to_timescaledb=True))
 
 
 def assert_running_bars_go_on(database: Database, aggregate: Callable[[], object]) -> None:
@@ -269,11 +259,6 @@ def test_a_tick_from_the_future_does_not_keep_the_newest_out(hypertable: Databas
         policies(hypertable)
 
 
-def aggregate(database: Database, width: str, since: datetime | None, until: datetime | None) -> None:
-    """Refresh one aggregate over a span, as a person or an interrupted refresh does."""
-    database.query(f"CALL refresh_continuous_aggregate('aggregate_{width}', %s, %s)", since, until)
-
-
 @pytest.mark.parametrize(
     "aggregated",
     [
@@ -294,7 +279,7 @@ def test_candles_are_right_whatever_is_aggregated(
     late = [one for number, one in enumerate(expected) if number % 7 == 0]
     insert_ticks(hypertable, [one for number, one in enumerate(expected) if number % 7 != 0])
     for width, since, until in aggregated:
-        aggregate(hypertable, width, since, until)
+        refresh_aggregate(hypertable, width, since, until)
     assert_candles(hypertable, [one for number, one in enumerate(expected) if number % 7 != 0])
     insert_ticks(hypertable, late, first=10_001)
     assert_candles(hypertable, expected)
@@ -307,7 +292,7 @@ def test_candles_are_right_where_the_logs_of_timescaledb_are_unknown(hypertable:
     """A later version may rename them: then nothing counts as aggregated."""
     expected = make_ticks(14, count=300)
     insert_ticks(hypertable, expected)
-    aggregate(hypertable, "1m", START, START + DAY)
+    refresh_aggregate(hypertable, "1m", START, START + DAY)
     hypertable.query(
         "DO $$ BEGIN EXECUTE (SELECT replace(pg_get_functiondef(oid), 'continuous_aggs_', 'renamed_aggs_') "
         "FROM pg_proc WHERE proname = 'unaggregated'); END $$"
@@ -321,10 +306,10 @@ def test_a_database_of_an_older_version_is_upgraded(timescale: Database) -> None
     refresh_of_then = Migration(
         "0007_refresh.timescaledb.sql", "-- outside a transaction: a refresh cannot run in one."
     )
-    install(timescale, [*(each for each in read_migrations() if each.name < "0010"), refresh_of_then])
+    install_paused(timescale, [*(each for each in read_migrations() if each.name < "0010"), refresh_of_then])
     expected = make_ticks(15, count=400)
     insert_ticks(timescale, expected)
-    aggregate(timescale, "1m", START + DAY, None)
+    refresh_aggregate(timescale, "1m", START + DAY, None)
     with closing(store_of(timescale)) as store:
         assert apply(store) == [each.name for each in read_migrations() if each.name >= "0010"]
     assert_candles(timescale, expected)
@@ -589,7 +574,7 @@ def test_an_hour_of_a_year_of_minutes_is_read_by_index(hypertable: Database) -> 
         "FROM generate_series(%s - interval '1 year', %s, interval '1 minute') AS t",
         START, START,
     )  # fmt: skip
-    hypertable.query(REFRESH[0])
+    refresh_aggregate(hypertable, "1m")
     hypertable.query("ANALYZE")
     asked = f"SELECT {COLUMNS} FROM candles_1m WHERE symbol = 'BTC/USD' AND bucket > %s"
     since = START - HOUR

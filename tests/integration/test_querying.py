@@ -30,6 +30,7 @@ from consumer.store import PriceStore
 from tests.support.market import FULL, KILLED, NEW_YORK, NOW, QUIET, SILENT, SPRING, STOCKS, SYMBOLS, fill, make_prices
 from tests.support.market import Price as Tick
 from tests.support.pipeline import Database
+from tests.support.timescaledb import install_paused, refresh_aggregate
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/querying.md"
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -415,6 +416,8 @@ class Home:
     tables: list[str] = field(init=False)  #: where the ticks are
 
     def __post_init__(self) -> None:
+        if self.timescaledb:
+            install_paused(self.database)
         with closing(PriceStore(Secret(self.database.url))) as store:
             apply(store)
             fill(store, PRICES)
@@ -431,7 +434,7 @@ class Home:
         )
         if self.timescaledb:  # what their policies would have done until now
             for width, behind in (("1m", MINUTE), ("1h", HOUR), ("1d", DAY)):
-                self.database.query(f"CALL refresh_continuous_aggregate('aggregate_{width}', NULL, %s)", NOW - behind)
+                refresh_aggregate(self.database, width, None, NOW - behind)
         self.database.query("ANALYZE")
         self.database.query("SET TIME ZONE 'Asia/Tokyo'")  # no query depends on it
         self.database.query("SET max_parallel_workers_per_gather = 0")  # their reads would be counted elsewhere
