@@ -1,7 +1,7 @@
 -- Names in our routines mean our objects only, and only the owner may run the procedures that delete ticks.
 --
 -- A routine that PostgreSQL parses when it runs (PL/pgSQL) looks its names up in search_path. "$user" and pg_temp, which
--- PostgreSQL searches first unless it is named, are places for objects of somebody else. Functions whose body is SQL
+-- PostgreSQL searches first unless it is named, can hold objects of another role. Functions whose body is SQL
 -- (RETURN, BEGIN ATOMIC) are parsed when they are made, and need no path. No routine is SECURITY DEFINER.
 DO $$
 DECLARE
@@ -19,7 +19,7 @@ BEGIN
         SELECT p.oid::regprocedure AS name, p.prokind, p.proconfig
         FROM pg_proc AS p
         WHERE p.pronamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'prices_real_time'::regclass)
-          AND p.proname IN ('ticks_size', 'drop_ticks', 'expire_ticks', 'expire_ticks_job')
+          AND p.proname IN ('ticks_size', 'drop_ticks', 'expire_day', 'expire_ticks', 'expire_ticks_job')
     LOOP
         IF routine.prokind = 'p' THEN
             EXECUTE format('REVOKE ALL ON PROCEDURE %s FROM PUBLIC', routine.name);

@@ -41,10 +41,6 @@ class DatabaseClient:
         self._connection: Connection | None = None
         self._ever_connected = False
 
-    def second(self) -> DatabaseClient:
-        """A client for the same database, with its own connection."""
-        return DatabaseClient(self._url, connect=self._connect)
-
     def close(self) -> None:
         """Close the connection. The next transaction opens a new one."""
         connection, self._connection = self._connection, None

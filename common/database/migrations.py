@@ -1,8 +1,7 @@
-"""Applies the migrations in sql/: numbered files of plain SQL, in order, each once, under an advisory lock.
+"""Applies the migrations in sql/: numbered files of plain SQL, in order, each once, all in one transaction.
 
-`NNNN_name.sql` is for every database, `NNNN_name.timescaledb.sql` only for a hypertable. A file that begins with
-`-- outside a transaction` runs statement by statement, as in psql; each statement ends with a `;` at the end of a line.
-After an interruption such a file runs again from its start.
+`NNNN_name.sql` is for every database, `NNNN_name.timescaledb.sql` only for a hypertable. An advisory lock lets one
+process at a time apply them.
 """
 
 from __future__ import annotations
@@ -10,10 +9,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from itertools import count, groupby
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +19,6 @@ from psycopg2.extensions import connection as Connection  # noqa: N812  psycopg2
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
 from common.database.client import DatabaseClient
-from common.database.connections import is_pooled
 from common.errors import ConfigurationError, OutageError
 
 logger = logging.getLogger("common.database.migrations")
@@ -30,12 +26,8 @@ logger = logging.getLogger("common.database.migrations")
 _HERE = Path(__file__).resolve().parent
 #: The migrations: in this package if it is installed from a wheel, at the top of the repository in a checkout.
 SQL_FOLDER = _HERE / "sql" if (_HERE / "sql").is_dir() else _HERE.parents[1] / "sql"
-#: Keys of the advisory locks ("tick" in ASCII): of a transaction that applies files, of a process that applies all.
-_TRANSACTION_LOCK, _PROCESS_LOCK = 0x7469636B, 0x7469636C
-#: Seconds between two attempts to get the lock behind a pooler.
-_RETRY_EVERY = 0.2
-_WAITING = "schema: another process is applying it; waiting"
-_OUTSIDE = "-- outside a transaction"
+#: Key of the advisory lock: "tick" in ASCII.
+_LOCK = 0x7469636B
 #: A text literal, or comments and blank space.
 _TOKENS = re.compile(r"('(?:[^']|'')*')|(?:--[^\n]*|/\*.*?\*/|\s)+", re.DOTALL)
 
@@ -57,17 +49,6 @@ class Migration(NamedTuple):
         """Whether it is for hypertables only."""
         return self.name.endswith(".timescaledb.sql")
 
-    @property
-    def outside(self) -> bool:
-        """Whether its statements run outside a transaction."""
-        return self.sql.startswith(_OUTSIDE)
-
-    @property
-    def statements(self) -> list[str]:
-        """The texts to send to the database: the whole file, or each statement of it."""
-        parts = re.split(r";[ \t]*$", self.sql, flags=re.MULTILINE) if self.outside else [self.sql]
-        return [part.strip() for part in parts if part.strip()]
-
 
 def read_migrations(folder: Path = SQL_FOLDER) -> list[Migration]:
     """The migrations in the folder, in order."""
@@ -79,7 +60,6 @@ def apply(
     *,
     to_timescaledb: bool = False,
     chunk_interval: str = "",
-    sleep: Callable[[float], object] = time.sleep,
 ) -> list[str]:
     """Apply the migrations that are missing, and return their names. Several processes may do it at once.
 
@@ -91,11 +71,8 @@ def apply(
     with database.transaction() as connection, connection.cursor() as cursor:
         wanted = to_timescaledb or not _has_ticks(cursor)
     error = _install_timescaledb(database) if wanted else None
-    done: list[str] = []
-    with _process_lock(database, sleep):
-        for outside, group in groupby(read_migrations(), key=lambda migration: migration.outside):
-            with database.autocommit() if outside else database.transaction() as connection:
-                done += migrate(connection, list(group), to_timescaledb=to_timescaledb, chunk_interval=chunk_interval)
+    with database.transaction() as connection:
+        done = migrate(connection, read_migrations(), to_timescaledb=to_timescaledb, chunk_interval=chunk_interval)
     with database.transaction() as connection, connection.cursor() as cursor:
         logger.info("schema: %s; %s", f"applied {', '.join(done)}" if done else "up to date", _backend(cursor))
         hypertable = is_hypertable(cursor)
@@ -111,9 +88,9 @@ def apply(
 def migrate(
     connection: Connection, migrations: list[Migration], *, to_timescaledb: bool = False, chunk_interval: str = ""
 ) -> list[str]:
-    """Apply those of these migrations that are missing, in the connection's transaction if there is one."""
+    """Apply those of these migrations that are missing, in the connection's transaction."""
     with _translated(), connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_TRANSACTION_LOCK,))
+        _take_lock(cursor)
         applied = _applied(cursor)
         _refuse_changed(migrations, applied)
         timescaledb = _has_timescaledb(cursor) and (to_timescaledb or not _has_ticks(cursor) or is_hypertable(cursor))
@@ -121,12 +98,19 @@ def migrate(
         if chunk_interval:
             cursor.execute("SELECT set_config('tickpipe.chunk_interval', %s::interval::text, true)", (chunk_interval,))
         for migration in todo:
-            for statement in migration.statements:
-                cursor.execute(statement)
+            cursor.execute(migration.sql)
             cursor.execute(
                 "INSERT INTO tickpipe_migrations (name, checksum) VALUES (%s, %s)", (migration.name, migration.checksum)
             )
     return [migration.name for migration in todo]
+
+
+def _take_lock(cursor: Cursor) -> None:
+    """Take the lock until the transaction ends. A session's lock would stay on a pooler's connection."""
+    cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,))
+    if cursor.fetchone() != (True,):
+        logger.info("schema: another process is applying it; waiting")
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
 
 
 @contextmanager
@@ -157,55 +141,11 @@ def _translated() -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def _process_lock(database: DatabaseClient, sleep: Callable[[float], object]) -> Iterator[None]:
-    """Let one process at a time apply all files, since they need several transactions."""
-    with database.transaction() as connection:
-        pooled = is_pooled(connection)
-    with _hold_transaction_lock(database, sleep) if pooled else _hold_session_lock(database):
-        yield
-
-
-@contextmanager
-def _hold_session_lock(database: DatabaseClient) -> Iterator[None]:
-    with database.transaction() as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s)", (_PROCESS_LOCK,))
-        if cursor.fetchone() != (True,):
-            logger.info(_WAITING)
-            cursor.execute("SELECT pg_advisory_lock(%s)", (_PROCESS_LOCK,))
-    try:
-        yield
-    except BaseException:
-        database.close()  # releases the lock
-        raise
-    with database.transaction() as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_unlock(%s)", (_PROCESS_LOCK,))
-
-
-@contextmanager
-def _hold_transaction_lock(database: DatabaseClient, sleep: Callable[[float], object]) -> Iterator[None]:
-    """Hold the lock by an open transaction on a second connection: behind a pooler, clients share a session.
-
-    A waiting process holds no connection of the pool, since the process with the lock needs two.
-    """
-    with closing(database.second()) as holder:
-        for attempt in count():
-            with holder.transaction() as connection, connection.cursor() as cursor:
-                cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-                cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", (_PROCESS_LOCK,))
-                if cursor.fetchone() == (True,):
-                    yield
-                    return
-            if attempt == 0:
-                logger.info(_WAITING)
-            sleep(_RETRY_EVERY)
-
-
 def _install_timescaledb(database: DatabaseClient) -> Exception | None:
     """Install the extension if it is available. Returns the error if that fails."""
     try:  # in its own transaction: if the library is not preloaded, the server closes the connection
         with database.transaction() as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_TRANSACTION_LOCK,))
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             cursor.execute(
                 "SELECT FROM pg_available_extensions WHERE name = 'timescaledb' AND installed_version IS NULL"
             )

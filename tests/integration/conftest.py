@@ -13,14 +13,13 @@ import psycopg2
 import pytest
 
 from common.database.client import DatabaseClient
-from common.database.migrations import apply, migrate, read_migrations
+from common.database.migrations import migrate, read_migrations
 from common.errors import ConfigurationError
 from common.settings import Secret
-from tests.support.candles import store_of
 from tests.support.folders import temporary_folder
 from tests.support.pipeline import Database, Pipeline, ServerPair
 from tests.support.processes import Processes
-from tests.support.timescaledb import GivenServer, NpmServer
+from tests.support.timescaledb import GivenServer, NpmServer, install_paused
 from tickpipe.local.servers.postgres import PostgresServer
 from tickpipe.local.servers.valkey import ValkeyServer
 
@@ -207,9 +206,8 @@ def store(database: Database) -> Iterator[DatabaseClient]:
 
 @pytest.fixture
 def hypertable(timescale: Database) -> Database:
-    """A TimescaleDB database with the schema."""
-    with closing(store_of(timescale)) as store:
-        apply(store)
+    """A TimescaleDB database with the schema. Only the test runs its jobs."""
+    install_paused(timescale)
     return timescale
 
 

@@ -9,10 +9,11 @@ from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from pathlib import Path
 
+import psycopg2
 import pytest
 
 from common import tick
-from common.database.migrations import apply
+from common.database.migrations import Migration, apply, read_migrations
 from consumer.tables import PRICES
 from consumer.writer import Stored, Writer
 from tests.support.candles import (
@@ -26,6 +27,7 @@ from tests.support.candles import (
     Traded,
     assert_candles,
     candles,
+    expire,
     found,
     insert_ticks,
     make_plain,
@@ -36,6 +38,7 @@ from tests.support.candles import (
 from tests.support.capture import read_capture, row, ticks
 from tests.support.pipeline import Database
 from tests.support.sessions import entry
+from tests.support.timescaledb import install_paused, refresh_aggregate
 
 REAL_CAPTURE = Path(__file__).parents[3] / "shared/data/fx-ticks.ndjson"
 
@@ -183,8 +186,7 @@ def test_running_bars_continue_after_a_manual_refresh(hypertable: Database) -> N
 
 def test_running_bars_continue_after_a_regular_table_was_migrated(timescale: Database) -> None:
     make_plain(timescale)
-    with closing(store_of(timescale)) as store:
-        assert_running_bars_go_on(timescale, lambda: apply(store, to_timescaledb=True))
+    assert_running_bars_go_on(timescale, lambda: install_paused(timescale, to_timescaledb=True))
 
 
 def assert_running_bars_go_on(database: Database, aggregate: Callable[[], object]) -> None:
@@ -230,3 +232,117 @@ def test_tick_from_the_future_does_not_hide_the_newest(hypertable: Database) -> 
     for _ in range(2):
         assert_candles(hypertable, [far, *more])
         policies(hypertable)
+
+
+@pytest.mark.parametrize(
+    "aggregated",
+    [
+        [("1m", START + 2 * DAY, None)],  # the newest only
+        [("1m", START + 2 * DAY, START + 3 * DAY), ("1m", None, START + DAY)],  # a hole
+        [("1m", START + DAY + 7 * MINUTE, START + DAY + 9 * HOUR), ("1h", START + DAY, START + DAY + 8 * HOUR)],
+        [("1h", None, None), ("1d", None, None)],  # without minutes
+        [("1m", None, None), ("1d", START + DAY, START + 2 * DAY)],
+        [("1m", None, None), ("1h", None, None), ("1d", None, None)],
+    ],
+    ids=["newest", "hole", "middle", "widths alone", "no hours", "all"],
+)
+def test_candles_are_correct_whatever_is_aggregated(
+    hypertable: Database, aggregated: list[tuple[str, datetime | None, datetime | None]]
+) -> None:
+    """Late ticks of any age count at once, although no job runs."""
+    expected = make_ticks(13)
+    late = [one for number, one in enumerate(expected) if number % 7 == 0]
+    insert_ticks(hypertable, [one for number, one in enumerate(expected) if number % 7 != 0])
+    for width, since, until in aggregated:
+        refresh_aggregate(hypertable, width, since, until)
+    assert_candles(hypertable, [one for number, one in enumerate(expected) if number % 7 != 0])
+    insert_ticks(hypertable, late, first=10_001)
+    assert_candles(hypertable, expected)
+    since, until = START + DAY + 8 * MINUTE, START + 2 * DAY + HOUR
+    inside = [bar for bar in candles(expected, MINUTE) if since <= bar.bucket < until]
+    assert found(hypertable, f"candles('1 minute', '{since}', '{until}')") == inside
+
+
+def test_candles_are_correct_if_the_logs_of_timescaledb_are_unknown(hypertable: Database) -> None:
+    """A later version may rename the logs. Then nothing counts as aggregated."""
+    expected = make_ticks(14, count=300)
+    insert_ticks(hypertable, expected)
+    refresh_aggregate(hypertable, "1m", START, START + DAY)
+    hypertable.query(
+        "DO $$ BEGIN EXECUTE (SELECT replace(pg_get_functiondef(oid), 'continuous_aggs_', 'renamed_aggs_') "
+        "FROM pg_proc WHERE proname = 'unaggregated'); END $$"
+    )
+    assert hypertable.query("SELECT unaggregated('1m')::text") == [("{[-infinity,infinity)}",)]
+    assert_candles(hypertable, expected)
+
+
+def test_database_of_an_older_version_is_upgraded(timescale: Database) -> None:
+    """It has older candles, and a migration that no longer exists: it refreshed the aggregates."""
+    refresh_of_then = Migration(
+        "0007_refresh.timescaledb.sql", "-- outside a transaction: a refresh cannot run in one."
+    )
+    install_paused(timescale, [*(each for each in read_migrations() if each.name < "0010"), refresh_of_then])
+    expected = make_ticks(15, count=400)
+    insert_ticks(timescale, expected)
+    refresh_aggregate(timescale, "1m", START + DAY, None)
+    with closing(store_of(timescale)) as store:
+        assert apply(store) == [each.name for each in read_migrations() if each.name >= "0010"]
+    assert_candles(timescale, expected)
+    expire(timescale, START + 2 * DAY)
+    assert_candles(timescale, expected)
+
+
+DAYS, SYMBOLS = 20, 4
+STEP = 5 * MINUTE
+
+
+def insert_steps(database: Database) -> int:
+    """Insert a tick of each of four symbols every five minutes for 20 days. Returns their number."""
+    database.query(
+        "INSERT INTO prices_real_time (time, symbol, price, day_volume, received_at, session, seq) "
+        "SELECT t, 'S' || s, 1.0, extract(epoch FROM t)::bigint %% 86400, t, 1, row_number() OVER () "
+        "FROM generate_series(%s, %s, %s) AS t, generate_series(1, %s) AS s",
+        START, START + DAYS * DAY - SECOND, STEP, SYMBOLS,
+    )  # fmt: skip
+    database.query("ANALYZE")
+    return database.count()
+
+
+def rows_read(database: Database, sql: str, *parameters: object) -> int:
+    """The number of ticks that a statement reads, including its functions."""
+    with closing(psycopg2.connect(database.url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SET max_parallel_workers_per_gather = 0")  # workers have their own counters
+        cursor.execute(sql, parameters)
+        cursor.execute(
+            "SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_xact_all_tables "
+            "WHERE relname = 'prices_real_time' OR relname ~ '^_hyper_1_'"
+        )
+        ((read,),) = cursor.fetchall()
+    return int(read)
+
+
+def test_candles_read_each_tick_once(backend: Database) -> None:
+    """This includes their volume: only the first row of each symbol needs a look-up of the count before."""
+    ticks_there = insert_steps(backend)
+    assert ticks_there == 20 * 288 * 4
+    for view in VIEWS:
+        assert rows_read(backend, f"SELECT sum(volume) FROM {view}") < 1.1 * ticks_there, view
+
+
+def test_candles_of_a_span_read_only_ticks_of_the_span(backend: Database) -> None:
+    """On TimescaleDB whole chunks are read, each of one day."""
+    ticks_there = insert_steps(backend)
+    a_day = ticks_there // DAYS
+    since = START + 10 * DAY + 6 * HOUR
+    for asked in (
+        "SELECT sum(volume) FROM candles('1 minute', %s, %s)",
+        "SELECT sum(volume) FROM candles('1 hour', %s, %s) WHERE symbol = 'S2'",
+    ):
+        assert rows_read(backend, asked, since, since + 12 * HOUR) < 1.5 * a_day, asked
+
+
+def test_retention_reads_each_tick_at_most_four_times(backend: Database) -> None:
+    """It finds the oldest day, records the numbers, stores the candles and deletes the rows."""
+    ticks_there = insert_steps(backend)
+    asked = "CALL expire_day(%s)"
+    assert rows_read(backend, asked, START + DAY) < 4 * ticks_there / DAYS

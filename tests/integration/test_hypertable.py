@@ -19,7 +19,6 @@ from tests.support.candles import (
     COLUMNS,
     DAY,
     HOUR,
-    REFRESH,
     START,
     Traded,
     assert_candles,
@@ -32,6 +31,7 @@ from tests.support.candles import (
 from tests.support.capture import make_events, ticks
 from tests.support.pipeline import Database
 from tests.support.sessions import entry
+from tests.support.timescaledb import refresh_aggregate
 
 
 def test_batch_redelivered_into_compressed_chunks_duplicates_nothing(hypertable: Database) -> None:
@@ -80,7 +80,7 @@ def test_one_hour_in_a_year_of_minutes_is_read_by_index(hypertable: Database) ->
         "FROM generate_series(%s - interval '1 year', %s, interval '1 minute') AS t",
         START, START,
     )  # fmt: skip
-    hypertable.query(REFRESH[0])
+    refresh_aggregate(hypertable, "1m")
     hypertable.query("ANALYZE")
     asked = f"SELECT {COLUMNS} FROM candles_1m WHERE symbol = 'BTC/USD' AND bucket > %s"
     since = START - HOUR

@@ -12,7 +12,7 @@ import pytest
 
 from common.database import migrations
 from common.database.client import DatabaseClient
-from common.database.migrations import Migration, apply, read_migrations
+from common.database.migrations import apply, read_migrations
 from common.errors import ConfigurationError
 from common.settings import Secret
 from common.threads import in_thread
@@ -29,9 +29,6 @@ from tickpipe.inspect.database import DatabaseReader
 
 SESSION = 1_760_000_000_000_000
 PLAIN = [migration.name for migration in read_migrations() if not migration.timescaledb]
-OUTSIDE = Migration(
-    "9999_index.sql", "-- outside a transaction\nCREATE INDEX CONCURRENTLY IF NOT EXISTS more ON feed_events (at);\n"
-)
 
 
 @pytest.fixture
@@ -121,19 +118,14 @@ def test_successive_migrations_do_not_wait_for_a_leftover_lock(pooled_empty_url:
     assert empty_database.query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
 
 
-def test_one_of_many_pooled_migrations_applies_everything(
-    pooled_empty_url: str, empty_database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """There are more migrations than pool connections, and one file runs outside a transaction."""
-    migrations = [*read_migrations(), OUTSIDE]
-    monkeypatch.setattr(migrations, "read_migrations", lambda: migrations)
+def test_one_of_many_pooled_migrations_applies_everything(pooled_empty_url: str, empty_database: Database) -> None:
+    """There are more migrations than pool connections."""
     stores = [DatabaseClient(Secret(pooled_empty_url)) for _ in range(3 * POOL_SIZE)]
     with ThreadPoolExecutor(len(stores)) as at_once:
         done = sorted(at_once.map(apply, stores, timeout=2 * PATIENCE), key=len)
-    assert done == [[]] * (len(stores) - 1) + [[*PLAIN, OUTSIDE.name]]
+    assert done == [[]] * (len(stores) - 1) + [PLAIN]
     for store in stores:
         store.close()
-    assert empty_database.query("SELECT indisvalid FROM pg_index WHERE indexrelid = 'more'::regclass") == [(True,)]
     assert empty_database.query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
 
 
@@ -146,9 +138,9 @@ def test_direct_and_pooled_migrations_exclude_each_other(
         closing(DatabaseClient(Secret(empty_database.url))) as one,
     ):
         with one.transaction() as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (migrations._PROCESS_LOCK,))
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (migrations._LOCK,))
             applying = in_thread(apply, pooled)
-            wait_for(lambda: "another process applies it" in caplog.text)
+            wait_for(lambda: "another process is applying it" in caplog.text)
             assert not applying.done()
         applying.result(timeout=PATIENCE)
         assert apply(one) == []

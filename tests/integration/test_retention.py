@@ -52,6 +52,39 @@ def test_candles_outlive_their_ticks(backend: Database) -> None:
     ]
 
 
+def test_each_day_of_ticks_is_dropped_in_its_own_transaction(backend: Database) -> None:
+    """After an error on the third day two days are dropped, and the next run continues there."""
+    expected = [one for one in make_ticks(16, days=4) if one.time >= START]
+    insert_ticks(backend, expected)
+    backend.query(
+        "INSERT INTO candles_kept SELECT '1d', 'BTC/USD', 'Kraken', %s, 1, 1, 1, 1, 1, now(), now()", START + 2 * DAY
+    )
+    with pytest.raises(psycopg2.errors.UniqueViolation):
+        expire(backend, START + 4 * DAY)
+    backend.query("DELETE FROM candles_kept WHERE bucket >= %s", START + 2 * DAY)
+    assert backend.query("SELECT candles_horizon(), count(*) FROM prices_real_time") == [
+        (START + 2 * DAY, sum(one.time >= START + 2 * DAY for one in expected))
+    ]
+    assert backend.query("SELECT count(DISTINCT at) FROM feed_expired") == [(2,)]
+    assert_candles(backend, expected)
+    expire(backend, START + 4 * DAY)
+    assert backend.query("SELECT candles_horizon() FROM feed_expired HAVING count(DISTINCT at) = 4") == [
+        (START + 4 * DAY,)
+    ]
+    assert backend.query("SELECT sum(last_seq - first_seq + 1) FROM feed_expired") == [(len(expected),)]
+    assert backend.query("SELECT count(*) FROM prices_real_time") == [(0,)]
+    assert_candles(backend, expected)
+
+
+def test_retention_skips_days_without_ticks(backend: Database) -> None:
+    """A tick of 1970 does not cause 20,000 transactions."""
+    ages = [datetime(1970, 1, 1, tzinfo=UTC), START, START + 9 * DAY]
+    insert_ticks(backend, [Traded("AAPL", None, at, at, 1.0, None) for at in ages])
+    expire(backend, START + 100 * DAY)
+    assert backend.query("SELECT count(DISTINCT at), sum(last_seq - first_seq + 1) FROM feed_expired") == [(3, 3)]
+    assert backend.query("SELECT candles_horizon()") == [(START + 100 * DAY,)]
+
+
 def test_dropped_ticks_are_recorded_per_session(backend: Database) -> None:
     expected = make_ticks(6, days=2, count=300)
     insert_ticks(backend, expected[:150])

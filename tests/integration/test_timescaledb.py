@@ -54,6 +54,22 @@ def test_all_migrations_are_applied_once(timescale: Database) -> None:
         assert apply(store) == []
 
 
+def test_all_migrations_are_applied_in_one_transaction(timescale: Database) -> None:
+    """The scheduler runs the policies once they are committed. A refresh in a later transaction would collide."""
+    with closing(DatabaseClient(Secret(timescale.url))) as store:
+        apply(store)
+    assert timescale.query("SELECT count(DISTINCT at) FROM tickpipe_migrations") == [(1,)]
+
+
+def test_simultaneous_consumers_agree_on_an_empty_database(timescale_pipeline: Pipeline) -> None:
+    pipeline, events = timescale_pipeline, make_days(50)
+    pipeline.append(list(ticks(events, SESSION)))
+    consumers = [pipeline.consumer("--drain") for _ in range(5)]
+    assert [consumer.wait() for consumer in consumers] == [0] * 5
+    assert sum("schema: applied" in consumer.said() for consumer in consumers) == 1
+    pipeline.assert_stored_exactly(events)
+
+
 def test_ticks_are_a_hypertable_with_only_the_primary_key_index(timescale: Database, store: DatabaseClient) -> None:
     assert timescale.query(
         "SELECT hypertable_name, column_name, time_interval::text FROM timescaledb_information.dimensions "

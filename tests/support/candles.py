@@ -16,6 +16,7 @@ from common.database.client import DatabaseClient
 from common.database.migrations import migrate, read_migrations
 from common.settings import Secret
 from tests.support.pipeline import Database
+from tests.support.timescaledb import refresh_aggregate
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -157,9 +158,6 @@ START = datetime(2026, 3, 2, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 
 
-REFRESH = [f"CALL refresh_continuous_aggregate('aggregate_{width}', NULL, NULL)" for width in ("1m", "1h", "1d")]
-
-
 def store_of(database: Database) -> DatabaseClient:
     return DatabaseClient(Secret(database.url))
 
@@ -167,8 +165,8 @@ def store_of(database: Database) -> DatabaseClient:
 def refresh(database: Database) -> None:
     """Refresh all aggregates. Does nothing without TimescaleDB."""
     if database.query("SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'"):
-        for statement in REFRESH:
-            database.query(statement)
+        for width in ("1m", "1h", "1d"):
+            refresh_aggregate(database, width)
 
 
 def found(database: Database, view: str) -> list[Candle]:

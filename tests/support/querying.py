@@ -22,6 +22,7 @@ from common.settings import Secret
 from tests.support.expected_rows import DAY, HOUR, MINUTE, PRICES
 from tests.support.market import NOW, SYMBOLS, fill
 from tests.support.pipeline import Database
+from tests.support.timescaledb import install_paused, refresh_aggregate
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/querying.md"
 
@@ -74,6 +75,8 @@ class Backend:
     tables: list[str] = field(init=False)  #: tables and chunks with ticks
 
     def __post_init__(self) -> None:
+        if self.timescaledb:
+            install_paused(self.database)
         with closing(DatabaseClient(Secret(self.database.url))) as store:
             apply(store)
             fill(store, PRICES)
@@ -90,7 +93,7 @@ class Backend:
         )
         if self.timescaledb:  # as the policies would have done by now
             for width, behind in (("1m", MINUTE), ("1h", HOUR), ("1d", DAY)):
-                self.database.query(f"CALL refresh_continuous_aggregate('aggregate_{width}', NULL, %s)", NOW - behind)
+                refresh_aggregate(self.database, width, None, NOW - behind)
         self.database.query("ANALYZE")
         self.database.query("SET TIME ZONE 'Asia/Tokyo'")  # no query depends on the time zone
         self.database.query("SET max_parallel_workers_per_gather = 0")  # reads of workers are counted elsewhere

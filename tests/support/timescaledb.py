@@ -7,16 +7,43 @@ import re
 import secrets
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
+import psycopg2
+
+from common.database.migrations import Migration, migrate, read_migrations
 from common.errors import ConfigurationError
 from tests.support.pipeline import Database
 
 FOLDER = Path(__file__).resolve().parents[1] / "timescaledb"
 #: Timeout of npm in seconds. A test has 180 s.
 INSTALL_TIMEOUT = 120.0
+
+
+def install_paused(
+    database: Database, migrations: Sequence[Migration] | None = None, *, to_timescaledb: bool = False
+) -> None:
+    """Apply the schema, or these migrations, and pause the jobs before the commit, so that no scheduler runs them."""
+    database.query("CREATE EXTENSION IF NOT EXISTS timescaledb")
+    with closing(psycopg2.connect(database.url)) as connection, connection, connection.cursor() as cursor:
+        migrate(connection, list(migrations or read_migrations()), to_timescaledb=to_timescaledb)
+        cursor.execute(
+            "SELECT alter_job(job_id, scheduled => false) FROM timescaledb_information.jobs WHERE hypertable_name != ''"
+        )
+
+
+def refresh_aggregate(
+    database: Database, width: str, since: datetime | None = None, until: datetime | None = None
+) -> None:
+    """Refresh one aggregate over a span in one batch. TimescaleDB 2.28 and newer use many small batches by default."""
+    has_options = database.query(
+        "SELECT FROM pg_proc WHERE proname = 'refresh_continuous_aggregate' AND 'options' = ANY (proargnames)"
+    )
+    options = """, options => '{"buckets_per_batch": 0}'""" if has_options else ""
+    database.query(f"CALL refresh_continuous_aggregate('aggregate_{width}', %s, %s{options})", since, until)
 
 
 class GivenServer:

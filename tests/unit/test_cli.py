@@ -11,10 +11,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 from unittest import mock
 
 import pytest
+import typer
 
 import consumer.cli
 import producer.cli
@@ -148,6 +149,19 @@ def test_help_names_each_option_with_its_variable_and_default(
         assert text, option
         for fact in filter(None, about.split("; ")):
             assert (fact if fact.startswith("default: ") else f"[env var: {fact}]") in text[0]
+
+
+@pytest.mark.parametrize("app", [producer.cli.app, consumer.cli.app, tickpipe.cli.app])
+def test_no_option_takes_a_secret(app: typer.Typer) -> None:
+    """Every user of the machine can see command lines."""
+    secrets = {"TWELVE_DATA_API_KEY", "REDIS_URL", "DATABASE_URL", "PGPASSWORD"}
+    commands: list[Any] = [typer.main.get_command(app)]
+    while commands:
+        command = commands.pop()
+        commands += getattr(command, "commands", {}).values()
+        for option in command.params:
+            assert not {*([option.envvar] if isinstance(option.envvar, str) else option.envvar or [])} & secrets
+            assert not re.search("key|password|secret|token", option.name)
 
 
 # --- Wrong configurations

@@ -47,9 +47,10 @@ def read_age(text: str, option: str = "--ticks") -> timedelta:
 
 
 def keep(store: DatabaseClient, age: timedelta) -> None:
-    """Drop ticks older than `age` now and, on TimescaleDB, every day. Raises OutageError."""
-    with store.transaction() as connection, connection.cursor() as cursor:
+    """Drop ticks older than `age` now, a transaction per day, and on TimescaleDB every day. Raises OutageError."""
+    with store.autocommit() as connection, connection.cursor() as cursor:
         cursor.execute("CALL expire_ticks(now() - %s)", (age,))
+    with store.transaction() as connection, connection.cursor() as cursor:
         if migrations.is_hypertable(cursor):
             _remove_job(cursor)
             cursor.execute(
