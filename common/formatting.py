@@ -10,4 +10,4 @@ def counted(number: int, noun: str) -> str:
     if number != 1:
         noun = re.sub("([^aeiou])y$", r"\1ie", noun)
         noun += "es" if noun.endswith(("ch", "s", "x")) else "s"
-    return f"{number:,} {noun}"
+    return f"{number} {noun}"

@@ -115,7 +115,7 @@ def assert_refused(ended: Ended, words: str) -> None:
                 "--log-level": "LOG_LEVEL; default: INFO",
                 "--drain": "",
                 "secrets": (
-                    "REDIS_URL redis://localhost:6379/0 DATABASE_URL postgresql://localhost:5432/tickpipe …_FILE .env"
+                    "REDIS_URL redis://localhost:6379/0 DATABASE_URL postgresql://localhost:5432/tickpipe REDIS_URL_FILE .env"
                 ),
             },
         ),
@@ -276,7 +276,7 @@ def test_installed_commands_report_wrong_configuration_in_one_line(
 def test_unreachable_server_is_reported_with_its_variable(command: Command) -> None:
     urls = {"REDIS_URL": f"redis://:{SECRET}@127.0.0.1:1", "DATABASE_URL": f"postgresql://u:{SECRET}@127.0.0.1:1/x"}
     for argv, words in {
-        "status": r"^tickpipe: Redis: .*127\.0\.0\.1:1\..* \(REDIS_URL\)$",
+        "status": r"^tickpipe: Redis: .*127\.0\.0\.1:1\..* \(REDIS_URL\); the database: .* \(DATABASE_URL\)$",
         "migrate": r"^tickpipe: the database: .*\"127\.0\.0\.1\", port 1 .* \(DATABASE_URL\)$",
     }.items():
         ended = command("tickpipe", argv, **urls)
@@ -362,6 +362,7 @@ def test_ctrl_c_while_typer_builds_the_command_prints_no_traceback(
 ) -> None:
     program = """import common.interrupt, os, signal, time
 from common import cli
+cli.restore_help = lambda _: None
 cli.run(lambda **_: (os.kill(os.getpid(), signal.SIGINT), time.sleep(60)), "name")"""
     process = start("python", "-c", program)
     assert process.communicate(timeout=30) == ("", "")

@@ -175,7 +175,7 @@ def test_producer_counts_received_appended_and_spooled_events(producer: Producer
 
 
 def test_lost_events_are_counted_by_place(tmp_path: Path) -> None:
-    with producing(tmp_path, spool_max=0, intake_max=5) as producer:
+    with producing(tmp_path, spool_max=0, queue_max=5) as producer:
         before = samples(producer.metrics)
         producer.redis.connected = False
         producer.receive(7)
@@ -231,7 +231,7 @@ def test_producer_is_unhealthy_without_messages_until_the_next(producer: Produce
     stop = threading.Event()
     stop.set()
     producer.feed._pause(stop, ConnectionRefusedError("Connection refused"), lasted=0.0, evicted=False)
-    assert producer.reasons == ["no word from feed.example for 61 s: Connection refused"]
+    assert producer.reasons == ["no message from feed.example for 61 s: Connection refused"]
     producer.feed._on_frame(ABNF.OPCODE_PONG, b"")  # the host answers, the feed does not
     assert len(producer.reasons) == 1
     producer.hear("heartbeat")
@@ -400,7 +400,7 @@ def test_lag_and_pending_keep_their_values_during_a_redis_outage(
 
 
 def test_backlog_is_polled_until_stopped(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("consumer.metrics.LOOK_EVERY", 0.01)
+    monkeypatch.setattr("consumer.metrics.BACKLOG_EVERY", 0.01)
     consumer.prices.ensure_group()
     consumer.feed.ensure_group()
     running = threads.in_thread(consumer.backlog.run, consumer.stop)

@@ -9,6 +9,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import typer
 
 from common import cli
 from common.errors import ConfigurationError
@@ -26,11 +27,15 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes | s
         Path(".env").write_bytes(content.encode() if isinstance(content, str) else content)
         found: dict[str, str] = {}
 
-        def command(**_: str) -> None:
+        app = typer.Typer(add_completion=False)
+
+        @app.command()
+        def command() -> None:
             found.update(os.environ)
 
+        monkeypatch.setattr("sys.argv", ["name"])
         with mock.patch.dict(os.environ, {}, clear=True), pytest.raises(SystemExit) as ended:
-            cli.run(command, "name")  # type: ignore[arg-type]
+            cli.run(app, "name")
         if ended.value.code == 2:
             raise ConfigurationError
         assert ended.value.code == 0

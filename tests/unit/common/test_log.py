@@ -67,7 +67,9 @@ def test_records_below_the_level_are_dropped(capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize("level", ["", "LOUD", "10", "CRITICAL"])
 def test_unknown_log_level_is_refused(level: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"LOG_LEVEL '{level}' is none of DEBUG, INFO, WARNING, ERROR"):
+    with pytest.raises(
+        ConfigurationError, match=f"LOG_LEVEL '{level}' is unknown: use one of DEBUG, INFO, WARNING, ERROR"
+    ):
         log.configure(level)
 
 

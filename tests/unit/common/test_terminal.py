@@ -32,7 +32,7 @@ def is_harmless(text: str) -> bool:
 
 
 @given(st.text(st.characters()))
-def test_only_control_characters_are_replaced(text: str) -> None:
+def test_control_characters_are_escaped_and_other_text_is_kept(text: str) -> None:
     assert is_harmless(printable(text))
     assert is_harmless(printable_lines(text).replace("\n", ""))
     if is_harmless(text):
@@ -50,11 +50,11 @@ def test_only_control_characters_are_replaced(text: str) -> None:
         ("日経225 🚀 e\u0301 ﬃ", "日経225 🚀 e\u0301 ﬃ"),
     ],
 )
-def test_a_control_character_is_shown_as_a_python_escape(text: str, shown: str) -> None:
+def test_control_characters_are_shown_as_python_escapes(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
-def test_a_line_end_in_a_value_does_not_start_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_line_break_in_a_value_does_not_start_a_new_line(capsys: pytest.CaptureFixture[str]) -> None:
     echo(f"one {NASTY}", "two")
     echo("three\x1b", err=True)
     printed = capsys.readouterr()
@@ -64,7 +64,7 @@ def test_a_line_end_in_a_value_does_not_start_a_line(capsys: pytest.CaptureFixtu
 
 
 @given(st.text(st.characters()))
-def test_json_stays_valid_and_is_ascii(text: str) -> None:
+def test_json_output_is_valid_ascii(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", stdout := io.StringIO())
         echo_json([text])
@@ -104,7 +104,7 @@ def snapshot() -> Snapshot:
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_the_live_view_escapes_symbols_and_messages(terminal: bool) -> None:
+def test_live_view_escapes_symbols_and_messages(terminal: bool) -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, color_system=None, width=200, height=40)
     console.print(live_view.render(snapshot(), title=f"tickpipe {NASTY}", footer=NASTY, width=200, height=40))
@@ -114,19 +114,19 @@ def test_the_live_view_escapes_symbols_and_messages(terminal: bool) -> None:
     assert is_harmless(live_view.line(snapshot(), title=NASTY))
 
 
-def test_console_strings_are_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
+def test_console_strings_are_not_parsed_as_markup(capsys: pytest.CaptureFixture[str]) -> None:
     PlainConsole().print(f"dashboard: {NASTY}", soft_wrap=True)
     printed = capsys.readouterr().out
     assert all(map(is_harmless, printed.split("\n")))
     assert "[red]x[/bold] :smile:" in printed
 
 
-def test_a_verdict_contains_no_control_characters() -> None:
+def test_verdict_lines_are_escaped() -> None:
     verdict = Verdict(1, NASTY, alive=False, stopped=True, idle=0.0, expected=1, stored=1)
     assert is_harmless(str(verdict))
 
 
-def test_the_dashboard_escapes_control_characters_and_html() -> None:
+def test_dashboard_html_is_escaped() -> None:
     html = fragments.escaped(NASTY)
     assert is_harmless(html)
     assert "<b>" not in html

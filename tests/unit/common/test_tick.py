@@ -30,13 +30,13 @@ GOOD = Tick("1700000000000000", "1", "BTC/USD", "1700000000", "1.10", "12.5", "1
         {"session": str(2**63 - 1), "seq": str(-(2**63)), "received": "0"},
     ],
 )
-def test_a_valid_tick_has_no_validation_error(values: dict[str, str]) -> None:
+def test_valid_tick_has_no_validation_error(values: dict[str, str]) -> None:
     assert validation_error(GOOD._replace(**values)) is None
 
 
 @pytest.mark.parametrize("field", ["session", "seq", "received"])
 @pytest.mark.parametrize("value", ["", "x", "1.0", "1e3", " 1", "--1", "²", "١", str(2**63), "9" * 5000])
-def test_identities_are_whole_numbers_of_64_bits(field: str, value: str) -> None:
+def test_session_and_seq_are_64_bit_integers(field: str, value: str) -> None:
     assert_named(field, value, "is not a whole number of 64 bits")
 
 
@@ -47,17 +47,17 @@ def test_time_and_price_are_required(field: str) -> None:
 
 @pytest.mark.parametrize("field", ["time", "price", "day_volume", "bid", "ask"])
 @pytest.mark.parametrize("value", ["nan", "Infinity", "-inf", "1e999", "12a", "true", " ", "[1]", "1_000", "１"])
-def test_numbers_are_finite(field: str, value: str) -> None:
+def test_numeric_fields_are_finite(field: str, value: str) -> None:
     assert_named(field, value, "is not a finite number")
 
 
 @pytest.mark.parametrize("value", ["-1", str(TIME_RANGE[1]), "1700000000000"])
-def test_a_time_is_between_1970_and_2100(value: str) -> None:
+def test_time_is_between_1970_and_2100(value: str) -> None:
     assert_named("time", value, "is not between 1970 and 2100")
 
 
 @pytest.mark.parametrize(("field", "value"), [("symbol", ""), ("symbol", "S" * 65), ("exchange", "é" * 65)])
-def test_names_have_a_minimum_and_a_maximum_length(field: str, value: str) -> None:
+def test_names_have_a_maximum_length(field: str, value: str) -> None:
     assert_named(field, value, "characters")
 
 
@@ -72,7 +72,7 @@ def assert_named(field: str, value: str, words: str) -> None:
 
 
 @given(st.tuples(*[st.one_of(st.text(), st.integers().map(str), st.floats().map(str))] * 10).map(Tick._make))
-def test_validation_never_raises_and_accepts_only_valid_ticks(tick: Tick) -> None:
+def test_validation_never_raises_and_accepts_only_storable_ticks(tick: Tick) -> None:
     if validation_error(tick) is None:
         assert TIME_RANGE[0] <= float(tick.time) < TIME_RANGE[1]
         assert all(math.isfinite(float(text)) for text in (tick.price, tick.day_volume or "0", tick.bid or "0"))
@@ -80,8 +80,8 @@ def test_validation_never_raises_and_accepts_only_valid_ticks(tick: Tick) -> Non
         assert len(tick.exchange) <= MAX_NAME
 
 
-def test_the_limits_match_the_table() -> None:
-    sql = (Path(__file__).parents[2] / "sql" / "0001_prices.sql").read_text(encoding="utf-8")
+def test_limits_match_the_table() -> None:
+    sql = (Path(__file__).parents[3] / "sql" / "0001_prices.sql").read_text(encoding="utf-8")
     first, end = (f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}+00" for seconds in TIME_RANGE)
     assert f"time >= '{first}' AND time < '{end}'" in sql
     assert f"char_length(symbol) BETWEEN 1 AND {MAX_NAME}" in sql

@@ -41,7 +41,7 @@ def parse_array(literal: str) -> list[str | None]:
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))))
 @example(["plain", "", "text"])
 @example(["", "NULL", "null", "{}", ",", '"', "\\", '\\"', " ", "\n\t", "'", "%s", "€😀"])
-def test_an_array_literal_keeps_each_value_and_an_empty_one_is_null(values: list[str]) -> None:
+def test_array_literals_round_trip_and_empty_is_null(values: list[str]) -> None:
     literal = array_literal([value.encode() for value in values])
     assert parse_array(literal) == [value or None for value in values]
 

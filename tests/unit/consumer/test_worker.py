@@ -96,7 +96,7 @@ def fill(stream: ConsumerGroup, first: int, last: int) -> None:
 # --- What is read, and when
 
 
-def test_both_streams_are_stored_in_order_in_batches_and_acknowledged(
+def test_both_streams_are_stored_in_order_in_batches_and_acked(
     make_worker: MakeWorker, make_stream: StreamMaker, stream: ConsumerGroup, store: Store
 ) -> None:
     fill(stream, 1, 25)
@@ -113,7 +113,7 @@ def test_both_streams_are_stored_in_order_in_batches_and_acknowledged(
     assert (worker.totals.stored, worker.totals.batches) == (25, 3)
 
 
-def test_own_pending_entries_are_stored_first(
+def test_own_pending_entries_are_processed_first(
     make_worker: MakeWorker, make_stream: StreamMaker, stream: ConsumerGroup, store: Store
 ) -> None:
     fill(stream, 1, 25)
@@ -123,7 +123,7 @@ def test_own_pending_entries_are_stored_first(
     assert stream.pending() == 0
 
 
-def test_entries_of_an_idle_consumer_are_claimed(
+def test_entries_of_idle_consumers_are_claimed(
     make_worker: MakeWorker, make_stream: StreamMaker, stream: ConsumerGroup, store: Store
 ) -> None:
     fill(stream, 1, 25)
@@ -133,7 +133,7 @@ def test_entries_of_an_idle_consumer_are_claimed(
     assert stream.pending() == 0
 
 
-def test_a_drain_waits_for_entries_pending_on_other_consumers(
+def test_drain_ends_only_when_nothing_is_pending(
     make_worker: MakeWorker,
     make_stream: StreamMaker,
     stream: ConsumerGroup,
@@ -153,7 +153,7 @@ def test_a_drain_waits_for_entries_pending_on_other_consumers(
     assert store.seqs == [2, 3]
 
 
-def test_an_entry_deleted_while_pending_is_acknowledged(
+def test_entry_deleted_while_pending_is_acked(
     make_worker: MakeWorker, make_stream: StreamMaker, stream: ConsumerGroup, store: Store, redis_client: redis.Redis
 ) -> None:
     fill(stream, 1, 2)
@@ -165,9 +165,7 @@ def test_an_entry_deleted_while_pending_is_acknowledged(
 # --- Only what is stored is acked
 
 
-def test_entries_are_acknowledged_after_they_are_stored(
-    make_worker: MakeWorker, stream: ConsumerGroup, store: Store
-) -> None:
+def test_entries_are_acked_after_they_are_stored(make_worker: MakeWorker, stream: ConsumerGroup, store: Store) -> None:
     fill(stream, 1, 25)
     make_worker().run()
     # Each block, all of it, while it is being stored, and the one that is read meanwhile; none before it.
@@ -175,7 +173,7 @@ def test_entries_are_acknowledged_after_they_are_stored(
     assert [sorted(three)[1] for three in zip(least, store.pending, most, strict=True)] == store.pending
 
 
-def test_a_full_batch_is_written_while_the_next_one_is_read(
+def test_full_batch_is_written_while_the_next_is_read(
     make_worker: MakeWorker, stream: ConsumerGroup, store: Store
 ) -> None:
     fill(stream, 1, 25)
@@ -189,7 +187,9 @@ def test_a_full_batch_is_written_while_the_next_one_is_read(
     assert stream.pending() == 0
 
 
-def test_a_batch_waits_for_the_end_of_an_outage(make_worker: MakeWorker, stream: ConsumerGroup, store: Store) -> None:
+def test_batch_is_kept_and_retried_during_an_outage(
+    make_worker: MakeWorker, stream: ConsumerGroup, store: Store
+) -> None:
     tries = count(1)
     fill(stream, 1, 3)
 
@@ -204,7 +204,7 @@ def test_a_batch_waits_for_the_end_of_an_outage(make_worker: MakeWorker, stream:
     assert store.bisected == [False] * 6  # it was the database, not the block
 
 
-def test_a_batch_that_fails_while_the_database_answers_is_bisected(
+def test_batch_that_fails_while_the_database_responds_is_bisected(
     make_worker: MakeWorker, stream: ConsumerGroup, store: Store
 ) -> None:
     def fail() -> None:
@@ -221,7 +221,7 @@ def test_a_batch_that_fails_while_the_database_answers_is_bisected(
 # --- Stopping
 
 
-def test_at_a_stop_the_current_batch_is_finished_and_the_consumer_leaves_the_group(
+def test_stop_finishes_the_current_batch_and_leaves_the_group(
     make_worker: MakeWorker, stream: ConsumerGroup, store: Store, stop: threading.Event
 ) -> None:
     fill(stream, 1, 25)
@@ -231,7 +231,7 @@ def test_at_a_stop_the_current_batch_is_finished_and_the_consumer_leaves_the_gro
     assert stream.backlog()[2:] == (5, 0, 0, 0)  # 5 unread, none pending, no consumer's name
 
 
-def test_at_a_stop_every_claimed_batch_is_finished(
+def test_stop_finishes_every_claimed_batch(
     make_worker: MakeWorker, make_stream: StreamMaker, stream: ConsumerGroup, store: Store, stop: threading.Event
 ) -> None:
     fill(stream, 1, 25)
@@ -242,7 +242,7 @@ def test_at_a_stop_every_claimed_batch_is_finished(
     assert stream.pending() == 0
 
 
-def test_at_a_stop_in_an_outage_the_batch_stays_pending(
+def test_stop_during_a_database_outage_leaves_the_batch_pending(
     make_worker: MakeWorker, make_stream: StreamMaker, stream: ConsumerGroup, store: Store, stop: threading.Event
 ) -> None:
     def away() -> None:
@@ -259,7 +259,7 @@ def test_at_a_stop_in_an_outage_the_batch_stays_pending(
 # --- When Redis is away, or has forgotten
 
 
-def test_after_an_outage_of_redis_pending_entries_are_recovered(
+def test_redis_outage_is_waited_out_and_pending_entries_are_recovered(
     make_worker: MakeWorker,
     stream: ConsumerGroup,
     store: Store,
@@ -283,7 +283,7 @@ def test_after_an_outage_of_redis_pending_entries_are_recovered(
     assert stream.pending() == 0
 
 
-def test_a_lost_group_is_created_again_at_the_start_of_the_stream(
+def test_lost_group_is_recreated_at_the_start_of_the_stream(
     make_worker: MakeWorker, stream: ConsumerGroup, store: Store, redis_client: redis.Redis
 ) -> None:
     lost = iter([True])
@@ -299,7 +299,7 @@ def test_a_lost_group_is_created_again_at_the_start_of_the_stream(
     assert store.seqs == [*range(1, 9), *range(1, 9)]
 
 
-def test_a_full_redis_that_rejects_reports_does_not_stop_the_worker(
+def test_full_redis_that_refuses_reports_does_not_stop_the_worker(
     make_worker: MakeWorker, stream: ConsumerGroup, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -313,7 +313,7 @@ def test_a_full_redis_that_rejects_reports_does_not_stop_the_worker(
 
 
 @pytest.mark.parametrize("error", [StreamOutageError("WRONGTYPE"), ConfigurationError("NOPERM")])
-def test_rejected_statistics_are_logged_once_and_do_not_stop_the_worker(
+def test_refused_statistics_are_logged_once_and_work_continues(
     make_worker: MakeWorker,
     stream: ConsumerGroup,
     store: Store,
@@ -339,7 +339,7 @@ def test_rejected_statistics_are_logged_once_and_do_not_stop_the_worker(
 # --- What it does besides
 
 
-def test_the_worker_publishes_its_totals(make_worker: MakeWorker, stream: ConsumerGroup) -> None:
+def test_worker_publishes_its_statistics(make_worker: MakeWorker, stream: ConsumerGroup) -> None:
     fill(stream, 1, 5)
     make_worker(name="one").run()
     report = stream.statistics.read()["one"]
@@ -353,7 +353,7 @@ def test_the_worker_publishes_its_totals(make_worker: MakeWorker, stream: Consum
     assert report["latency_p50"] == report["latency_p99"] == 2.0  # received at 1 s, stored at 3 s
 
 
-def test_entries_that_every_group_has_acknowledged_are_trimmed(
+def test_stream_is_trimmed_up_to_the_slowest_group(
     make_worker: MakeWorker, stream: ConsumerGroup, redis_client: redis.Redis
 ) -> None:
     fill(stream, 1, 5)

@@ -160,7 +160,7 @@ def assert_numbered(prices: list[PriceEvent]) -> None:
 # --- A good connection
 
 
-def test_every_price_is_numbered_in_order(simulator: FaultySimulator, sent: list[Event]) -> None:
+def test_every_sent_price_is_numbered_in_order(simulator: FaultySimulator, sent: list[Event]) -> None:
     with running(simulator.url) as run:
         run.wait_for_prices(50)
         simulator.quiet(on=True)
@@ -171,7 +171,7 @@ def test_every_price_is_numbered_in_order(simulator: FaultySimulator, sent: list
         assert run.feed.received == len(sent)
 
 
-def test_connection_changes_are_recorded_as_feed_events(simulator: FaultySimulator) -> None:
+def test_feed_emits_connection_events(simulator: FaultySimulator) -> None:
     with running(simulator.url, "BTC/USD,AAPL", name="crypto") as run:
         run.wait_for_prices(10)
         wait_for(lambda: run.details("alive")[-1:] and run.details("alive")[-1]["last_seq"] > 0)
@@ -191,7 +191,7 @@ def test_connection_changes_are_recorded_as_feed_events(simulator: FaultySimulat
         assert KEY not in str([run.details(kind) for kind in run.kinds])
 
 
-def test_a_symbol_may_include_its_exchange(simulator: FaultySimulator) -> None:
+def test_symbols_may_name_an_exchange(simulator: FaultySimulator) -> None:
     with running(simulator.url, "aapl:nasdaq") as run:
         run.wait_for_prices(1)
         assert run.details("subscribed")[0]["symbols"] == ["AAPL"]
@@ -210,7 +210,7 @@ def test_a_symbol_may_include_its_exchange(simulator: FaultySimulator) -> None:
     ],
     ids=["clean close", "close with a reason", "reset", "half-open"],
 )
-def test_a_lost_connection_is_replaced_by_one_connection_and_its_cause_recorded(
+def test_feed_reconnects_with_one_connection_and_records_the_reason(
     simulator: FaultySimulator, fault: Callable[[FaultySimulator], None], cause: str
 ) -> None:
     with running(simulator.url) as run:
@@ -234,7 +234,7 @@ def test_a_lost_connection_is_replaced_by_one_connection_and_its_cause_recorded(
         assert simulator.connections == run.feed.connections == 2
 
 
-def test_a_server_that_answers_pings_but_no_heartbeat_counts_as_dead(simulator: FaultySimulator) -> None:
+def test_unanswered_heartbeats_reconnect_despite_answered_pings(simulator: FaultySimulator) -> None:
     with running(simulator.url) as run:
         run.wait_for_prices(3)
         simulator.mute(on=True)
@@ -246,7 +246,7 @@ def test_a_server_that_answers_pings_but_no_heartbeat_counts_as_dead(simulator: 
         assert simulator.most_open == 1
 
 
-def test_a_hanging_handshake_times_out(simulator: FaultySimulator, caplog: pytest.LogCaptureFixture) -> None:
+def test_hanging_handshake_times_out(simulator: FaultySimulator, caplog: pytest.LogCaptureFixture) -> None:
     with running(simulator.url) as run:
         run.wait_for_prices(3)
         simulator.hang_handshakes(on=True)
@@ -260,7 +260,7 @@ def test_a_hanging_handshake_times_out(simulator: FaultySimulator, caplog: pytes
 
 
 @pytest.mark.parametrize("upgraded", [False, True], ids=["the handshake", "a frame"])
-def test_a_server_that_sends_byte_by_byte_times_out(upgraded: bool) -> None:
+def test_trickling_peer_times_out(upgraded: bool) -> None:
     """No single read takes long, but no frame is ever complete."""
     done = threading.Event()
 
@@ -296,7 +296,7 @@ def test_a_server_that_sends_byte_by_byte_times_out(upgraded: bool) -> None:
             serving.result(5)
 
 
-def test_a_connection_lost_while_subscribing_is_closed_before_the_next_opens(
+def test_connection_lost_while_subscribing_is_closed_before_reconnecting(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     send, lost = Connection.send, iter([True])
@@ -312,7 +312,7 @@ def test_a_connection_lost_while_subscribing_is_closed_before_the_next_opens(
         assert (simulator.connections, simulator.most_open, run.feed.connections) == (2, 1, 1)
 
 
-def test_a_gap_begins_at_the_last_frame(simulator: FaultySimulator) -> None:
+def test_gap_starts_at_the_last_frame_rather_than_at_detection(simulator: FaultySimulator) -> None:
     with running(simulator.url) as run:
         run.wait_for_prices(3)
         simulator.half_open_all()
@@ -330,7 +330,7 @@ def deepest_frame() -> str:
     return next(frame for frame in frames if decode_frame(frame.encode()) is not None)
 
 
-def test_invalid_frames_are_skipped_and_the_connection_stays_open(simulator: FaultySimulator) -> None:
+def test_malformed_frames_are_skipped_and_the_connection_is_kept(simulator: FaultySimulator) -> None:
     deepest = deepest_frame()  # before the feed runs, because the search keeps the interpreter busy
     with running(simulator.url) as run:
         run.wait_for_prices(1)
@@ -345,7 +345,7 @@ def test_invalid_frames_are_skipped_and_the_connection_stays_open(simulator: Fau
         assert (simulator.connections, run.details("disconnected"), run.feed.skipped_frames) == (1, [], 5)
 
 
-def test_json_too_deeply_nested_to_log_does_not_end_the_feed(simulator: FaultySimulator) -> None:
+def test_message_at_the_nesting_limit_is_logged_or_skipped(simulator: FaultySimulator) -> None:
     """Python may fail to print what it could parse. The depth of the stack decides for which of these."""
     with running(simulator.url) as run:
         run.wait_for_prices(1)
@@ -356,7 +356,7 @@ def test_json_too_deeply_nested_to_log_does_not_end_the_feed(simulator: FaultySi
         assert (simulator.connections, run.details("disconnected")) == (1, [])
 
 
-def test_a_quiet_market_keeps_the_connection_and_is_resubscribed(simulator: FaultySimulator) -> None:
+def test_quiet_market_is_not_an_outage_and_is_resubscribed(simulator: FaultySimulator) -> None:
     simulator.quiet(on=True)
     with running(simulator.url, resubscribe_after=0.5) as run:
         wait_for(lambda: len(run.details("subscribed")) >= 2)
@@ -365,7 +365,7 @@ def test_a_quiet_market_keeps_the_connection_and_is_resubscribed(simulator: Faul
         run.wait_for_prices(1)
 
 
-def test_the_feed_recovers_from_the_vendors_message_limit(simulator: FaultySimulator) -> None:
+def test_vendor_message_limit_is_respected(simulator: FaultySimulator) -> None:
     simulator.max_client_events(2)
     with running(simulator.url) as run:
         wait_for(lambda: len(run.details("subscribed")) == 3)
@@ -373,7 +373,7 @@ def test_the_feed_recovers_from_the_vendors_message_limit(simulator: FaultySimul
         assert simulator.most_open == 1
 
 
-def test_another_client_on_the_same_key_is_reported_once_and_waited_for(
+def test_other_client_on_the_same_key_is_reported_once_with_long_backoff(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(Reconnect, "FIRST_EVICTED", 0.1)
@@ -387,7 +387,7 @@ def test_another_client_on_the_same_key_is_reported_once_and_waited_for(
 
 
 @pytest.mark.parametrize("code", [1001, 1002, 1003, 1007, 1009, 1010, 1011, 1012, 1013, 1014, 3008])
-def test_failures_after_subscribing_do_not_count_as_another_client(
+def test_server_failing_after_subscribe_is_not_another_client(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
 ) -> None:
     monkeypatch.setattr(Reconnect, "FIRST_EVICTED", 3600.0)
@@ -400,7 +400,7 @@ def test_failures_after_subscribing_do_not_count_as_another_client(
 
 
 @pytest.mark.parametrize("code", [1000, 1008, 3000, 3003, 4000, 4999])
-def test_closes_that_can_mean_another_client_lead_to_longer_delays(
+def test_close_that_may_mean_another_client_is_awaited(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
 ) -> None:
     monkeypatch.setattr(Reconnect, "FIRST_EVICTED", 0.1)
@@ -411,7 +411,7 @@ def test_closes_that_can_mean_another_client_lead_to_longer_delays(
 
 
 @pytest.mark.parametrize(("data", "code"), [(b"", None), (b"\x03\xe8", 1000), (b"\x03\xf4bye", 1012)])
-def test_the_code_of_a_close_frame_is_read(data: bytes, code: int | None) -> None:
+def test_close_frame_code_is_recorded(data: bytes, code: int | None) -> None:
     assert ClosedByServerError(data).code == code
     assert ClosedByServerError(data).may_be_eviction == (code != 1012)
 
@@ -432,7 +432,7 @@ class Keys:
 
 
 @pytest.mark.parametrize("status", [200, 401])
-def test_a_refused_key_ends_the_feed_after_a_few_attempts(
+def test_refused_key_stops_the_feed_after_a_few_attempts(
     simulator: FaultySimulator, status: Literal[200, 401], caplog: pytest.LogCaptureFixture
 ) -> None:
     simulator.refuse_key(on=True, status=status)
@@ -446,7 +446,7 @@ def test_a_refused_key_ends_the_feed_after_a_few_attempts(
     assert KEY not in caplog.text
 
 
-def test_a_key_that_was_accepted_once_is_retried_forever(simulator: FaultySimulator) -> None:
+def test_key_that_once_worked_is_retried_forever(simulator: FaultySimulator) -> None:
     keys = Keys(KEY)
     with running(simulator.url, api_key=keys) as run:
         run.wait_for_prices(1)
@@ -459,7 +459,7 @@ def test_a_key_that_was_accepted_once_is_retried_forever(simulator: FaultySimula
         assert simulator.most_open == 1
 
 
-def test_the_key_is_read_for_every_connection_so_that_it_can_be_rotated() -> None:
+def test_key_is_read_at_every_connect_for_rotation() -> None:
     with (
         FaultySimulator(SimulatorConfig(rate=200, api_key="new & better")) as simulator,
         running(simulator.url, api_key=Keys("old", "new & better")) as run,
@@ -470,7 +470,7 @@ def test_the_key_is_read_for_every_connection_so_that_it_can_be_rotated() -> Non
 # --- Symbols
 
 
-def test_refused_symbols_are_reported_and_the_others_received(
+def test_refused_symbols_are_reported_and_others_continue(
     simulator: FaultySimulator, caplog: pytest.LogCaptureFixture
 ) -> None:
     with running(simulator.url, "NONSENSE,AAPL,OTHER") as run:
@@ -481,7 +481,7 @@ def test_refused_symbols_are_reported_and_the_others_received(
     assert "refused by the server: NONSENSE (symbol not found); OTHER (symbol not found)" in caplog.text
 
 
-def test_the_feed_ends_if_every_symbol_is_refused(simulator: FaultySimulator) -> None:
+def test_no_accepted_symbol_stops_the_feed(simulator: FaultySimulator) -> None:
     with running(simulator.url, "NONSENSE") as run:
         with pytest.raises(NothingSubscribedError, match=r"NONSENSE \(symbol not found\)") as caught:
             run.ended.result(timeout=PATIENCE)
@@ -489,7 +489,7 @@ def test_the_feed_ends_if_every_symbol_is_refused(simulator: FaultySimulator) ->
         assert run.kinds[-1] == "stopped"
 
 
-def test_symbols_can_change_on_an_open_connection(simulator: FaultySimulator) -> None:
+def test_symbols_change_without_reconnecting(simulator: FaultySimulator) -> None:
     with running(simulator.url, "BTC/USD,AAPL:NASDAQ") as run:
         wait_for(lambda: run.details("subscribed"))
         run.feed.set_symbols(["eur/usd", "AAPL:NASDAQ"])
@@ -504,7 +504,7 @@ def test_symbols_can_change_on_an_open_connection(simulator: FaultySimulator) ->
         assert (simulator.connections, simulator.most_open) == (2, 1)
 
 
-def test_symbols_refused_after_a_change_do_not_end_the_feed(simulator: FaultySimulator) -> None:
+def test_all_symbols_refused_later_does_not_stop_the_feed(simulator: FaultySimulator) -> None:
     with running(simulator.url, "AAPL") as run:
         run.wait_for_prices(1)
         run.feed.set_symbols(["NONSENSE"])
@@ -514,12 +514,12 @@ def test_symbols_refused_after_a_change_do_not_end_the_feed(simulator: FaultySim
         assert simulator.connections == 1
 
 
-def test_an_error_without_symbols_refuses_all_of_them(
+def test_subscribe_error_without_symbols_refuses_all(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise the feed would stay connected without a subscription, and without an error."""
     monkeypatch.setattr(
-        "tickpipe.simulator.server._status",
+        "tickpipe.simulator.protocol.status_event",
         lambda *_: {"event": "subscribe-status", "status": "error", "message": "limit"},
     )
     with running(simulator.url, "AAPL") as run:
@@ -528,7 +528,7 @@ def test_an_error_without_symbols_refuses_all_of_them(
         assert run.details("refused")[0]["symbols"] == {"AAPL": "limit"}
 
 
-def test_at_shutdown_the_gap_begins_at_the_last_frame(simulator: FaultySimulator) -> None:
+def test_gap_after_a_stop_starts_at_the_last_frame(simulator: FaultySimulator) -> None:
     """Closing takes a round trip. Prices that arrive in this time are not received."""
     with running(simulator.url, "AAPL") as run:
         run.wait_for_prices(3)
@@ -552,7 +552,7 @@ class Clock:
 
 
 @pytest.mark.parametrize("quiet", [False, True], ids=["prices flow", "quiet market"])
-def test_a_new_session_begins_at_midnight_on_the_same_connection(
+def test_session_changes_at_midnight_without_reconnecting(
     simulator: FaultySimulator,
     quiet: bool,
 ) -> None:
@@ -580,7 +580,7 @@ def test_a_new_session_begins_at_midnight_on_the_same_connection(
 
 
 @given(st.lists(st.tuples(st.sampled_from(["price", "heartbeat", "tick"]), st.integers(-3, 3), st.integers(-2, 2))))
-def test_clock_jumps_neither_lose_nor_renumber_a_price(
+def test_clock_jumps_lose_no_price_and_repeat_no_number(
     steps: list[tuple[str, int, int]],
 ) -> None:
     now = 20_000 * DAY  # midnight: a step back leads to the day before
@@ -624,7 +624,7 @@ def test_clock_jumps_neither_lose_nor_renumber_a_price(
 
 
 @pytest.mark.parametrize("quiet", [False, True], ids=["prices flow", "quiet market"])
-def test_a_new_session_begins_on_the_same_connection_after_the_clock_goes_back(
+def test_clock_going_back_starts_a_session_without_reconnecting(
     simulator: FaultySimulator, caplog: pytest.LogCaptureFixture, quiet: bool
 ) -> None:
     hour = 3600 * 1_000_000
@@ -653,7 +653,7 @@ def test_a_new_session_begins_on_the_same_connection_after_the_clock_goes_back(
     assert re.search(r"the clock has gone back by 3[56]\d\d\.\d s: a new session begins", caplog.text)
 
 
-def test_a_gap_after_the_clock_goes_back_begins_in_the_new_session(simulator: FaultySimulator) -> None:
+def test_connection_lost_after_the_clock_went_back_is_a_gap(simulator: FaultySimulator) -> None:
     """The last frame has a time ahead of the clock. A gap that began then would be hidden."""
     hour = 3600 * 1_000_000
     clock = Clock(20_000 * DAY + 12 * hour)
@@ -669,7 +669,7 @@ def test_a_gap_after_the_clock_goes_back_begins_in_the_new_session(simulator: Fa
         assert run.details("started")[1]["session"] <= lost["last_frame"] <= lost["at"] <= clock()
 
 
-def test_an_overflow_of_the_queue_is_recorded_with_its_exact_range(simulator: FaultySimulator) -> None:
+def test_full_queue_is_recorded_with_the_exact_range(simulator: FaultySimulator) -> None:
     with running(simulator.url, bound=50) as run:
         wait_for(lambda: run.feed.lost >= 20)  # the queue is not emptied
         run.wait_for_prices(50)
@@ -686,7 +686,7 @@ def test_an_overflow_of_the_queue_is_recorded_with_its_exact_range(simulator: Fa
 # --- Stopping and waiting
 
 
-def test_a_feed_that_waits_to_reconnect_stops_at_once(
+def test_stop_interrupts_the_reconnect_wait(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(Reconnect, "FIRST", 3600.0)
@@ -702,7 +702,7 @@ def test_a_feed_that_waits_to_reconnect_stops_at_once(
         assert run.kinds[-2:] == ["disconnected", "stopped"]
 
 
-def test_an_unreachable_server_is_retried_forever(simulator: FaultySimulator) -> None:
+def test_unreachable_server_is_retried(simulator: FaultySimulator) -> None:
     simulator.stop()
     keys = Keys(KEY)
     with running(simulator.url, api_key=keys) as run:
@@ -711,7 +711,7 @@ def test_an_unreachable_server_is_retried_forever(simulator: FaultySimulator) ->
         assert run.kinds == ["started"]
 
 
-def test_the_feed_runs_in_one_thread_over_all_its_connections(simulator: FaultySimulator) -> None:
+def test_reconnecting_does_not_leak_threads(simulator: FaultySimulator) -> None:
     others = set(threading.enumerate())
     with running(simulator.url) as run:
         run.wait_for_prices(1)
@@ -782,13 +782,13 @@ class TestReconnect:
 
 
 @pytest.mark.parametrize("url", ["", "host", "http://host", "ws://", "ws://[::1", "ws://host:port", "ws://host:99999"])
-def test_an_invalid_address_is_rejected(url: str) -> None:
+def test_invalid_address_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"is not a websocket address\. Example: wss://"):
         FeedConfig(url=url)
 
 
 @pytest.mark.parametrize("url", [DEFAULT_URL, "ws://127.0.0.1:8765/v1/quotes/price", "ws://[::1]:80"])
-def test_the_host_is_part_of_the_address(url: str) -> None:
+def test_address_is_identified_by_its_host(url: str) -> None:
     assert FeedConfig(url=url).host in url
 
 
@@ -802,7 +802,7 @@ def test_the_host_is_part_of_the_address(url: str) -> None:
     st.lists(st.integers(1, 400), min_size=1),
 )
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_frames_survive_any_split_into_packets(frames: list[tuple[str, int]], cuts: list[int]) -> None:
+def test_frames_do_not_depend_on_fragmentation(frames: list[tuple[str, int]], cuts: list[int]) -> None:
     """A read may return a part of a frame or several frames, and a message may consist of several frames."""
     sent, wire = [], b""
     for number, (kind, size) in enumerate(frames):
@@ -857,7 +857,7 @@ def test_the_connection_ignores_proxy_variables(
     assert proxy.requests == []
 
 
-def test_prices_arrive_through_a_proxy_with_a_login(
+def test_prices_arrive_through_an_authenticated_proxy(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")  # the proxy is given by argument
@@ -869,7 +869,7 @@ def test_prices_arrive_through_a_proxy_with_a_login(
 
 
 @pytest.mark.parametrize("status", ["407 Proxy Authentication Required", "502 Bad Gateway", "closed"])
-def test_a_failed_connection_names_the_proxy(
+def test_connection_failure_names_the_proxy(
     simulator: FaultySimulator, caplog: pytest.LogCaptureFixture, status: str
 ) -> None:
     with http_proxy(status) as proxy:

@@ -83,7 +83,7 @@ def causes(queue: EventQueue) -> list[str]:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_redirects_of_the_handshake_are_not_followed(status: int) -> None:
+def test_handshake_redirect_is_not_followed(status: int) -> None:
     with answering(lambda _: b"") as (elsewhere, heard):
 
         def redirect(request: bytes) -> bytes:
@@ -96,7 +96,7 @@ def test_redirects_of_the_handshake_are_not_followed(status: int) -> None:
         assert heard == []
 
 
-def test_an_echoed_key_reaches_neither_health_page_nor_log(
+def test_echoed_key_reaches_neither_health_page_nor_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -109,7 +109,7 @@ def test_an_echoed_key_reaches_neither_health_page_nor_log(
 
 
 @pytest.mark.parametrize("key", [KEY, "the%2Bkey%2Fof%20us"])
-def test_a_close_reason_is_recorded_without_the_key(key: str) -> None:
+def test_key_echoed_in_a_close_reason_is_masked(key: str) -> None:
     with sending(lambda connection: connection.close(1008, f"bad {key}!")) as url, feeding(url) as (_, queue):
         found = wait_for(lambda: causes(queue))
     assert "bad …!" in found[0]
@@ -136,7 +136,7 @@ def fragments_without_end(connection: ServerConnection, count: Callable[[int], N
 
 
 @pytest.mark.parametrize("attack", [one_frame_without_end, fragments_without_end])
-def test_an_endless_message_is_refused_before_it_fills_the_memory(
+def test_endless_message_is_aborted_at_the_size_limit(
     attack: Callable[[ServerConnection, Callable[[int], None]], None],
 ) -> None:
     sent = 0
@@ -156,7 +156,7 @@ def test_an_endless_message_is_refused_before_it_fills_the_memory(
     assert sent <= TOO_MUCH
 
 
-def test_a_message_of_the_documented_maximum_size_is_accepted() -> None:
+def test_message_of_maximum_size_is_accepted() -> None:
     event = b'{"event": "price", "symbol": "AAPL", "price": 1, "timestamp": 1, "note": "' + b"x" * 10**6 + b'"}'
 
     def send(connection: ServerConnection) -> None:

@@ -99,7 +99,7 @@ def harness(tmp_path: Path, impatient: None) -> Iterator[Harness]:  # noqa: ARG0
 # --- The queue
 
 
-def test_the_queue_returns_waiting_items_in_batches(harness: Harness) -> None:
+def test_queue_returns_everything_in_batches(harness: Harness) -> None:
     harness.put(2 * MAX_APPEND + 5)
     harness.queue.close()
     batches: list[list[Item]] = []
@@ -109,11 +109,11 @@ def test_the_queue_returns_waiting_items_in_batches(harness: Harness) -> None:
     assert [item.seq for batch in batches for item in batch if isinstance(item, PriceEvent)] == [*range(1, 2006)]
 
 
-def test_an_empty_queue_returns_an_empty_batch_after_the_timeout(harness: Harness) -> None:
+def test_queue_waits_for_the_first_item_then_times_out(harness: Harness) -> None:
     assert harness.queue.take(timeout=0.01) == []
 
 
-def test_a_full_queue_refuses_prices_and_accepts_feed_events(tmp_path: Path) -> None:
+def test_full_queue_refuses_prices_and_accepts_feed_events(tmp_path: Path) -> None:
     with opened(tmp_path, bound=2) as harness:
         assert [harness.queue.put(harness.price()) for _ in range(3)] == [True, True, False]
         harness.session.emit("alive")
@@ -122,7 +122,7 @@ def test_a_full_queue_refuses_prices_and_accepts_feed_events(tmp_path: Path) -> 
         assert harness.queue.put(harness.price())
 
 
-def test_a_closed_and_empty_queue_returns_none(harness: Harness) -> None:
+def test_closed_queue_returns_nothing(harness: Harness) -> None:
     harness.put(1)
     harness.queue.close()
     assert [len(harness.queue.take(timeout=0) or []), harness.queue.take(timeout=0)] == [1, None]
@@ -131,7 +131,7 @@ def test_a_closed_and_empty_queue_returns_none(harness: Harness) -> None:
 # --- Append to Redis
 
 
-def test_entries_have_the_fields_of_the_contract(harness: Harness) -> None:
+def test_entries_match_the_contract(harness: Harness) -> None:
     harness.put(1)
     harness.session.emit("alive", last_seq=1)
     harness.publish()
@@ -143,7 +143,7 @@ def test_entries_have_the_fields_of_the_contract(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("unavailable", [False, True], ids=["direct", "spool"])
-def test_a_batch_is_appended_as_a_whole_with_prices_before_feed_events(
+def test_batch_is_appended_whole_with_prices_before_feed_events(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, unavailable: bool
 ) -> None:
     calls: list[tuple[str, int]] = []
@@ -165,7 +165,7 @@ def test_a_batch_is_appended_as_a_whole_with_prices_before_feed_events(
 
 
 @pytest.mark.parametrize("unavailable", [False, True], ids=["direct", "spool"])
-def test_a_lone_surrogate_is_appended_as_bytes_and_refused_by_the_decoder(harness: Harness, unavailable: bool) -> None:
+def test_lone_surrogate_is_passed_as_bytes_and_refused_at_decoding(harness: Harness, unavailable: bool) -> None:
     harness.server.connected = not unavailable
     for symbol in ("A", "\ud800", "B"):
         harness.queue.put(harness.price(symbol))
@@ -210,7 +210,7 @@ def test_instruments_of_the_last_prices_are_recorded_after_the_queue_is_closed(h
 # --- Spool
 
 
-def test_no_event_passes_a_spool_that_is_not_empty(harness: Harness) -> None:
+def test_nothing_overtakes_a_spool_that_is_not_empty(harness: Harness) -> None:
     harness.put(2)
     harness.publish()
     harness.server.connected = False
@@ -228,7 +228,7 @@ def test_no_event_passes_a_spool_that_is_not_empty(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("error", [StreamOutageError("OOM"), ConfigurationError("the password has changed")])
-def test_a_batch_is_spooled_after_any_error_of_redis(
+def test_batch_is_spooled_for_every_redis_error(
     harness: Harness, error: TickpipeError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -240,7 +240,7 @@ def test_a_batch_is_spooled_after_any_error_of_redis(
     assert harness.seqs("spool") == [1, 2, 3]
 
 
-def test_closing_the_queue_publishes_everything(harness: Harness) -> None:
+def test_shutdown_flushes_everything(harness: Harness) -> None:
     harness.put(2 * MAX_APPEND + 5)
     harness.session.emit("stopped", last_seq=2005)
     harness.queue.close()
@@ -249,7 +249,7 @@ def test_closing_the_queue_publishes_everything(harness: Harness) -> None:
     assert harness.feed_events() == [("stopped", {"last_seq": 2005})]
 
 
-def test_prices_lost_to_a_full_spool_are_counted_and_recorded_by_exact_range(
+def test_full_spool_counts_lost_prices_and_records_their_exact_ranges(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with opened(tmp_path, spool_max=0) as harness:
@@ -278,9 +278,7 @@ def logged_losses(caplog: pytest.LogCaptureFixture) -> list[str]:
     ]
 
 
-def test_losses_are_logged_once_a_minute_and_once_when_they_end(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_full_spool_is_logged_every_minute_and_at_its_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     now = 0.0
     with opened(tmp_path, spool_max=0) as harness:
         harness.publisher._monotonic = lambda: now
@@ -295,7 +293,7 @@ def test_losses_are_logged_once_a_minute_and_once_when_they_end(
     assert logged_losses(caplog) == ["2 so far", "6 so far", "8 since the start"]
 
 
-def test_no_checkpoint_is_stored_before_the_losses_that_it_covers(tmp_path: Path) -> None:
+def test_losses_are_recorded_before_the_checkpoint_covers_them(tmp_path: Path) -> None:
     """Otherwise `verify` would report missing prices forever if the producer is killed right after an `alive`."""
     with opened(tmp_path, spool_max=0) as harness:
         harness.server.connected = False
@@ -313,9 +311,7 @@ def test_no_checkpoint_is_stored_before_the_losses_that_it_covers(tmp_path: Path
         ]
 
 
-def test_feed_events_that_the_spool_refuses_are_kept_for_later(
-    harness: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_feed_events_refused_by_the_spool_are_kept_for_later(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: object) -> None:
         raise SpoolFullError("the disk is full")
 
@@ -368,7 +364,7 @@ def test_feed_events_wait_for_earlier_prices(harness: Harness) -> None:
 
 @pytest.mark.parametrize("error", [StreamOutageError("WRONGTYPE"), ConfigurationError("NOPERM")])
 @pytest.mark.parametrize("orphan", [False, True], ids=["own spool", "orphan"])
-def test_entries_appended_by_a_replay_are_not_appended_again(
+def test_replayed_entries_are_not_appended_again(
     harness: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: TickpipeError, orphan: bool
 ) -> None:
     """Neither by the next attempt nor by the next process that opens the spool."""
@@ -400,7 +396,7 @@ def test_entries_appended_by_a_replay_are_not_appended_again(
     assert [fields[b"number"] for _, fields in stored(harness.client, "prices:feed")] == [b"1", b"2", b"3"]
 
 
-def test_appended_prices_do_not_count_as_lost_if_their_feed_events_are_refused(
+def test_appended_prices_survive_feed_events_the_spool_refuses(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_: object) -> None:
@@ -423,9 +419,7 @@ def test_appended_prices_do_not_count_as_lost_if_their_feed_events_are_refused(
     st.lists(st.tuples(st.booleans(), st.integers(0, 4), st.booleans()), max_size=12),
     st.sampled_from([0, 400, 1_000, 10**6]),
 )
-def test_every_price_is_in_the_stream_once_or_recorded_as_lost(
-    steps: list[tuple[bool, int, bool]], spool_max: int
-) -> None:
+def test_every_price_is_appended_once_or_recorded_as_lost(steps: list[tuple[bool, int, bool]], spool_max: int) -> None:
     """For any outages of Redis (`up`), any size of the spool and any times of replay."""
     with tempfile.TemporaryDirectory() as folder, opened(Path(folder), spool_max=spool_max) as harness:
         for up, count, replayed in steps:
@@ -461,7 +455,7 @@ def working(work: Callable[[], None], stop: threading.Event) -> Iterator[Future[
         thread.result(timeout=PATIENCE)
 
 
-def test_the_spool_is_replayed_after_each_outage_of_redis(harness: Harness) -> None:
+def test_spool_is_replayed_after_every_redis_outage(harness: Harness) -> None:
     stop = threading.Event()
     replayer = Replayer(harness.spool, harness.streams, harness.streams, stop)
     with working(replayer.run, stop):
@@ -474,7 +468,7 @@ def test_the_spool_is_replayed_after_each_outage_of_redis(harness: Harness) -> N
     assert harness.seqs() == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_replay_that_is_stopped_keeps_its_entries(harness: Harness) -> None:
+def test_blocked_replay_stops_on_request_and_keeps_its_entries(harness: Harness) -> None:
     harness.server.connected = False
     harness.put(3)
     harness.publish()
@@ -485,7 +479,7 @@ def test_a_replay_that_is_stopped_keeps_its_entries(harness: Harness) -> None:
     assert harness.seqs("spool") == [1, 2, 3]
 
 
-def test_an_append_without_an_answer_is_repeated(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unanswered_append_is_retried(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     harness.server.connected = False
     harness.put(2)
     harness.publish()
@@ -502,7 +496,7 @@ def test_an_append_without_an_answer_is_repeated(harness: Harness, monkeypatch: 
     assert harness.seqs() == [1, 2, 1, 2]  # the database recognizes them by their numbers
 
 
-def test_orphans_are_replayed_independently_and_their_files_removed(harness: Harness, tmp_path: Path) -> None:
+def test_orphans_are_replayed_alongside_the_live_spool_and_removed(harness: Harness, tmp_path: Path) -> None:
     for n in (1, 2):
         orphan = Spool(spool_path(tmp_path, n), max_bytes=1000)
         orphan.put([Outgoing("prices", {"seq": str(n)}), Outgoing("feed", {"number": "1"})])
@@ -518,7 +512,7 @@ def test_orphans_are_replayed_independently_and_their_files_removed(harness: Har
     assert harness.seqs("spool") == [99]
 
 
-def test_the_watermark_is_far_below_the_bound_of_the_queue(tmp_path: Path) -> None:
+def test_queue_is_above_its_watermark_long_before_it_is_full(tmp_path: Path) -> None:
     harness = Harness(tmp_path, bound=100)
     above = []
     for count in (10, 1):

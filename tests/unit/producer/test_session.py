@@ -25,7 +25,7 @@ def make_session(start: int = START) -> tuple[Session, list[FeedEvent]]:
 
 
 @given(st.lists(st.integers(START - 10, START + 10)))
-def test_numbers_have_no_gap_and_received_strictly_increases(readings: list[int]) -> None:
+def test_seq_has_no_gaps_and_received_is_increasing(readings: list[int]) -> None:
     session, _ = make_session()
     prices = [session.number({}, now) for now in readings]
     assert [price.seq for price in prices] == list(range(1, len(readings) + 1))
@@ -34,7 +34,7 @@ def test_numbers_have_no_gap_and_received_strictly_increases(readings: list[int]
         assert after == max(now, before + 1)  # a tie, or a clock that steps back, adds 1 µs
 
 
-def test_feed_events_of_several_threads_are_emitted_in_the_order_of_their_numbers() -> None:
+def test_feed_events_from_many_threads_are_numbered_in_order() -> None:
     emitted: list[FeedEvent] = []
 
     def emit(event: FeedEvent) -> None:
@@ -69,7 +69,7 @@ def test_session_ends_if_the_clock_goes_back_one_second() -> None:
     assert [session.is_over(START + 7_000_000 - back) for back in (999_999, 1_000_000)] == [False, True]
 
 
-def test_a_feed_event_has_the_current_or_the_given_time() -> None:
+def test_feed_event_time_is_now_or_the_given_time() -> None:
     emitted: list[FeedEvent] = []
     clock: Iterator[int] = count(START + 100)
     session = Session(START, emitted.append, lambda: next(clock))
@@ -78,7 +78,7 @@ def test_a_feed_event_has_the_current_or_the_given_time() -> None:
     assert [event.at for event in emitted] == [str(START + 100), str(START + 7)]
 
 
-def test_a_checkpoint_has_the_last_number_and_the_span_of_times() -> None:
+def test_alive_and_stopped_carry_last_seq_and_time_range() -> None:
     session, emitted = make_session()
     session.checkpoint("alive", connected=True)
     timestamps: list[object] = ["1700000009", "1700000001", "nonsense", None, [], "1700000000000", "nan", "-1"]
@@ -92,7 +92,7 @@ def test_a_checkpoint_has_the_last_number_and_the_span_of_times() -> None:
     ]
 
 
-def test_an_overflow_has_its_exact_range_in_the_session_of_its_prices() -> None:
+def test_overflow_names_the_exact_seq_range_of_its_session() -> None:
     session, _ = make_session()
     prices = [session.number({}, START + 10 * n) for n in range(1, 6)]
     event = overflow(prices[1], prices[3], "queue full")

@@ -54,7 +54,7 @@ def drop(spool: Spool, count: int) -> None:
     spool.drop("prices", spool.head("prices", count)[0])
 
 
-def test_entries_of_each_stream_are_dropped_in_order_by_their_mark(open_spool: Opener) -> None:
+def test_entries_are_read_in_order_per_stream(open_spool: Opener) -> None:
     spool = open_spool()
     spool.put([price(1), event(1)])
     spool.put([price(2), event(2), price(3)])
@@ -72,7 +72,7 @@ def test_entries_of_each_stream_are_dropped_in_order_by_their_mark(open_spool: O
     assert (spool.waiting("prices"), spool.waiting("feed"), prices(spool)) == (1, 0, [price(4)])
 
 
-def test_the_next_process_finds_the_entries_of_one_stream(open_spool: Opener) -> None:
+def test_entries_waiting_for_one_stream_are_found_by_the_next_process(open_spool: Opener) -> None:
     spool = open_spool()
     spool.put([price(1), event(1), price(2)])
     drop(spool, 2)
@@ -81,7 +81,7 @@ def test_the_next_process_finds_the_entries_of_one_stream(open_spool: Opener) ->
     assert (spool.entries, spool.waiting("prices"), spool.head("feed", 9)[1]) == (1, 0, [event(1).fields])
 
 
-def test_the_next_process_finds_the_entries(open_spool: Opener) -> None:
+def test_stored_entries_are_found_by_the_next_process(open_spool: Opener) -> None:
     spool = open_spool()
     spool.put([price(n) for n in range(5)])
     drop(spool, 2)
@@ -90,7 +90,7 @@ def test_the_next_process_finds_the_entries(open_spool: Opener) -> None:
     assert (spool.entries, prices(spool)) == (3, [price(2), price(3), price(4)])
 
 
-def test_a_file_is_created_when_needed_and_removed_when_empty(open_spool: Opener, tmp_path: Path) -> None:
+def test_file_is_created_on_first_use_and_removed_when_empty(open_spool: Opener, tmp_path: Path) -> None:
     spool = open_spool()
     assert not spool.path.exists()
     spool.put([price(1)])
@@ -100,7 +100,7 @@ def test_a_file_is_created_when_needed_and_removed_when_empty(open_spool: Opener
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_emptied_spool_frees_its_disk_space_at_once(open_spool: Opener, tmp_path: Path) -> None:
+def test_emptied_spool_frees_its_disk_space_while_in_use(open_spool: Opener, tmp_path: Path) -> None:
     """Otherwise `status` and `doctor` would report waiting prices, and the file would occupy the disk."""
     spool = open_spool()
     for _ in range(2):
@@ -111,7 +111,7 @@ def test_an_emptied_spool_frees_its_disk_space_at_once(open_spool: Opener, tmp_p
         assert folder_size(tmp_path) == 0
 
 
-def test_closing_keeps_a_file_with_entries_and_releases_its_lock(open_spool: Opener) -> None:
+def test_file_with_entries_stays_and_its_lock_is_released(open_spool: Opener) -> None:
     spool = open_spool()
     spool.put([price(1)])
     spool.close()
@@ -119,7 +119,7 @@ def test_closing_keeps_a_file_with_entries_and_releases_its_lock(open_spool: Ope
     assert open_spool().entries == 1
 
 
-def test_only_one_process_can_open_a_spool(open_spool: Opener) -> None:
+def test_spool_has_one_owner(open_spool: Opener) -> None:
     open_spool().put([price(1)])
     with pytest.raises(Timeout):
         open_spool()
@@ -130,7 +130,7 @@ def test_only_one_process_can_open_a_spool(open_spool: Opener) -> None:
 SIZE = len(json.dumps(price(1).fields))  # bytes of a price on disk
 
 
-def test_the_maximum_size_applies_to_prices_and_a_refused_batch_leaves_no_entry(open_spool: Opener) -> None:
+def test_size_limit_applies_to_prices_and_refused_batches_leave_nothing(open_spool: Opener) -> None:
     spool = open_spool(max_bytes=3 * SIZE)
     spool.put([price(1), price(2)])
     with pytest.raises(SpoolFullError, match=r"its maximum \(--spool-max\)") as caught:
@@ -144,7 +144,7 @@ def test_the_maximum_size_applies_to_prices_and_a_refused_batch_leaves_no_entry(
     assert spool.entries == 53
 
 
-def test_dropped_entries_free_space_at_once_and_after_a_restart(open_spool: Opener) -> None:
+def test_dropped_entries_free_space_immediately_and_after_a_restart(open_spool: Opener) -> None:
     spool = open_spool(max_bytes=3 * SIZE)
     spool.put([price(1), price(2), price(3)])
     spool.drop("prices", 1)
@@ -160,7 +160,7 @@ def test_dropped_entries_free_space_at_once_and_after_a_restart(open_spool: Open
     assert prices(spool) == [price(3), price(4), price(5)]
 
 
-def test_a_disk_failure_is_an_outage_that_ends(open_spool: Opener) -> None:
+def test_failing_disk_is_an_outage_and_recovers(open_spool: Opener) -> None:
     spool = open_spool()
     spool.path.write_bytes(b"no database" * 100)
     for _ in range(2):
@@ -195,7 +195,7 @@ class NoRoomToDelete:
         return self._db.__exit__(*error)
 
 
-def test_a_spool_can_be_emptied_on_a_disk_too_full_to_delete_rows(open_spool: Opener) -> None:
+def test_spool_empties_on_a_disk_too_full_to_delete(open_spool: Opener) -> None:
     """Otherwise the oldest entries would be appended again and again, and block all others."""
     spool = open_spool()
     spool.put([price(n) for n in range(5)])
@@ -210,9 +210,7 @@ def test_a_spool_can_be_emptied_on_a_disk_too_full_to_delete_rows(open_spool: Op
     assert prices(spool) == [price(9)]
 
 
-def test_a_spool_can_be_emptied_on_a_disk_that_became_read_only(
-    open_spool: Opener, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_spool_empties_on_a_disk_turned_read_only(open_spool: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     """Linux remounts a disk read-only after an error."""
 
     def refuse(*_: object, **__: object) -> None:
@@ -229,7 +227,7 @@ def test_a_spool_can_be_emptied_on_a_disk_that_became_read_only(
     assert spool.path.exists()
 
 
-def test_an_orphan_of_another_user_is_reported_and_left_in_place(
+def test_orphan_of_another_user_is_reported_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "1.spool").touch()
@@ -250,7 +248,7 @@ def test_an_orphan_of_another_user_is_reported_and_left_in_place(
         (("redis://h/0", "a-b"), ("redis://h/0-a", "b")),
     ],
 )
-def test_no_two_destinations_share_a_folder(one: tuple[str, str], other: tuple[str, str], tmp_path: Path) -> None:
+def test_destinations_never_share_a_spool_folder(one: tuple[str, str], other: tuple[str, str], tmp_path: Path) -> None:
     first, second = (spool_folder(tmp_path, Secret(url), stream) for url, stream in (one, other))
     assert first != second
 
@@ -271,7 +269,7 @@ def test_orphans_are_adopted_oldest_first_and_live_spools_are_skipped(open_spool
     assert adopted == ["1.spool", "2.spool"]
 
 
-def test_a_damaged_orphan_is_reported_and_does_not_block_others(
+def test_broken_orphan_is_reported_kept_and_does_not_block_others(
     open_spool: Opener, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "1.spool").write_bytes(b"no database" * 100)
@@ -290,7 +288,7 @@ def test_a_damaged_orphan_is_reported_and_does_not_block_others(
 # --- Folder
 
 
-def test_the_folder_is_private(tmp_path: Path) -> None:
+def test_folder_is_private(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "spool"
     make_folder(folder)
     make_folder(folder)
@@ -298,13 +296,13 @@ def test_the_folder_is_private(tmp_path: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_created_is_a_configuration_error(tmp_path: Path) -> None:
+def test_impossible_folder_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match=r"cannot be written .*--spool-dir"):
         make_folder(tmp_path / "file" / "spool")
 
 
-def test_each_destination_has_a_folder_without_a_secret_in_its_name(tmp_path: Path) -> None:
+def test_destinations_have_own_folders_without_secrets_in_the_name(tmp_path: Path) -> None:
     urls = ["redis://:p4ss@one:6379/0", "redis://:p4ss@two:6379/0", "redis://:p4ss@one:6379/1", "unix:///one/socket"]
     folders = {spool_folder(tmp_path, Secret(url), stream) for url in urls for stream in ("prices", "demo")}
     assert len(folders) == 8

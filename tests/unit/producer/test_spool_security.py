@@ -58,7 +58,7 @@ def orphans(folder: Path) -> dict[str, list[Fields]]:
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
-def test_the_spool_is_private_under_any_umask(tmp_path: Path, mask: int) -> None:
+def test_spool_is_private_regardless_of_umask(tmp_path: Path, mask: int) -> None:
     folder = tmp_path / "a" / "b" / "spool"
     with umask(mask):
         make_folder(folder)
@@ -70,7 +70,7 @@ def test_the_spool_is_private_under_any_umask(tmp_path: Path, mask: int) -> None
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770, 0o707])
-def test_a_folder_that_other_users_can_write_to_is_refused(tmp_path: Path, mode: int) -> None:
+def test_group_or_world_writable_folder_is_refused(tmp_path: Path, mode: int) -> None:
     folder = tmp_path / "spool"
     folder.mkdir()
     folder.chmod(mode)
@@ -87,14 +87,14 @@ def test_folder_owned_by_another_user_is_refused(tmp_path: Path) -> None:
         make_folder(folder)
 
 
-def test_a_link_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+def test_symlinked_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     (tmp_path / "spool").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ConfigurationError, match="is a symbolic link"):
         make_folder(tmp_path / "spool")
 
 
-def test_the_start_follows_no_planted_link(tmp_path: Path) -> None:
+def test_startup_follows_no_planted_symlink(tmp_path: Path) -> None:
     folder, victim = tmp_path / "spool", tmp_path / "victim"
     folder.mkdir(mode=0o700)
     (folder / ".writable").symlink_to(victim)
@@ -120,7 +120,7 @@ def test_planted_symlink_is_not_followed(tmp_path: Path, exists: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ["1.spool", "1.lock"])
-def test_a_planted_pipe_blocks_nothing(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_planted_fifo_does_not_block(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
     os.mkfifo(tmp_path / name)
     if name == "1.lock":
         plant(tmp_path / "1.spool", CREATE)
@@ -130,7 +130,7 @@ def test_a_planted_pipe_blocks_nothing(tmp_path: Path, name: str, caplog: pytest
     assert caplog.records or name == "1.lock"
 
 
-def test_a_planted_folder_blocks_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_planted_folder_does_not_block(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "1.spool").mkdir()
     assert orphans(tmp_path) == {}
     assert "not a regular file" in caplog.text
@@ -151,7 +151,7 @@ def test_a_planted_folder_blocks_nothing(tmp_path: Path, caplog: pytest.LogCaptu
         ["CREATE TABLE entries (id INTEGER PRIMARY KEY, stream TEXT, fields TEXT AS ('{}'))"],
     ],
 )  # fmt: skip
-def test_a_planted_file_with_another_schema_is_left_in_place(
+def test_planted_file_with_a_foreign_schema_is_kept(
     tmp_path: Path, schema: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     plant(tmp_path / "1.spool", *schema)
@@ -169,7 +169,7 @@ def test_a_planted_file_with_another_schema_is_left_in_place(
         f"(1, 'prices', '{'[' * 100_000}')",
     ],
 )  # fmt: skip
-def test_a_planted_row_affects_its_own_file_only(tmp_path: Path, row: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_planted_row_fails_only_its_file(tmp_path: Path, row: str, caplog: pytest.LogCaptureFixture) -> None:
     plant(tmp_path / "1.spool", CREATE, f"INSERT INTO entries VALUES {row}")
     with closing(Spool(tmp_path / "2.spool", max_bytes=10**6)) as spool:
         spool.put([ENTRY])
@@ -191,7 +191,7 @@ def test_oversized_row_is_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 
 @pytest.mark.parametrize("name", ["../../etc", "a/../../b", "a\0b", "a\nb", "é" * 400, "{}", "x" * 5000, "", ".", ".."])
-def test_no_stream_name_leads_outside_the_spool_folder(tmp_path: Path, name: str) -> None:
+def test_stream_names_cannot_escape_the_spool_folder(tmp_path: Path, name: str) -> None:
     folder = spool_folder(tmp_path, Secret("redis://localhost/0"), name)
     assert folder.parent == tmp_path
     make_folder(folder)

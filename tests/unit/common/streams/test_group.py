@@ -42,7 +42,7 @@ def stream(make_stream: StreamMaker) -> ConsumerGroup:
 # --- Who is there
 
 
-def test_consumers_have_their_pending_entries(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
+def test_members_report_their_pending_entries(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     stream.read(2)
     other = make_stream(consumer="other")
     other.ack([entry.id for entry in other.read(9)])
@@ -101,7 +101,7 @@ def test_entry_with_too_many_fields_for_the_script_is_appended(
     assert [len(entry) for _, entry in found] == [1, 4100, 1]
 
 
-def test_own_pending_entries_are_read_again_until_acknowledged(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
+def test_own_pending_entries_are_redelivered_until_acked(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     ids = [entry.id for entry in stream.read(3)]
     again = make_stream()  # a new process under the same name
     assert seqs(again.read_own_pending(2)) == [1, 2]
@@ -114,9 +114,7 @@ def test_own_pending_entries_are_read_again_until_acknowledged(stream: ConsumerG
     assert stream.pending() == 1
 
 
-def test_the_group_starts_at_the_first_entry_and_is_created_once(
-    stream: ConsumerGroup, make_stream: StreamMaker
-) -> None:
+def test_group_starts_at_the_beginning_and_is_created_once(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     assert seqs(stream.read(2)) == [1, 2]  # appended before there was a group
     make_stream().ensure_group()
     assert seqs(stream.read(9)) == [3, 4, 5]  # not begun again
@@ -162,7 +160,7 @@ def test_backlog_counts_unread_and_pending_entries(stream: ConsumerGroup, make_s
 
 
 @pytest.mark.parametrize("count", [1, 2, 100])
-def test_unprocessed_entries_are_unread_or_pending_on_any_consumer(
+def test_unprocessed_counts_unread_and_pending_entries(
     stream: ConsumerGroup, make_stream: StreamMaker, count: int
 ) -> None:
     assert seqs(list(stream.unprocessed(count))) == [1, 2, 3, 4, 5]
@@ -173,7 +171,7 @@ def test_unprocessed_entries_are_unread_or_pending_on_any_consumer(
     assert seqs(list(make_stream(group="none").unprocessed(count))) == [1, 2, 3, 4, 5]
 
 
-def test_an_entry_read_during_the_scan_is_unprocessed(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
+def test_entry_read_during_the_count_is_unprocessed(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     looking = stream.unprocessed(count=1)
     assert seqs([next(looking)]) == [1]
     make_stream(consumer="other").read(9)
@@ -204,7 +202,7 @@ def test_malformed_consumer_reports_are_pruned(stream: ConsumerGroup, redis_clie
     assert set(stream.statistics.read()) == {"\ufffd"}
 
 
-def test_a_key_of_another_type_is_a_configuration_error(stream: ConsumerGroup, redis_client: redis.Redis) -> None:
+def test_key_of_another_type_is_a_configuration_error(stream: ConsumerGroup, redis_client: redis.Redis) -> None:
     stream.check()
     Stream(redis_client, "none yet").check()
     redis_client.set("text", "1")
@@ -215,7 +213,7 @@ def test_a_key_of_another_type_is_a_configuration_error(stream: ConsumerGroup, r
 # --- Consumers that go
 
 
-def test_a_consumer_with_pending_entries_stays_in_the_group(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
+def test_consumer_leaves_only_without_pending_entries(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     ids = [entry.id for entry in stream.read(2)]
     make_stream(consumer="other").read(1)
     stream.leave()
@@ -265,7 +263,7 @@ def test_ids_are_compared_as_numbers(
     assert [entry_id.decode() for entry_id, _ in stored(redis_client)] == kept
 
 
-def test_a_lagging_group_delays_trimming(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
+def test_lagging_group_prevents_trimming(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
     stream.ack([entry.id for entry in stream.read(9)])
     slow = make_stream(group="slow")
     slow.ensure_group()
@@ -369,7 +367,7 @@ TestTrimming.settings = settings(max_examples=30, stateful_step_count=25, deadli
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_each_error_is_an_outage_or_a_configuration_error(
+def test_errors_are_outages_or_configuration_errors(
     stream: ConsumerGroup, monkeypatch: pytest.MonkeyPatch, error: redis.RedisError, expected: type[TickpipeError]
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -475,7 +473,7 @@ def test_address_is_resolved_again_after_any_error(refusing_redis: RefusingRedis
     client.close()
 
 
-def test_a_key_on_another_node_is_a_configuration_error_until_this_node_has_answered_for_it(
+def test_moved_key_is_a_configuration_error_until_first_success(
     stream: ConsumerGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cluster of one shard works, and a failover within it is an outage. Each key counts for itself."""
@@ -491,7 +489,7 @@ def test_a_key_on_another_node_is_a_configuration_error_until_this_node_has_answ
         stream.statistics.check()
 
 
-def test_a_lost_group_is_an_outage_until_it_is_created_again(stream: ConsumerGroup, redis_client: redis.Redis) -> None:
+def test_lost_group_is_an_outage_until_recreated(stream: ConsumerGroup, redis_client: redis.Redis) -> None:
     redis_client.xgroup_destroy("prices", "g")
     with pytest.raises(StreamOutageError):
         stream.read(1)

@@ -32,7 +32,7 @@ OBJECTS = st.dictionaries(st.sampled_from([*FIELDS, "success", "fails"]) | st.te
 # --- Frames
 
 
-def test_numbers_keep_the_text_that_was_sent() -> None:
+def test_numbers_keep_their_original_text() -> None:
     frame = (
         b'{"price": 1.10, "timestamp": 1700000000, "bid": -0.0, "ask": 1E+5, "n": 0.1000000000000000055511151231257827}'
     )
@@ -51,7 +51,7 @@ def test_numbers_keep_the_text_that_was_sent() -> None:
     [b"", b"{no", b"\x00\xff\xfe", b"[1]", b'"text"', b"1", b"null", b'{"a": "\xe9"}', b"[" * 10**6, b'{"a":' * 10**6],
     ids=lambda frame: repr(frame[:12]),
 )  # fmt: skip
-def test_a_frame_that_is_not_a_json_object_decodes_to_none(frame: bytes) -> None:
+def test_frame_that_is_not_a_json_object_is_none(frame: bytes) -> None:
     assert decode_frame(frame) is None
 
 
@@ -59,7 +59,7 @@ def called_deeper(levels: int, function: Callable[[], T]) -> T:
     return called_deeper(levels - 1, function) if levels else function()
 
 
-def test_deeply_nested_json_raises_no_error() -> None:
+def test_deeply_nested_json_is_harmless() -> None:
     frames = (b'{"event": "price", "symbol": %b%b}' % (b"[" * depth, b"]" * depth) for depth in range(2000, 100, -1))
     event = next(event for frame in frames if (event := decode_frame(frame)) is not None)
     for use in (instrument, lambda event: parse(event, 1, 1, 1), subscribe_status):
@@ -126,7 +126,7 @@ def test_stock_crypto_and_forex_events_become_ticks_and_instruments(
 
 @settings(max_examples=60)
 @given(OBJECTS)
-def test_parsing_never_fails(event: dict[str, Any]) -> None:
+def test_parsing_never_raises(event: dict[str, Any]) -> None:
     tick = parse(event, 1, 2, 3)
     assert (tick.session, tick.seq, tick.received) == ("1", "2", "3")
     assert all(type(value) is str for value in tick)
@@ -137,7 +137,7 @@ def test_parsing_never_fails(event: dict[str, Any]) -> None:
 
 @settings(max_examples=60)
 @given(OBJECTS)
-def test_any_json_object_is_decoded_and_parsed(event: dict[str, Any]) -> None:
+def test_any_json_value_is_decoded_and_parsed(event: dict[str, Any]) -> None:
     read = decode_frame(json.dumps(event).encode())
     assert read is not None
     tick = parse(read, 1, 2, 3)
@@ -164,7 +164,7 @@ def test_any_json_object_is_decoded_and_parsed(event: dict[str, Any]) -> None:
         ({"success": [None, 1, [], {"symbol": None}, {"symbol": 7}, {}, {"symbol": "A"}]}, ("A",), {}),
     ],
 )
-def test_a_subscribe_status_lists_accepted_and_refused_symbols(
+def test_subscribe_status_lists_successes_and_failures(
     event: dict[str, Any], accepted: tuple[str, ...], refused: dict[str, str]
 ) -> None:
     assert subscribe_status(event) == SubscribeStatus(accepted, refused)

@@ -55,7 +55,7 @@ def fewest(minutes: Sequence[int], reach: int) -> int:
 
 
 @given(gaps(), ranges, st.integers(0, 40 * 60), st.integers(0, 60 * 60))
-def test_the_plan_requests_each_minute_of_a_gap_once_and_no_other_minute(
+def test_plan_requests_exactly_the_minutes_that_gaps_touch(
     gaps: list[Gap], done: list[Range], since: int, now: int
 ) -> None:
     begin, end = BASE + timedelta(seconds=since), BASE + timedelta(seconds=now)
@@ -78,7 +78,7 @@ def test_the_plan_requests_each_minute_of_a_gap_once_and_no_other_minute(
         assert len(asked) == fewest(wanted, 7)
 
 
-def test_a_long_gap_is_split_into_calls_of_5000_bars() -> None:
+def test_long_gap_is_split_into_the_calls_its_bars_need() -> None:
     gap = Gap("A", "NYSE", BASE + timedelta(seconds=30), BASE + timedelta(minutes=12_000, seconds=30))
     calls = list(plan([gap], {}, BASE, NOW))
     assert [call.wanted for call in calls] == [
@@ -89,7 +89,7 @@ def test_a_long_gap_is_split_into_calls_of_5000_bars() -> None:
     assert (calls[0].exchange, calls[0].since, calls[0].until) == ("NYSE", BASE, moment(START + 5_000))
 
 
-def test_gaps_within_5000_minutes_share_a_call() -> None:
+def test_neighbouring_gaps_share_a_call() -> None:
     near = [Gap("A", None, moment(START + at), moment(START + at + 1)) for at in (0, 100, 4_999)]
     (call,) = plan(near, {}, BASE, NOW)
     assert call.wanted == tuple(Range(START + at, START + at) for at in (0, 100, 4_999))
@@ -110,12 +110,12 @@ def test_since_accepts_a_date_a_datetime_or_an_age(text: str, expected: datetime
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "7", "7h", "0d", "99999y", "2026-13-01"])
-def test_since_refuses_other_text(text: str) -> None:
+def test_invalid_since_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"is not a date|is not an age"):
         read_since(text, NOW)
 
 
-def test_a_refused_symbol_is_reported_and_not_requested_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_refused_symbol_is_reported_and_not_requested_again(caplog: pytest.LogCaptureFixture) -> None:
     bad, good = (Gap(symbol, None, BASE, BASE + timedelta(minutes=6_000)) for symbol in ("BAD", "GOOD"))
     calls = list(plan([bad, good], {}, BASE, NOW))
     asked: list[str] = []

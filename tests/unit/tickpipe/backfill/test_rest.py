@@ -58,7 +58,7 @@ def request_bars(
 # --- Requests
 
 
-def test_bars_cover_each_minute_of_the_requested_time_and_no_other(vendor: TwelveDataRest) -> None:
+def test_bars_cover_exactly_the_minutes_of_the_span(vendor: TwelveDataRest) -> None:
     bars = request_bars(vendor)
     assert [bar.at for bar in bars] == [SINCE + n * MINUTE for n in range(5)]
     assert all(bar.low <= min(bar.open, bar.close) <= max(bar.open, bar.close) <= bar.high for bar in bars)
@@ -74,7 +74,7 @@ def test_volumes_and_all_decimals_are_kept(vendor: TwelveDataRest, simulator: Fa
     assert request_bars(vendor) == [Bar(SINCE, 0.00002417, 0.00002418, 0.00002416, 0.00002417, 1.5)]
 
 
-def test_the_wrapper_sends_these_parameters(vendor: TwelveDataRest, simulator: FaultySimulator) -> None:
+def test_request_matches_the_vendors_client(vendor: TwelveDataRest, simulator: FaultySimulator) -> None:
     request_bars(vendor)
     request_bars(vendor, "RY", "TSX")
     assert simulator.calls[0] == {
@@ -88,7 +88,7 @@ def test_the_wrapper_sends_these_parameters(vendor: TwelveDataRest, simulator: F
 
 
 @pytest.mark.parametrize("status", [200, 400, 404])
-def test_a_closed_market_gives_no_bars_and_no_error(
+def test_closed_market_returns_no_bars_without_an_error(
     vendor: TwelveDataRest, simulator: FaultySimulator, status: int
 ) -> None:
     words = "No data is available on the specified dates. Try setting different start/end dates."
@@ -105,7 +105,7 @@ def test_a_closed_market_gives_no_bars_and_no_error(
         (429, OutOfCreditsError), (500, OutageError), (503, OutageError), ("odd", OutageError), (None, OutageError),
     ],
 )  # fmt: skip
-def test_the_code_of_an_answer_decides_the_error(
+def test_error_class_follows_the_vendor_code(
     vendor: TwelveDataRest,
     simulator: FaultySimulator,
     code: int | str | None,
@@ -119,9 +119,7 @@ def test_the_code_of_an_answer_decides_the_error(
     assert raised.type is error
 
 
-def test_unknown_symbols_wrong_keys_and_missing_credits_are_different_errors(
-    vendor: TwelveDataRest, simulator: FaultySimulator
-) -> None:
+def test_simulator_refuses_invalid_requests(vendor: TwelveDataRest, simulator: FaultySimulator) -> None:
     for symbol, exchange in (("NOSUCH", None), ("MSFT", "TSX")):
         with pytest.raises(RefusedSymbolError, match="not found"):
             request_bars(vendor, symbol, exchange)
@@ -146,7 +144,7 @@ def test_unknown_symbols_wrong_keys_and_missing_credits_are_different_errors(
     ],
     ids=str,
 )  # fmt: skip
-def test_an_invalid_answer_is_an_outage(vendor: TwelveDataRest, simulator: FaultySimulator, body: object) -> None:
+def test_malformed_response_is_an_outage(vendor: TwelveDataRest, simulator: FaultySimulator, body: object) -> None:
     simulator.answer_calls((200, body))
     with pytest.raises(OutageError, match=r"sent invalid bars|sent no valid answer|says 200"):
         request_bars(vendor)
@@ -156,7 +154,7 @@ def test_an_invalid_answer_is_an_outage(vendor: TwelveDataRest, simulator: Fault
 
 
 @pytest.mark.parametrize("fault", ["unavailable", "refused", "echoed", "nonsense", "path"])
-def test_the_api_key_is_not_in_urls_errors_or_logs(
+def test_key_never_appears_in_urls_errors_or_logs(
     simulator: FaultySimulator, caplog: pytest.LogCaptureFixture, fault: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -176,12 +174,12 @@ def test_the_api_key_is_not_in_urls_errors_or_logs(
 
 
 @pytest.mark.parametrize("url", ["", "api.twelvedata.com", "ftp://host", "http://", "http://[::1", "http://host:port"])
-def test_an_invalid_url_is_refused(url: str) -> None:
+def test_invalid_address_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"--rest-url .*is not a web address"):
         TwelveDataRest(url, Secret(KEY))
 
 
-def test_a_url_with_a_password_is_refused_and_not_printed() -> None:
+def test_address_with_a_password_is_refused_without_quoting_it() -> None:
     with pytest.raises(ConfigurationError, match=r"--rest-url .*is not a web address") as raised:
         TwelveDataRest(f"http://me:{KEY}@host", Secret(KEY))
     assert KEY not in str(raised.value)
@@ -230,21 +228,21 @@ def rate_limiter(clock: Clock, per_minute: int, stop: threading.Event | None = N
 
 
 @pytest.mark.parametrize("takes", [0.0, 3.0])
-def test_any_60_seconds_have_at_most_as_many_calls_as_credits(clock: Clock, takes: float) -> None:
+def test_calls_per_minute_do_not_exceed_credits(clock: Clock, takes: float) -> None:
     vendor, limiter = Vendor(clock, takes=takes), rate_limiter(clock, 8)
     assert [limiter.call(vendor) for _ in range(24)] == ["bars"] * 24
     assert all(later - early >= 60 for early, later in zip(vendor.called, vendor.called[8:], strict=False))
     assert vendor.called[23] - vendor.called[0] <= 2 * 60 + 8 * takes + 2 * takes  # no needless wait
 
 
-def test_without_credits_the_call_is_repeated_in_the_next_minute(clock: Clock) -> None:
+def test_client_waits_for_the_next_minute_without_credits(clock: Clock) -> None:
     vendor = Vendor(clock, OutOfCreditsError(), OutOfCreditsError())
     assert rate_limiter(clock, 100).call(vendor) == "bars"
     assert [at % 60 for at in vendor.called] == [10, 1, 1]
     assert vendor.called[2] - vendor.called[1] == 60
 
 
-def test_an_outage_is_retried_with_backoff_and_then_raised(clock: Clock) -> None:
+def test_outage_is_retried_with_backoff_then_raised(clock: Clock) -> None:
     vendor = Vendor(clock, *[OutageError(f"outage {n}") for n in range(9)])
     with pytest.raises(OutageError, match=f"outage {ATTEMPTS - 1}"):
         rate_limiter(clock, 100).call(vendor)
@@ -259,14 +257,14 @@ def test_retries_cost_credits(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("error", [RefusedKeyError(), RefusedSymbolError()])
-def test_a_permanent_error_is_not_retried(clock: Clock, error: TickpipeError) -> None:
+def test_permanent_errors_are_not_retried(clock: Clock, error: TickpipeError) -> None:
     vendor = Vendor(clock, error)
     with pytest.raises(type(error)):
         rate_limiter(clock, 100).call(vendor)
     assert len(vendor.called) == 1
 
 
-def test_no_call_is_made_after_the_stop(clock: Clock) -> None:
+def test_stop_ends_further_requests(clock: Clock) -> None:
     stop = threading.Event()
     vendor, limiter = Vendor(clock), rate_limiter(clock, 1, stop)
     limiter.call(vendor)
@@ -276,7 +274,7 @@ def test_no_call_is_made_after_the_stop(clock: Clock) -> None:
     assert len(vendor.called) == 1
 
 
-def test_the_stop_ends_the_wait_for_credits() -> None:
+def test_stop_interrupts_the_rate_limit_wait() -> None:
     stop = threading.Event()
     limiter = RateLimiter(1, stop, clock=Clock())
     limiter.call(lambda: None)
@@ -291,7 +289,7 @@ def test_the_stop_ends_the_wait_for_credits() -> None:
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
-def test_a_loopback_server_is_reached_without_a_proxy(
+def test_loopback_server_is_called_without_a_proxy(
     simulator: FaultySimulator, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv("no_proxy", "elsewhere")
@@ -375,7 +373,7 @@ def test_a_redirect_is_not_followed(hostile: str, status: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["endless", "bomb"])
-def test_an_endless_answer_is_aborted(hostile: str, kind: str) -> None:
+def test_endless_response_is_aborted(hostile: str, kind: str) -> None:
     with (
         closing(TwelveDataRest(f"{hostile}/{kind}", Secret(KEY))) as vendor,
         pytest.raises(OutageError, match="larger than"),
@@ -383,7 +381,7 @@ def test_an_endless_answer_is_aborted(hostile: str, kind: str) -> None:
         request_bars(vendor)
 
 
-def test_a_deeply_nested_answer_is_an_outage(hostile: str) -> None:
+def test_deeply_nested_response_is_an_outage(hostile: str) -> None:
     with (
         closing(TwelveDataRest(f"{hostile}/nested", Secret(KEY))) as vendor,
         pytest.raises(OutageError, match="Recursion"),

@@ -38,13 +38,13 @@ def tick(second: float, price: float) -> Tick:
 # --- Candles continued by ticks
 
 
-def test_a_new_tick_updates_the_newest_candle_and_a_counted_tick_does_not() -> None:
+def test_newest_candle_follows_new_ticks_and_ignores_known_ones() -> None:
     moved = with_ticks([candle(0), candle(1)], [tick(70, 9.0), tick(65, 0.1), tick(59, 50.0)], 60)
     assert moved == [candle(0), candle(1)._replace(high=9.0, low=0.1, close=9.0)]
     assert with_ticks(moved, [tick(70, 9.0)], 60) == moved
 
 
-def test_a_tick_of_a_new_minute_starts_a_candle() -> None:
+def test_tick_of_a_new_minute_starts_a_candle() -> None:
     moved = with_ticks([candle(0)], [tick(125, 5.0), tick(120, 4.0), tick(61, 3.0)], 60)
     assert moved[1:] == [
         Candle(NOON + 60, 3.0, 3.0, 3.0, 3.0, 1, None),
@@ -52,7 +52,7 @@ def test_a_tick_of_a_new_minute_starts_a_candle() -> None:
     ]
 
 
-def test_candles_are_made_from_ticks_if_there_are_none() -> None:
+def test_ticks_without_history_make_candles() -> None:
     assert with_ticks([], [tick(3, 5.0)], 60) == [Candle(NOON, 5.0, 5.0, 5.0, 5.0, 1, None)]
     assert with_ticks([], [], 60) == []
 
@@ -64,7 +64,7 @@ def axis(candles: list[Candle], gaps: list[Gap], now: float, most: int = 100) ->
     return [slot for slot in chart.slots(candles, gaps, 60, most, now) if slot.start >= candles[0].start]
 
 
-def test_a_gap_takes_slots_and_a_time_without_prices_takes_none() -> None:
+def test_quiet_time_takes_no_space_and_a_gap_does() -> None:
     candles = [candle(0), candle(5)]
     now = NOON + 330
     assert [slot.candle for slot in axis(candles, [], now)] == candles
@@ -73,7 +73,7 @@ def test_a_gap_takes_slots_and_a_time_without_prices_takes_none() -> None:
     assert [slot.candle for slot in blind] == [candles[0], None, None, None, None, candles[1]]
 
 
-def test_a_long_gap_is_compressed_and_times_in_it_keep_their_order() -> None:
+def test_long_gap_is_compressed_and_times_in_it_have_positions() -> None:
     gap = Gap(NOON + 60, NOON + 60_060, "stopped")
     found = axis([candle(0), candle(1001)], [gap], NOON + 60_070)
     assert len(found) == 1 + chart.MAX_GAP_SLOTS + 1
@@ -82,7 +82,7 @@ def test_a_long_gap_is_compressed_and_times_in_it_keep_their_order() -> None:
     assert chart.position(found, gap.until or 0) == 1 + chart.MAX_GAP_SLOTS
 
 
-def test_a_gap_that_lasts_ends_now() -> None:
+def test_open_gap_extends_to_now() -> None:
     gap = Gap(NOON + 50, None, "disconnected: reset")
     found = axis([candle(0)], [gap], NOON + 200)
     assert len(found) == 4
@@ -90,7 +90,7 @@ def test_a_gap_that_lasts_ends_now() -> None:
     assert [since, until] == pytest.approx([50 / 60, 200 / 60])
 
 
-def test_a_short_gap_is_visible_and_a_gap_before_the_chart_is_not_drawn() -> None:
+def test_short_gap_is_visible_and_a_gap_before_the_chart_is_not() -> None:
     found = axis([candle(0), candle(1)], [], NOON + 100)
     short, before = Gap(NOON + 90, NOON + 90.5, "x"), Gap(NOON - 90, NOON - 50, "y")
     ((since, until, gap),) = chart.areas(found, [before, short], NOON + 100)
@@ -98,7 +98,7 @@ def test_a_short_gap_is_visible_and_a_gap_before_the_chart_is_not_drawn() -> Non
     assert until - since == pytest.approx(chart.MIN_GAP_WIDTH)
 
 
-def test_few_candles_are_aligned_right_and_too_many_are_cut_at_the_left() -> None:
+def test_few_candles_are_right_aligned_and_excess_is_cut_left() -> None:
     few = chart.slots([candle(0)], [], 60, 150, NOON + 30)
     assert len(few) == chart.MIN_SLOTS
     assert few[-1].candle == candle(0)
@@ -121,7 +121,7 @@ def test_data_are_merged_into_the_axes() -> None:
     assert [len(axes) for axes in (whole["xAxis"], whole["yAxis"])] == [3, 3]
 
 
-def test_bars_are_ticks_if_the_feed_sends_no_volume() -> None:
+def test_bars_show_ticks_if_the_feed_has_no_volume() -> None:
     found = chart.slots([candle(0)._replace(volume=None)], [], 60, 150, NOON)
     bars = chart.data(found, [], 2, NOON)["series"][1]
     assert (bars["name"], bars["data"][-1]["value"]) == ("ticks", 5)
@@ -147,7 +147,7 @@ def test_long_prices_fit_beside_the_chart() -> None:
 # --- Quotes
 
 
-def test_a_quote_keeps_the_last_minutes_and_their_change() -> None:
+def test_quote_keeps_recent_minutes_and_their_change() -> None:
     quote = Quote("A", 10.0, NOON, NOON, 2, {int(NOON // 60): 10.0})
     quote = quote.with_past({int(NOON // 60) - 1: 8.0, int(NOON // 60): 9.0})
     assert list(quote.closes.values()) == [8.0, 10.0]
@@ -186,7 +186,7 @@ def with_(**other: Any) -> Snapshot:
     return replace(HEALTHY, **other)
 
 
-def test_a_healthy_pipeline_is_good_in_every_box() -> None:
+def test_healthy_pipeline_is_all_green() -> None:
     websocket, stream, consumers, database = boxes(HEALTHY)
     assert [box.state for box in boxes(HEALTHY)] == ["good"] * 4
     assert (websocket.figure, stream.figure, consumers.figure, database.figure) == ("20.0", "5", "1", "19.5")
@@ -222,14 +222,14 @@ FAULTS: list[tuple[dict[str, Any], int, str, str]] = [
 @pytest.mark.parametrize(
     ("change", "box", "state", "text"), FAULTS, ids=[f"{row[3]} {row[1]} {', '.join(row[0])}" for row in FAULTS]
 )
-def test_a_fault_shows_in_its_box(change: dict[str, Any], box: int, state: str, text: str) -> None:
+def test_each_fault_is_shown_in_its_box(change: dict[str, Any], box: int, state: str, text: str) -> None:
     found = boxes(with_(**change))[box]
     assert (found.state, found.lines[0]) == (state, text)
     if state in {"bad", "warn"}:
         assert headline(with_(**change))[0] == state
 
 
-def test_a_missing_report_is_not_the_producers_fault_if_consumers_have_stopped() -> None:
+def test_producer_is_not_blamed_for_reports_that_could_not_be_stored() -> None:
     stopped = [Consumer("a", 7, 20.0, 0.0, "idle")]
     assert headline(with_(sessions=[session(last_reported_at=NOON - 20)], consumers=stopped)) == (
         "bad",
@@ -237,7 +237,7 @@ def test_a_missing_report_is_not_the_producers_fault_if_consumers_have_stopped()
     )
 
 
-def test_a_rate_is_averaged_over_the_last_seconds() -> None:
+def test_rate_covers_the_last_seconds() -> None:
     rate = Rate().update
     assert rate(0.0, 100) == 0
     assert [rate(float(second), 100 + 10 * second) for second in range(1, 9)] == [10.0] * 8
@@ -246,7 +246,7 @@ def test_a_rate_is_averaged_over_the_last_seconds() -> None:
     assert rate(15.0, 7) == 2
 
 
-def test_a_consumer_that_stops_is_idle_then_gone_then_no_longer_listed() -> None:
+def test_stopped_consumer_is_idle_then_gone_then_forgotten() -> None:
     tracker = ConsumerTracker()
 
     def states(now: float, *members: Member) -> list[tuple[str, str]]:
@@ -259,7 +259,7 @@ def test_a_consumer_that_stops_is_idle_then_gone_then_no_longer_listed() -> None
     assert states(80) == []
 
 
-def test_a_consumer_that_returns_is_active() -> None:
+def test_returning_consumer_is_not_gone() -> None:
     tracker = ConsumerTracker()
     tracker.update(0, [Member("a", 0, 9.0)], {})
     tracker.update(1, [], {})
@@ -278,14 +278,14 @@ COMPLETE: list[tuple[Session, tuple[str, str]]] = [
 
 
 @pytest.mark.parametrize(("one", "expected"), COMPLETE, ids=[row[1][1] for row in COMPLETE])
-def test_completeness_of_a_session(one: Session, expected: tuple[str, str]) -> None:
+def test_session_completeness_is_shown(one: Session, expected: tuple[str, str]) -> None:
     assert completeness(one, NOON + 1) == expected
 
 
 # --- HTML and formats
 
 
-def test_foreign_text_is_escaped() -> None:
+def test_external_text_is_escaped() -> None:
     nasty = "<b>&"
     snapshot = with_(consumers=[Consumer(nasty, 0, 0, 0, "active")], sessions=[session(feed=nasty)])
     box = boxes(with_(sessions=[session(connection="disconnected", cause=nasty)]))[0]
@@ -294,7 +294,7 @@ def test_foreign_text_is_escaped() -> None:
         assert nasty not in html
 
 
-def test_ticks_and_facts_show_what_is_known() -> None:
+def test_tick_table_and_facts_show_available_data() -> None:
     quote = Quote("A", 2.0, NOON, NOON, 2, {})
     data = ChartData([candle(0)], [], [tick(1.25, 2.0)])
     assert "<td>12:00:01<small>.250</small></td><td>2.00</td><td>–</td><td>–</td>" in fragments.ticks(data.ticks, 2)
@@ -302,7 +302,7 @@ def test_ticks_and_facts_show_what_is_known() -> None:
     assert fragments.facts(quote, ChartData([], [], []), NOON + 3) == "<span>age <b>3 s</b></span>"
 
 
-def test_gaps_are_described_in_one_line() -> None:
+def test_gaps_are_described() -> None:
     assert fragments.gaps([]) == "no gap in this chart"
     assert fragments.gaps([Gap(NOON, NOON + 7, "stopped")]) == "1 gap: 22 Nov 12:00:00, 7 s (stopped)"
     assert (
@@ -315,11 +315,11 @@ def test_gaps_are_described_in_one_line() -> None:
     ("prices", "places"),
     [([1.5, 2.25], 2), ([228.50999], 2), ([96_312.123], 2), ([1.05412], 5), ([7.0], 0), ([1.23e-10], 12), ([], 2)],
 )
-def test_prices_are_shown_with_the_decimals_they_have(prices: list[float], places: int) -> None:
+def test_decimals_follow_the_feed_within_limits(prices: list[float], places: int) -> None:
     assert formatting.decimals(prices) == places
 
 
-def test_formats_of_numbers() -> None:
+def test_numbers_are_formatted_for_the_page() -> None:
     assert (formatting.price(1234.5, 2), formatting.change(-0.0123), formatting.change(None)) == (
         "1,234.50",
         "−1.23 %",
@@ -359,7 +359,7 @@ class SlowQuery:
         return self.cached()
 
 
-def test_a_result_is_cached_and_a_slow_one_for_longer() -> None:
+def test_query_result_is_cached_and_a_slow_one_longer() -> None:
     query = SlowQuery()
     assert (query.at(0.0), query.at(0.0)) == (1, 1)
     assert query.at(1.0, took=0.5) == 2  # at 1.5, after half a second: a single slow run does not count
@@ -368,14 +368,14 @@ def test_a_result_is_cached_and_a_slow_one_for_longer() -> None:
     assert query.at(13.0) == 4
 
 
-def test_a_single_stall_does_not_keep_an_old_result_for_minutes() -> None:
+def test_one_stall_does_not_extend_the_cache_for_minutes() -> None:
     query = SlowQuery()
     assert query.at(0.0) == 1
     assert query.at(1.0, took=15.0) == 2  # the database hangs, then recovers
     assert query.at(17.0) == 3
 
 
-def test_the_pipeline_is_read_again_at_once_after_a_long_wait_in_an_outage() -> None:
+def test_health_is_checked_immediately_after_an_outage() -> None:
     now = 0.0
     stream, database = Mock(group="timescale"), Mock()
 
@@ -395,7 +395,7 @@ def test_the_pipeline_is_read_again_at_once_after_a_long_wait_in_an_outage() -> 
 # --- The optional extra and the address
 
 
-def test_without_the_optional_extra_the_error_says_how_to_install_it(
+def test_missing_extra_is_reported_with_the_install_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(dashboard, "find_spec", lambda _: None)
@@ -407,7 +407,7 @@ def test_without_the_optional_extra_the_error_says_how_to_install_it(
         dashboard.serve(config, None, print)  # type: ignore[arg-type]
 
 
-def test_a_port_in_use_is_refused_and_up_chooses_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_port_in_use_is_refused_and_up_takes_another(monkeypatch: pytest.MonkeyPatch) -> None:
     with dashboard.listen(dashboard.HOST, 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(
@@ -420,7 +420,7 @@ def test_a_port_in_use_is_refused_and_up_chooses_another(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1", "nosuch.invalid", "127.0.0.1:8080"])
-def test_the_error_for_a_foreign_host_does_not_advise_another_port(host: str) -> None:
+def test_foreign_host_error_does_not_suggest_another_port(host: str) -> None:
     with pytest.raises(ConfigurationError, match=r"--host must be an address of this machine") as refused:
         dashboard.listen(host, 0)
     assert "--port" not in str(refused.value)

@@ -96,7 +96,7 @@ def websocket_status(address: Address, *, host: str, origin: str | None) -> int:
         return int(client.recv(1024).split(b" ", 2)[1])
 
 
-def test_the_dashboards_own_pages_connect(address: Address) -> None:
+def test_same_origin_pages_connect(address: Address) -> None:
     assert ask(address, "/", f"Host: {address}")[0] == 200
     for name in ("127.0.0.1", "localhost"):
         host = f"{name}:{address.port}"
@@ -105,14 +105,14 @@ def test_the_dashboards_own_pages_connect(address: Address) -> None:
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1", "http://127.0.0.1:1", "file://"])
-def test_pages_of_another_site_are_refused_by_websocket_and_polling(address: Address, origin: str) -> None:
+def test_cross_site_pages_reach_neither_websocket_nor_polling(address: Address, origin: str) -> None:
     assert websocket_status(address, host=str(address), origin=origin) == 403
     polling = WEBSOCKET.replace("transport=websocket", "transport=polling")
     for target in ("/", polling):
         assert ask(address, target, f"Host: {address}", f"Origin: {origin}")[0] == 403
 
 
-def test_a_foreign_name_of_this_address_is_refused(address: Address) -> None:
+def test_rebound_dns_name_is_refused(address: Address) -> None:
     for host in ("evil.example", f"evil.example:{address.port}", "127.0.0.1.evil.example", ""):
         assert ask(address, "/", f"Host: {host}")[0] == 400
     assert websocket_status(address, host="evil.example", origin="http://evil.example") == 403
@@ -144,13 +144,13 @@ def test_a_slow_client_is_disconnected(address: Address, sent: bytes) -> None:
         wait_for(closed)
 
 
-def test_an_endless_head_is_refused(address: Address) -> None:
+def test_endless_head_is_refused(address: Address) -> None:
     with closing(connect(address)) as client, suppress(BrokenPipeError, ConnectionResetError):
         client.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"X: y\r\n" * 100_000)
         assert b" 400 " in client.recv(65_536)
 
 
-def test_an_endless_body_is_refused(address: Address) -> None:
+def test_endless_body_is_refused(address: Address) -> None:
     polling = WEBSOCKET.replace("transport=websocket", "transport=polling")
     part = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
     for target in ("/", polling):
@@ -158,7 +158,7 @@ def test_an_endless_body_is_refused(address: Address) -> None:
             assert ask(address, target, f"Host: {address}", length, body=part * 64, method="POST")[0] != 200
 
 
-def test_parameters_of_the_page_are_escaped(address: Address) -> None:
+def test_page_parameters_are_escaped_in_html(address: Address) -> None:
     attack = "</script><script>alert(1)</script>"
     status, text = ask(address, f"/?symbol={quote(attack)}&interval={quote(attack)}", f"Host: {address}")
     assert status == 200
@@ -174,7 +174,7 @@ def test_websockets_and_pages_are_limited(address: Address) -> None:
     assert 503 in [ask(address, "/", f"Host: {address}")[0] for _ in range(20)]
 
 
-def test_a_huge_message_closes_only_its_websocket(address: Address) -> None:
+def test_huge_message_closes_only_its_websocket(address: Address) -> None:
     def connected() -> bool:
         with suppress(InvalidStatus):
             with connect_websocket(f"ws://{address}{WEBSOCKET}") as client, suppress(ConnectionClosed):

@@ -50,7 +50,7 @@ def test_days_until_the_disk_is_full(free: float | None, per_day: float | None, 
         (100, None, 8640, None),
     ],
 )
-def test_growth_is_unknown_until_enough_time_has_passed(
+def test_growth_is_reported_after_a_minute(
     before: int | None, after: int | None, seconds: float, expected: float | None
 ) -> None:
     assert growth(before, after, seconds / 86_400) == (None if expected is None else pytest.approx(expected))
@@ -58,7 +58,7 @@ def test_growth_is_unknown_until_enough_time_has_passed(
 
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("height", [14, 24, 40])
-def test_the_live_view_shows_the_sizes_on_separate_lines(width: int, height: int) -> None:
+def test_live_view_shows_sizes_on_separate_lines(width: int, height: int) -> None:
     snapshot = dataclasses.replace(SNAPSHOT, sizes=dataclasses.replace(SIZES, stream_bytes_per_day=None))
     text = shown(snapshot, width=width, height=height)
     found = "table 1.23 GB +312 MB/day stream 45.6 MB spool 678 MB +999 MB/day free 77.3 GB, full in 248 days"
@@ -75,7 +75,7 @@ def test_unknown_sizes_are_not_shown_as_zero() -> None:
     assert str(unknown) == "table 1.23 GB  spool 678 MB  free unknown"
 
 
-def test_the_free_space_of_a_missing_folder_is_that_of_its_parent(tmp_path: Path) -> None:
+def test_free_space_of_a_missing_folder_is_that_of_its_parent(tmp_path: Path) -> None:
     free, there = free_bytes(tmp_path / "not/yet"), free_bytes(tmp_path)
     assert free is not None
     assert there is not None
@@ -86,7 +86,7 @@ def test_the_free_space_of_a_missing_folder_is_that_of_its_parent(tmp_path: Path
 
 
 @pytest.mark.parametrize(("free", "state"), [(0, "BAD"), (77_300_000_000, "ok"), (None, "note")])
-def test_a_full_disk_is_bad_and_an_unknown_disk_is_a_note(free: int | None, state: str) -> None:
+def test_full_disk_is_critical_and_unknown_disk_is_not(free: int | None, state: str) -> None:
     sizes = dataclasses.replace(SIZES, table_disk_free_bytes=free, days_until_full_estimated=None)
     context = SimpleNamespace(findings=lambda *_, **__: (), measure=lambda: sizes)
     (finding,) = doctor._feed(cast("doctor.CheckContext", context))

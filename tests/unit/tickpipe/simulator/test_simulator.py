@@ -610,7 +610,7 @@ def test_cross_site_pages_get_neither_prices_nor_bars() -> None:
 
 
 def test_idle_connections_are_limited_and_do_not_block_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tickpipe.simulator.server.MAX_HANDSHAKES", 10)
+    monkeypatch.setattr("tickpipe.simulator.handshakes.MAX_HANDSHAKES", 10)
     with Simulator(FAST) as simulator, ExitStack() as stack:
         place = urlsplit(simulator.rest_url)
         idle = [

@@ -56,7 +56,7 @@ def test_all_figures_are_shown(width: int) -> None:
 
 
 @pytest.mark.parametrize("width", [80, 90, 100, 130])
-def test_prices_of_realistic_size_are_not_cut(width: int) -> None:
+def test_realistic_prices_are_not_truncated(width: int) -> None:
     candles = [Candle(0.0, 96_480.00, 96_618.59, 96_466.11, 96_566.33, 60)] * 40
     text = shown(replace(SNAPSHOT, symbols=[SymbolStatus("BTC/USD", 96_566.33, 50_000.0, candles)]), width=width)
     assert "BTC/USD 96,566.33 14 h 96,480.00 96,618.59 96,466.11 2,400" in words(text)
@@ -64,14 +64,14 @@ def test_prices_of_realistic_size_are_not_cut(width: int) -> None:
 
 
 @pytest.mark.parametrize("width", [50, 60, 73])
-def test_a_narrow_terminal_shows_fewer_columns_but_cuts_none(width: int) -> None:
+def test_narrow_terminal_drops_columns_and_keeps_the_rest_complete(width: int) -> None:
     candles = [Candle(0.0, 96_480.00, 96_618.59, 96_466.11, 96_566.33, 60)] * 40
     text = shown(replace(SNAPSHOT, symbols=[SymbolStatus("BTC/USD", 96_566.33, 50_000.0, candles)]), width=width)
     assert "BTC/USD 96,566.33 14 h 2,400" in words(text)
     assert "…" not in text
 
 
-def test_the_plain_line_shows_every_figure() -> None:
+def test_plain_line_has_all_figures() -> None:
     text = line(SNAPSHOT, title="tickpipe  SIMULATED prices")
     assert text.startswith("tickpipe  SIMULATED prices  ")
     assert "\n" not in text
@@ -79,7 +79,7 @@ def test_the_plain_line_shows_every_figure() -> None:
         assert figure in text
 
 
-def test_simulated_prices_are_marked() -> None:
+def test_simulated_prices_are_labelled() -> None:
     assert "SIMULATED" in shown(SNAPSHOT, title="tickpipe  SIMULATED prices")
     assert "SIMULATED" not in shown(SNAPSHOT, title="tickpipe  live prices")
     colours = [
@@ -89,7 +89,7 @@ def test_simulated_prices_are_marked() -> None:
     assert colours == ["yellow", "green"]
 
 
-def test_errors_are_shown_with_the_last_known_figures() -> None:
+def test_outage_is_shown_with_the_last_known_figures() -> None:
     failed = replace(SNAPSHOT, database_error="the database: connection refused")
     for text in (words(shown(failed)), line(failed, title="")):
         assert "the database: connection refused" in text
@@ -97,7 +97,7 @@ def test_errors_are_shown_with_the_last_known_figures() -> None:
     assert "ERROR" not in line(SNAPSHOT, title="")
 
 
-def test_a_note_replaces_the_footer_and_idle_consumers_are_counted() -> None:
+def test_note_replaces_the_footer_and_idle_consumers_are_listed() -> None:
     noted = replace(SNAPSHOT, note="there is no stream 'nosuch'", backlog=Backlog(0, 0, 0, 0, 2, 1))
     for text in (words(shown(noted)), line(noted, title="")):
         assert "there is no stream 'nosuch'" in text
@@ -105,7 +105,7 @@ def test_a_note_replaces_the_footer_and_idle_consumers_are_counted() -> None:
     assert "idle" not in line(SNAPSHOT, title="")
 
 
-def test_unknown_figures_are_not_shown_as_zero() -> None:
+def test_unknown_figures_are_not_shown_as_zero_in_the_live_view() -> None:
     nothing = Snapshot()
     assert "waiting for the first price …" in shown(nothing)
     assert "p50 – p99 –" in figures(nothing)
@@ -113,7 +113,7 @@ def test_unknown_figures_are_not_shown_as_zero() -> None:
 
 
 @pytest.mark.parametrize("height", [14, 24, 40])
-def test_symbols_without_room_are_counted(height: int) -> None:
+def test_hidden_symbols_are_counted(height: int) -> None:
     many = replace(SNAPSHOT, symbols=[SymbolStatus(f"S{n:02}", 1.0, 0.0, []) for n in range(50)])
     text = shown(many, height=height)
     drawn = re.findall(r"S\d\d", text)
@@ -136,7 +136,7 @@ def test_a_candle_line_is_scaled_from_the_lowest_low_to_the_highest_high() -> No
     [([], ""), ([Candle(0, 5, 5, 5, 5, 1)] * 3, r"([▄▅])\1\1"), ([Candle(0, -1, -1, -3, -2, 1)], r"[▄▅]")],
     ids=["none", "flat", "negative"],
 )
-def test_a_candle_line_without_a_range(candles: list[Candle], expected: str) -> None:
+def test_candle_line_handles_few_candles(candles: list[Candle], expected: str) -> None:
     assert re.fullmatch(expected, candle_line(candles).plain)
 
 
@@ -147,6 +147,6 @@ def test_only_the_newest_candles_are_drawn() -> None:
     assert (len(bars), bars[0], bars[-1]) == (MINUTES, "▁", "█")
 
 
-def test_a_consumers_report_without_a_figure_is_ignored() -> None:
+def test_consumer_report_without_a_figure_is_ignored() -> None:
     assert worst([{"at": 1}, {"at": 1, "latency_p50": None}, {"at": 1, "latency_p50": 0.5}], "latency_p50") == 0.5
     assert worst([{"at": 1}], "latency_p50") is None

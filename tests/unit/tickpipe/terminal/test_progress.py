@@ -43,24 +43,24 @@ def shown(
         ([(0, 250, 1000, ""), (9, 0, 0, "waiting")], "waiting 0:00:09"),
     ],
 )
-def test_amount_rate_and_time_left_are_shown_once_they_are_known(reports: Sequence[Report], expected: str) -> None:
+def test_progress_line_shows_known_count_rate_and_time_left(reports: Sequence[Report], expected: str) -> None:
     assert expected in shown(reports)
 
 
-def test_bytes_are_shown_in_readable_units() -> None:
+def test_byte_counts_have_byte_units() -> None:
     found = shown([(0, 0, 2e9, "moving"), (5, 2.5e8, 2e9, ""), (10, 5e8, 2e9, "")], unit="bytes")
     assert "moving 0:00:10 0.5/2.0 GB 50.0 MB/s 0:00:30" in found
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_the_display_fits_on_one_line_of_a_terminal(width: int) -> None:
+def test_progress_is_one_line_on_a_terminal(width: int) -> None:
     reports = [(0.0, 1_234_567.0, 5_000_000.0, "verifying session 12 of 400, prices")]
     reports += [(10.0, 2_500_000.0, 5_000_000.0, "verifying session 13 of 400, prices")]
     found = shown(reports, width=width)
     assert "verifying session 13 of 400, prices 0:00:10 2500000/5000000 50%" in found
 
 
-def test_nothing_is_shown_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_silent_when_piped(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown([(1, 1, 2, "")], terminal=False) == ""
     with progress("verifying") as report:  # pytest's stderr is not a terminal
         report(1, 2)
