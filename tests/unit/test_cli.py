@@ -115,7 +115,8 @@ def assert_refused(ended: Ended, words: str) -> None:
                 "--log-level": "LOG_LEVEL; default: INFO",
                 "--drain": "",
                 "secrets": (
-                    "REDIS_URL redis://localhost:6379/0 DATABASE_URL postgresql://localhost:5432/tickpipe REDIS_URL_FILE .env"
+                    "REDIS_URL redis://localhost:6379/0 REDIS_URL_FILE .env "
+                    "DATABASE_URL postgresql://localhost:5432/tickpipe"
                 ),
             },
         ),

@@ -1,4 +1,4 @@
-"""What the store does without a database: array literals, and URLs that are none."""
+"""Array literals and invalid URLs, without a database."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parse_array(literal: str) -> list[str | None]:
             rest = rest[position + 1 :]
         else:
             value = rest.partition(",")[0]
-            assert value == "NULL"  # nothing else of ours stands unquoted
+            assert value == "NULL"  # the only unquoted value
             values.append(None)
             rest = rest[len(value) :]
         assert rest == "" or (rest[0] == "," and len(rest) > 1)

@@ -168,7 +168,7 @@ def test_entry_deleted_while_pending_is_acked(
 def test_entries_are_acked_after_they_are_stored(make_worker: MakeWorker, stream: ConsumerGroup, store: Store) -> None:
     fill(stream, 1, 25)
     make_worker().run()
-    # Each block, all of it, while it is being stored, and the one that is read meanwhile; none before it.
+    # Each complete batch during its insert, and the next one, which is read at the same time.
     least, most = [10, 10, 5], [20, 25, 15]
     assert [sorted(three)[1] for three in zip(least, store.pending, most, strict=True)] == store.pending
 
@@ -199,7 +199,7 @@ def test_batch_is_kept_and_retried_during_an_outage(
 
     store.answers, store.on_insert = False, away
     make_worker().run()
-    assert store.pending == [3] * 6  # not acked meanwhile
+    assert store.pending == [3] * 6  # not acked in between
     assert (store.seqs, stream.pending()) == ([1, 2, 3], 0)
     assert store.bisected == [False] * 6  # it was the database, not the block
 
@@ -227,7 +227,7 @@ def test_stop_finishes_the_current_batch_and_leaves_the_group(
     fill(stream, 1, 25)
     store.on_insert = stop.set
     make_worker(drain=False).run()
-    assert store.seqs == [*range(1, 21)]  # that one, and the one that was read meanwhile
+    assert store.seqs == [*range(1, 21)]  # that batch, and the next one, which was read already
     assert stream.backlog()[2:] == (5, 0, 0, 0)  # 5 unread, none pending, no consumer's name
 
 
@@ -256,7 +256,7 @@ def test_stop_during_a_database_outage_leaves_the_batch_pending(
     assert len(make_stream(consumer="me").read_own_pending(9)) == 3
 
 
-# --- When Redis is away, or has forgotten
+# --- Outages and lost state of Redis
 
 
 def test_redis_outage_is_waited_out_and_pending_entries_are_recovered(
@@ -266,7 +266,7 @@ def test_redis_outage_is_waited_out_and_pending_entries_are_recovered(
     redis_server: fakeredis.FakeServer,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Redis goes away between the store and the ack."""
+    """Redis fails between the insert and the ack."""
     store.ask_pending = lambda: 0
     away = iter([True])
 
@@ -336,7 +336,7 @@ def test_refused_statistics_are_logged_once_and_work_continues(
     assert said == [f"consumer statistics not written: {error}"] * 2  # to write them, and to remove old ones
 
 
-# --- What it does besides
+# --- Other work
 
 
 def test_worker_publishes_its_statistics(make_worker: MakeWorker, stream: ConsumerGroup) -> None:

@@ -39,7 +39,7 @@ def stream(make_stream: StreamMaker) -> ConsumerGroup:
     return stream
 
 
-# --- Who is there
+# --- Consumers
 
 
 def test_members_report_their_pending_entries(stream: ConsumerGroup, make_stream: StreamMaker) -> None:
@@ -241,7 +241,7 @@ def test_only_idle_consumers_without_pending_entries_are_removed(
 @pytest.mark.parametrize(
     ("last_read", "acked", "kept"),
     [
-        (2, [], ["9-0", "9-9", "9-10", "10-0", "100-0"]),  # the oldest pending one holds it
+        (2, [], ["9-0", "9-9", "9-10", "10-0", "100-0"]),  # the oldest pending entry stops it
         (3, ["9-0", "9-9"], ["9-10", "10-0", "100-0"]),
         (4, ["9-0", "9-9", "9-10"], ["10-0", "100-0"]),  # as text, 10-0 comes before 9-0
         (5, ["9-9", "9-10", "10-0", "100-0"], ["9-0", "9-9", "9-10", "10-0", "100-0"]),
