@@ -72,7 +72,7 @@ def producer(
     symbols: Symbols = None,
     symbols_file: SymbolsFile = None,
     url: Url = DEFAULT_URL,
-    price_stream: settings.PriceStream = "prices",
+    price_stream: settings.PriceStream = settings.PRICE_STREAM,
     feed_name: FeedName = "twelvedata",
     spool_dir: settings.SpoolDir = None,
     spool_max: SpoolMax = 1 << 30,

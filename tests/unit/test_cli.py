@@ -152,7 +152,7 @@ def test_help_names_each_option_with_its_variable_and_default(
             assert (fact if fact.startswith("default: ") else f"[env var: {fact}]") in text[0]
 
 
-@pytest.mark.parametrize("app", [producer.cli.app, consumer.cli.app, tickpipe.cli.app])
+@pytest.mark.parametrize("app", [producer.cli.app, consumer.cli.app, tickpipe.cli.app.app])
 def test_no_option_takes_a_secret(app: typer.Typer) -> None:
     """Every user of the machine can see command lines."""
     secrets = {"TWELVE_DATA_API_KEY", "REDIS_URL", "DATABASE_URL", "PGPASSWORD"}

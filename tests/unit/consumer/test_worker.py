@@ -29,7 +29,7 @@ class Store:
     """Keeps what it is given. `on_insert` may look, or raise, before it does; `pending` is asked at that moment."""
 
     def __init__(self) -> None:
-        self.blocks: list[tuple[str, list[int]]] = []
+        self.batches: list[tuple[str, list[int]]] = []
         self.bisected: list[bool] = []
         self.pending: list[int] = []
         self.answers = True
@@ -43,7 +43,7 @@ class Store:
         self.bisected.append(bisect)
         self.pending.append(self.ask_pending())
         self.on_insert()
-        self.blocks.append((stream, [int(entry.fields[b"seq"]) for entry in entries if entry.fields]))
+        self.batches.append((stream, [int(entry.fields[b"seq"]) for entry in entries if entry.fields]))
         return Stored(len(entries), 0, 0)
 
     def ping(self) -> bool:
@@ -52,7 +52,7 @@ class Store:
     @property
     def seqs(self) -> list[int]:
         """Of the prices, in the order they were stored."""
-        return [seq for stream, block in self.blocks for seq in block if stream == "prices"]
+        return [seq for stream, batch in self.batches for seq in batch if stream == "prices"]
 
 
 @pytest.fixture
@@ -103,12 +103,12 @@ def test_both_streams_are_stored_in_order_in_batches_and_acked(
     fill(make_stream("prices:feed"), 1, 2)
     worker = make_worker()
     worker.run()
-    assert [block for name, block in store.blocks if name == "prices"] == [
+    assert [batch for name, batch in store.batches if name == "prices"] == [
         [*range(1, 11)],
         [*range(11, 21)],
         [*range(21, 26)],
     ]
-    assert ("prices:feed", [1, 2]) in store.blocks
+    assert ("prices:feed", [1, 2]) in store.batches
     assert stream.backlog()[2:4] == (0, 0)
     assert (worker.totals.stored, worker.totals.batches) == (25, 3)
 
@@ -119,7 +119,7 @@ def test_own_pending_entries_are_processed_first(
     fill(stream, 1, 25)
     make_stream(consumer="me").read(12)  # and was killed
     make_worker().run()
-    assert [block for _, block in store.blocks] == [[*range(1, 11)], [11, 12], [*range(13, 23)], [23, 24, 25]]
+    assert [batch for _, batch in store.batches] == [[*range(1, 11)], [11, 12], [*range(13, 23)], [23, 24, 25]]
     assert stream.pending() == 0
 
 
@@ -201,7 +201,7 @@ def test_batch_is_kept_and_retried_during_an_outage(
     make_worker().run()
     assert store.pending == [3] * 6  # not acked in between
     assert (store.seqs, stream.pending()) == ([1, 2, 3], 0)
-    assert store.bisected == [False] * 6  # it was the database, not the block
+    assert store.bisected == [False] * 6  # it was the database, not the batch
 
 
 def test_batch_that_fails_while_the_database_responds_is_bisected(
@@ -214,7 +214,7 @@ def test_batch_that_fails_while_the_database_responds_is_bisected(
     fill(stream, 1, 13)
     store.on_insert = fail
     make_worker().run()
-    assert store.bisected == ([False] * BISECT_AFTER + [True]) * 2  # each block by itself
+    assert store.bisected == ([False] * BISECT_AFTER + [True]) * 2  # each batch by itself
     assert store.seqs == [*range(1, 14)]
 
 
