@@ -25,7 +25,7 @@ def test_bad_entries_do_not_block_good_ones(pipeline: Pipeline) -> None:
     assert pipeline.database.count() == 997
     letters = pipeline.database.query("SELECT seq, reason FROM dead_letters ORDER BY entry_id")
     assert letters == [
-        (101, "price is no finite number: 'NaN'"),
+        (101, "price is not a finite number: 'NaN'"),
         (501, f"symbol is not of 1 to 64 characters: '{'x' * 65}'"),
         (None, "its fields are not those of a tick: what"),
     ]

@@ -1,4 +1,4 @@
-"""`tickpipe doctor` and the sizes of `tickpipe status`, on real servers configured for each finding."""
+"""`tickpipe doctor` and the sizes of `tickpipe status`: each finding is provoked on a real server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Findings = dict[str, Finding]
 
 @contextmanager
 def context(redis_url: str, database_url: str, spool: Path, *, ahead: float = 0.0) -> Iterator[CheckContext]:
-    """Runs doctor. `ahead`: seconds by which the local clock is ahead."""
+    """`ahead`: seconds by which this machine's clock is fast."""
     client = redis.Redis.from_url(redis_url)
     with closing(DatabaseClient(Secret(database_url))) as store, closing(client):
         streams = [ConsumerGroup(client, key, GROUP, "doctor") for key in ("prices", "prices:feed")]
@@ -39,12 +39,12 @@ def context(redis_url: str, database_url: str, spool: Path, *, ahead: float = 0.
 
 @pytest.fixture
 def look(pipeline: Pipeline, tmp_path: Path) -> Callable[..., Findings]:
-    def examined(redis_url: str = "", database_url: str = "", **other: float) -> Findings:
+    def look(redis_url: str = "", database_url: str = "", **other: float) -> Findings:
         redis_url, database_url = redis_url or pipeline.servers.valkey.url, database_url or pipeline.database.url
         with context(redis_url, database_url, tmp_path / "spool", **other) as found:
             return {each.what: each for each in examine(found)}
 
-    return examined
+    return look
 
 
 def states(findings: Findings, state: str) -> list[str]:
@@ -53,7 +53,7 @@ def states(findings: Findings, state: str) -> list[str]:
 
 def finding(findings: Findings, words: str) -> Finding:
     """The one finding with this text."""
-    (found,) = [finding for what, finding in findings.items() if words in what]
+    (found,) = [each for what, each in findings.items() if words in what]
     return found
 
 
@@ -73,8 +73,8 @@ def test_servers_with_our_settings_are_healthy(look: Callable[..., Findings]) ->
 def test_misconfigured_redis_is_reported(
     look: Callable[..., Findings], settings: dict[str, str], words: str, advice: str
 ) -> None:
-    with temporary_folder() as folder:
-        server = ValkeyServer(folder / "valkey", settings=settings)
+    with temporary_folder() as home:
+        server = ValkeyServer(home / "valkey", settings=settings)
         server.start()
         try:
             found = look(redis_url=server.url)
@@ -86,8 +86,8 @@ def test_misconfigured_redis_is_reported(
 
 
 def test_misconfigured_database_is_reported(look: Callable[..., Findings]) -> None:
-    with temporary_folder() as folder:
-        server = PostgresServer(folder / "postgres-18", settings={"fsync": "off", "full_page_writes": "off"})
+    with temporary_folder() as home:
+        server = PostgresServer(home / "postgres-18", settings={"fsync": "off", "full_page_writes": "off"})
         server.start()
         try:
             with closing(DatabaseClient(Secret(server.url))) as store:
@@ -130,7 +130,7 @@ def test_missing_read_right_is_a_note_and_other_checks_run(
         "database: schema and jobs",
         "database: feed and sizes",
     }
-    assert all(each.state == "note" and "look yourself" in each.advice for each in hidden.values())
+    assert all(each.state == "note" and "check it yourself" in each.advice for each in hidden.values())
     assert finding(found, "prices: no group holds back").state == "ok"
     assert finding(found, "database: fsync on").state == "ok"
 
@@ -158,7 +158,7 @@ def test_missing_or_changed_schema_is_reported(empty_pipeline: Pipeline, look: C
 def test_backlog_without_readers_is_reported(pipeline: Pipeline, look: Callable[..., Findings]) -> None:
     pipeline.prices.append([{"n": "1"}])
     found = look()
-    assert states(found, "BAD") == ["prices: 0 consumers in group timescale, 1 entries left"]
+    assert states(found, "BAD") == ["prices: 0 consumers in group timescale, 1 entry left"]
     assert finding(found, "prices:feed: 0 consumers").state == "note"
 
 
@@ -169,12 +169,12 @@ def test_killed_consumer_is_not_counted(pipeline: Pipeline, look: Callable[..., 
     wait_for(lambda: [stream.backlog()[4:] for stream in (pipeline.prices, pipeline.feed)] == [(1, 1), (1, 1)])
     status = pipeline.processes.start("tickpipe", "status")
     assert status.wait() == 0
-    assert "consumers 1  silent 1" in status.said()
-    assert "group timescale: 0 unread, 0 pending, 1 consumers and 1 silent" in status.said()
-    assert finding(look(), "prices: 1 consumers and 1 silent in group timescale").state == "ok"
+    assert "consumers 1  idle 1" in status.said()
+    assert "group timescale: 0 unread, 0 pending, 1 consumer and 1 idle" in status.said()
+    assert finding(look(), "prices: 1 consumer and 1 idle in group timescale").state == "ok"
     other.kill()
     wait_for(lambda: pipeline.prices.backlog()[4:] == (0, 2))
-    assert "see what keeps" in finding(look(), "prices: 0 consumers and 2 silent in group timescale").advice
+    assert "find out why the idle ones" in finding(look(), "prices: 0 consumers and 2 idle in group timescale").advice
 
 
 def test_missing_stream_is_reported(pipeline: Pipeline) -> None:
@@ -191,10 +191,10 @@ def test_missing_stream_is_reported(pipeline: Pipeline) -> None:
         assert said in looking.said()
     assert pipeline.redis.dbsize() == 0
     consumer = pipeline.consumer("--price-stream", "nosuch")
-    consumer.wait_until_said("reads nosuch in the group timescale, a new stream: no producer has written to it yet")
+    consumer.wait_until_said("reads nosuch as one of timescale, a new stream: no producer has written to it yet")
     wait_for(lambda: pipeline.redis.exists("nosuch"))
     again = pipeline.consumer("--price-stream", "nosuch")
-    again.wait_until_said("reads nosuch in the group timescale\n")
+    again.wait_until_said("reads nosuch as one of timescale\n")
 
 
 def test_silent_feed_unverified_session_and_dead_letters_are_reported(
@@ -207,10 +207,10 @@ def test_silent_feed_unverified_session_and_dead_letters_are_reported(
         session.store([1])
         session.store([2], price="NaN")
         found = look()
-        assert states(found, "BAD") == [finding(found, "feed twelvedata: last word 17 min ago").what]
-        assert finding(found, "1 sessions have ended").state == "note"
-        assert "`tickpipe verify`" in finding(found, "1 sessions have ended").advice
-        assert finding(found, "1 dead letters").state == "note"
+        assert states(found, "BAD") == [finding(found, "feed twelvedata: last report 17 min ago").what]
+        assert finding(found, "1 session has ended").state == "note"
+        assert "`tickpipe verify`" in finding(found, "1 session has ended").advice
+        assert finding(found, "1 dead letter").state == "note"
         session.checkpoint("stopped", 2, 2)
         assert states(look(), "BAD") == []
 
@@ -222,7 +222,7 @@ def test_timescaledb_is_healthy_without_failed_jobs(timescale: Database, look: C
     assert states(found, "BAD") == []
     assert finding(found, "TimescaleDB 2.").state == "ok"
     assert finding(found, "0 background jobs failed").state == "ok"
-    assert not [what for what in found if "ordinary table" in what]
+    assert not [what for what in found if "regular table" in what]
 
 
 def test_regular_table_with_timescaledb_installed_is_reported(
@@ -233,7 +233,7 @@ def test_regular_table_with_timescaledb_installed_is_reported(
     timescale.query("CREATE EXTENSION IF NOT EXISTS timescaledb")
     found = look(database_url=timescale.url)
     assert states(found, "BAD") == []
-    assert "`tickpipe migrate --to-timescaledb`" in finding(found, "ordinary table").advice
+    assert "`tickpipe migrate --to-timescaledb`" in finding(found, "regular table").advice
 
 
 def grown(store: DatabaseClient, rows: int) -> StoredSession:
@@ -307,10 +307,10 @@ def test_commands_print_json(pipeline: Pipeline) -> None:
     pipeline.prices.ensure_group()
     status = pipeline.processes.start("tickpipe", "status", "--json", "--disk", "/tmp")
     assert status.wait() == 0, status.said()
-    shown = json.loads(status.said())
-    assert {"lag", "pending", "consumers"} < shown["groups"]["timescale"].keys()
-    assert shown["rows_per_second"] is None  # a rate needs two measurements
-    sizes = shown["sizes"]
+    printed = json.loads(status.said())
+    assert {"lag", "pending", "consumers"} < printed["groups"]["timescale"].keys()
+    assert printed["rows_per_second"] is None  # one snapshot is too short for a rate
+    sizes = printed["sizes"]
     assert sizes["table_bytes"] > 0
     assert sizes["table_disk_free_bytes"] > 0
     doctor = pipeline.processes.start("tickpipe", "doctor", "--json")

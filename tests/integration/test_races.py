@@ -110,10 +110,10 @@ def test_lagging_second_group_prevents_trimming(pipeline: Pipeline) -> None:
     assert [entry.fields for entry in other.read(10)] == [{b"n": b"%d" % n} for n in range(4, 10)]
     said = pipeline.processes.start("tickpipe", "status")
     assert said.wait() == 0
-    assert "group research: 0 unread, 6 pending, 1 consumers  holds back trimming" in said.said()
+    assert "group research: 0 unread, 6 pending, 1 consumer  delays trimming" in said.said()
     doctor = pipeline.processes.start("tickpipe", "doctor")
     assert doctor.wait() == 1
-    assert "BAD  group research lags: it holds back trimming" in doctor.said()
+    assert "BAD  group research lags: this group holds back trimming" in doctor.said()
     other.ack([entry.id for entry in other.read_own_pending(10)])
     well = pipeline.processes.start("tickpipe", "doctor")
     assert well.wait() == 0, well.said()
