@@ -145,7 +145,7 @@ def _install_timescaledb(database: DatabaseClient) -> Exception | None:
     """Install the extension if it is available. Returns the error if that fails."""
     try:  # in its own transaction: if the library is not preloaded, the server closes the connection
         with database.transaction() as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            _take_lock(cursor)
             cursor.execute(
                 "SELECT FROM pg_available_extensions WHERE name = 'timescaledb' AND installed_version IS NULL"
             )

@@ -123,7 +123,7 @@ def test_minutes_with_gaps_have_vendor_bars_and_others_have_ticks(
     blind(session, 2 * MINUTE + 30, 5 * MINUTE + 1, "BTC/USD")
     session.emit("stopped", 10 * MINUTE, last_seq=30)
     begun(store, start + 10 * MINUTE, "BTC/USD").emit("unsubscribed", 1, symbols=["BTC/USD"])
-    assert said(backfill(pipeline, simulator)) == ["4 bars of 1 symbols stored over 1 gaps"]
+    assert said(backfill(pipeline, simulator)) == ["stored 4 bars of 1 symbol in 1 gap"]
     assert minutes(pipeline, "backfill", start) == [2, 3, 4, 5]
     assert minutes(pipeline, "ticks", start) == [0, 1, 6, 7, 8, 9, 10]
     rows = pipeline.database.query(
@@ -142,7 +142,7 @@ def test_minutes_without_bars_are_not_requested_again(
     blind(session, 100, 400, "AAPL", "BTC/USD")
     session.emit("unsubscribed", 500, symbols=["AAPL", "BTC/USD"])
     simulator.answer_calls(CLOSED)  # for the first symbol, AAPL
-    assert said(backfill(pipeline, simulator)) == ["6 bars of 1 symbols stored over 2 gaps"]
+    assert said(backfill(pipeline, simulator)) == ["stored 6 bars of 1 symbol in 2 gaps"]
     assert len(simulator.calls) == 2
     assert said(backfill(pipeline, simulator)) == ["stored 0 bars of 0 symbols in 0 gaps"]
     assert len(simulator.calls) == 2
@@ -170,7 +170,7 @@ def test_lost_prices_are_a_gap_of_every_covered_symbol(
         lost = {"since": (start + since) * 1_000_000, "until": (start + until) * 1_000_000}
         session.emit("overflow", 300, first_seq=7, last_seq=9, **lost, cause="spool full")
     session.emit("unsubscribed", 400, symbols=["BTC/USD"])
-    assert said(backfill(pipeline, simulator)) == ["4 bars of 2 symbols stored over 3 gaps"]
+    assert said(backfill(pipeline, simulator)) == ["stored 4 bars of 2 symbols in 3 gaps"]
     assert len(simulator.calls) == 2
     assert minutes(pipeline, "backfill", start) == [1, 3, 4]
     assert minutes(pipeline, "backfill", start, "ETH/USD") == [1]
@@ -202,7 +202,7 @@ def test_unknown_symbol_is_reported_and_others_are_filled(
         "stored 1 bar of 1 symbol in 1 gap",
         "tickpipe: Twelve Data refuses bars of AAAA. Name the other symbols with --symbols",
     ]
-    assert "no bars of AAAA: 127.0.0.1:" in running.said()
+    assert "symbol refused: AAAA: 127.0.0.1:" in running.said()
 
 
 def test_refused_key_stops_the_backfill_immediately(
@@ -225,7 +225,7 @@ def test_backfill_keeps_stored_bars_and_resumes_after_an_outage(
     first, last = said(running, 1)
     assert first == "stored 0 bars of 0 symbols in 1 gap"
     assert last.endswith("says 503: maintenance")
-    assert running.said().count("says 503: maintenance; try ") == 4
+    assert running.said().count("says 503: maintenance; attempt ") == 4
     assert said(backfill(pipeline, simulator)) == ["stored 1 bar of 1 symbol in 1 gap"]
     assert [call["symbol"] for call in simulator.calls] == ["BTC/USD", *["ETH/USD"] * 6]
 

@@ -168,7 +168,7 @@ def test_pipeline_through_a_pooler_stores_everything(fresh_pipeline: Pipeline, f
             assert running.wait() == 0, running.said()
         doctor = pipeline.processes.start("tickpipe", "doctor", DATABASE_URL=url)
         doctor.wait()
-        assert "database: through a pooler" in doctor.said()
+        assert "database: connected through a pooler" in doctor.said()
     pipeline.assert_stored_exactly(events)
     direct = pipeline.processes.start("tickpipe", "doctor")
     direct.wait()
