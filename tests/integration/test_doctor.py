@@ -183,7 +183,7 @@ def test_missing_stream_is_reported(pipeline: Pipeline) -> None:
     words = "there is no stream 'nosuch' in this Redis yet"
     for command, said in {
         "status": f"{words}: has its producer run, is PRICE_STREAM the same?\nbacklog 0  consumers 0",
-        "verify": f"{words}: has its producer run, is PRICE_STREAM the same? Prices that wait in another stream were not searched",
+        "verify": f"{words}: has its producer run, is PRICE_STREAM the same? Prices that wait in another stream",
         "doctor": f"note stream nosuch: {words}",
     }.items():
         looking = pipeline.processes.start("tickpipe", command, "--price-stream", "nosuch")
