@@ -278,9 +278,7 @@ def test_candles_are_correct_if_the_logs_of_timescaledb_are_unknown(hypertable: 
 
 def test_database_of_an_older_version_is_upgraded(timescale: Database) -> None:
     """It has older candles, and a migration that no longer exists: it refreshed the aggregates."""
-    refresh_of_then = Migration(
-        "0007_refresh.timescaledb.sql", "-- outside a transaction: a refresh cannot run in one."
-    )
+    refresh_of_then = Migration("0007_refresh.timescaledb.sql", "SELECT 'a refresh'")
     install_paused(timescale, [*(each for each in read_migrations() if each.name < "0010"), refresh_of_then])
     expected = make_ticks(15, count=400)
     insert_ticks(timescale, expected)
@@ -310,15 +308,18 @@ def insert_steps(database: Database) -> int:
 
 def rows_read(database: Database, sql: str, *parameters: object) -> int:
     """The number of ticks that a statement reads, including its functions."""
+    counters = (
+        "SELECT coalesce(sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)), 0)::bigint "
+        "FROM pg_stat_xact_all_tables WHERE relname = 'prices_real_time' OR relname ~ '^_hyper_1_'"
+    )
     with closing(psycopg2.connect(database.url)) as connection, connection.cursor() as cursor:
         cursor.execute("SET max_parallel_workers_per_gather = 0")  # workers have their own counters
+        cursor.execute(counters)
+        ((before,),) = cursor.fetchall()
         cursor.execute(sql, parameters)
-        cursor.execute(
-            "SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_xact_all_tables "
-            "WHERE relname = 'prices_real_time' OR relname ~ '^_hyper_1_'"
-        )
-        ((read,),) = cursor.fetchall()
-    return int(read)
+        cursor.execute(counters)
+        ((after,),) = cursor.fetchall()
+    return int(after) - int(before)
 
 
 def test_candles_read_each_tick_once(backend: Database) -> None:

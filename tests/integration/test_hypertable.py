@@ -35,6 +35,9 @@ from tests.support.timescaledb import refresh_aggregate
 
 
 def test_batch_redelivered_into_compressed_chunks_duplicates_nothing(hypertable: Database) -> None:
+    ((version,),) = hypertable.query("SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'")
+    if tuple(map(int, version.split(".")[:2])) < (2, 18):
+        pytest.skip(f"TimescaleDB {version} drops new rows that arrive beside old ones (its issue 7672)")
     session = 1_760_000_000_000_000
     entries = [entry(tick.encode(each)) for each in ticks(make_events(5000), session)]
     with closing(store_of(hypertable)) as store:
@@ -72,12 +75,12 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(part)
 
 
-def test_one_hour_in_a_year_of_minutes_is_read_by_index(hypertable: Database) -> None:
-    """Reading one hour touches about one hour of rows, although a year is stored."""
+def test_one_hour_in_months_of_minutes_is_read_by_index(hypertable: Database) -> None:
+    """Reading one hour touches about one hour of rows, although three months are stored."""
     hypertable.query(
         "INSERT INTO prices_real_time (time, symbol, price, day_volume, received_at, session, seq) "
         "SELECT t, 'BTC/USD', 1.0, extract(epoch FROM t)::bigint %% 86400, t, 1, row_number() OVER () "
-        "FROM generate_series(%s - interval '1 year', %s, interval '1 minute') AS t",
+        "FROM generate_series(%s - interval '90 days', %s, interval '1 minute') AS t",
         START, START,
     )  # fmt: skip
     refresh_aggregate(hypertable, "1m")
@@ -89,10 +92,8 @@ def test_one_hour_in_a_year_of_minutes_is_read_by_index(hypertable: Database) ->
     (plan,) = json.loads(plans) if isinstance(plans, str) else plans
     read = 0
     for node in nodes(plan["Plan"]):
-        if node["Node Type"] == "Seq Scan":
-            assert node.get("Relation Name") == "candles_horizon", node
-        if "Relation Name" in node and "Index Cond" in node:
-            read += node["Actual Rows"] * node["Actual Loops"] + node.get("Rows Removed by Filter", 0)
+        if "Relation Name" in node:
+            read += (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
     assert read < 1500, "60 bars, and for each the bars of the five minutes before"
 
 

@@ -34,4 +34,4 @@ def retention(ticks: Ticks = "", off: Off = False) -> None:
         elif ticks:
             with progress("recording and dropping old ticks"):  # one statement, without progress figures
                 policy.keep(store, policy.read_age(ticks))
-        echo(policy.look(store))
+        echo(*str(policy.look(store)).split("\n"))
