@@ -26,6 +26,17 @@ from tickpipe.embedded import PostgresServer, ValkeyServer
 
 GROUP = "timescale"
 
+_INSERT_LOCK = (11, 2026)
+_BLOCK_INSERTS = f"""
+    CREATE OR REPLACE FUNCTION wait_for_tests() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        PERFORM pg_advisory_xact_lock_shared{_INSERT_LOCK};
+        RETURN NEW;
+    END $$;
+    CREATE OR REPLACE TRIGGER wait_for_tests BEFORE INSERT ON {{table}}
+    FOR EACH ROW EXECUTE FUNCTION wait_for_tests();
+"""
+
 
 @dataclass(frozen=True)
 class ServerPair:
@@ -97,11 +108,15 @@ class Database:
 
     @contextmanager
     def locked(self, table: str = "prices_real_time") -> Iterator[None]:
-        """While this lasts nobody can write to the table: who tries is stopped in the middle of a transaction."""
+        """Block inserts into the table. A writer waits within its transaction, at its first row.
+
+        A table lock would already block the consumer's check of its rights at startup.
+        """
+        self.query(_BLOCK_INSERTS.format(table=table))
         holder = psycopg2.connect(self.url)
         try:
             with holder.cursor() as cursor:
-                cursor.execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE")
+                cursor.execute("SELECT pg_advisory_lock(%s, %s)", _INSERT_LOCK)
             yield
         finally:
             holder.close()
