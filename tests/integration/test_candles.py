@@ -584,10 +584,8 @@ def test_an_hour_of_months_of_minutes_is_read_by_index(hypertable: Database) -> 
     (plan,) = json.loads(plans) if isinstance(plans, str) else plans
     read = 0
     for node in nodes(plan["Plan"]):
-        if node["Node Type"] == "Seq Scan":
-            assert node.get("Relation Name") in {"candles_horizon", "candles_kept"}, node  # one row, and none
-        if "Relation Name" in node and "Index Cond" in node:
-            read += node["Actual Rows"] * node["Actual Loops"] + node.get("Rows Removed by Filter", 0)
+        if "Relation Name" in node:
+            read += (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
     assert read < 1500, "60 bars, and for each the bars of the five minutes before"
 
 
