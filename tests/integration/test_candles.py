@@ -303,9 +303,7 @@ def test_candles_are_right_where_the_logs_of_timescaledb_are_unknown(hypertable:
 
 def test_a_database_of_an_older_version_is_upgraded(timescale: Database) -> None:
     """It has the candles of then, and a migration that is gone: it refreshed the aggregates."""
-    refresh_of_then = Migration(
-        "0007_refresh.timescaledb.sql", "-- outside a transaction: a refresh cannot run in one."
-    )
+    refresh_of_then = Migration("0007_refresh.timescaledb.sql", "SELECT 'a refresh'")
     install_paused(timescale, [*(each for each in read_migrations() if each.name < "0010"), refresh_of_then])
     expected = make_ticks(15, count=400)
     insert_ticks(timescale, expected)
@@ -499,6 +497,9 @@ def compress(database: Database) -> None:
 
 
 def test_a_block_delivered_again_into_compressed_chunks_stores_nothing_twice(hypertable: Database) -> None:
+    ((version,),) = hypertable.query("SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'")
+    if tuple(map(int, version.split(".")[:2])) < (2, 18):
+        pytest.skip(f"TimescaleDB {version} leaves new rows out beside old ones (its issue 7672): `doctor` says so")
     session = 1_760_000_000_000_000
     entries = [entry(tick.encode(each)) for each in ticks(make_events(5000), session)]
     with closing(store_of(hypertable)) as store:
@@ -566,12 +567,12 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(part)
 
 
-def test_an_hour_of_a_year_of_minutes_is_read_by_index(hypertable: Database) -> None:
-    """What is read for an hour is about an hour, though there is a year."""
+def test_an_hour_of_months_of_minutes_is_read_by_index(hypertable: Database) -> None:
+    """What is read for an hour is about an hour, though there are three months."""
     hypertable.query(
         "INSERT INTO prices_real_time (time, symbol, price, day_volume, received_at, session, seq) "
         "SELECT t, 'BTC/USD', 1.0, extract(epoch FROM t)::bigint %% 86400, t, 1, row_number() OVER () "
-        "FROM generate_series(%s - interval '1 year', %s, interval '1 minute') AS t",
+        "FROM generate_series(%s - interval '90 days', %s, interval '1 minute') AS t",
         START, START,
     )  # fmt: skip
     refresh_aggregate(hypertable, "1m")
@@ -583,10 +584,8 @@ def test_an_hour_of_a_year_of_minutes_is_read_by_index(hypertable: Database) -> 
     (plan,) = json.loads(plans) if isinstance(plans, str) else plans
     read = 0
     for node in nodes(plan["Plan"]):
-        if node["Node Type"] == "Seq Scan":
-            assert node.get("Relation Name") == "candles_horizon", node
-        if "Relation Name" in node and "Index Cond" in node:
-            read += node["Actual Rows"] * node["Actual Loops"] + node.get("Rows Removed by Filter", 0)
+        if "Relation Name" in node:
+            read += (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
     assert read < 1500, "60 bars, and for each the bars of the five minutes before"
 
 

@@ -40,7 +40,7 @@ def refresh_aggregate(
 ) -> None:
     """Refresh one aggregate over a span, at once: TimescaleDB 2.28 and newer would go in batches, many times slower."""
     has_options = database.query(
-        "SELECT FROM pg_proc WHERE proname = 'refresh_continuous_aggregate' AND 'options' = ANY (proargnames)"
+        "SELECT 1 FROM pg_proc WHERE proname = 'refresh_continuous_aggregate' AND 'options' = ANY (proargnames)"
     )
     options = """, options => '{"buckets_per_batch": 0}'""" if has_options else ""
     database.query(f"CALL refresh_continuous_aggregate('aggregate_{width}', %s, %s{options})", since, until)
