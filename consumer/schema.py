@@ -138,7 +138,7 @@ def _switch_on_timescaledb(store: PriceStore) -> Exception | None:
     """Install the extension where it is available. Returns why it could not be."""
     try:  # in a transaction of its own: where it is not preloaded, that ends the connection
         with store.transaction() as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            _wait_for_turn(cursor)
             cursor.execute(
                 "SELECT FROM pg_available_extensions WHERE name = 'timescaledb' AND installed_version IS NULL"
             )

@@ -396,7 +396,7 @@ def retention(
     elif ticks:
         with progress("recording and dropping old ticks"):  # one statement: how far it is, the database does not tell
             keeping.keep(store, keeping.read_age(ticks))
-    echo(keeping.look(store))
+    echo(*str(keeping.look(store)).split("\n"))
     store.close()
 
 

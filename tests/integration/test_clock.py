@@ -19,6 +19,10 @@ from tests.support.waiting import PATIENCE, wait_for
 from tickpipe.simulator import SimulatorConfig
 from tickpipe.verify import verify
 
+#: Microseconds.
+HOUR = 3600 * 1_000_000
+DAY = 24 * HOUR
+
 
 class Clock:
     """The time now in microseconds, plus an offset that a test may change."""
@@ -31,6 +35,8 @@ class Clock:
 
 def test_a_clock_that_jumps_ahead_and_back_loses_no_price_and_hides_no_gap(pipeline: Pipeline, tmp_path: Path) -> None:
     clock, stop, intake = Clock(), Event(), Intake(10**6)
+    start = -HOUR if clock() % DAY >= DAY - HOUR else 0  # else the jump would cross midnight, which begins a session
+    clock.offset = start
     with FaultySimulator(SimulatorConfig(rate=100, seed=1)) as simulator:
         feed = Feed(
             FeedConfig(url=simulator.url),
@@ -49,9 +55,9 @@ def test_a_clock_that_jumps_ahead_and_back_loses_no_price_and_hides_no_gap(pipel
             wait_for(lambda: feed.received > received + 10)
 
         wait_for_more()
-        clock.offset = 3600 * 1_000_000
+        clock.offset = start + HOUR
         wait_for_more()
-        clock.offset = 0
+        clock.offset = start
         wait_for_more()
         simulator.close_all(1012)  # within the hour that the clock was ahead by: this gap must show
         wait_for(lambda: feed.connections == 2)
