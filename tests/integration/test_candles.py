@@ -607,15 +607,18 @@ def insert_steps(database: Database) -> int:
 
 def rows_read(database: Database, sql: str, *parameters: object) -> int:
     """The ticks that a statement reads, in functions, too."""
+    counted = (
+        "SELECT coalesce(sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)), 0)::bigint "
+        "FROM pg_stat_xact_all_tables WHERE relname = 'prices_real_time' OR relname ~ '^_hyper_1_'"
+    )
     with closing(psycopg2.connect(database.url)) as connection, connection.cursor() as cursor:
         cursor.execute("SET max_parallel_workers_per_gather = 0")  # workers have counters of their own
+        cursor.execute(counted)
+        ((before,),) = cursor.fetchall()
         cursor.execute(sql, parameters)
-        cursor.execute(
-            "SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_xact_all_tables "
-            "WHERE relname = 'prices_real_time' OR relname ~ '^_hyper_1_'"
-        )
-        ((read,),) = cursor.fetchall()
-    return int(read)
+        cursor.execute(counted)
+        ((after,),) = cursor.fetchall()
+    return int(after) - int(before)
 
 
 def test_candles_read_each_tick_once(home: Database) -> None:
