@@ -15,7 +15,8 @@ BEGIN
         SELECT p.oid::regprocedure AS name, p.prokind, p.proconfig
         FROM pg_proc AS p
         WHERE p.pronamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'prices_real_time'::regclass)
-          AND p.proname IN ('ticks_size', 'drop_ticks', 'expire_day', 'expire_ticks', 'expire_ticks_job', 'unaggregated')
+          AND p.proname IN ('ticks_size', 'drop_ticks', 'expire_day', 'expire_ticks', 'expire_ticks_job', 'unaggregated', 'unaggregated_tail',
+                            'unaggregated_bars')
     LOOP
         IF routine.prokind = 'p' THEN
             EXECUTE format('REVOKE ALL ON PROCEDURE %s FROM PUBLIC', routine.name);
