@@ -52,6 +52,7 @@ class Run:
     rate: float
     say: Callable[[str], None]
     steps: Sequence[Step] | None = None  # replaces the schedule of the seed
+    least: int = 0  # the run takes longer than `seconds` until the simulator has sent this many events
     counts: Counter[str] = field(default_factory=Counter)
     kills: list[float] = field(default_factory=list)
     looks: int = 0  # duration of each `tickpipe verify` during the run
@@ -140,6 +141,10 @@ class Run:
             self.say(f"{time.monotonic() - started:6.1f} s  {words}")
             act()
         self._sleep_until(started + self.seconds)
+        self._wait(lambda: self._sent() >= self.least, f"{self.least:,} events to be sent")
+
+    def _sent(self) -> int:
+        return sum(map(len, list(self.journal.connections.values())))
 
     def _sleep_until(self, moment: float) -> None:
         while (left := moment - time.monotonic()) > 0:
@@ -243,7 +248,7 @@ class Run:
         until = time.monotonic() + SETTLE_WITHIN
         while not condition():
             if time.monotonic() > until:
-                raise AssertionError(f"waited {SETTLE_WITHIN:.0f} s in vain for {words}")
+                raise AssertionError(f"after {SETTLE_WITHIN:.0f} s still waiting for {words}")
             time.sleep(0.1)
 
     def _spools(self) -> list[Path]:
@@ -291,11 +296,16 @@ def _has_entries(path: Path) -> bool:
 
 
 def chaos(
-    seed: int, seconds: float, rate: float, say: Callable[[str], None], steps: Sequence[Step] | None = None
+    seed: int,
+    seconds: float,
+    rate: float,
+    say: Callable[[str], None],
+    steps: Sequence[Step] | None = None,
+    least: int = 0,
 ) -> tuple[Judgement, Counter[str]]:
     """Run once in a temporary folder. Keep the logs if a check fails."""
     with temporary_folder() as folder:
-        run = Run(folder, seed, seconds, rate, say, steps)
+        run = Run(folder, seed, seconds, rate, say, steps, least)
         try:
             judgement = run.execute()
         except BaseException:

@@ -10,13 +10,12 @@ import pytest
 from tests.chaos.run import chaos, report
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_chaos_loses_and_duplicates_nothing() -> None:
     seed = int(os.environ.get("CHAOS_SEED") or random.randrange(10**6))
     seconds = float(os.environ.get("CHAOS_SECONDS") or 60.0)
-    judgement, counts = chaos(seed, seconds, 2500.0, print)
+    judgement, counts = chaos(seed, seconds, 2500.0, print, least=int(1000 * seconds))
     words = report(judgement, counts, seed)
     print(words)
     assert not judgement.faults, words
-    assert judgement.sent > 1000 * seconds, "the load was too small to prove much"
     assert judgement.dead_letters > 0

@@ -16,7 +16,7 @@ from tests.support.faults import FaultySimulator
 from tests.support.pipeline import Pipeline
 from tests.support.processes import Running
 from tests.support.sessions import StoredSession
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 from tickpipe.simulator.config import SimulatorConfig
 
 MINUTE, HOUR = 60, 3600
@@ -71,7 +71,7 @@ def backfill(pipeline: Pipeline, simulator: FaultySimulator, *options: str, **en
 
 def said(running: Running, status: int = 0) -> list[str]:
     """The last output line after this exit status. The output must not contain the API key."""
-    assert running.wait(40) == status, running.said()
+    assert running.wait(2 * PATIENCE) == status, running.said()
     assert KEY not in running.said()
     assert "Traceback" not in running.said()
     return running.last_log_line()
@@ -90,7 +90,7 @@ def test_backfill_fills_the_candles_of_a_lost_connection(pipeline: Pipeline, sim
     producer = pipeline.producer(simulator.url, symbols=symbols)
     wait_for(lambda: pipeline.appended() > 20, message="prices flow")
     simulator.close_all()
-    wait_for(lambda: sum(event.event == "subscribed" for event in pipeline.feed_entries()) == 2, 20, "it is back")
+    wait_for(lambda: sum(event.event == "subscribed" for event in pipeline.feed_entries()) == 2, message="it is back")
     before = pipeline.appended()
     wait_for(lambda: pipeline.appended() > before + 20, message="prices flow again")
     assert producer.stop() == 0

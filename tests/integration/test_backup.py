@@ -47,7 +47,7 @@ def produce(pipeline: Pipeline, folder: Path, seed: int) -> None:
     before = pipeline.appended()
     with Simulator(SimulatorConfig(capture=capture, speed=0)) as simulator:
         producer = pipeline.producer(simulator.url)
-        wait_for(lambda: pipeline.appended() == before + N, 20, "all prices are in Redis")
+        wait_for(lambda: pipeline.appended() == before + N, message="all prices are in Redis")
         assert producer.stop() == 0
 
 

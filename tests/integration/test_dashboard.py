@@ -68,9 +68,9 @@ class Board:
 
     def open(self, query: str = "") -> None:
         """Load the page and wait for the chart."""
-        wait_for(lambda: self.url, 20, "the dashboard tells its address")
+        wait_for(lambda: self.url, message="the dashboard tells its address")
         self.page.goto(self.url + query)
-        wait_for(self.candles, 20, "the chart has candles")
+        wait_for(self.candles, message="the chart has candles")
 
     def chart(self) -> Any:
         """The options of the visible chart."""

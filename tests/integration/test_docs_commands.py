@@ -63,7 +63,9 @@ def serve(shell: Shell, block: Block, expected: str, environ: dict[str, str]) ->
             start_new_session=True,
         )
     try:
-        wait_for(lambda: expected in log.read_text() or process.poll() is not None, 20, f"{block} prints {expected!r}")
+        wait_for(
+            lambda: expected in log.read_text() or process.poll() is not None, message=f"{block} prints {expected!r}"
+        )
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0, f"{block}: {log.read_text()}"
     finally:

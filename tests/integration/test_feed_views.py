@@ -59,7 +59,7 @@ def test_killed_producer_leaves_a_gap_from_its_last_report_to_the_next_session(
     start = float(int(time.time()) - 100)
     begun(store, start, "A").emit("alive", 5, last_seq=0)
     begun(store, start + 60, "A").emit("alive", 39, last_seq=0)
-    assert gaps(pipeline, start) == [("A", 5, 60, "ended without word")]
+    assert gaps(pipeline, start) == [("A", 5, 60, "stopped reporting")]
 
 
 def test_missing_producer_is_an_open_gap(pipeline: Pipeline, store: DatabaseClient) -> None:

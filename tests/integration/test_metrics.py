@@ -49,7 +49,7 @@ def wait_for_health(port: int, status: int, words: str) -> None:
         code, body = get(port, "/healthz")
         return code == status and words in body
 
-    wait_for(says, 20, f"/healthz says {status} and {words!r}; it says {get(port, '/healthz')}")
+    wait_for(says, message=f"/healthz says {status} and {words!r}; it says {get(port, '/healthz')}")
 
 
 def test_metrics_count_received_appended_and_stored_prices(pipeline: Pipeline, tmp_path: Path) -> None:

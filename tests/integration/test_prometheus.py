@@ -132,11 +132,11 @@ def test_each_alert_fires_only_for_its_fault(
     prometheus = Prometheus(asking)
     one, other = f"127.0.0.1:{storing}", f"127.0.0.1:{dying}"
     feed = f"127.0.0.1:{feeding}"
-    wait_for(lambda: prometheus.up() == {feed, one, other}, 20, "all targets are up")
+    wait_for(lambda: prometheus.up() == {feed, one, other}, message="all targets are up")
     stored = "sum(rate(tickpipe_rows_stored_total[5s])) > 0"
-    wait_for(lambda: (prometheus.ask("query", query=stored) or {}).get("result"), 20, "rows are stored")
+    wait_for(lambda: (prometheus.ask("query", query=stored) or {}).get("result"), message="rows are stored")
     # Prometheus scrapes nothing in its first 5 s. Targets look absent for longer than FOR, but under a minute.
-    wait_for(lambda: prometheus.firing() == set(), 20, "no alert fires")
+    wait_for(lambda: prometheus.firing() == set(), message="no alert fires")
     began = time.time()
     made: dict[Alert, float] = {}
 
@@ -144,14 +144,14 @@ def test_each_alert_fires_only_for_its_fault(
         """Cause a fault and wait for its alerts."""
         made.update(dict.fromkeys(alerts, time.time()))
         fault()
-        wait_for(lambda: prometheus.firing() >= set(alerts), 20, f"these fire: {alerts}")
+        wait_for(lambda: prometheus.firing() >= set(alerts), message=f"these fire: {alerts}")
 
     make(lambda: pipeline.redis.xadd("prices", {"nothing": "that makes sense"}), ("DeadLetters", "warning", ""))
 
     silent = ("FeedSilent", "critical", feed)
     make(lambda: simulator.mute(on=True), silent)
     simulator.mute(on=False)
-    wait_for(lambda: silent not in prometheus.firing(), 20, "the feed is heard again")
+    wait_for(lambda: silent not in prometheus.firing(), message="the feed is heard again")
 
     red = [("ProcessDown", "warning", one), ("ProcessDown", "warning", other)]
     make(pipeline.servers.postgres.stop, ("LagGrowing", "warning", "prices"), *red)

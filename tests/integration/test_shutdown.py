@@ -46,7 +46,7 @@ def test_stopped_producer_flushes_and_reports_its_last_seq(pipeline: Pipeline) -
     with Simulator(SimulatorConfig(rate=2000), journal=lambda _, event: sent.append(event)) as simulator:
         producer = pipeline.producer(simulator.url)
         wait_for(lambda: pipeline.appended() > 500)
-        assert producer.stop(timeout=10) == 0
+        assert producer.stop() == 0
     story = pipeline.feed_entries()
     kinds = [event.event for event in story]
     assert (kinds[0], kinds[-1], kinds.count("stopped")) == ("started", "stopped", 1)
@@ -67,7 +67,7 @@ def test_stopped_consumers_finish_their_batches_and_leave(pipeline: Pipeline) ->
         wait_for(lambda: sorted(pipeline.pending().values()) == [1400, 1400], message="each has two batches")
         for consumer in consumers:
             consumer.signal(signal.SIGTERM)
-    assert [consumer.wait(timeout=10) for consumer in consumers] == [0, 0]
+    assert [consumer.wait() for consumer in consumers] == [0, 0]
     assert pipeline.nothing_pending()
     assert pipeline.consumers() == set()
     pipeline.assert_stored_exactly(events[:2800])

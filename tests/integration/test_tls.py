@@ -288,7 +288,7 @@ def test_certificate_that_becomes_invalid_at_runtime_is_an_outage(
     consumer.wait_until_said("certificate verify failed")
     for each in everything:
         each.shown = good
-    secured.pipeline.wait_until_stored(len(events), timeout=40)
+    secured.pipeline.wait_until_stored(len(events))
     assert (consumer.status, producer.status) == (None, None)
     assert producer.stop() == 0
     wait_for(secured.pipeline.last_seqs)  # its last report is stored

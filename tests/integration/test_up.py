@@ -110,12 +110,12 @@ def test_up_stores_everything_and_leaves_nothing_running(up: Callable[..., Runni
 def test_restarted_up_keeps_its_rows(up: Callable[..., Running], folder: Path) -> None:
     first = up()
     database(first).close()
-    assert first.stop(20) == 0
+    assert first.stop(PATIENCE) == 0
     before = stored(first)
     second = up()
     with closing(Database(url(second, "DATABASE_URL"))) as looking:
-        wait_for(lambda: looking.count() > before, 20, "rows beside those of before")
-    assert second.stop(20) == 0
+        wait_for(lambda: looking.count() > before, message="rows beside those of before")
+    assert second.stop(PATIENCE) == 0
     with embedded_servers(folder / "data/demo") as servers, closing(Database(servers.database_url or "")) as looking:
         assert looking.count() == before + stored(second) > before > 0
         assert len(looking.query("SELECT DISTINCT session FROM prices_real_time")) == 2
@@ -196,10 +196,10 @@ def test_up_starts_and_stops_the_dashboard(up: Callable[..., Running]) -> None:
             return connection.getresponse().read().decode()
         return ""
 
-    assert "SIMULATED" in wait_for(page, 20, "the page is there")
+    assert "SIMULATED" in wait_for(page, message="the page is there")
     assert len([program for program in family(running).values() if program == "tickpipe"]) == 1
     children = family(running)
-    assert running.stop(20) == 0
+    assert running.stop(PATIENCE) == 0
     assert stored(running) > 0
     assert [child for child in children if not ended(child)] == []
 
@@ -210,7 +210,7 @@ def test_killed_up_leaves_nothing_running(up: Callable[..., Running]) -> None:
     children = family(running)
     assert len(children) >= 5
     running.kill()
-    wait_for(lambda: all(ended(child) for child in children), 20, "all its processes have ended")
+    wait_for(lambda: all(ended(child) for child in children), message="all its processes have ended")
 
 
 @pytest.mark.parametrize(
@@ -238,8 +238,8 @@ def test_simulate_option_allows_a_simulator_on_your_own_servers(
 ) -> None:
     pipeline = empty_pipeline
     running = up("--simulate", REDIS_URL=pipeline.servers.valkey.url, DATABASE_URL=pipeline.database.url)
-    wait_for(lambda: _has_rows(pipeline.database), 20, "the first row")
-    assert running.stop(20) == 0
+    wait_for(lambda: _has_rows(pipeline.database), message="the first row")
+    assert running.stop(PATIENCE) == 0
     assert "SIMULATED" in running.said()
     assert stored(running) == pipeline.database.count() > 0
     assert pipeline.nothing_pending()

@@ -180,7 +180,7 @@ def fx_days(rows: Rows, now: datetime) -> None:
 def gaps_of_aapl(rows: Rows, now: datetime) -> None:
     assert now - 2 * DAY < KILLED[0]
     assert rows == [
-        ("AAPL", *KILLED, KILLED[1] - KILLED[0], "ended without word"),
+        ("AAPL", *KILLED, KILLED[1] - KILLED[0], "stopped reporting"),
         ("AAPL", *SILENT, SILENT[1] - SILENT[0], "disconnected: no answer to the heartbeat"),
         (None, *FULL, FULL[1] - FULL[0], "overflow: spool full"),
     ]

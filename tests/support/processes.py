@@ -66,7 +66,7 @@ class Running:
         except subprocess.TimeoutExpired:
             pytest.fail(f"{self.name} still runs after {timeout:g} s")
 
-    def stop(self, timeout: float = 10.0) -> int:
+    def stop(self, timeout: float = PATIENCE) -> int:
         """Send SIGTERM and return the exit status."""
         self.signal(signal.SIGTERM)
         return self.wait(timeout)

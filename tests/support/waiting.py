@@ -13,7 +13,7 @@ T = TypeVar("T")
 #: Seconds between two checks.
 POLL = 0.02
 #: Timeout of a short wait in seconds. It is long because the machine may be very busy.
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 def wait_for(condition: Callable[[], T | None], timeout: float = PATIENCE, message: str = "") -> T:

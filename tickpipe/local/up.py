@@ -84,6 +84,7 @@ def up(config: UpConfig, mode: RunMode, environ: Mapping[str, str], stop: thread
         title = "tickpipe  SIMULATED prices" if mode.simulated else "tickpipe  live prices"
         error = _run(pipeline, reader, feed, RunTimer(config.seconds, reader), stop, console, title)
         waited = time.monotonic() - began >= FIRST_PRICE_TIMEOUT or not stop.is_set()
+        store.close()  # a server that was restarted has closed the connection
         # All processes have ended: no session needs the usual wait for its producer.
         verdicts = verify(store, stream, feed, spool, since=reader.began, recheck_after=1.0, session_timeout=0.0)
         if _compare(verdicts, console) == 0 and (error or waited):

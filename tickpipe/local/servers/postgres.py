@@ -110,7 +110,8 @@ class PostgresServer(EmbeddedServer):
                     kind, body = _message(replies)
                     while kind not in {b"Z", b"E"}:  # ready for queries, error
                         kind, body = _message(replies)
-                client.sendall(b"X\0\0\0\4")
+                if kind == b"Z":  # after an error the server has closed the connection
+                    client.sendall(b"X\0\0\0\4")
         except (OSError, struct.error) as error:  # struct.error: the connection was closed early
             self._last_reply = str(error)
             return False
