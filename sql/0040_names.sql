@@ -29,7 +29,7 @@ FROM (
            CASE WHEN started.event = 'refused' THEN 'refused: ' || subscribed.reason
                 WHEN ending.event = 'disconnected' THEN 'disconnected: ' || coalesce(ending.detail ->> 'cause', '')
                 WHEN ending.event IS NOT NULL THEN ending.event
-                WHEN last_event.at < clock_timestamp() - report_timeout() THEN 'ended without word'
+                WHEN last_event.at < clock_timestamp() - report_timeout() THEN 'stopped reporting'
            END AS ended
     FROM feed_events AS started
     CROSS JOIN LATERAL (
