@@ -26,7 +26,7 @@ def test_bad_entries_do_not_block_good_ones(pipeline: Pipeline) -> None:
     letters = pipeline.database.query("SELECT seq, reason FROM dead_letters ORDER BY entry_id")
     assert letters == [
         (101, "price is not a finite number: 'NaN'"),
-        (501, f"symbol is not of 1 to 64 characters: '{'x' * 65}'"),
+        (501, f"symbol does not have 1 to 64 characters: '{'x' * 65}'"),
         (None, "its fields are not those of a tick: what"),
     ]
     assert pipeline.nothing_pending()

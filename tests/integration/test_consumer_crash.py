@@ -21,16 +21,16 @@ from tests.support.waiting import wait_for
 #: A consumer that kills itself after the commit and before the first ack of prices.
 DIES_BEFORE_ACK = """
 import os, signal
-from common.streams.stream import Stream
+from common.streams.group import ConsumerGroup
 from consumer.cli import main
 
-read = Stream.read
+read = ConsumerGroup.read
 def die(stream, count, block_ms=None, done=()):
     if stream.key == "prices" and done:
         os.kill(os.getpid(), signal.SIGKILL)
     return read(stream, count, block_ms, done)
 
-Stream.read = die
+ConsumerGroup.read = die
 main()
 """
 
@@ -56,7 +56,7 @@ def test_consumer_killed_within_a_batch_loses_nothing(pipeline: Pipeline) -> Non
     assert pipeline.database.count() == 0
     survivor = pipeline.consumer("--claim-idle", "0.5")
     pipeline.wait_until_stored(len(events))
-    assert "claimed 1000 entries of prices" in survivor.said()
+    assert "claimed: 1000 entries of prices" in survivor.said()
     assert survivor.stop() == 0
     assert pipeline.nothing_pending()
     pipeline.assert_stored_exactly(events)
@@ -73,7 +73,7 @@ def test_restarted_consumer_with_a_fixed_name_processes_its_pending_entries(pipe
     again = pipeline.consumer("--claim-idle", "3600", CONSUMER_NAME="steady")
     pipeline.wait_until_stored(len(events))
     assert again.stop() == 0
-    assert "recovered 1000 pending entries of prices" in again.said()
+    assert "recovered: 1000 pending entries of prices" in again.said()
     assert pipeline.nothing_pending()
     pipeline.assert_stored_exactly(events)
 
@@ -88,7 +88,7 @@ def test_consumer_killed_between_commit_and_ack_duplicates_nothing(pipeline: Pip
 
     survivor = pipeline.consumer("--drain", "--claim-idle", "0.5")
     assert survivor.wait() == 0
-    assert "stopped: 1500 rows stored, 1000 were there already, 0 dead letters" in survivor.said()
+    assert "stopped: 1500 rows stored, 1000 duplicates, 0 dead letters" in survivor.said()
     assert pipeline.nothing_pending()
     pipeline.assert_stored_exactly(events)
 
@@ -106,7 +106,7 @@ def test_paused_consumer_whose_batch_was_claimed_duplicates_nothing(pipeline: Pi
     pipeline.assert_stored_exactly(events)
     sleeper.signal(signal.SIGCONT)
     sleeper.wait_until_said("try 1, next in")
-    sleeper.wait_until_said("stored 0, there already 1000, dead letters 0")
+    sleeper.wait_until_said("stored: 0 new, 1000 duplicates, 0 dead letters")
     assert sleeper.stop() == 0
     pipeline.assert_stored_exactly(events)
 

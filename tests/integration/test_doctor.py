@@ -191,10 +191,10 @@ def test_missing_stream_is_reported(pipeline: Pipeline) -> None:
         assert said in looking.said()
     assert pipeline.redis.dbsize() == 0
     consumer = pipeline.consumer("--price-stream", "nosuch")
-    consumer.wait_until_said("reads nosuch as one of timescale, a new stream: no producer has written to it yet")
+    consumer.wait_until_said("reads nosuch in the group timescale, a new stream: no producer has written to it yet")
     wait_for(lambda: pipeline.redis.exists("nosuch"))
     again = pipeline.consumer("--price-stream", "nosuch")
-    again.wait_until_said("reads nosuch as one of timescale\n")
+    again.wait_until_said("reads nosuch in the group timescale\n")
 
 
 def test_silent_feed_unverified_session_and_dead_letters_are_reported(

@@ -107,7 +107,7 @@ def test_up_shows_producer_errors_and_exits_1_without_a_price(up: Callable[..., 
         shown = (
             f"producer: failed CONNECT via proxy status: 407 (through the proxy 127.0.0.1:{proxy.port} (https_proxy))"
         )
-        running.wait_until_said(f"TROUBLE {shown}", 2 * PATIENCE)
+        running.wait_until_said(f"ERROR {shown}", 2 * PATIENCE)
         running.signal(signal.SIGINT)
         assert running.wait() == 1
     first, last = running.said().splitlines()[-2:]

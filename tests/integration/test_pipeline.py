@@ -117,7 +117,7 @@ def test_two_consumers_with_one_name_lose_and_duplicate_nothing(pipeline: Pipeli
         consumers = [pipeline.consumer(*options)]
         wait_for(lambda: pipeline.pending() == {"twin": 100})  # the current batch and the next
         consumers.append(pipeline.consumer(*options))
-        consumers[1].wait_until_said("recovered 50 pending entries")  # the current batch of the first consumer
+        consumers[1].wait_until_said("recovered: 50 pending entries")  # the current batch of the first consumer
     pipeline.wait_until_stored(1000)
     assert consumers[0].stop() == 0  # the name is removed only if nothing is pending on it
     pipeline.wait_until_stored(len(events))

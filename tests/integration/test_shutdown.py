@@ -22,7 +22,7 @@ from tickpipe.simulator.server import Simulator
 
 #: A consumer that waits 1 s instead of 8.5 s for an unresponsive server at shutdown.
 CONSUMER_WITH_SHORT_SHUTDOWN = """
-from consumer import app
+from consumer import app, cli
 
 app.STOP_WITHIN = 1.0
 cli.main()
@@ -83,7 +83,7 @@ def test_consumer_stopped_while_the_database_hangs_leaves_its_batch_to_others(pi
         consumer = pipeline.processes.start("python", "-c", CONSUMER_WITH_SHORT_SHUTDOWN)
         wait_for(pipeline.database.waiting)
         assert consumer.stop() == 1
-    assert consumer.last_log_line()[0].startswith("consumer: told to stop while the database or Redis did not answer")
+    assert consumer.last_log_line()[0].startswith("consumer: shutdown timed out: the database or Redis did not answer")
     assert list(pipeline.pending().values()) == [100]
     pipeline.drain()
     pipeline.assert_stored_exactly(events)
@@ -111,7 +111,7 @@ def test_drain_claims_the_entries_of_a_killed_consumer(pipeline: Pipeline) -> No
     pipeline.prices.ensure_group()
     assert len(pipeline.prices.read(300)) == 300  # as a consumer reads before it is killed
     consumer = pipeline.consumer("--drain", "--claim-idle", "2")
-    pipeline.hold_until_said(pipeline.prices, consumer, "drain: 300 entries are pending on other consumers")
+    pipeline.hold_until_said(pipeline.prices, consumer, "drain: 300 entries pending on other consumers")
     assert pipeline.database.count() == 1200
     assert consumer.status is None
     assert consumer.wait() == 0
@@ -128,7 +128,7 @@ def test_drain_includes_the_feed_stream(pipeline: Pipeline, tmp_path: Path) -> N
     held = len(pipeline.feed.read(1000))
     assert held > 3
     consumer = pipeline.consumer("--drain", "--claim-idle", "2")
-    pipeline.hold_until_said(pipeline.feed, consumer, f"drain: {held} entries are pending on other consumers")
+    pipeline.hold_until_said(pipeline.feed, consumer, f"drain: {held} entries pending on other consumers")
     assert consumer.wait() == 0
     assert pipeline.last_seqs() == [10]
 

@@ -110,8 +110,8 @@ def test_all_symbols_refused_exits_2(pipeline: Pipeline) -> None:
 
 REFUSED: list[tuple[list[str], Mapping[str, str], str]] = [
     (["producer", "--symbols", "AAPL"], {"TWELVE_DATA_API_KEY": ""}, "producer: no API key: set TWELVE_DATA_API_KEY"),
-    (["producer"], {}, "producer: no symbols: name some"),
-    (["producer", "--symbols", " , "], {}, "producer: no symbols: name some"),
+    (["producer"], {}, "producer: no symbols: give at least one"),
+    (["producer", "--symbols", " , "], {}, "producer: no symbols: give at least one"),
     (["producer", "--symbols-file", "nowhere"], {}, "producer: --symbols-file nowhere cannot be read"),
     (
         ["producer", "--symbols", "AAPL", "--url", "http://example.com"],
@@ -123,7 +123,11 @@ REFUSED: list[tuple[list[str], Mapping[str, str], str]] = [
         {"REDIS_URL": f"http://:{SECRET}@host"},
         "producer: REDIS_URL is not a Redis URL",
     ),
-    (["producer", "--symbols", "AAPL", "--log-level", "loud"], {}, "producer: LOG_LEVEL 'loud' is none of"),
+    (
+        ["producer", "--symbols", "AAPL", "--log-level", "loud"],
+        {},
+        "producer: LOG_LEVEL 'loud' is unknown: use one of DEBUG",
+    ),
     (["consumer"], {"REDIS_URL": f"localhost:{SECRET}"}, "consumer: REDIS_URL is not a Redis URL"),
     (["consumer"], {"DATABASE_URL": f"mysql://u:{SECRET}@h/d"}, "consumer: DATABASE_URL is not a PostgreSQL URL"),
     (["consumer"], {"DATABASE_URL_FILE": "/nowhere"}, "consumer: DATABASE_URL_FILE names /nowhere, which cannot be"),
@@ -159,5 +163,5 @@ def test_key_file_is_read_at_every_connect(pipeline: Pipeline, tmp_path: Path) -
 def test_dotenv_is_read_and_the_environment_overrides_it(pipeline: Pipeline, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("PRICE_STREAM=elsewhere\nCONSUMER_NAME=from-the-file\n")
     consumer = pipeline.consumer(CONSUMER_NAME="from-the-environment")
-    consumer.wait_until_said("from-the-environment reads elsewhere as one of timescale")
+    consumer.wait_until_said("started: from-the-environment reads elsewhere in the group timescale")
     assert consumer.stop() == 0
