@@ -14,8 +14,10 @@ COPY sql sql
 RUN pip wheel --no-deps --no-index --no-build-isolation --wheel-dir /dist .
 
 FROM python:3.12-slim
-COPY requirements.lock /tmp/
-RUN pip install --no-cache-dir --require-hashes -r /tmp/requirements.lock && rm /tmp/requirements.lock
+# The commands that need no extra. --build-arg REQUIREMENTS=requirements.lock adds the simulator and the dashboard.
+ARG REQUIREMENTS=requirements-core.lock
+COPY requirements.lock requirements-core.lock /tmp/
+RUN pip install --no-cache-dir --require-hashes -r "/tmp/$REQUIREMENTS" && rm /tmp/*.lock
 COPY --from=build /dist /tmp/dist
 RUN pip install --no-cache-dir --no-deps --no-index /tmp/dist/*.whl && rm -r /tmp/dist
 

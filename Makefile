@@ -70,15 +70,17 @@ format: dev ## Put the code in shape
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+# requirements-core.lock is for the Docker image: the commands that need no extra.
 # Versions stay as they are, unless pyproject.toml needs others: UPGRADE=--upgrade takes the newest.
 COMPILE = $(VENV)/uv/bin/uv pip compile $(UPGRADE) --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock"
 lock: ## Update the lock files for pyproject.toml (UPGRADE=--upgrade: to the newest versions)
 	@$(PYTHON) -m venv $(VENV)/uv
 	@$(VENV)/uv/bin/python -m pip --disable-pip-version-check --quiet install --upgrade uv
-	@$(COMPILE) --quiet pyproject.toml --extra dashboard -o requirements.lock
+	@$(COMPILE) --quiet pyproject.toml --all-extras -o requirements.lock
+	@$(COMPILE) --quiet pyproject.toml -c requirements.lock -o requirements-core.lock
 	@$(COMPILE) --quiet --group build -o requirements-build.lock
-	@$(COMPILE) --quiet pyproject.toml --extra dashboard --group dev -c requirements.lock -c requirements-build.lock -o requirements-dev.lock
-	@$(COMPILE) --quiet pyproject.toml --extra dashboard --group bench -c requirements.lock -c requirements-dev.lock -o requirements-bench.lock
+	@$(COMPILE) --quiet pyproject.toml --all-extras --group dev -c requirements.lock -c requirements-build.lock -o requirements-dev.lock
+	@$(COMPILE) --quiet pyproject.toml --all-extras --group bench -c requirements.lock -c requirements-dev.lock -o requirements-bench.lock
 
 clean: ## Remove .venv, what npm installed, and caches (not your data)
 	rm -rf $(VENV) tests/timescaledb/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* dist site

@@ -1,14 +1,13 @@
 """The dashboard: a read-only page with prices, candles, gaps and the state of the pipeline.
 
-Only `serve` imports the optional extra `dashboard`, so importing this package is cheap.
+Only its modules import the optional extra `dashboard`, so importing this package is cheap.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -63,12 +62,3 @@ def free_port() -> int:
         listener = listen(HOST, 0)
     with listener:
         return int(listener.getsockname()[1])
-
-
-def serve(config: DashboardConfig, stop: threading.Event, ready: Callable[[str], object]) -> None:
-    """Serve the page until `stop` is set. `ready` receives its URL. Raises ConfigurationError."""
-    if not installed():
-        raise ConfigurationError("the dashboard is an optional extra: pip install 'tickpipe[dashboard]'")
-    from tickpipe.dashboard import server  # noqa: PLC0415  imports the optional extra
-
-    server.serve(config, stop, ready)

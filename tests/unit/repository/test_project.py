@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[3]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 LOCKS = ["requirements.lock", "requirements-build.lock", "requirements-dev.lock", "requirements-bench.lock"]
+#: The lock file of the Docker image.
+CORE = "requirements-core.lock"
 
 
 def dry_run(target: str) -> str:
@@ -37,7 +39,11 @@ def requirements(lock: str) -> Iterator[tuple[str, str]]:
     """The requirements of a lock file with version and marker, and the lines below each."""
     text = re.sub(r"^ *#.*\n", "", (ROOT / lock).read_text(encoding="utf-8"), flags=re.MULTILINE)
     for block in re.split(r"\n(?=\S)", text):
-        yield block.partition(" \\\n")[0], block
+        yield block.partition(" \\\n")[0], block.strip()
+
+
+def test_image_has_the_versions_of_the_demo() -> None:
+    assert set(requirements(CORE)) < set(requirements("requirements.lock"))
 
 
 @pytest.mark.parametrize("lock", LOCKS)

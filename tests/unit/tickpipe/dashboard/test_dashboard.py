@@ -9,7 +9,6 @@ from unittest.mock import Mock
 import pytest
 
 from common.errors import ConfigurationError, OutageError
-from common.settings import Secret
 from common.streams.group import Backlog, Member
 from tickpipe import dashboard, formatting
 from tickpipe.dashboard import chart, fragments
@@ -393,18 +392,6 @@ def test_health_is_checked_immediately_after_an_outage() -> None:
 
 
 # --- The optional extra and the address
-
-
-def test_missing_extra_is_reported_with_the_install_command(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(dashboard, "find_spec", lambda _: None)
-    nowhere = Secret("x")
-    config = dashboard.DashboardConfig(
-        redis_url=nowhere, database_url=nowhere, price_stream="", consumer_group="", host="", port=0, simulated=False
-    )
-    with pytest.raises(ConfigurationError, match=r"pip install 'tickpipe\[dashboard\]'"):
-        dashboard.serve(config, None, print)  # type: ignore[arg-type]
 
 
 def test_port_in_use_is_refused_and_up_takes_another(monkeypatch: pytest.MonkeyPatch) -> None:

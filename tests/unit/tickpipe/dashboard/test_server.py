@@ -56,7 +56,7 @@ def address() -> Iterator[Address]:
         patch.setattr(os, "nice", lambda _: 0)  # the niceness would apply to all later tests
         for name, value in {"MAX_CONNECTIONS": 20, "MAX_WEBSOCKETS": 5, "MAX_PAGES": 10, "ANSWER_WITHIN": 3.0}.items():
             patch.setattr(server, name, value, raising=False)
-        running = threads.in_thread(dashboard.serve, config, stop, ready)
+        running = threads.in_thread(server.serve, config, stop, ready)
         assert started.wait(PATIENCE)
         url = urlsplit(urls[0])
         try:
