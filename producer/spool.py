@@ -65,10 +65,8 @@ class Spool:
         self._guard = threading.Lock()
         self._waiting = {"prices": 0, "feed": 0}
         self._bytes = 0
-        self._done = {
-            "prices": 0,
-            "feed": 0,
-        }  # rows up to these ids were appended, but a full disk prevented their deletion
+        # Rows up to these ids were appended, but a full disk prevented their deletion.
+        self._done = {"prices": 0, "feed": 0}
         self._file_lock = FileLock(path.with_suffix(".lock"), timeout=0)
         self._file_lock.acquire()
         try:
