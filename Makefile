@@ -21,20 +21,20 @@ $(VENV)/.runtime: requirements.lock requirements-build.lock pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime requirements-dev.lock
-	@echo "Adding what the tests need …"
+	@echo "Adding the packages for lint and tests …"
 	@$(PIP) install --require-hashes -r requirements-dev.lock
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev requirements-bench.lock
-	@echo "Adding what tickpipe is measured against …"
+	@echo "Adding the software that the benchmark compares …"
 	@$(PIP) install --require-hashes -r requirements-bench.lock
 	@touch $@
 
 setup: $(VENV)/.runtime ## Make the environment: .venv with what runs, by the versions and hashes of the lock files
 
-dev: $(VENV)/.dev ## Add what lint and tests need
+dev: $(VENV)/.dev ## Add the packages for lint and tests
 
-demo: setup ## Live prices, simulated, from websocket to database, on the screen (Ctrl-C ends it)
+demo: setup ## Run the pipeline on simulated prices, in the terminal and browser (Ctrl-C stops it)
 	@$(BIN)/tickpipe up
 
 picture: setup ## Record docs/demo.svg again, from a real run of the demo (about 16 minutes)
@@ -63,7 +63,7 @@ test: lint ## Lint, every test on real servers that the tests start, and branch 
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report $(if $(CI),,--fail-under=0)
 
-unit: dev ## The unit tests alone: no servers, seconds
+unit: dev ## Run the unit tests: no servers, seconds
 	@$(BIN)/python -m pytest tests/unit
 
 format: dev ## Format the code
