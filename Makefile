@@ -1,4 +1,4 @@
-# `make` alone lists what there is. Everything happens in .venv; nothing is installed elsewhere.
+# `make` alone lists the targets. Everything is installed in .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DEFAULT_GOAL := help
 .PHONY: help setup dev demo picture bench test unit lint docs format lock clean chaos soak
 
-help: ## List what there is
+help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 # One stamp for each lock file: what runs; what the tests need; what `make bench` measures against.
@@ -21,23 +21,23 @@ $(VENV)/.runtime: requirements.lock requirements-build.lock pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime requirements-dev.lock
-	@echo "Adding what the tests need …"
+	@echo "Adding the packages for lint and tests …"
 	@$(PIP) install --require-hashes -r requirements-dev.lock
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev requirements-bench.lock
-	@echo "Adding what tickpipe is measured against …"
+	@echo "Adding the software that the benchmark compares …"
 	@$(PIP) install --require-hashes -r requirements-bench.lock
 	@touch $@
 
 setup: $(VENV)/.runtime ## Make the environment: .venv with what runs, by the versions and hashes of the lock files
 
-dev: $(VENV)/.dev ## Add what lint and tests need
+dev: $(VENV)/.dev ## Add the packages for lint and tests
 
-demo: setup ## Live prices, simulated, from websocket to database, on the screen (Ctrl-C ends it)
+demo: setup ## Run the pipeline on simulated prices, in the terminal and browser (Ctrl-C stops it)
 	@$(BIN)/tickpipe up
 
-picture: setup ## Make docs/demo.svg anew, from a real run of the demo (about 16 minutes)
+picture: setup ## Record docs/demo.svg again, from a real run of the demo (about 16 minutes)
 	@$(BIN)/python docs/make_picture.py
 
 lint: docs ## Style, types, import contracts, spelling, prose and the docs site
@@ -48,7 +48,7 @@ lint: docs ## Style, types, import contracts, spelling, prose and the docs site
 	@$(BIN)/codespell
 	@$(BIN)/python tools/prose.py
 
-bench: $(VENV)/.bench ## Measure against others at the same work (14 minutes; OPTIONS=--quick: 2)
+bench: $(VENV)/.bench ## Compare with other software for the same job (14 minutes; OPTIONS=--quick: 2)
 	@$(BIN)/python -m benchmarks.run $(OPTIONS)
 	@$(BIN)/python -m benchmarks.pages
 
@@ -63,10 +63,10 @@ test: lint ## Lint, every test on real servers that the tests start, and branch 
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report $(if $(CI),,--fail-under=0)
 
-unit: dev ## The unit tests alone: no servers, seconds
+unit: dev ## Run the unit tests: no servers, seconds
 	@$(BIN)/python -m pytest tests/unit
 
-format: dev ## Put the code in shape
+format: dev ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
@@ -85,8 +85,8 @@ lock: ## Update the lock files for pyproject.toml (UPGRADE=--upgrade: to the new
 clean: ## Remove .venv, what npm installed, and caches (not your data)
 	rm -rf $(VENV) tests/timescaledb/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* dist site
 
-chaos: dev ## Break everything for MINUTES (default 1) by the schedule of SEED, and compare with the simulator's journal
+chaos: dev ## Cause random faults for MINUTES (default 1, schedule: SEED), and compare with the simulator's journal
 	@$(BIN)/python -m tests.chaos.run --minutes $(or $(MINUTES),1) $(if $(SEED),--seed $(SEED))
 
-soak: dev ## Break a producer's websocket every 20 s for MINUTES (default 4): does it come back each time?
+soak: dev ## Break a producer's websocket every 20 s for MINUTES (default 4), and check each reconnect
 	@$(BIN)/python -m tests.chaos.soak --minutes $(or $(MINUTES),4)

@@ -30,9 +30,8 @@ def run(app: typer.Typer, name: str) -> NoReturn:
         load_dotenv_file(Path(".env"))
         restore_help(app)
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see common/interrupt.py
-            signal.signal(
-                signal.SIGINT, lambda *_: sys.exit(130)
-            )  # not KeyboardInterrupt: Typer lets some of them through
+            # Exit instead of KeyboardInterrupt, which Typer does not always catch.
+            signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
         app(prog_name=name)
     except TickpipeError as error:
         echo(*f"{name}: {error}".split("\n"), err=True)

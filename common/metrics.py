@@ -140,7 +140,7 @@ class Server(ThreadingTCPServer):
             client.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, _request: object, client_address: object) -> None:
-        """One line instead of a traceback. A client that has left is not worth one: it could fill the log."""
+        """Log one line instead of a traceback. A client that left is logged for DEBUG only: it could fill the log."""
         error = sys.exc_info()[1]
         level = logging.DEBUG if isinstance(error, OSError) else logging.WARNING
         logger.log(level, "no answer to %s: %r", client_address, error)

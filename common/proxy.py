@@ -136,7 +136,7 @@ def _parse(variable: str, value: str, schemes: Collection[str]) -> Proxy:
         elif not host or re.search(r"\s", host):
             problem = "it has no valid host"
         elif parts.scheme not in schemes:
-            problem = f"this connection supports no proxy but {' and '.join(f'{each}://' for each in schemes)}"
+            problem = f"this connection supports only proxies with {' or '.join(f'{each}://' for each in schemes)}"
     except ValueError:
         problem = "it is not a valid URL"
     if problem:

@@ -15,7 +15,7 @@ def refusal(error: BaseException | None) -> str | None:
     if not isinstance(error, ssl.SSLError) or isinstance(error, _LOST):
         return None
     if error.reason == "WRONG_VERSION_NUMBER":
-        return "the server speaks no TLS on that port"
+        return "the server does not use TLS on that port"
     return f"TLS fails: {error.reason or error}"
 
 

@@ -62,7 +62,7 @@ def _escapes(text: str) -> str | None:
 def _redis(text: str) -> str | None:
     parts = re.fullmatch(r"(redis|rediss|unix)://([^/?]*)([^?]*)\??(.*)", text)
     if not parts:
-        return "it begins with none of redis://, rediss:// and unix://"
+        return "it does not begin with redis://, rediss:// or unix://"
     scheme, authority, path, query = parts.groups()
     host = authority.rpartition("@")[2]
     if "#" in text:
@@ -74,7 +74,7 @@ def _redis(text: str) -> str | None:
     except ValueError:  # its text has the user and the password
         return "its user, password or host has characters that must be percent-encoded"
     if not all(re.fullmatch(r"db=[0-9]+|(?!db=)[^=]+=.+", part) for part in query.split("&") if part):
-        return "what follows '?' is not name=value, or its db is not a number"
+        return "the part after '?' is not name=value, or its db is not a number"
     return _redis_socket(host, path) if scheme == "unix" else _redis_server(host, path)
 
 
@@ -93,7 +93,7 @@ def _redis_server(host: str, path: str) -> str | None:
         return "it has no host"
     found = re.fullmatch(r"(?:\[[^\[\]]+\]|[^\[\]:,\s]+)(?::([0-9]*))?", host)
     if not found:
-        return "it takes one host, and a port that is a number; an IPv6 address is in brackets"
+        return "it needs one host, and a port that is a number. Put an IPv6 address in brackets"
     if found[1] and not 0 < int(found[1]) < 65_536:
         return "its port is not between 1 and 65535"
     return None if re.fullmatch(r"/?|/[0-9]+/?", path) else "its database is not a number, as in /0"
@@ -115,7 +115,7 @@ def _postgres(rest: str) -> str | None:
 
 def _name_value(text: str) -> str | None:
     if not re.match(r"\s*\w+\s*=|$", text):
-        return "it begins with neither postgresql:// nor postgres://"
+        return "it does not begin with postgresql:// or postgres://"
     if re.search(r"\\(?![\\' ])", text):
         return r"a value has a single '\'; write '\\'"
     if re.search(r"=\s+\w+\s*=", re.sub(r"'(?:\\.|[^'\\])*'", "''", text)):

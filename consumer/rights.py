@@ -42,7 +42,7 @@ def check(cursor: Cursor) -> None:
     cursor.execute(_ROW_SECURITY)
     if tables := ", ".join(name for (name,) in cursor.fetchall()):
         raise DatabasePermissionError(
-            f"row security lets the role in DATABASE_URL insert no row into {tables}: add a policy"
+            f"row security does not let the role in DATABASE_URL insert into {tables}: add a policy that allows INSERT"
         )
 
 

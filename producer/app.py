@@ -60,7 +60,7 @@ class Producer:
         try:
             self._feed.set_symbols(self._config.symbols())
         except ConfigurationError as error:
-            logger.error("SIGHUP: %s; the symbols stay as they were", error)
+            logger.error("SIGHUP: %s; the subscriptions are unchanged", error)
 
     def run(self, stop: threading.Event) -> None:
         """Receive and publish until `stop` is set or a thread ends. Raises the error of the thread, if any."""
@@ -129,4 +129,4 @@ def _check_redis(streams: Sequence[Stream]) -> None:
         for stream in streams:
             stream.check_append()
     except OutageError as error:
-        logger.warning("%s; prices wait in the spool until it is back", error)
+        logger.warning("%s; prices wait in the spool until Redis is available", error)

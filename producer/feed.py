@@ -177,13 +177,13 @@ class Feed:
         self._watchdog = Watchdog(self.config, self._monotonic())
         self._last_frame = self._clock()
         self.session.emit("connected", host=self.config.host)
-        logger.info("connected to %s, asking for %d symbols", self.config.host, len(self._subscription.wanted))
+        logger.info("connected to %s: subscribing to %d symbols", self.config.host, len(self._subscription.wanted))
         return connection
 
     def _first_failure(self, error: OSError) -> TickpipeError:
         """The error before any connection has succeeded. Then the configuration may be the cause."""
         if refusal := tls.refusal(error):
-            return UntrustedError(f"{self.config.host}: {refusal}; SSL_CERT_FILE names a CA of your own{self._route}")
+            return UntrustedError(f"{self.config.host}: {refusal}; set SSL_CERT_FILE to trust your own CA{self._route}")
         by_tls, message = self.config.url.startswith("wss"), _cause(error)
         if tls.may_be_the_scheme(error, by_tls=by_tls):
             message += tls.hint("its address", "ws", "wss", by_tls=by_tls)
@@ -228,7 +228,7 @@ class Feed:
         if self._watchdog.heartbeat_due(now):
             connection.send(twelvedata.HEARTBEAT)
         if self._watchdog.resubscribe_due(now):
-            logger.info("no price on any symbol for %.0f s: subscribing again", self.config.resubscribe_after)
+            logger.info("no price of any symbol for %.0f s: subscribing again", self.config.resubscribe_after)
             connection.send(self._subscription.subscribe_all())
 
     def _sync_subscriptions(self, connection: Connection) -> None:
@@ -300,7 +300,7 @@ class Feed:
             self.session.emit("subscribed", symbols=status.accepted)
             logger.info("subscribed: %s", ", ".join(status.accepted))
         elif refused and not self._ever_subscribed:
-            raise NothingSubscribedError(f"none of the symbols can be subscribed: {reasons}")
+            raise NothingSubscribedError(f"none of the symbols can be subscribed: {reasons}. Check --symbols")
 
     # --- Sessions
 
@@ -338,7 +338,7 @@ class Feed:
         if self._lost:
             first, last = self._lost
             self._lost = None
-            logger.error("queue full: %d price events lost", last.seq - first.seq + 1)
+            logger.error("queue full (--queue-max): %d price events lost", last.seq - first.seq + 1)
             self._queue.put_always(overflow(first, last, "queue full"))
 
 

@@ -6,6 +6,7 @@ import logging
 import threading
 
 from common.errors import TickpipeError
+from common.formatting import counted
 from common.retry import retrying
 from producer.queue import MAX_APPEND
 from producer.spool import Spool, adopt_orphans
@@ -62,20 +63,20 @@ class Replayer:
                 try:
                     replay(self._spool, self._streams, self._stop)
                 except TickpipeError as error:  # an outage, or Redis refuses the login by now
-                    logger.warning("%s", error)
+                    logger.warning("spool %s not replayed: %s", self._spool.path, error)
                     self._stop.wait(5.0)  # if the spool itself fails, do not append its head in a tight loop
                 else:
-                    logger.info("spool replayed: Redis is available again (at least %d entries)", count)
+                    logger.info("spool replayed: at least %s appended to Redis", counted(count, "entry"))
 
     def run_orphans(self) -> None:
         """Replay the spools of dead producers, now and every ADOPT_EVERY seconds. Runs in a thread of its own."""
         while True:
             for spool in adopt_orphans(self._spool.path.parent, self._spool.path):
                 try:
-                    logger.info("adopted the spool %s: %d entries", spool.path, spool.entries)
+                    logger.info("spool adopted: %s with %s", spool.path, counted(spool.entries, "entry"))
                     replay(spool, self._orphans, self._stop)
                 except TickpipeError as error:  # an outage, or Redis refuses the login by now
-                    logger.warning("%s", error)
+                    logger.warning("spool %s not replayed: %s", spool.path, error)
                 finally:
                     spool.close()
             if self._stop.wait(ADOPT_EVERY):

@@ -65,10 +65,8 @@ class Spool:
         self._guard = threading.Lock()
         self._waiting = {"prices": 0, "feed": 0}
         self._bytes = 0
-        self._done = {
-            "prices": 0,
-            "feed": 0,
-        }  # rows up to these ids were appended, but a full disk prevented their deletion
+        # Rows up to these ids were appended, but a full disk prevented their deletion.
+        self._done = {"prices": 0, "feed": 0}
         self._file_lock = FileLock(path.with_suffix(".lock"), timeout=0)
         self._file_lock.acquire()
         try:
@@ -97,7 +95,7 @@ class Spool:
         size = sum(len(fields) for _, fields in rows)
         with self._guard, _translated(self.path):
             if self._bytes + size > self._max_bytes and any(entry.stream == "prices" for entry in entries):
-                raise SpoolFullError(f"the spool {self.path} holds {self._bytes:,} bytes, its maximum (--spool-max)")
+                raise SpoolFullError(f"the spool {self.path} is full at {self._bytes:,} bytes (--spool-max)")
             with self._connection() as db:
                 db.executemany("INSERT INTO entries (stream, fields) VALUES (?, ?)", rows)
             for stream, _ in rows:
@@ -309,6 +307,6 @@ def adopt_orphans(folder: Path, own: Path) -> Iterator[Spool]:
         except (Timeout, FileNotFoundError):
             continue  # its producer is alive, or has just finished
         except OSError as error:
-            logger.error("the spool %s cannot be adopted (%s): its prices stay there", path, error)
+            logger.error("spool not adopted: %s (%s). Its prices stay in the file", path, error)
         except OutageError as error:
-            logger.error("%s: its prices stay there", error)
+            logger.error("spool not adopted: %s. Its prices stay in the file", error)

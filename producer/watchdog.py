@@ -28,7 +28,7 @@ class Watchdog:
         if silence > 2 * self._config.ping_after:
             raise DisconnectedError(f"nothing from the server for {silence:.0f} s, not even a pong")
         if self._heartbeat_at > self.event_at and now - self._heartbeat_at > self._config.heartbeat_timeout:
-            raise DisconnectedError("the server answers pings, but no heartbeat: the feed is dead")
+            raise DisconnectedError("the server answers pings but no heartbeat: the feed is dead")
 
     def ping_due(self, now: float) -> bool:
         """Whether to send a ping: once in each silence of `ping_after` seconds."""

@@ -1,1 +1,1 @@
-"""The whole pipeline, for the person who runs it."""
+"""The operator's tool: commands, embedded servers, simulator, terminal view and dashboard."""

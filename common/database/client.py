@@ -118,4 +118,4 @@ def _commit(connection: Connection, cursor: Cursor) -> None:
         warning = " ".join(" ".join(connection.notices).split())
         raise DatabaseOutageError(f"the database committed with a warning, so nothing is acknowledged: {warning}")
     if cursor.statusmessage != "COMMIT":
-        raise DatabaseOutageError(f"the database answered COMMIT by {cursor.statusmessage}: nothing is stored")
+        raise DatabaseOutageError(f"the database answered COMMIT with {cursor.statusmessage}: nothing is stored")

@@ -55,7 +55,7 @@ def check_url(url: Secret) -> None:
     if not all(port == "" or (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65_536) for port in ports):
         raise urls.database_error("DATABASE_URL", "a port is not between 1 and 65535")
     if len(ports) not in {1, len(hosts)}:
-        raise urls.database_error("DATABASE_URL", "it has as many ports as hosts, or one port")
+        raise urls.database_error("DATABASE_URL", "it needs one port, or as many ports as hosts")
 
 
 def connect(url: Secret, *, application: str = "tickpipe") -> Connection:
@@ -75,7 +75,7 @@ def connect(url: Secret, *, application: str = "tickpipe") -> Connection:
     encoding = connection.info.parameter_status("server_encoding")
     if encoding not in {"UTF8", "SQL_ASCII", None}:  # SQL_ASCII keeps bytes as they are; a pooler may not report it
         raise ConfigurationError(
-            f"the encoding of the database is {encoding}, which cannot hold every text: make one by "
+            f"the encoding of the database is {encoding}, which cannot store every text: create a database with "
             "`createdb --encoding UTF8 --template template0 NAME`"
         )
     return connection

@@ -120,12 +120,12 @@ def _translated() -> Iterator[None]:
         yield
     except psycopg2.errors.InsufficientPrivilege as error:
         raise ConfigurationError(
-            f"the database role may not apply the schema ({_first_line(error)}): "
-            "run `tickpipe migrate` once with a DATABASE_URL whose role may"
+            f"the database role lacks the right to apply the schema ({_first_line(error)}): "
+            "run `tickpipe migrate` once with another role in DATABASE_URL"
         ) from error
     except psycopg2.errors.InvalidSchemaName as error:
         raise ConfigurationError(
-            f"the schema cannot be applied ({_first_line(error)}): the role may use no schema of its search_path. "
+            f"the schema cannot be applied ({_first_line(error)}): the role cannot use any schema of its search_path. "
             "GRANT USAGE ON SCHEMA public to it, or set its search_path"
         ) from error
     except psycopg2.errors.InvalidDatetimeFormat as error:
@@ -137,7 +137,7 @@ def _translated() -> Iterator[None]:
         ) from error
     except psycopg2.ProgrammingError as error:
         raise ConfigurationError(
-            f"the schema cannot be applied ({_first_line(error)}): rename what is there, or use another database"
+            f"the schema cannot be applied ({_first_line(error)}): rename the existing object, or use another database"
         ) from error
 
 
@@ -181,7 +181,7 @@ def _refuse_changed(migrations: list[Migration], applied: dict[str, str]) -> Non
         if migration.name in applied and applied[migration.name] not in accepted:
             raise ConfigurationError(
                 f"sql/{migration.name} was applied to this database and has changed since: "
-                "put it back, and make the change in a new file"
+                "restore the file, and make the change in a new one"
             )
 
 

@@ -1,4 +1,4 @@
--- Append entries to a stream, all or none.
+-- Append entries to a stream, all or none. Called by Stream.append in stream.py.
 --
 -- KEYS[1]  the stream
 -- ARGV     for each entry: the number of its names and values, then these names and values in turn

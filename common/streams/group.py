@@ -12,7 +12,7 @@ from common.streams.client import expect_primary
 from common.streams.statistics import ConsumerStatistics
 from common.streams.stream import Entry, Stream, load_script
 
-#: A running consumer asks for entries every 0.5 s. One that has not for this many seconds has ended, or hangs.
+#: Seconds without a read after which a consumer counts as idle. A running consumer reads every 0.5 s.
 IDLE_AFTER = 3.0
 
 

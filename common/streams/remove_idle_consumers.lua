@@ -1,4 +1,4 @@
--- Remove idle consumers without pending entries from a group.
+-- Remove idle consumers without pending entries from a group. Called by ConsumerGroup in group.py.
 --
 -- KEYS[1]  the stream
 -- ARGV[1]  the group

@@ -1,4 +1,4 @@
--- Delete the entries that every group on a stream has read and acknowledged.
+-- Delete the entries that every group on a stream has read and acknowledged. Called by Stream.trim in stream.py.
 --
 -- KEYS[1]  the stream
 -- Returns  the number of entries deleted

@@ -124,7 +124,7 @@ def test_commit_of_an_aborted_transaction_is_an_outage(database: Database) -> No
 
     with (
         closing(DatabaseClient(Secret(database.url))) as store,
-        pytest.raises(DatabaseOutageError, match="by ROLLBACK"),
+        pytest.raises(DatabaseOutageError, match="with ROLLBACK"),
     ):
         ignore_an_error(store)
 

@@ -162,7 +162,7 @@ def test_sighup_reloads_the_symbols_file_without_reconnecting(pipeline: Pipeline
 
         symbols.write_text("\n")  # an empty file is refused as a mistake
         producer.signal(signal.SIGHUP)
-        producer.wait_until_said("the symbols stay as they were")
+        producer.wait_until_said("the subscriptions are unchanged")
         before = sent["AAPL"], sent["ETH/USD"], sent["BTC/USD"]
         wait_for(lambda: sent["ETH/USD"] > before[1] + 5 and sent["BTC/USD"] > before[2] + 5)
 

@@ -40,10 +40,10 @@ MISSING = [
     ("REVOKE INSERT ON prices_real_time FROM {role}", "permission denied for table prices_real_time"),
     ("REVOKE INSERT ON feed_events FROM {role}", "permission denied for table feed_events"),
     ("REVOKE INSERT ON dead_letters FROM {role}", "permission denied for table dead_letters"),
-    ("ALTER TABLE feed_events ENABLE ROW LEVEL SECURITY", "insert no row into feed_events"),
+    ("ALTER TABLE feed_events ENABLE ROW LEVEL SECURITY", "insert into feed_events: add a policy"),
     (
         "ALTER TABLE dead_letters ENABLE ROW LEVEL SECURITY; CREATE POLICY r ON dead_letters FOR SELECT USING (true)",
-        "insert no row into dead_letters",
+        "insert into dead_letters: add a policy",
     ),
     ("ALTER ROLE {role} SET default_transaction_read_only = on", "set default_transaction_read_only = off"),
     ("REVOKE ALL ON SCHEMA public FROM PUBLIC", "GRANT USAGE ON SCHEMA"),

@@ -146,7 +146,8 @@ def test_foreign_table_is_left_untouched(empty_pipeline: Pipeline) -> None:
     assert consumer.wait() == 2
     (words,) = consumer.last_log_line()
     assert words.startswith(
-        'consumer: the schema cannot be applied (relation "prices_real_time" already exists): rename what is there'
+        'consumer: the schema cannot be applied (relation "prices_real_time" already exists): '
+        "rename the existing object"
     )
     assert pipeline.database.query("SELECT to_regclass('tickpipe_migrations')") == [(None,)]
 
@@ -195,8 +196,9 @@ def test_role_without_rights_is_refused_with_advice(new_role: Callable[[], str],
         process = pipeline.processes.start(*command, DATABASE_URL=url)
         assert process.wait() == 2
         (words,) = process.last_log_line()
-        assert words.startswith(f"{command[0]}: the database role may not apply the schema (permission denied")
-        assert "run `tickpipe migrate` once with a DATABASE_URL whose role may" in words
+        assert words.startswith(f"{command[0]}: the database role lacks the right")
+        assert "to apply the schema (permission denied" in words
+        assert "run `tickpipe migrate` once with another role in DATABASE_URL" in words
 
 
 def test_write_only_role_is_enough_for_an_existing_schema(

@@ -304,7 +304,7 @@ def test_feed_with_another_ca_is_refused_and_never_receives_the_key(
 ) -> None:
     _, url = by_wss(secured, simulator, secured.stranger)
     process = secured.producer(url)
-    assert_refused(process, f"localhost: {ANOTHER_CA}", "SSL_CERT_FILE names a CA of your own")
+    assert_refused(process, f"localhost: {ANOTHER_CA}", "set SSL_CERT_FILE to trust your own CA")
     assert simulator.connections == 0
 
 

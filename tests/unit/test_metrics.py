@@ -267,7 +267,7 @@ def test_spooling_is_healthy_and_reported(producer: Producer) -> None:
     ("options", "reason"),
     [
         ({"queue_max": 5}, r"the queue is full \(--queue-max\): \d price events lost so far"),
-        ({"spool_max": 0}, r"the spool .* holds 0 bytes, its maximum \(--spool-max\): 7 price events lost so far"),
+        ({"spool_max": 0}, r"the spool .* is full at 0 bytes \(--spool-max\): 7 price events lost so far"),
     ],
     ids=["queue", "spool"],
 )

@@ -23,7 +23,7 @@ MIN_GAP_WIDTH = 0.3
 MIN_SLOTS = 45
 #: Pixels to the right of the chart: in all, and per character of longer prices.
 MIN_PRICE_WIDTH, DIGIT_WIDTH = 74, 6.6
-#: The share of the chart from which a gap's area has room for its length, and for its cause.
+#: The least share of the chart that shows a gap's length, and its cause.
 LENGTH_SHARE, CAUSE_SHARE = 0.05, 0.18
 
 Options = dict[str, Any]
@@ -65,8 +65,8 @@ def slots(candles: Sequence[Candle], gaps: Sequence[Gap], width: float, most: in
 
 def _gap_slots(since: float, until: float, gaps: Sequence[Gap], width: float, now: float) -> list[Slot]:
     """Slots for the time between two candles, if gaps cover at least half of it."""
-    blind = sum(max(0.0, min(until, gap.until or now) - max(since, gap.since)) for gap in gaps)
-    if until <= since or blind < (until - since) / 2:
+    covered = sum(max(0.0, min(until, gap.until or now) - max(since, gap.since)) for gap in gaps)
+    if until <= since or covered < (until - since) / 2:
         return []
     count = min(MAX_GAP_SLOTS, round((until - since) / width))
     step = (until - since) / count

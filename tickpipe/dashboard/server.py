@@ -94,8 +94,8 @@ def pipeline_query(
 ) -> CachedQuery[Snapshot]:
     """The snapshots that all browsers share.
 
-    The expensive parts have pauses of their own. Waiting in an outage costs nothing, so slow readings need no longer
-    pause: the page shows the end of an outage at once.
+    The expensive parts have their own pauses. A reading that waits in an outage costs nothing, so the next one follows
+    without a longer pause: the page shows the end of an outage at once.
     """
     reader = StatusReader(
         stream,

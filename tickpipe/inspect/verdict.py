@@ -70,7 +70,7 @@ class Verdict:
             lines.append(f"  MISSING {missing} ({len(missing):,}), received {_moment(since)} to {_moment(until)}")
         if len(self.missing) > len(self.spans):
             lines.append(f"  MISSING {len(self.missing) - len(self.spans):,} more ranges (--json lists them)")
-        lines += [f"  DOUBLED {doubled}" for doubled in self.doubled]
+        lines += [f"  STORED TWICE {doubled}" for doubled in self.doubled]
         lines += [f"  FEED EVENT {events} is missing: a gap may be unrecorded" for events in self.missing_events]
         return [printable(line) for line in lines]
 
@@ -89,4 +89,4 @@ class Verdict:
 
 
 def _moment(at: datetime | None) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f} UTC" if at else "the session's edge"
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f} UTC" if at else "the start or end of the session"

@@ -139,7 +139,7 @@ def _run(
                 pipeline.keep_running(stop)
                 refresh()
             error = pipeline.producer_error()
-            console.print("stopping: the producer, then what is left to store …")
+            console.print("stopping: the producer first, then the consumers store the rest …")
             pipeline.stop_producer()
             _drain(pipeline, reader, feed, refresh)
     finally:

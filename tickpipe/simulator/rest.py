@@ -82,7 +82,7 @@ def _bars(params: Mapping[str, str], symbol: str, now: float) -> list[Event]:
     since, until = (datetime.fromisoformat(params[name]).replace(tzinfo=UTC) for name in ("start_date", "end_date"))
     size = int(params.get("outputsize", "5000"))
     if not 1 <= size <= 5000:
-        raise ValueError(f"outputsize={size}")
+        raise ValueError(f"outputsize={size}: expected 1 to 5000")
     until = min(until, datetime.fromtimestamp(now, UTC))
     bars = bars_between(symbol, max(since, until - timedelta(minutes=size)), until)[-size:]
     return bars if params.get("order", "desc").lower() == "asc" else bars[::-1]

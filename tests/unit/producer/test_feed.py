@@ -242,7 +242,7 @@ def test_unanswered_heartbeats_reconnect_despite_answered_pings(simulator: Fault
         simulator.mute(on=False)
         run.wait_for_prices(3)
         assert_numbered(run.prices)
-        assert run.details("disconnected")[0]["cause"] == "the server answers pings, but no heartbeat: the feed is dead"
+        assert run.details("disconnected")[0]["cause"] == "the server answers pings but no heartbeat: the feed is dead"
         assert simulator.most_open == 1
 
 
