@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DEFAULT_GOAL := help
-.PHONY: help setup dev demo picture bench test unit lint docs format lock clean chaos soak
+.PHONY: help setup dev demo bench test unit lint docs format lock clean chaos soak
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,9 +37,6 @@ dev: $(VENV)/.dev ## Add the packages for lint and tests
 demo: setup ## Run the pipeline on simulated prices, in the terminal and browser (Ctrl-C stops it)
 	@$(BIN)/tickpipe up
 
-picture: setup ## Record docs/demo.svg again, from a real run of the demo (about 16 minutes)
-	@$(BIN)/python docs/make_picture.py
-
 lint: docs ## Style, types, import contracts, spelling, prose and the docs site
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -59,7 +56,7 @@ docs: dev ## Build the docs site into site/
 # A test without its server is skipped unless CI is set. So is the floor of coverage in pyproject.toml.
 test: lint ## Lint, every test on real servers that the tests start, and branch coverage
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest -n 2 --dist worksteal
+	@$(BIN)/coverage run -m pytest -n 4 --dist worksteal # most tests wait for processes: more workers than cores
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report $(if $(CI),,--fail-under=0)
 
