@@ -119,6 +119,8 @@ BEGIN
                 RAISE EXCEPTION 'ticks of today and later are not dropped: %% is not over', before;
             END IF;
             LOOP
+                -- Before the ticks are read: two runs would otherwise wait for each other.
+                LOCK TABLE %1$I.prices_real_time IN SHARE ROW EXCLUSIVE MODE;
                 until := least(target, date_trunc('day', %1$I.first_tick(%1$I.candles_horizon()), 'UTC') + interval '24 hours');
                 CALL %1$I.expire_day(until);
                 COMMIT;

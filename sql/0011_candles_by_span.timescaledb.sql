@@ -14,12 +14,32 @@ CREATE OR REPLACE FUNCTION first_tick(since timestamptz) RETURNS timestamptz
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN (SELECT min(p.time) FROM prices_real_time AS p WHERE p.time >= first_tick.since);
 
+-- The chunks of these aggregates.
+CREATE FUNCTION aggregate_chunks(aggregates regclass[]) RETURNS SETOF oid
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT chunk.inhrelid FROM pg_inherits AS chunk
+    WHERE chunk.inhparent IN (SELECT d.refobjid FROM pg_rewrite AS r
+                              JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+                                  AND d.refclassid = 'pg_class'::regclass
+                              WHERE r.ev_class = ANY (aggregates));
+END;
+
+-- The chunks that the plan of a query has at least. A query is planned before it takes its snapshot. If a refresh commits
+-- between, the snapshot has bars in chunks that the plan lacks. This function is declared IMMUTABLE, although it is not:
+-- PostgreSQL then calls it once, when it plans the query, before TimescaleDB looks up the chunks. A new chunk of a table
+-- ends all kept plans that read this table.
+CREATE FUNCTION planned_chunks() RETURNS oid[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ARRAY(SELECT aggregate_chunks(ARRAY['aggregate_1m', 'aggregate_1h', 'aggregate_1d']::regclass[]));
+
 -- The spans whose bars of this width are not aggregated, or no longer as the ticks say: whole bars, from the horizon on.
 -- TimescaleDB logs them: spans written since a refresh (by hypertable), spans that no refresh has covered (by aggregate), and
 -- in some versions spans that a refresh was about to aggregate. A log and the bars change in one transaction.
--- A bar is made of those of the width below, so their spans count, too. If a version has other logs, nothing counts as
--- aggregated: slower, and right. (No view or SQL body may name these tables: an update of the extension replaces them.)
-CREATE FUNCTION unaggregated(width text) RETURNS tstzmultirange
+-- A bar is made of those of the width below, so their spans count, too. If a version has other logs, or if the aggregate has
+-- a chunk that is not planned, nothing counts as aggregated: slower, and right. (No view or SQL body may name these tables:
+-- an update of the extension replaces them.)
+CREATE FUNCTION unaggregated(width text, planned oid[] DEFAULT planned_chunks()) RETURNS tstzmultirange
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path FROM CURRENT AS $$
 DECLARE
     catalog CONSTANT text := '_timescaledb_catalog.continuous_aggs_';
@@ -29,7 +49,8 @@ DECLARE
     logs text := '';
     spans tstzmultirange;
 BEGIN
-    IF to_regclass(catalog || 'hypertable_invalidation_log') IS NULL OR to_regclass(catalog || 'materialization_invalidation_log') IS NULL THEN
+    IF to_regclass(catalog || 'hypertable_invalidation_log') IS NULL OR to_regclass(catalog || 'materialization_invalidation_log') IS NULL
+       OR EXISTS (SELECT FROM aggregate_chunks(ARRAY['aggregate_' || width]::regclass[]) AS chunk WHERE chunk <> ALL (planned)) THEN
         RETURN tstzmultirange(tstzrange(candles_horizon(), 'infinity'));
     END IF;
     IF to_regclass(catalog || 'materialization_ranges') IS NOT NULL THEN
@@ -79,9 +100,9 @@ WHERE bucket >= (SELECT candles_horizon());
 
 -- The last of these spans is the usual one, the newest minutes. It has its own function, so that the planner leaves chunks
 -- out, and lets a filter on the symbol through.
-CREATE FUNCTION unaggregated_tail(width text) RETURNS timestamptz
+CREATE FUNCTION unaggregated_tail(width text, planned oid[] DEFAULT planned_chunks()) RETURNS timestamptz
 LANGUAGE sql STABLE PARALLEL SAFE SET search_path FROM CURRENT
-RETURN coalesce((SELECT lower(span) FROM unnest(unaggregated(width)) AS span WHERE upper(span) = 'infinity'), 'infinity');
+RETURN coalesce((SELECT lower(span) FROM unnest(unaggregated(width, planned)) AS span WHERE upper(span) = 'infinity'), 'infinity');
 
 -- The bars of another of these spans, planned for this span alone: only its chunks are opened.
 CREATE FUNCTION unaggregated_bars(width text, since timestamptz, until timestamptz) RETURNS SETOF candles_kept
@@ -120,7 +141,11 @@ SELECT every.width, m.symbol, m.exchange, m.bucket, m.open, m.high, m.low, m.clo
 FROM (VALUES ('1m'), ('1h'), ('1d')) AS every (width)
 CROSS JOIN LATERAL unnest(unaggregated(every.width)) AS span
 CROSS JOIN LATERAL unaggregated_bars(every.width, lower(span), upper(span)) AS m
-WHERE upper(span) < 'infinity';
+WHERE upper(span) < 'infinity'
+UNION ALL
+-- No rows. A prepared query is planned again for a chunk that was created while it was planned, but only if the query or its
+-- views name the table. Functions do not count.
+SELECT k.* FROM candles_kept AS k, prices_real_time WHERE false;
 
 DROP FUNCTION live_since(text);
 

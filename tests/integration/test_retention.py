@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
@@ -27,6 +29,7 @@ from tests.support.candles import (
     store_of,
 )
 from tests.support.pipeline import Database
+from tests.support.waiting import wait_for
 from tickpipe.maintenance import retention
 
 
@@ -180,6 +183,27 @@ def test_retention_job_finds_ticks_in_a_custom_schema(timescale: Database, elsew
     timescale.query("CALL run_job(%s)", job)
     assert timescale.query("SELECT session, first_seq, last_seq FROM mine.feed_expired") == [(1, 1, 1)]
     assert timescale.query("SELECT mine.ticks_size() > 0") == [(True,)]
+
+
+@pytest.mark.skipif("TIMESCALEDB_URL" not in os.environ, reason="the npm server has one backend")
+def test_second_run_waits_for_the_first(hypertable: Database) -> None:
+    """The scheduled job may start while an operator drops ticks."""
+    expected = make_ticks(24, count=300)
+    insert_ticks(hypertable, expected)
+    with (
+        closing(Database(hypertable.url)) as second,
+        closing(psycopg2.connect(hypertable.url)) as first,
+        ThreadPoolExecutor(1) as executor,
+    ):
+        with first, first.cursor() as cursor:
+            cursor.execute("LOCK TABLE prices_real_time IN SHARE ROW EXCLUSIVE MODE")
+            run = executor.submit(expire, second, START + 2 * DAY)
+            waiting = "SELECT true FROM pg_locks WHERE relation = 'prices_real_time'::regclass AND NOT granted"
+            wait_for(lambda: run.done() or hypertable.query(waiting), message="the second run waits")
+            cursor.execute("CALL expire_day(%s)", (START + DAY,))
+        run.result()
+    assert hypertable.query("SELECT candles_horizon()") == [(START + 2 * DAY,)]
+    assert_candles(hypertable, expected)
 
 
 @pytest.mark.usefixtures("hypertable")
