@@ -23,8 +23,11 @@ from pathlib import Path
 
 import redis
 
+from common.database import migrations
+from common.database.client import DatabaseClient
 from common.errors import OutageError
 from common.feed_event import REPORT_TIMEOUT
+from common.settings import Secret
 from producer.spool import read_spool
 from tests.chaos.faults import FAULTS, Step, schedule
 from tests.chaos.oracle import SYMBOLS, Journal, Judgement, Numbered, compare_with_verify, judge
@@ -91,6 +94,8 @@ class Run:
             Process(["consumer", "--max-batch-size", "500"], self.environ, self.folder / f"consumer-{number}.log")
             for number in range(CONSUMERS)
         ]
+        with contextlib.closing(DatabaseClient(Secret(self.postgres.url))) as database:
+            migrations.apply(database)  # `verify` needs the schema, and consumers may start slowly
         try:
             for process in (self.producer, *self.consumers):
                 process.start()
@@ -115,12 +120,12 @@ class Run:
     def _look_on(self, resting: threading.Event) -> None:
         """Run `tickpipe verify` repeatedly. It must never report a false loss."""
         while not resting.wait(1.0):
-            status, said, _ = self._verify(CLAIM_IDLE * 2)
+            status, said, errors = self._verify(CLAIM_IDLE * 2)
             if said.startswith("["):  # otherwise Redis or the database was unavailable
                 self.looks += 1
                 self.alarms += [f"FALSE ALARM: {verdict}" for verdict in json.loads(said) if not verdict["sound"]]
             elif status != 1:
-                self.alarms.append(f"verify ended with status {status}")
+                self.alarms.append(f"verify ended with status {status}: {errors[-500:]}")
 
     def _verify(self, claim_idle: float, *options: str) -> tuple[int, str, str]:
         command = [str(Path(sys.executable).with_name("tickpipe")), "verify", "--json", "--claim-idle", str(claim_idle)]
