@@ -24,8 +24,8 @@ GRACE = 15.0
 
 
 def inherited_environ() -> dict[str, str]:
-    """The variables that each command inherits: PATH, and the settings of coverage if it is active."""
-    return {name: value for name, value in os.environ.items() if name == "PATH" or name.startswith("COVERAGE_")}
+    """The variables that each command inherits: only PATH. Coverage, for one, would take a third of a second each."""
+    return {"PATH": os.environ["PATH"]}
 
 
 class Running:
