@@ -58,6 +58,11 @@ def database_url() -> Secret:
     return url
 
 
+def database_urls() -> list[Secret]:
+    """The URLs in DATABASE_URLS, or else DATABASE_URL alone."""
+    return settings.read_database_urls(os.environ) or [database_url()]
+
+
 def remove_libpq_variables() -> None:
     """Remove libpq's variables from the environment of this process. Call it before threads start."""
     libpq.remove_variables(os.environ)

@@ -39,6 +39,22 @@ class StreamOutageError(OutageError):
     """Redis is unavailable, or refuses commands for now."""
 
 
+class UnconfirmedError(StreamOutageError):
+    """Redis has appended entries, but too few replicas confirmed in time that they have them on disk."""
+
+
+class BehindError(StreamOutageError):
+    """This Redis lacks entries that were appended before, so later ones must wait until they are appended again."""
+
+
+class FencedError(TickpipeError):
+    """Another producer of this feed has become active. `since`: when, in microseconds UTC by the clock of Redis."""
+
+    def __init__(self, since: int) -> None:
+        super().__init__("another producer of this feed name has become active: this one may not append any more")
+        self.since = since
+
+
 class DatabaseOutageError(OutageError):
     """The database is unavailable, or refuses statements for now."""
 

@@ -60,7 +60,7 @@ class _Formatter(logging.Formatter):
             texts = _texts(secret.reveal())
             found |= texts
             if any(len(text) < SHORT for text in texts):
-                scheme = re.match(r"\w+://", secret.reveal())
+                scheme = re.match(r"[\w+]+://", secret.reveal())
                 self.short.append(f"the password in the {scheme[0]} URL" if scheme else "a key or password")
         everywhere = sorted((text for text in found if len(text) >= SHORT), key=len, reverse=True)
         self._hidden = [re.compile(_any_form(text)) for text in everywhere]
@@ -82,7 +82,7 @@ class _Formatter(logging.Formatter):
 def _texts(secret: str) -> set[str]:
     """The secret and the passwords in it, encoded and decoded."""
     passwords = re.findall(r"://[^/@:]*:([^/]*)@", secret)
-    for value in re.findall(r"(?:^|[?&\s])(?:ssl)?password\s*=\s*('(?:\\.|[^'\\])*'|[^&\s]*)", secret):
+    for value in re.findall(r"(?:^|[?&\s])(?:ssl|sentinel_)?password\s*=\s*('(?:\\.|[^'\\])*'|[^&\s]*)", secret):
         passwords += [value, re.sub(r"\\(.)", r"\1", value.strip("'"))]
     return {secret, *passwords, *map(unquote, passwords), *map(unquote_plus, passwords)} - {"", "''"}
 

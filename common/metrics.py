@@ -41,7 +41,7 @@ _HEAD_END = re.compile(rb"\r?\n\r?\n")
 
 
 class Health(NamedTuple):
-    """Health of a process. It is healthy if there are no `reasons`. `notes` are further lines of the answer."""
+    """Health of a process: healthy if `reasons` is empty. `notes` are further lines of the answer."""
 
     reasons: Sequence[str]
     notes: Sequence[str] = ()

@@ -32,6 +32,16 @@ def append(key: str) -> Commands:
     return {"xadd": ("XADD", key, "0-0", "field", "value"), **_scripts(key)}
 
 
+def mark(key: str) -> Commands:
+    """Commands of append_once.lua on the mark of a session."""
+    return {"get": ("GET", key), "set": ("SET", key, "value", "EX", 0)}
+
+
+def fence(key: str) -> Commands:
+    """Commands of append_once.lua on the fence."""
+    return {"hget": ("HGET", key, "field")}
+
+
 def consume(key: str, group: str, consumer: str) -> Commands:
     """Commands of a consumer on a stream."""
     return {
@@ -44,10 +54,42 @@ def consume(key: str, group: str, consumer: str) -> Commands:
         "xpending": ("XPENDING", key, group),
         "xrange": ("XRANGE", key, _NO_ID, _NO_ID),
         "xtrim": ("XTRIM", key, "MINID", _NO_ID),
+        "memory|usage": ("MEMORY", "USAGE", key),
+        "time": ("TIME",),
         "xinfo|stream": ("XINFO", "STREAM", key),
         "xinfo|groups": ("XINFO", "GROUPS", key),
         "xinfo|consumers": ("XINFO", "CONSUMERS", key, group),
         **_scripts(key),
+    }
+
+
+def remember(key: str) -> Commands:
+    """Commands of a consumer on the hash that has the timeline of the database."""
+    return {"hset": ("HSET", key, "field", "value", "a field without a value"), "hget": ("HGET", key, "field")}
+
+
+def members(key: str) -> Commands:
+    """The command of every process on the set of the channels' streams. (SADD has no form that changes nothing.)"""
+    return {"smembers": ("SMEMBERS", key)}
+
+
+def scan(key: str) -> Commands:
+    """Commands of a producer that looks for the first price of the active one."""
+    return {"xrange": ("XRANGE", key, _NO_ID, _NO_ID)}
+
+
+def now() -> Commands:
+    """The command by which a script reads the time."""
+    return {"time": ("TIME",)}
+
+
+def lock(key: str) -> Commands:
+    """Commands of redis-py's Lock."""
+    return {
+        "set": ("SET", key, "value", "EX", 0),
+        "get": ("GET", key),
+        "del": ("DEL", f"{key}{_NOT_THERE}"),
+        "pexpire": ("PEXPIRE", key, _NO_ID),
     }
 
 

@@ -25,6 +25,8 @@ PRICE_STREAM = "prices"
 CONSUMER_GROUP = "timescale"
 MAX_BATCH_SIZE = 1000
 CLAIM_IDLE = 30.0
+STREAM_KEEP = "10m"
+STREAM_KEEP_BYTES = 256 * 1024 * 1024
 METRICS_HOST = "127.0.0.1"
 UNHEALTHY_AFTER = 60.0
 LOG_LEVEL = "INFO"
@@ -154,6 +156,17 @@ def read_redis_url(environ: Mapping[str, str]) -> Secret | None:
 def read_database_url(environ: Mapping[str, str]) -> Secret | None:
     """DATABASE_URL; None if it is not set. Raises ConfigurationError for an invalid URL."""
     return read_secret(environ, "DATABASE_URL", urls.refuse_database)
+
+
+def read_database_urls(environ: Mapping[str, str]) -> list[Secret]:
+    """The URLs in DATABASE_URLS, separated by blanks; none if it is not set. Raises ConfigurationError."""
+
+    def refuse(text: str, title: str) -> None:
+        for url in text.split():
+            urls.refuse_database(url, title)
+
+    found = read_secret(environ, "DATABASE_URLS", refuse)
+    return [Secret(url) for url in found.reveal().split()] if found else []
 
 
 def redis_url(environ: Mapping[str, str]) -> Secret:

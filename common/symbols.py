@@ -6,7 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.channels import Shard
 from common.errors import ConfigurationError
+from common.formatting import counted
 from common.plain_text import read_text, refuse_invisible, shown, unquoted
 
 
@@ -29,3 +31,20 @@ def read_symbols(options: Sequence[str], file: Path | None) -> list[str]:
     if not found:
         raise ConfigurationError("no symbols: give at least one, for example --symbols BTC/USD,AAPL (or set SYMBOLS)")
     return list(dict.fromkeys(found))
+
+
+def own_symbols(symbols: Sequence[str], shard: Shard, limit: int) -> list[str]:
+    """The symbols of this shard. Raises ConfigurationError if there is none.
+
+    `limit`: number of symbols that the vendor's plan allows on one connection, 0: any. More are an error, too.
+    """
+    own = shard.own(symbols)
+    if not own:
+        raise ConfigurationError(f"--shard {shard} has none of the {counted(len(symbols), 'symbol')}: use fewer shards")
+    if limit and len(own) > limit:
+        raise ConfigurationError(
+            f"{counted(len(own), 'symbol')} for one connection, but --max-symbols-per-connection is {limit}: divide "
+            f"them among more producers (--shard 1/{2 * -(-len(symbols) // limit)}, and so on), or raise the limit if "
+            "your plan allows it"
+        )
+    return own

@@ -21,7 +21,8 @@ def redis_error(title: str, reason: str) -> ConfigurationError:
     """The error for a text that is not a Redis URL."""
     return ConfigurationError(
         f"{title} is not a Redis URL: {reason}. It looks like redis://[[user]:password@]host:6379/0, rediss://… for "
-        f"TLS, or unix:///path/to/socket. {_ENCODE}"
+        "TLS, unix:///path/to/socket, redis+sentinel://host:26379,host2:26379/service/0, or "
+        f"redis+cluster://host:6379,host2:6379. {_ENCODE}"
     )
 
 
@@ -60,22 +61,36 @@ def _escapes(text: str) -> str | None:
 
 
 def _redis(text: str) -> str | None:
-    parts = re.fullmatch(r"(redis|rediss|unix)://([^/?]*)([^?]*)\??(.*)", text)
+    parts = re.fullmatch(r"(rediss?(?:\+(?:sentinel|cluster))?|unix)://([^/?]*)([^?]*)\??(.*)", text)
     if not parts:
-        return "it does not begin with redis://, rediss:// or unix://"
+        return "it does not begin with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
     scheme, authority, path, query = parts.groups()
-    host = authority.rpartition("@")[2]
+    hosts = authority.rpartition("@")[2]
     if "#" in text:
         return "it has a '#'"
     if "@" in query and authority:
         return _AT
     try:
-        (urlsplit(text).hostname or "").encode("idna")
+        for host in hosts.split(","):
+            (urlsplit(f"redis://{authority.removesuffix(hosts)}{host}").hostname or "").encode("idna")
     except ValueError:  # its text has the user and the password
         return "its user, password or host has characters that must be percent-encoded"
     if not all(re.fullmatch(r"db=[0-9]+|(?!db=)[^=]+=.+", part) for part in query.split("&") if part):
         return "the part after '?' is not name=value, or its db is not a number"
-    return _redis_socket(host, path) if scheme == "unix" else _redis_server(host, path)
+    if "+" in scheme:
+        return _redis_nodes(scheme.partition("+")[2], hosts, path)
+    return _redis_socket(hosts, path) if scheme == "unix" else _redis_server(hosts, path)
+
+
+def _redis_nodes(kind: str, hosts: str, path: str) -> str | None:
+    """The hosts of Sentinels or of nodes of a cluster, separated by commas."""
+    if "@" in path:
+        return _AT
+    if kind == "sentinel" and not re.fullmatch(r"/[^/@]+(?:/[0-9]*)?", path):
+        return "it needs the name of the service after the hosts, as in /mymaster or /mymaster/0"
+    if kind == "cluster" and path not in {"", "/", "/0"}:
+        return "a Redis Cluster has database 0 only"
+    return next(filter(None, (_redis_server(host, "") for host in hosts.split(","))), None)
 
 
 def _redis_socket(host: str, path: str) -> str | None:

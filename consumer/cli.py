@@ -10,34 +10,65 @@ from typing import Annotated
 import typer
 
 from common import cli, log, metrics, settings
+from common.channels import read_channels
+from common.duration import read_duration
 from consumer import app as consumer_app
+from consumer.team import ConsumerConfig
 from consumer.worker import WorkerConfig
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
+ConsumerName = Annotated[
+    str,
+    typer.Option(
+        envvar="CONSUMER_NAME", help="This consumer's name.", show_default="host, pid and 4 random hex digits"
+    ),
+]
+ClaimIdle = Annotated[
+    float,
+    typer.Option(
+        envvar="CLAIM_IDLE", min=0.1, help="Seconds after which another consumer's pending entries are claimed."
+    ),
+]
+Drain = Annotated[bool, typer.Option("--drain", help="Exit when no entry is left to read or pending on any consumer.")]
+Partitions = Annotated[
+    str,
+    typer.Option(
+        envvar="CONSUMER_PARTITIONS",
+        help="Channels to serve, such as 0-3,7.",
+        show_default="all that producers have used",
+    ),
+]
+StreamKeep = Annotated[
+    str,
+    typer.Option(
+        envvar="STREAM_KEEP",
+        help="How long entries stay in the streams after they were appended, also when they are stored: 10m, 1h, or 0. "
+        "`tickpipe replay` stores them again.",
+    ),
+]
+StreamKeepBytes = Annotated[
+    int,
+    typer.Option(
+        envvar="STREAM_KEEP_BYTES",
+        min=0,
+        help="Bytes of a stream above which stored entries stay for a shorter time; 0 means no limit.",
+    ),
+]
+
+
 @app.command()
 def consumer(
     price_stream: settings.PriceStream = settings.PRICE_STREAM,
+    partitions: Partitions = "",
     consumer_group: settings.ConsumerGroup = settings.CONSUMER_GROUP,
-    consumer_name: Annotated[
-        str,
-        typer.Option(
-            envvar="CONSUMER_NAME",
-            help="This consumer's name.",
-            show_default="host, pid and 4 random hex digits",
-        ),
-    ] = "",
+    consumer_name: ConsumerName = "",
     max_batch_size: settings.MaxBatchSize = settings.MAX_BATCH_SIZE,
-    claim_idle: Annotated[
-        float,
-        typer.Option(
-            envvar="CLAIM_IDLE", min=0.1, help="Seconds after which another consumer's pending entries are claimed."
-        ),
-    ] = settings.CLAIM_IDLE,
-    drain: Annotated[
-        bool, typer.Option("--drain", help="Exit when no entry is left to read or pending on any consumer.")
-    ] = False,
+    claim_idle: ClaimIdle = settings.CLAIM_IDLE,
+    drain: Drain = False,
+    stream_keep: StreamKeep = settings.STREAM_KEEP,
+    stream_keep_bytes: StreamKeepBytes = settings.STREAM_KEEP_BYTES,
     metrics_port: settings.MetricsPort = 0,
     metrics_host: settings.MetricsHost = settings.METRICS_HOST,
     allowed_hosts: settings.AllowedHosts = "",
@@ -56,14 +87,21 @@ def consumer(
     environ = cli.environment()
     redis_url, database_url = settings.redis_url(environ), cli.database_url()
     log.configure(log_level, [redis_url, database_url])
-    config = consumer_app.ConsumerConfig(
+    config = ConsumerConfig(
         redis_url=redis_url,
         database_url=database_url,
         name=consumer_name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}",
         price_stream=price_stream,
+        channels=read_channels(partitions) if partitions else None,
         group=consumer_group,
         unhealthy_after=unhealthy_after,
-        worker=WorkerConfig(max_batch_size=max_batch_size, claim_idle=claim_idle, drain=drain),
+        worker=WorkerConfig(
+            max_batch_size=max_batch_size,
+            claim_idle=claim_idle,
+            drain=drain,
+            stream_keep=read_duration(stream_keep, "--stream-keep"),
+            stream_keep_bytes=stream_keep_bytes,
+        ),
     )
     hosts = settings.read_hosts(allowed_hosts)
     consumer_app.run(config, metrics.Server(metrics_host, metrics_port, hosts) if metrics_port else None)

@@ -49,10 +49,14 @@ def validate(table: TableWriter, entries: Sequence[Entry]) -> tuple[list[Row], l
     return good, dead
 
 
-def insert_dead_letters(cursor: Cursor, stream: str, dead: Sequence[DeadLetter]) -> None:
-    """Insert these dead letters of this stream. Existing ones stay. Raises psycopg2's errors."""
+def insert_dead_letters(cursor: Cursor, stream: str, dead: Sequence[DeadLetter]) -> int:
+    """Insert these dead letters of this stream. Existing ones stay.
+
+    Returns the number of new ones. (RETURNING would name them, but needs the right to SELECT.)
+    Raises psycopg2's errors.
+    """
     if not dead:
-        return
+        return 0
     rows = []
     for entry, reason in dead:
         fields = entry.fields or {}
@@ -67,3 +71,4 @@ def insert_dead_letters(cursor: Cursor, stream: str, dead: Sequence[DeadLetter])
         template="(%s, %s, %s, %s, %s, %s::bytea[])",
         page_size=len(rows),
     )
+    return cursor.rowcount

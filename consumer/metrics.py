@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
 from common.errors import DatabaseOutageError, TickpipeError
 from common.metrics import Distribution, Health, metric
-from common.streams.group import Backlog, ConsumerGroup
-from consumer.worker import Batch, Worker
+from common.streams.group import Backlog, ConsumerGroup, total
+from consumer.liveness import Progress
+from consumer.worker import Batch, Totals
 
 #: Seconds between two queries of the backlog.
 BACKLOG_EVERY = 1.0
@@ -25,19 +26,21 @@ _LATENCY = (
 
 
 class BatchMetrics:
-    """Measures batches of prices after their commit."""
+    """Measures batches of prices after their commit. Any thread may observe."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._entries = Distribution("tickpipe_batch_entries", "Entries in a batch of prices.", _ENTRIES)
         self._seconds = Distribution("tickpipe_insert_seconds", "Seconds to store and commit such a batch.", _SECONDS)
         self._latency = Distribution("tickpipe_latency_seconds", _LATENCY, _SECONDS)
 
     def observe(self, batch: Batch) -> None:
         """Count this batch."""
-        self._seconds.observe(batch.seconds)
-        self._entries.observe(batch.entries)
-        if batch.latency is not None:
-            self._latency.observe(max(0.0, batch.latency), batch.stored.inserted)  # two machines' clocks may differ
+        with self._lock:
+            self._seconds.observe(batch.seconds)
+            self._entries.observe(batch.entries)
+            if batch.latency is not None:
+                self._latency.observe(max(0.0, batch.latency), batch.stored.inserted)  # two machines' clocks may differ
 
     def collect(self) -> Iterator[Metric]:
         """The metrics now."""
@@ -47,8 +50,8 @@ class BatchMetrics:
 class BacklogMonitor:
     """Queries the backlog once a second, so that a scrape never waits for Redis. `run` is the work of one thread."""
 
-    def __init__(self, streams: Mapping[str, ConsumerGroup]) -> None:
-        """`streams`: by the value of the label `stream`."""
+    def __init__(self, streams: Callable[[], Mapping[str, Sequence[ConsumerGroup]]]) -> None:
+        """`streams`: those of all channels, by the value of the label `stream`."""
         self.up = False
         self.backlogs: dict[str, Backlog] = {}
         self._streams = streams
@@ -62,34 +65,44 @@ class BacklogMonitor:
     def update(self) -> None:
         """Query once. During an outage the last result stays, and the worker logs the error."""
         try:
-            self.backlogs = {name: stream.backlog() for name, stream in self._streams.items()}
+            streams = self._streams()
+            self.backlogs = {name: total(each.backlog() for each in found) for name, found in streams.items()}
             self.up = True
         except TickpipeError:
             self.up = False
 
 
 class ConsumerMetrics(Collector):
-    """Reads the counts of worker, batches and backlog."""
+    """Reads the counts of batches and backlog, and the sums over the workers."""
 
     def __init__(
-        self, worker: Worker, batches: BatchMetrics, backlog: BacklogMonitor, *, unhealthy_after: float
+        self,
+        totals: Callable[[], Totals],
+        progress: Callable[[], Sequence[Progress]],
+        batches: BatchMetrics,
+        backlog: BacklogMonitor,
+        *,
+        unhealthy_after: float,
     ) -> None:
-        """`unhealthy_after`: seconds without progress after which the consumer counts as stuck."""
-        self._worker = worker
+        """`totals`: of all workers. `unhealthy_after`: seconds without progress after which a loop counts as stuck."""
+        self._totals = totals
+        self._progress = progress
         self._batches = batches
         self._backlog = backlog
         self._unhealthy_after = unhealthy_after
 
     def health(self) -> Health:
-        """Unhealthy during an outage of Redis or the database, and if the loop is stuck."""
-        return Health(self._worker.progress.reasons(self._unhealthy_after))
+        """Unhealthy during an outage of Redis or the database, and if a loop is stuck."""
+        reasons = [reason for each in self._progress() for reason in each.reasons(self._unhealthy_after)]
+        return Health(list(dict.fromkeys(reasons)))
 
     def collect(self) -> Iterator[Metric]:
         """The metrics now."""
-        totals, outage, backlogs = self._worker.totals, self._worker.progress.outage, self._backlog.backlogs
+        totals, backlogs = self._totals(), self._backlog.backlogs
+        outages = [each.outage for each in self._progress() if each.outage]
         lag = {name: backlog.lag for name, backlog in backlogs.items()}
         pending = {name: backlog.pending for name, backlog in backlogs.items()}
-        database_up = outage is None or outage.kind is not DatabaseOutageError
+        database_up = all(outage.kind is not DatabaseOutageError for outage in outages)
         yield metric("tickpipe_rows_stored_total", "Prices stored as new rows.", totals.stored)
         yield metric("tickpipe_duplicates_total", "Prices delivered again and stored already.", totals.duplicates)
         yield metric("tickpipe_dead_letters_total", "Prices that became dead letters.", totals.dead_letters)

@@ -13,6 +13,27 @@ from common.codec import Codec
 from common.number import DECIMAL_BYTES, INTEGER_BYTES, has_only
 
 
+class Merge(NamedTuple):
+    """Rows of a kind that one statement merges. `column` is searched for `value`; the statement gets the keys.
+
+    It returns how many rows were merged before, and were inserted again.
+    """
+
+    statement: str
+    column: int
+    value: bytes
+    key: int
+
+    def run(self, cursor: Cursor, columns: Sequence[Sequence[bytes]]) -> int:
+        """Merge, if these columns have rows of that kind. Returns how many of them are not new."""
+        kinds = columns[self.column]
+        if kinds and self.value not in kinds:
+            return 0
+        keys = {key for key, kind in zip(columns[self.key], kinds, strict=True) if kind == self.value}
+        cursor.execute(self.statement, {"keys": array_literal(sorted(keys))})
+        return sum(repeated for (repeated,) in cursor.fetchall())
+
+
 class TableWriter(NamedTuple):
     """Decodes, validates and inserts the entries of one stream."""
 
@@ -21,6 +42,7 @@ class TableWriter(NamedTuple):
     statement: str
     template: str
     allowed: Mapping[int, bytes]  # column number → the bytes that its values may have
+    merge: Merge | None = None  # rows that become one after an insert
 
     def check_bytes(self, columns: Sequence[Sequence[bytes]]) -> None:
         """Raise ValueError if a number has a spelling that only PostgreSQL knows. `validation_error` finds it."""
@@ -36,7 +58,8 @@ class TableWriter(NamedTuple):
         if not columns:
             return 0
         execute_values(cursor, self.statement, [[array_literal(column) for column in columns]], template=self.template)
-        return cursor.rowcount
+        inserted = cursor.rowcount
+        return inserted - self.merge.run(cursor, columns) if self.merge else inserted
 
     def check_rights(self, cursor: Cursor) -> None:
         """Run the statement without rows. Raises psycopg2's InsufficientPrivilege."""
@@ -95,4 +118,14 @@ FEED = TableWriter(
     """,
     "(%s::bigint[], %s::bigint[], %s::bigint[], %s::text[], %s::jsonb[])",
     _allowed(feed_event.FeedEvent, feed_event.INTEGERS),
+    # If this role may: otherwise there are more rows, nothing else. The lock has a statement of its own, so that the
+    # next one sees what the holder before has committed.
+    Merge(
+        "SELECT pg_advisory_xact_lock(key) FROM (SELECT unnest(%(keys)s::bigint[]) AS key ORDER BY 1) AS sessions; "
+        "SELECT merge_signs_of_life(%(keys)s::bigint[]) WHERE has_table_privilege('feed_events', 'SELECT') "
+        "AND has_table_privilege('feed_events', 'UPDATE') AND has_table_privilege('feed_events', 'DELETE')",
+        feed_event.FeedEvent._fields.index("event"),
+        b"alive",
+        feed_event.FeedEvent._fields.index("session"),
+    ),
 )

@@ -16,14 +16,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 from common import settings
-from common.errors import OutageError, StreamOutageError, TickpipeError
+from common.errors import DatabaseOutageError, OutageError, StreamOutageError, TickpipeError
 from common.formatting import counted
 from common.number import to_bigint
 from common.retry import retrying
-from common.streams.group import ConsumerGroup
 from common.streams.stream import Entry
 from consumer.liveness import Progress
-from consumer.tables import TableWriter
+from consumer.replay import Replayer, Route
 from consumer.writer import Stored, Writer
 
 logger = logging.getLogger("consumer.worker")
@@ -32,19 +31,14 @@ logger = logging.getLogger("consumer.worker")
 BISECT_AFTER = 3
 #: Seconds between two housekeeping runs.
 HOUSEKEEPING_EVERY = 10.0
-#: Microseconds after which a consumer's last report is removed. Each start has a new name.
-REPORTS_KEPT = 7 * 86_400_000_000
+#: Microseconds after which a consumer's last report is added to a sum. Each start has a new name.
+REPORTS_KEPT = 3600_000_000
+#: Seconds that acknowledged entries stay while the database may lack some of them.
+KEEP_INCOMPLETE = 7 * 86_400.0
 #: Seconds between two reads of the feed events while prices arrive.
 FEED_EVERY = 0.2
 #: Seconds after which an idle consumer without pending entries is removed from the group, at least.
 REMOVE_IDLE_AFTER = 60.0
-
-
-class Route(NamedTuple):
-    """A stream and the table that its entries go to."""
-
-    stream: ConsumerGroup
-    table: TableWriter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +50,9 @@ class WorkerConfig:
     #: How long a read waits for the first entry. Feed events and claims are due in between.
     poll: float = 0.5
     drain: bool = False
+    #: How long acknowledged entries stay in the streams, and the bytes of a stream above which they stay shorter.
+    stream_keep: float = 0.0
+    stream_keep_bytes: int = 0
 
 
 @dataclass
@@ -94,6 +91,7 @@ class Worker:
         *,
         stop: threading.Event,
         clock: Callable[[], int],
+        replayer: Replayer | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         on_batch: Callable[[Batch], None] = lambda _: None,
     ) -> None:
@@ -108,13 +106,15 @@ class Worker:
         self._routes = routes
         self._prices = routes[0].stream
         self._writer = writer
+        self._replayer = replayer
         self._config = config
         self._stop = stop
         self._monotonic = monotonic
         self._clock = clock
         self._on_batch = on_batch
-        self._next_claim = self._next_report = self._next_housekeeping = self._next_feed = 0.0
+        self._next_claim = self._next_report = self._next_housekeeping = self._next_feed = self._next_check = 0.0
         self._latencies: list[float] = []
+        self._complete = replayer is None  # whether the database has every acknowledged entry, as far as known
         self._failures, self._bisect = 0, False  # of the current batch
         self._retry = retrying(stop, logger, self._failed)  # made once, since it is a reference cycle
 
@@ -175,6 +175,8 @@ class Worker:
         now = self._monotonic()
         if now >= self._next_claim:
             self._claim()
+        if now >= self._next_check:
+            self._check_database()
         if now >= self._next_housekeeping:
             self._housekeeping()
         if now >= self._next_report:
@@ -192,6 +194,19 @@ class Worker:
                 found = True
         return found
 
+    def _check_database(self) -> None:
+        """Store again what a new primary, or a restored database, lacks. Due after each outage, too."""
+        self._next_check = self._monotonic() + 1.0  # also if a full Redis refuses to remember: trimming comes next
+        if self._replayer:
+            self._complete = False
+            try:
+                self._complete = self._replayer.check(self.progress.made)
+            except DatabaseOutageError as error:
+                logger.warning("%s; the timeline of the database is checked again", error)
+                self.progress.failed(error)
+        if self._complete:
+            self._next_check = self._monotonic() + HOUSEKEEPING_EVERY
+
     def _claim(self) -> None:
         """Take over entries that have been pending on other consumers for `claim_idle`: those are dead, or hang."""
         self._next_claim = self._monotonic() + min(5.0, self._config.claim_idle / 2)
@@ -203,9 +218,15 @@ class Worker:
     def _housekeeping(self) -> None:
         """Trim the streams, and remove dead consumers and old reports. Several consumers may do it at once."""
         self._next_housekeeping = self._monotonic() + HOUSEKEEPING_EVERY
+        keep = self._config.stream_keep
+        if keep > 0 and self._prices.is_nearly_full():
+            keep = 0.0
+        elif keep > 0 and not self._complete:  # a replay needs the entries
+            keep = KEEP_INCOMPLETE
         idle_ms = int(max(self._config.claim_idle * 2, REMOVE_IDLE_AFTER) * 1000)
         for route in self._routes:
-            trimmed, removed = route.stream.trim(), route.stream.remove_idle_consumers(idle_ms)
+            trimmed = route.stream.trim(keep, self._config.stream_keep_bytes)
+            removed = route.stream.remove_idle_consumers(idle_ms)
             logger.debug(
                 "housekeeping: %s of %s trimmed, %s removed",
                 counted(trimmed, "entry"), route.stream.key, counted(removed, "consumer"),
@@ -221,7 +242,10 @@ class Worker:
             logger.info("drain: %s pending on other consumers", counted(pending, "entry"))
             self._stop.wait(min(1.0, self._config.claim_idle / 2))
             self._next_claim = 0.0
-        return pending == 0
+        elif not self._complete:
+            logger.info("drain: the entries of the streams are not all stored again yet")
+            self._stop.wait(1.0)
+        return pending == 0 and self._complete
 
     def _store_batch(self, route: Route, entries: Sequence[Entry]) -> list[bytes]:
         """Store a batch; returns the ids to acknowledge."""
@@ -251,6 +275,7 @@ class Worker:
     def _failed(self, error: OutageError) -> None:
         self.progress.failed(error)
         self._failures += 1
+        self._next_check = 0.0
         self._bisect = self._failures >= BISECT_AFTER and self._writer.ping()
 
     def _count(self, batch: Batch) -> None:
@@ -278,7 +303,7 @@ class Worker:
     def _publish(self) -> None:
         self._prices.statistics.publish(self._prices.consumer, at=self._clock(), **asdict(self.totals))
 
-    def _keep_statistics(self, name: str, task: Callable[[], None]) -> bool:
+    def _keep_statistics(self, name: str, task: Callable[[], object]) -> bool:
         """Run a task and return whether it succeeded. An error is logged once and does not stop the worker."""
         try:
             task()

@@ -94,9 +94,9 @@ class Writer:
         with self._database.transaction() as connection, connection.cursor() as cursor:
             inserted, refused = insert(cursor, table, good)
             dead = invalid + refused
-            insert_dead_letters(cursor, stream, dead)
+            new = insert_dead_letters(cursor, stream, dead)
             _wait_for_earlier_commits(cursor)
-        for entry, reason in dead:
+        for entry, reason in dead if new else ():  # a batch that is delivered again is logged once
             logger.error("dead letter: entry %s of %s: %s", entry.id.decode(), stream, reason)
         return Stored(inserted, len(good) - len(refused) - inserted, len(dead))
 

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import logging
+import os
+import secrets
 import signal
+import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 
 from common import clock, metrics, process, threads
+from common.channels import feed_key
 from common.errors import ConfigurationError, OutageError
-from common.streams.client import TIMEOUT, connect
-from common.streams.stream import Stream
+from common.streams.lease import Lease
+from common.streams.registry import ChannelRegistry
+from common.streams.stream import Fence, Stream
 from producer.config import ProducerConfig
+from producer.delivery import Delivery, open_stream
 from producer.feed import Feed
-from producer.metrics import ProducerMetrics
-from producer.publisher import Publisher
-from producer.queue import EventQueue
-from producer.replay import Replayer
-from producer.spool import Spool, make_folder, spool_path
-from producer.streams import Streams
+from producer.metrics import ActiveProducer, ProducerMetrics
+from producer.spool_folder import channel_folder, make_folder
+from producer.standby import Standby
+from producer.upkeep import Upkeep
 
 logger = logging.getLogger("producer")
 
@@ -29,31 +33,39 @@ STOP_WITHIN = 8.5
 
 
 class Producer:
-    """One run of the producer: the feed, the queue, the publisher, the spool and its replay."""
+    """One run of the producer: the feed, and the delivery of each channel."""
 
-    def __init__(self, config: ProducerConfig, symbols: Sequence[str]) -> None:
-        """Open a new spool. No thread is started yet."""
-        self._config = config
-        self._stop_replay = threading.Event()
-        self._paths = {
-            "direct": Streams(*_open_streams(config, config.append_timeout)),
-            "spool": Streams(*_open_streams(config)),
-            "orphan": Streams(*_open_streams(config)),
-        }
-        self._spool = Spool(spool_path(config.spool_folder, clock.microseconds()), max_bytes=config.spool_max)
-        self._queue = EventQueue(config.queue_max)
+    def __init__(
+        self,
+        config: ProducerConfig,
+        *,
+        fence: Fence | None = None,
+        on_fenced: Callable[[int], None] = lambda _: None,
+        on_published: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Open new spools. No thread is started yet.
+
+        `fence`: the right of this run to append; `on_fenced` is called when it has ended, with the time (microseconds
+        UTC). `on_published` is called when the feed has ended and Redis has all events; perhaps several times.
+        """
+        self._on_published = on_published
+        self._deliveries = [
+            Delivery(config, key, channel_folder(config.spool_folder, key, config.price_stream), fence, on_fenced)
+            for key in config.keys
+        ]
         self._feed = Feed(
-            config.feed, api_key=config.api_key, symbols=symbols, queue=self._queue, clock=clock.microseconds
+            config.feed,
+            api_key=config.api_key,
+            symbols=config.symbols(),
+            queues=[delivery.queue for delivery in self._deliveries],
+            clock=clock.microseconds,
         )
-        self._publisher = Publisher(self._queue, self._paths["direct"], self._spool)
-        self._replayer = Replayer(self._spool, self._paths["spool"], self._paths["orphan"], self._stop_replay)
+        self._config = config
 
-    def serve_metrics(self, server: metrics.Server) -> None:
-        """Answer /metrics and /healthz from now on."""
-        collector = ProducerMetrics(
-            self._feed, self._publisher, self._spool, self._paths, unhealthy_after=self._config.unhealthy_after
-        )
-        server.serve(collector, collector.health)
+    def metrics(self, orphans: Callable[[], int]) -> ProducerMetrics:
+        """The metrics and the health of this run. `orphans`: prices appended from spools of dead producers."""
+        after = self._config.unhealthy_after
+        return ProducerMetrics(self._feed, self._deliveries, orphans, unhealthy_after=after)
 
     def reread_symbols(self) -> None:
         """Subscribe what the configuration names now. After an error, the subscription stays as it is."""
@@ -62,41 +74,64 @@ class Producer:
         except ConfigurationError as error:
             logger.error("SIGHUP: %s; the subscriptions are unchanged", error)
 
-    def run(self, stop: threading.Event) -> None:
-        """Receive and publish until `stop` is set or a thread ends. Raises the error of the thread, if any."""
-        threads.spare_the_collector()
+    def run(self, stop: threading.Event, fenced_since: Callable[[], int | None] = lambda: None) -> None:
+        """Receive and publish until `stop` is set or a thread ends. Raises the error of the thread, if any.
+
+        `fenced_since`: since when another producer is active, microseconds UTC; None if none is.
+        """
         receiving = threads.in_thread(self._feed.run, stop)
-        publishing = threads.in_thread(self._publisher.run)
-        replaying = [threads.in_thread(self._replayer.run), threads.in_thread(self._replayer.run_orphans)]
-        everything = [receiving, publishing, *replaying]
+        for delivery in self._deliveries:
+            delivery.start()
+        publishing = [delivery.publishing for delivery in self._deliveries]
+        everything = [receiving, *publishing, *(delivery.replaying for delivery in self._deliveries)]
         while not stop.wait(0.2) and not any(thread.done() for thread in everything):
             pass
         stop.set()
-        self._shut_down(receiving, publishing, replaying)
+        self._shut_down(receiving, fenced_since)
         for thread in everything:
             if thread.done():
                 thread.result()
-        if not publishing.done():
+        if not all(thread.done() for thread in publishing):
             raise OutageError(
                 "shutdown timed out: neither Redis nor the spool accepted the events in memory; they are lost"
             )
 
-    def _shut_down(self, receiving: Future[None], publishing: Future[None], replaying: Sequence[Future[None]]) -> None:
+    def _shut_down(self, receiving: Future[None], fenced_since: Callable[[], int | None]) -> None:
         """End the threads upstream first, so that each hands over what it has. Takes up to STOP_WITHIN seconds."""
+        deliveries = self._deliveries
         until = time.monotonic() + STOP_WITHIN
         wait([receiving], timeout=STOP_WITHIN - 3.0)
-        self._queue.close()
-        wait([publishing], timeout=until - time.monotonic() - 1.0)
-        while self._spool.entries and time.monotonic() < until - 0.5:
+        for delivery in deliveries:
+            delivery.queue.close()
+        wait([delivery.publishing for delivery in deliveries], timeout=until - time.monotonic() - 1.0)
+        while self._spooled and fenced_since() is None and time.monotonic() < until - 0.5:
+            if self._all_appended:
+                self._on_published()
             time.sleep(0.05)
-        self._stop_replay.set()
-        wait(replaying, timeout=0.5)
-        self._spool.close()
+        for delivery in deliveries:
+            delivery.stop_replay.set()
+        wait([delivery.replaying for delivery in deliveries], timeout=0.5)
+        if (since := fenced_since()) is not None:
+            if doubled := sum(delivery.discard_doubled(since) for delivery in deliveries):
+                logger.warning("discarded: %d price events that the active producer has received, too", doubled)
+        elif self._all_appended:
+            self._on_published()
+        for delivery in deliveries:
+            delivery.spool.close()
+        publishers = [delivery.publisher for delivery in deliveries]
         logger.info(
             "stopped: %d price events received, %d entries appended, %d spooled (%d on disk now), %d price events lost",
-            self._feed.received, self._publisher.appended, self._publisher.spooled, self._spool.entries,
-            self._publisher.lost + self._feed.lost,
+            self._feed.received, sum(each.appended for each in publishers), sum(each.spooled for each in publishers),
+            self._spooled, sum(each.lost for each in publishers) + self._feed.lost,
         )  # fmt: skip
+
+    @property
+    def _spooled(self) -> int:
+        return sum(delivery.spool.entries for delivery in self._deliveries)
+
+    @property
+    def _all_appended(self) -> bool:
+        return all(delivery.spool.all_appended for delivery in self._deliveries)
 
 
 def run(config: ProducerConfig, server: metrics.Server | None) -> None:
@@ -104,29 +139,78 @@ def run(config: ProducerConfig, server: metrics.Server | None) -> None:
 
     Raises ConfigurationError before any thread is started if the symbols, the folder or Redis need an operator.
     """
-    symbols = config.symbols()
-    streams = _open_streams(config)
-    make_folder(config.spool_folder)
-    _check_redis(streams)
-    stop = process.stop_on_signals()
-    producer = Producer(config, symbols)
+    config.symbols()
+    registry = ChannelRegistry(open_stream(config, config.price_stream))
+    lease = _lease(config, registry) if config.lease else None
+    for key in config.keys:
+        make_folder(channel_folder(config.spool_folder, key, config.price_stream))
+    _check_redis(config, registry, lease)
+    stop, orphans_stop = process.stop_on_signals(), threading.Event()
+    active = ActiveProducer(lease.holder if lease else None)
     if server:
-        producer.serve_metrics(server)
+        server.serve(active, active.health)
     if config.reread_symbols:
-        signal.signal(signal.SIGHUP, lambda *_: producer.reread_symbols())
-    producer.run(stop)
-
-
-def _open_streams(config: ProducerConfig, timeout: float = TIMEOUT) -> tuple[Stream, Stream]:
-    """The two streams on a Redis client of their own, which waits `timeout` seconds for an answer."""
-    client = connect(config.redis_url, timeout=timeout)
-    return Stream(client, config.price_stream), Stream(client, f"{config.price_stream}:feed")
-
-
-def _check_redis(streams: Sequence[Stream]) -> None:
-    """Refuse to start for a wrong login, right or key. An outage is not a reason: prices wait in the spool."""
+        signal.signal(signal.SIGHUP, lambda *_: active.reread_symbols())
+    threads.spare_the_collector()
+    upkeep = Upkeep(config, registry, orphans_stop)
+    keeping = threads.in_thread(upkeep.run)
     try:
-        for stream in streams:
-            stream.check_append()
+        if lease is None:
+            producer = Producer(config)
+            active.begin(producer.metrics(upkeep.appended), producer.reread_symbols)
+            producer.run(stop)
+        else:
+            Standby(lease, _runner(config, upkeep.appended, active)).run(stop)
+    finally:
+        orphans_stop.set()
+        wait([keeping], timeout=0.5)
+
+
+def _runner(config: ProducerConfig, orphans: Callable[[], int], active: ActiveProducer) -> Callable[..., None]:
+    """The function that runs a new producer behind a fence."""
+
+    def run_behind(fence: Fence, stop: threading.Event, standby: Standby) -> None:
+        producer = Producer(config, fence=fence, on_fenced=standby.on_fenced, on_published=standby.hand_over)
+        active.begin(producer.metrics(orphans), producer.reread_symbols)
+        try:
+            producer.run(stop, lambda: standby.fenced_since)
+        finally:
+            active.end()
+
+    return run_behind
+
+
+def _lease(config: ProducerConfig, registry: ChannelRegistry) -> Lease:
+    """The lease, on Redis clients that wait for a part of its lifetime only.
+
+    Its fence is raised on all streams that a producer of this feed may append to, perhaps with other `--partitions`.
+    """
+    lifetime = config.lease or 0.0
+    streams: dict[str, Stream] = {}
+
+    def others() -> list[Stream]:
+        keys = dict.fromkeys([config.price_stream, *config.keys, *registry.found()])
+        for key in (each for prices in keys for each in (prices, feed_key(prices)) if each != config.price_stream):
+            if key not in streams:
+                streams[key] = open_stream(config, key, lifetime / 4)
+        return list(streams.values())
+
+    holder = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+    return Lease(open_stream(config, config.price_stream, lifetime / 4), others, config.feed.name, holder, lifetime)
+
+
+def _check_redis(config: ProducerConfig, registry: ChannelRegistry, lease: Lease | None) -> None:
+    """Refuse to start for a wrong login, right, key or server. After an outage, prices wait in the spool."""
+    try:
+        if config.partitions > 1:
+            registry.add(config.keys)
+        for key in (each for prices in config.keys for each in (prices, feed_key(prices))):
+            stream = open_stream(config, key)
+            if config.confirmation or lease:
+                stream.check_append_once(config.confirmation.replicas if config.confirmation else 0)
+            else:
+                stream.check_append()
+        if lease:
+            lease.check()
     except OutageError as error:
         logger.warning("%s; prices wait in the spool until Redis is available", error)

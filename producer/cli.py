@@ -9,10 +9,12 @@ from typing import Annotated
 import typer
 
 from common import cli, log, metrics, proxy, settings
-from common.symbols import read_symbols
+from common.channels import MAX_CHANNELS, read_shard
+from common.streams.stream import Confirmation
+from common.symbols import own_symbols, read_symbols
 from producer import app as producer_app
 from producer.config import DEFAULT_URL, FeedConfig, ProducerConfig
-from producer.spool import spool_folder
+from producer.spool_folder import spool_folder
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -50,6 +52,72 @@ AppendTimeout = Annotated[
         "this time. Raise it if Redis is far away.",
     ),
 ]
+RedisReplicas = Annotated[
+    int,
+    typer.Option(
+        envvar="REDIS_REPLICAS",
+        min=0,
+        max=100,
+        help="Number of Redis replicas that must have a price on disk before it counts as received. Until then it "
+        "stays in the spool, too.",
+    ),
+]
+ReplicaTimeout = Annotated[
+    float,
+    typer.Option(
+        envvar="REPLICA_TIMEOUT",
+        min=0.01,
+        max=60,
+        help="Seconds that the replicas may take before a batch goes to the spool, too. Set at least twice the round "
+        "trip time to them.",
+    ),
+]
+Standby = Annotated[
+    bool,
+    typer.Option(
+        "--standby",
+        envvar="STANDBY",
+        help="Share a lease with the other producers of this feed name: one is active, the others wait.",
+    ),
+]
+LeaseTime = Annotated[
+    float,
+    typer.Option(
+        "--lease",
+        envvar="LEASE",
+        min=0.5,
+        max=300,
+        help="Seconds without the active producer until another one is active.",
+    ),
+]
+Partitions = Annotated[
+    int,
+    typer.Option(
+        envvar="PARTITIONS",
+        min=1,
+        max=MAX_CHANNELS,
+        help="Number of channels: the symbols are distributed over as many pairs of streams. The limits of the spool "
+        "and of the queue are divided by it.",
+    ),
+]
+ShardOption = Annotated[
+    str,
+    typer.Option(
+        "--shard",
+        envvar="SHARD",
+        help="Subscribe only the symbols of this shard: 2/5 is the second of five producers with the same symbols.",
+        show_default="all symbols",
+    ),
+]
+MaxSymbols = Annotated[
+    int,
+    typer.Option(
+        envvar="MAX_SYMBOLS_PER_CONNECTION",
+        min=0,
+        help="Number of symbols that the plan allows on one connection; 0 means no limit. With more, the producer does "
+        "not start.",
+    ),
+]
 ResubscribeAfter = Annotated[
     float,
     typer.Option(envvar="RESUBSCRIBE_AFTER", min=1, help="Seconds without any price before subscribing again."),
@@ -73,11 +141,18 @@ def producer(
     symbols_file: SymbolsFile = None,
     url: Url = DEFAULT_URL,
     price_stream: settings.PriceStream = settings.PRICE_STREAM,
+    partitions: Partitions = 1,
+    shard: ShardOption = "",
+    max_symbols_per_connection: MaxSymbols = 0,
     feed_name: FeedName = "twelvedata",
     spool_dir: settings.SpoolDir = None,
     spool_max: SpoolMax = 1 << 30,
     queue_max: QueueMax = 100_000,
     append_timeout: AppendTimeout = 0.1,
+    redis_replicas: RedisReplicas = 0,
+    replica_timeout: ReplicaTimeout = 0.5,
+    standby: Standby = False,
+    lease: LeaseTime = 5.0,
     resubscribe_after: ResubscribeAfter = 600.0,
     metrics_port: settings.MetricsPort = 0,
     metrics_host: settings.MetricsHost = settings.METRICS_HOST,
@@ -90,19 +165,24 @@ def producer(
     api_key = settings.api_key(environ)
     redis_url = settings.redis_url(environ)
     log.configure(log_level, [api_key(), redis_url])
-    feed = FeedConfig(name=feed_name, url=url, resubscribe_after=resubscribe_after)
+    own = read_shard(shard)
+    name = f"{feed_name} {own}" if own.count > 1 else feed_name
+    feed = FeedConfig(name=name, shard=own, url=url, resubscribe_after=resubscribe_after)
     config = ProducerConfig(
         feed=replace(feed, proxy=proxy.for_url(url, environ)),  # after the check of the URL
         api_key=api_key,
-        symbols=lambda: read_symbols(symbols or [], symbols_file),
+        symbols=lambda: own_symbols(read_symbols(symbols or [], symbols_file), own, max_symbols_per_connection),
         reread_symbols=symbols_file is not None,
         redis_url=redis_url,
         price_stream=price_stream,
+        partitions=partitions,
         spool_folder=spool_folder(spool_dir, redis_url, price_stream),
         spool_max=spool_max,
         queue_max=queue_max,
         append_timeout=append_timeout,
+        confirmation=Confirmation(redis_replicas, replica_timeout) if redis_replicas else None,
         unhealthy_after=unhealthy_after,
+        lease=lease if standby else None,
     )
     hosts = settings.read_hosts(allowed_hosts)
     server = metrics.Server(metrics_host, metrics_port, hosts) if metrics_port else None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from common.channels import Shard, channel_keys
 from common.errors import ConfigurationError
 from common.proxy import Proxy
 from common.settings import Secret
+from common.streams.stream import Confirmation
 
 DEFAULT_URL = "wss://ws.twelvedata.com/v1/quotes/price"
 
@@ -19,6 +21,7 @@ class FeedConfig:
     """Settings of the feed. All times are in seconds."""
 
     name: str = "twelvedata"
+    shard: Shard = field(default_factory=Shard)
     url: str = DEFAULT_URL
     proxy: Proxy | None = None
     resubscribe_after: float = 600.0
@@ -61,6 +64,8 @@ class ProducerConfig:
     reread_symbols: bool
     redis_url: Secret
     price_stream: str
+    #: Number of channels.
+    partitions: int = 1
     spool_folder: Path
     #: Bytes.
     spool_max: int
@@ -68,5 +73,14 @@ class ProducerConfig:
     queue_max: int
     #: Seconds.
     append_timeout: float
+    #: Seconds that the lease of a producer in reserve lives without a renewal; None: no lease.
+    lease: float | None = None
+    #: None: an append counts as soon as Redis has acknowledged it.
+    confirmation: Confirmation | None = None
     #: Seconds.
     unhealthy_after: float
+
+    @property
+    def keys(self) -> list[str]:
+        """The streams of prices, one for each channel."""
+        return channel_keys(self.price_stream, self.partitions)

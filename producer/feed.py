@@ -12,7 +12,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from urllib.parse import quote
 
 import websocket
@@ -21,12 +21,12 @@ from websocket import ABNF
 from common import tls
 from common.errors import ConfigurationError, TickpipeError, UntrustedError
 from common.settings import Secret
+from producer.channel import Channels
 from producer.config import FeedConfig
 from producer.connection import ClosedByServerError, Connection, DisconnectedError
 from producer.feeds import twelvedata
 from producer.queue import EventQueue
 from producer.reconnect import Reconnect
-from producer.session import PriceEvent, Session, overflow
 from producer.subscription import Subscription
 from producer.watchdog import Watchdog
 
@@ -47,7 +47,10 @@ class NothingSubscribedError(ConfigurationError):
 
 
 class Feed:
-    """Numbers price events and puts them into the queue, along with feed events on the state of the connection."""
+    """Numbers price events and puts them into the queues, along with feed events on the state of the connection.
+
+    Each channel has a queue. The state of the connection is recorded in each of them, with the same time.
+    """
 
     def __init__(
         self,
@@ -55,14 +58,17 @@ class Feed:
         *,
         api_key: Callable[[], Secret],
         symbols: Iterable[str],
-        queue: EventQueue,
+        queues: Sequence[EventQueue],
         clock: Callable[[], int],
         monotonic: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        """`api_key` is called for each connection. `clock` gives microseconds UTC, `monotonic` seconds."""
+        """One queue for each channel. `api_key` is called for each connection.
+
+        `clock` gives microseconds UTC, `monotonic` seconds.
+        """
         self.config = config
-        self.session: Session
+        self.channels = Channels(config, queues, clock)
         self.received = self.lost = 0  # price events, over all sessions
         self.skipped_frames = 0
         self.connections = 0
@@ -71,17 +77,14 @@ class Feed:
         self.last_error = ""  # why the last connection ended
         self._api_key = api_key
         self._key = Secret("")  # the one that was sent last
-        self._queue = queue
         self._clock = clock
         self._monotonic = monotonic
         self._reconnect = Reconnect(rng or random.Random())  # noqa: S311  for jitter, not for secrets
         self._subscription = Subscription(symbols)
         self._connection: Connection | None = None
         self._watchdog = Watchdog(config, self.heard_at)
-        self._session_ids: set[int] = set()
         self._ever_connected = False
         self._ever_subscribed = False
-        self._lost: tuple[PriceEvent, PriceEvent] | None = None  # first and last of an unreported loss
         self._last_frame = 0  # microseconds UTC, of the open or the last connection
         self._stopped_at: int | None = None  # the last frame of the connection that was open at shutdown
         self._was_subscribed = False  # on the open or the last connection
@@ -98,7 +101,7 @@ class Feed:
 
     def run(self, stop: threading.Event) -> None:
         """Receive until `stop` is set. Raises ConfigurationError if no further attempt can succeed."""
-        self._begin_session(self._clock())
+        self.channels.begin(self._clock(), self._subscription.wanted)
         refusals = 0
         try:
             while not stop.is_set():
@@ -115,9 +118,10 @@ class Feed:
                     evicted = isinstance(error, ClosedByServerError) and error.may_be_eviction and self._was_subscribed
                     self._pause(stop, error, lasted=self._monotonic() - began, evicted=evicted)
         finally:
-            self._report_lost()
+            self.channels.report_lost()
             # Closing takes a round trip in which prices are not received: the gap begins at the last frame.
-            self.session.checkpoint("stopped", self._stopped_at and max(self._stopped_at, self.session.id))
+            at = max(self._stopped_at, self.channels.began) if self._stopped_at else self._clock()
+            self.channels.checkpoint("stopped", at)
 
     # --- Connection
 
@@ -132,7 +136,7 @@ class Feed:
                 if (text := connection.next_text()) is not None:
                     self._on_frame(ABNF.OPCODE_TEXT, text)
                     continue
-                if self._queue.above_watermark:
+                if self.channels.above_watermark:
                     # Frames are decoded faster than they are published, and both threads share one interpreter. The
                     # kernel buffers the rest. One pause for each READ_AHEAD allows about 50,000 prices a second.
                     time.sleep(0.005)
@@ -140,8 +144,10 @@ class Feed:
                     self._on_frame(*received)
             self._stopped_at = self._last_frame
         except (DisconnectedError, websocket.WebSocketException, OSError) as error:
-            self._report_lost()
-            self.session.emit("disconnected", cause=self._without_key(_cause(error)), last_frame=self._last_frame)
+            self.channels.report_lost()
+            self.channels.emit(
+                "disconnected", self._clock(), cause=self._without_key(_cause(error)), last_frame=self._last_frame
+            )
             raise
         finally:
             self._connection = None
@@ -176,7 +182,7 @@ class Feed:
         self.connections += 1
         self._watchdog = Watchdog(self.config, self._monotonic())
         self._last_frame = self._clock()
-        self.session.emit("connected", host=self.config.host)
+        self.channels.emit("connected", self._clock(), host=self.config.host)
         logger.info("connected to %s: subscribing to %d symbols", self.config.host, len(self._subscription.wanted))
         return connection
 
@@ -215,12 +221,12 @@ class Feed:
         logger.warning("%s; next try in %.1f s", self.last_error, delay)
         until = self._monotonic() + delay
         while not stop.is_set() and (now := self._monotonic()) < until:
-            self._keep_session(now)
+            self._keep_sessions(now)
             stop.wait(min(TASKS_EVERY, until - now))
 
     def _run_periodic_tasks(self, connection: Connection, now: float) -> None:
         self._next_tasks = now + TASKS_EVERY
-        self._keep_session(now)
+        self._keep_sessions(now)
         self._sync_subscriptions(connection)
         self._watchdog.check(now)
         if self._watchdog.ping_due(now):
@@ -234,7 +240,7 @@ class Feed:
     def _sync_subscriptions(self, connection: Connection) -> None:
         if self._subscription.changed:
             if dropped := self._subscription.drop_unwanted():
-                self.session.emit("unsubscribed", symbols=dropped)
+                self.channels.emit_symbols("unsubscribed", self._clock(), dropped)
             for message in self._subscription.update():
                 connection.send(message)
 
@@ -255,25 +261,22 @@ class Feed:
         logger.warning("skipped a frame that is not a JSON object: %r", bytes(data[:80]))
 
     def on_event(self, event: twelvedata.Event) -> None:
-        """Number a price event and put it into the queue. Nothing else happens in the websocket's thread."""
+        """Number a price event and put it into a queue. Nothing else happens in the websocket's thread."""
         now = self._last_frame = self._clock()
         watchdog = self._watchdog
         self.heard_at = watchdog.event_at = watchdog.frame_at
-        if self.session.is_over(now):
-            self._roll_over(now)
         if event.get("event") != "price":
+            self._roll_over_if_due(now)
             self._on_message(event)
             return
+        channel = self.channels.of(event)
+        if channel.session.is_over(now):
+            self._roll_over(now)
         watchdog.price_at = watchdog.frame_at
         self.received += 1
-        price = self.session.number(event, now)
-        if self._queue.put(price):
-            if self._lost:
-                self._report_lost()
-        else:
+        if not channel.put(event, now):
             self.lost += 1
             self.lost_at = watchdog.frame_at
-            self._lost = (self._lost[0] if self._lost else price, price)
 
     def _on_message(self, event: twelvedata.Event) -> None:
         """Handle an event that is not a price."""
@@ -292,54 +295,39 @@ class Feed:
         if refused:
             reasons = "; ".join(f"{symbol} ({reason})" for symbol, reason in sorted(refused.items()))
             logger.warning("refused by the server: %s", reasons)
-            self.session.emit("refused", symbols=refused)
+            self.channels.emit_symbols("refused", self._clock(), refused)
         if status.accepted:
             self._was_subscribed = True
             self._ever_subscribed = True
             self._subscription.accept(status.accepted)
-            self.session.emit("subscribed", symbols=status.accepted)
+            self.channels.emit_symbols("subscribed", self._clock(), status.accepted)
             logger.info("subscribed: %s", ", ".join(status.accepted))
         elif refused and not self._ever_subscribed:
             raise NothingSubscribedError(f"none of the symbols can be subscribed: {reasons}. Check --symbols")
 
     # --- Sessions
 
-    def _begin_session(self, now: int, **more: object) -> None:
-        while now in self._session_ids:  # the clock may go back to exactly the same microsecond
-            now += 1
-        self._session_ids.add(now)
-        self.session = Session(now, self._queue.put_always, self._clock)
-        symbols = sorted(self._subscription.wanted)
-        self.session.emit("started", now, feed=self.config.name, host=self.config.host, symbols=symbols, **more)
-
-    def _keep_session(self, monotonic: float) -> None:
-        """Begin a new session if the current one is over, and emit `alive` when it is due."""
-        if self.session.is_over(now := self._clock()):
-            self._roll_over(now)
+    def _keep_sessions(self, monotonic: float) -> None:
+        """Begin new sessions if the current ones are over, and emit `alive` when it is due."""
+        now = self._clock()
+        self._roll_over_if_due(now)
         if monotonic >= self._next_alive:
             self._next_alive = monotonic + self.config.alive_every
-            self._report_lost()
-            self.session.checkpoint("alive", connected=self.connected)
+            self.channels.report_lost()
+            self.channels.checkpoint("alive", now, connected=self.connected)
+
+    def _roll_over_if_due(self, now: int) -> None:
+        if any(channel.session.is_over(now) for channel in self.channels):
+            self._roll_over(now)
 
     def _roll_over(self, now: int) -> None:
-        """Begin a new session on the same connection: the UTC day has ended, or the clock has gone back."""
-        self._report_lost()
-        old = self.session
-        if now < old.ends:
-            logger.warning("the clock has gone back by %.1f s: a new session begins", old.ahead(now) / 1e6)
-        old.checkpoint("stopped", now)
+        """Begin new sessions on the same connection: the UTC day has ended, or the clock has gone back."""
+        self.channels.report_lost()
         self._last_frame = min(self._last_frame, now)  # a time ahead of the clock would hide a gap that begins now
-        self._begin_session(now, continues=old.id)
+        begin = self.channels.roll_over(now, self._subscription.wanted)
         if self.connected:  # from the same moment on, so that no gap is recorded
-            self.session.emit("connected", now, host=self.config.host)
-            self.session.emit("subscribed", now, symbols=self._subscription.accepted)
-
-    def _report_lost(self) -> None:
-        if self._lost:
-            first, last = self._lost
-            self._lost = None
-            logger.error("queue full (--queue-max): %d price events lost", last.seq - first.seq + 1)
-            self._queue.put_always(overflow(first, last, "queue full"))
+            self.channels.emit("connected", begin, host=self.config.host)
+            self.channels.emit_symbols("subscribed", begin, self._subscription.accepted)
 
 
 def _cause(error: Exception) -> str:

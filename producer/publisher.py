@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from common import feed_event, tick
 from common.errors import TickpipeError
 from common.feed_event import FeedEvent
+from common.streams.stream import Fields
 from producer.feeds import twelvedata
 from producer.queue import EventQueue, Item
 from producer.session import PriceEvent, overflow
@@ -18,7 +19,7 @@ from producer.streams import Streams
 
 logger = logging.getLogger("producer.publisher")
 
-#: Seconds between two log lines on the same loss.
+#: Seconds between two log lines on the same loss, or on the same lack of a second copy.
 LOG_LOST_EVERY = 60.0
 
 
@@ -39,9 +40,11 @@ class Publisher:
         self._streams = streams
         self._spool = spool
         self._monotonic = monotonic
+        self._before: dict[str, Fields | None] = {"prices": None, "feed": None}  # the last entry that was handed over
         self._held: deque[Outgoing] = deque(maxlen=10_000)  # feed events that even the spool could not take
         self._lost: list[tuple[PriceEvent, PriceEvent]] = []  # first and last of each unreported loss
         self._lost_logged_at = float("-inf")  # monotonic seconds; -inf if nothing was lost since Redis last accepted
+        self._uncopied_logged_at = float("-inf")  # monotonic seconds
 
     def run(self) -> None:
         """Publish until the queue is closed and empty."""
@@ -56,7 +59,8 @@ class Publisher:
         entries = [*self._held, *map(_outgoing, items)]
         if last or any(isinstance(item, FeedEvent) for item in items):
             entries += self._take_lost()  # a checkpoint must not be stored without the losses before it
-        left = self._append(entries)
+        left, unconfirmed = self._append(entries)
+        self._spool_copy(unconfirmed)
         if len(left) < len(entries) and self._lost_logged_at > float("-inf"):
             logger.warning("Redis accepts prices again: %d price events lost since the start", self.lost)
             self._lost_logged_at = float("-inf")
@@ -68,26 +72,50 @@ class Publisher:
         else:
             self._held.clear()
             self.spooled += len(left)
+            for entry in left:
+                self._before[entry.stream] = entry.fields
 
-    def _append(self, entries: Sequence[Outgoing]) -> list[Outgoing]:
-        """Append the entries that need not wait for the spool, and return the others.
+    def _append(self, entries: Sequence[Outgoing]) -> tuple[list[Outgoing], list[Outgoing]]:
+        """Append the entries that need not wait for the spool. Returns the others, and those without a confirmation.
 
         Prices go first, so that a checkpoint never counts a price that is not in Redis yet. A price waits for spooled
         prices only, a feed event for all spooled entries. So a refused stream of feed events does not hold back prices.
+        Entries in the spool that only wait for a confirmation hold back nothing. While there are any, the publisher
+        does not wait for the replicas: the replay of the spool does.
         """
-        left = list(entries)
+        left, unconfirmed = list(entries), []
+        for stream in ("prices", "feed"):
+            batch = [entry for entry in left if entry.stream == stream]
+            if self._spool.not_appended("prices") or (stream == "feed" and self._spool.not_appended("feed")):
+                break
+            if not batch:
+                continue
+            fields, waits = [entry.fields for entry in batch], self._spool.waiting(stream) > 0
+            try:
+                confirmed = self._streams.append(stream, fields, after=self._before[stream], confirm=not waits)
+            except TickpipeError as error:
+                self._spool.forget_appended(stream)
+                logger.warning("%s; spooling to %s", error, self._spool.path)
+                break
+            self._before[stream] = fields[-1]
+            self.appended += len(batch)
+            left = [entry for entry in left if entry.stream != stream]
+            if not confirmed:
+                unconfirmed += batch
+                if not waits:
+                    logger.warning("too few replicas confirmed in time; spooling to %s, too", self._spool.path)
+        return left, unconfirmed
+
+    def _spool_copy(self, entries: Sequence[Outgoing]) -> None:
+        """Spool what Redis has appended, until replicas confirm it. A full spool loses none of it."""
         try:
-            for stream, ahead in (("prices", self._spool.waiting("prices")), ("feed", self._spool.entries)):
-                batch = [entry.fields for entry in left if entry.stream == stream]
-                if ahead:
-                    break
-                if batch:
-                    self._streams.append(stream, batch)
-                    self.appended += len(batch)
-                    left = [entry for entry in left if entry.stream != stream]
-        except TickpipeError as error:
-            logger.warning("%s; spooling to %s", error, self._spool.path)
-        return left
+            if entries:
+                self._spool.put(entries, appended=True)
+                self.spooled += len(entries)
+        except SpoolFullError as error:
+            if self._monotonic() - self._uncopied_logged_at >= LOG_LOST_EVERY:
+                logger.error("%s: prices are in Redis, but have no second copy", error)
+                self._uncopied_logged_at = self._monotonic()
 
     def _lose(self, items: Sequence[Item], entries: Sequence[Outgoing], error: SpoolFullError) -> None:
         """Count the prices among `items` as lost. Feed events are spooled together with the losses, or held."""

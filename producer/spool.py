@@ -6,26 +6,21 @@ Only this module knows the table.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
-import re
 import sqlite3
 import stat
-import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs, urlsplit
 
-import platformdirs
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from common.errors import ConfigurationError, OutageError
-from common.settings import Secret, absolute_folder
+from common.errors import OutageError
 from common.streams.stream import Fields
 
 logger = logging.getLogger("producer.spool")
@@ -41,6 +36,19 @@ class Outgoing(NamedTuple):
 
     stream: str
     fields: Fields
+
+
+class Chunk(NamedTuple):
+    """Entries of one stream in a spool.
+
+    `mark`: what `drop` needs to remove them, 0 without entries. `after`, `previous`: the mark of the entry before them,
+    and the entry, if Redis has appended it; else 0 and None.
+    """
+
+    mark: int
+    entries: Sequence[Fields]
+    after: int
+    previous: Fields | None
 
 
 class SpoolFullError(OutageError):
@@ -67,6 +75,8 @@ class Spool:
         self._bytes = 0
         # Rows up to these ids were appended, but a full disk prevented their deletion.
         self._done = {"prices": 0, "feed": 0}
+        # Rows up to these ids are in the stream, but too few replicas have confirmed them. And the number of such rows.
+        self._appended, self._unconfirmed = {"prices": 0, "feed": 0}, {"prices": 0, "feed": 0}
         self._file_lock = FileLock(path.with_suffix(".lock"), timeout=0)
         self._file_lock.acquire()
         try:
@@ -86,10 +96,20 @@ class Spool:
         """Number of entries that wait for this stream, "prices" or "feed"."""
         return self._waiting[stream]
 
-    def put(self, entries: Sequence[Outgoing]) -> None:
+    def not_appended(self, stream: str) -> int:
+        """Number of waiting entries that Redis has not appended yet."""
+        return self._waiting[stream] - self._unconfirmed[stream]
+
+    @property
+    def all_appended(self) -> bool:
+        """Whether Redis has appended all waiting entries."""
+        return not any(map(self.not_appended, self._waiting))
+
+    def put(self, entries: Sequence[Outgoing], *, appended: bool = False) -> None:
         """Append the entries and fsync them. Raises SpoolFullError if none of them was stored.
 
-        The maximum size applies to batches with prices. Feed events are few and always accepted.
+        `appended`: Redis has appended the entries, but they need this copy until replicas confirm them. The maximum
+        size applies to batches with prices. Feed events are few and always accepted.
         """
         rows = [(entry.stream, json.dumps(entry.fields)) for entry in entries]
         size = sum(len(fields) for _, fields in rows)
@@ -98,27 +118,60 @@ class Spool:
                 raise SpoolFullError(f"the spool {self.path} is full at {self._bytes:,} bytes (--spool-max)")
             with self._connection() as db:
                 db.executemany("INSERT INTO entries (stream, fields) VALUES (?, ?)", rows)
-            for stream, _ in rows:
-                self._waiting[stream] += 1
+            for stream, count in Counter(stream for stream, _ in rows).items():
+                if appended and not self.not_appended(stream):  # else the entries before these have to be first
+                    last = db.execute("SELECT max(id) FROM entries WHERE stream = ?", (stream,))
+                    self._appended[stream] = last.fetchone()[0]
+                    self._unconfirmed[stream] += count
+                self._waiting[stream] += count
             self._bytes += size
 
-    def head(self, stream: str, count: int) -> tuple[int, list[Fields]]:
-        """Up to `count` of the oldest entries for this stream, and the mark that `drop` needs to remove them."""
-        with self._guard, _translated(self.path):
+    def head(self, stream: str, count: int) -> Chunk:
+        """Up to `count` of the oldest entries for this stream that Redis has not appended."""
+        with self._guard, _translated(self.path):  # all at once: another thread may forget what is appended
             query = "SELECT id, stream, fields FROM entries WHERE stream = ? AND id > ? ORDER BY id LIMIT ?"
-            rows = self._connection().execute(query, (stream, self._done[stream], count)).fetchall()
-        if self._waiting[stream] and not rows:  # else a replay would never end
-            raise SpoolDamagedError(f"the spool {self.path} is damaged: it has rows without a valid id")
-        return (rows[-1][0] if rows else 0), [_entry(self.path, *row)[1] for row in rows]
+            after, previous = self._last_appended(stream)
+            start = max(self._done[stream], after)
+            rows = self._connection().execute(query, (stream, start, count)).fetchall()
+            if self.not_appended(stream) and not rows:  # else a replay would never end
+                raise SpoolDamagedError(f"the spool {self.path} is damaged: it has rows without a valid id")
+        entries = [_entry(self.path, *row)[1] for row in rows]
+        return Chunk(rows[-1][0] if rows else 0, entries, after, previous)
+
+    def appended(self, stream: str) -> tuple[int, Fields | None]:
+        """The mark of the last entry for this stream that Redis has appended, and the entry; 0 and None without one."""
+        with self._guard, _translated(self.path):
+            return self._last_appended(stream)
+
+    def _last_appended(self, stream: str) -> tuple[int, Fields | None]:
+        query = "SELECT id, stream, fields FROM entries WHERE stream = ? AND id = ?"
+        row = self._connection().execute(query, (stream, self._appended[stream])).fetchone()
+        return (row[0], _entry(self.path, *row)[1]) if row else (0, None)
+
+    def set_appended(self, stream: str, chunk: Chunk) -> None:
+        """Redis has appended this chunk, unless what is appended was forgotten since the chunk was read."""
+        with self._guard, _translated(self.path):
+            if self._appended[stream] == chunk.after:
+                self._unconfirmed[stream] += len(chunk.entries)
+                self._appended[stream] = chunk.mark
+
+    def forget_appended(self, stream: str) -> None:
+        """Redis may lack entries that it had appended: after an error, another node may be the primary."""
+        with self._guard:
+            self._appended[stream] = self._unconfirmed[stream] = 0
 
     def drop(self, stream: str, mark: int) -> None:
-        """Remove the entries for this stream up to `mark`, which Redis has acknowledged."""
+        """Remove the entries for this stream up to `mark`, which need this copy no longer."""
         with self._guard, _translated(self.path):
             db = self._connection()
             query = f"{_COUNT} WHERE stream = ? AND id > ? AND id <= ?"
             entries, size = db.execute(query, (stream, self._done[stream], mark)).fetchone()
             self._waiting[stream] -= entries
             self._bytes -= size
+            if mark >= self._appended[stream]:
+                self._appended[stream] = self._unconfirmed[stream] = 0
+            else:
+                self._unconfirmed[stream] -= entries
             try:
                 with db:
                     db.execute("DELETE FROM entries WHERE stream = ? AND id <= ?", (stream, mark))
@@ -129,6 +182,29 @@ class Spool:
                 db.close()
                 self._db, self._done = None, dict.fromkeys(self._done, 0)
                 _remove(*(Path(f"{self.path}{end}") for end in ("", "-wal", "-shm")))
+
+    def discard_since(self, time: int) -> int:
+        """Remove the entries from `time` on (microseconds UTC): prices by `received`, feed events by `at`.
+
+        Feed events after a removed one go, too: their times need not be in order, and a number that is missing between
+        others would count as lost. Returns the number of prices removed.
+        """
+        with self._guard, _translated(self.path):
+            db, removed, ended = self._connection(), Counter[str](), set[str]()
+            for number, stream, fields in db.execute("SELECT id, stream, fields FROM entries ORDER BY id").fetchall():
+                entry = _entry(self.path, number, stream, fields)[1]
+                late = int(entry["received" if stream == "prices" else "at"]) >= time
+                if stream == "feed" and late:
+                    ended.add(entry["session"])
+                if late or (stream == "feed" and entry["session"] in ended):
+                    with db:
+                        db.execute("DELETE FROM entries WHERE id = ?", (number,))
+                    removed[stream] += 1
+                    self._bytes -= len(fields)
+            for stream in self._waiting:
+                self._waiting[stream] -= removed[stream]
+                self._appended[stream] = self._unconfirmed[stream] = 0
+        return removed["prices"]
 
     def close(self) -> None:
         """Close the file and release its lock. An empty file is removed."""
@@ -240,73 +316,3 @@ def _translated(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise SpoolFullError(f"the spool {path} cannot be written: {error}") from error
-
-
-def spool_folder(spool_dir: Path | None, redis_url: Secret, price_stream: str) -> Path:
-    """The folder of the spools for this Redis and stream, in `spool_dir` or the user's state folder.
-
-    Each destination has a folder of its own, without a secret in its name. Otherwise a producer of real prices could
-    adopt simulated ones that another producer left behind.
-    """
-    parts = urlsplit(redis_url.reveal())
-    db = parse_qs(parts.query).get("db", [""])[0]
-    place = f"{parts.hostname or ''}:{parts.port or ''}{parts.path}?{db}-{price_stream}"
-    name = re.sub(r"[^A-Za-z0-9.]+", "-", place).strip("-")[:100]
-    # The name is shortened. The digest keeps two destinations apart.
-    digest = hashlib.sha256(place.encode(errors="surrogateescape")).hexdigest()[:8]
-    spools = spool_dir or absolute_folder(lambda: platformdirs.user_state_path("tickpipe") / "spool", "--spool-dir")
-    return spools / f"{name}-{digest}"
-
-
-def make_folder(folder: Path) -> None:
-    """Create the spool's folder for this user only.
-
-    Raises ConfigurationError if that fails, or if other users can write to the folder: they could inject prices.
-    """
-    try:
-        for parent in reversed(folder.parents):
-            parent.mkdir(mode=0o755, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if reason := _unsafe(folder.lstat()):
-            raise ConfigurationError(f"the spool's folder {folder} {reason}, or choose another one with --spool-dir")
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ConfigurationError(
-            f"the spool's folder {folder} cannot be written ({error}): choose another one with --spool-dir"
-        ) from None
-
-
-def _unsafe(found: os.stat_result) -> str | None:
-    if stat.S_ISLNK(found.st_mode):
-        return "is a symbolic link: give the folder itself as --spool-dir"
-    if found.st_uid != os.geteuid():
-        return f"belongs to user id {found.st_uid}, but this process has user id {os.geteuid()}: run as that user"
-    if found.st_mode & 0o022:
-        return "is not private: other users can write to it: chmod 700 it after checking its files"
-    return None
-
-
-def spool_path(folder: Path, session: int) -> Path:
-    """The spool of the producer's run that began with this session."""
-    return folder / f"{session}.spool"
-
-
-def spool_files(folder: Path) -> list[Path]:
-    """The spools in the folder, oldest first."""
-    return sorted(folder.glob("*.spool"))
-
-
-def adopt_orphans(folder: Path, own: Path) -> Iterator[Spool]:
-    """The spools that dead producers left in the folder, one at a time, each locked."""
-    for path in spool_files(folder):
-        if path == own:
-            continue
-        try:
-            yield Spool(path, max_bytes=0)
-        except (Timeout, FileNotFoundError):
-            continue  # its producer is alive, or has just finished
-        except OSError as error:
-            logger.error("spool not adopted: %s (%s). Its prices stay in the file", path, error)
-        except OutageError as error:
-            logger.error("spool not adopted: %s. Its prices stay in the file", error)

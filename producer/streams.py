@@ -2,20 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import cast
 
-from common.streams.stream import Fields, Stream
+from common.errors import FencedError
+from common.number import to_bigint
+from common.streams.stream import Confirmation, Fence, Fields, Numbered, Stream
+
+#: Entries that one read returns, at most.
+MAX_SCAN = 1000
+#: The field that has an entry's number in its session, by stream.
+_NUMBER = {"prices": "seq", "feed": "number"}
 
 
 class Streams:
-    """The stream of prices and the stream of feed events, on one Redis client."""
+    """The stream of prices and the stream of feed events.
 
-    def __init__(self, prices: Stream, feed: Stream) -> None:
+    With a fence or a confirmation, entries are appended by their numbers, each once. Without, a repeat appends them
+    again; the database recognizes them.
+    """
+
+    def __init__(
+        self,
+        prices: Stream,
+        feed: Stream,
+        *,
+        fence: Fence | None = None,
+        confirm: Confirmation | None = None,
+        on_fenced: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """`on_fenced` is called when another producer has become active, with the time in microseconds UTC."""
         self._streams = {"prices": prices, "feed": feed}
+        self._fence = fence
+        self._confirm = confirm
+        self._on_fenced = on_fenced
         self.appended = 0  # prices that Redis has acknowledged
 
-    def append(self, stream: str, entries: Sequence[Fields]) -> None:
-        """Append a batch to one stream, "prices" or "feed". Redis accepts or refuses the batch as a whole."""
-        self._streams[stream].append(entries)
+    def append(
+        self, stream: str, entries: Sequence[Fields], *, after: Fields | None = None, confirm: bool = True
+    ) -> bool:
+        """Append a batch to one stream, "prices" or "feed". Returns whether it needs no other copy any more.
+
+        `after`: the entry before the batch. If replicas must confirm, the stream must have this entry already.
+        `confirm`: wait for the replicas. Raises BehindError, FencedError, StreamOutageError, ConfigurationError.
+        """
+        if self._fence is None and self._confirm is None:
+            self._streams[stream].append(entries)
+            appended, confirmed = len(entries), True
+        else:
+            appended, confirmed = self._append_once(stream, entries, after, confirm=confirm)
         if stream == "prices":
-            self.appended += len(entries)
+            self.appended += appended
+        return confirmed or self._confirm is None
+
+    def first_received(self, since: int) -> int | None:
+        """When the first price in the stream was received that was received and appended from `since` on.
+
+        Microseconds UTC; None if there is none. Raises StreamOutageError.
+        """
+        for entry in self._streams["prices"].scan(b"%d-0" % (since // 1000), MAX_SCAN):
+            received = to_bigint((entry.fields or {}).get(b"received"))
+            if received is not None and received >= since:
+                return received
+        return None
+
+    def _append_once(
+        self, stream: str, entries: Sequence[Fields], after: Fields | None, *, confirm: bool
+    ) -> tuple[int, bool]:
+        batches = _by_session(entries, _NUMBER[stream], after if self._confirm else None)
+        try:
+            return self._streams[stream].append_once(
+                batches, fence=self._fence, confirm=self._confirm if confirm else None
+            )
+        except FencedError as error:
+            self._on_fenced(error.since)
+            raise
+
+
+def _by_session(entries: Sequence[Fields], name: str, after: Fields | None) -> list[Numbered]:
+    """The entries by session. If `after` is given, the first batch demands it, and may be empty."""
+    texts = cast("Sequence[dict[str, str]]", entries)
+    batches = [
+        Numbered(session, 0, [(int(fields[name]), fields) for fields in group])
+        for session, group in groupby(texts, lambda fields: fields["session"])
+    ]
+    if after is not None:
+        session, number = (cast("dict[str, str]", after)[field] for field in ("session", name))
+        if batches and batches[0].session == session:
+            batches[0] = batches[0]._replace(after=int(number))
+        else:
+            batches.insert(0, Numbered(session, int(number), []))
+    return batches

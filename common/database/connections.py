@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg2
 from psycopg2.extensions import connection as Connection  # noqa: N812  psycopg2 names its class so
-from psycopg2.extensions import parse_dsn
+from psycopg2.extensions import make_dsn, parse_dsn
 
 from common import urls
 from common.database.errors import translate_connect_error
@@ -56,6 +56,27 @@ def check_url(url: Secret) -> None:
         raise urls.database_error("DATABASE_URL", "a port is not between 1 and 65535")
     if len(ports) not in {1, len(hosts)}:
         raise urls.database_error("DATABASE_URL", "it needs one port, or as many ports as hosts")
+
+
+def each_host(url: Secret) -> dict[str, Secret]:
+    """The URL of each host by itself, whatever its role, if DATABASE_URL names several; else nothing."""
+    parsed = parse_dsn(url.reveal())
+    hosts, ports = (parsed.get(name, "").split(",") for name in ("host", "port"))
+    if len(hosts) < 2:
+        return {}
+    ports *= len(hosts) if len(ports) == 1 else 1
+    found = {}
+    for host, port in zip(hosts, ports, strict=True):
+        alone = {**parsed, "host": host, "port": port, "target_session_attrs": "any"}
+        found[f"{host}:{port or 5432}"] = Secret(make_dsn(**alone))
+    return found
+
+
+def database_name(url: Secret) -> str:
+    """Host, port and name of the database, for the reader."""
+    parsed = parse_dsn(url.reveal())
+    host = parsed.get("host") or parsed.get("hostaddr") or "localhost"
+    return f"{host}:{parsed.get('port') or 5432}/{parsed.get('dbname') or parsed.get('user') or ''}"
 
 
 def connect(url: Secret, *, application: str = "tickpipe") -> Connection:

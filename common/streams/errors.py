@@ -11,7 +11,7 @@ from redis.exceptions import MovedError, NoPermissionError
 
 from common import rights, tls
 from common.errors import ConfigurationError, StreamOutageError, TickpipeError, UntrustedError
-from common.streams.client import NOT_PRIMARY, expect_primary, look_up_again
+from common.streams.client import NOT_PRIMARY, expect_primary, is_cluster, look_up_again
 
 
 class ErrorTranslator:
@@ -73,10 +73,10 @@ class ErrorTranslator:
             return ConfigurationError(f"Redis refuses the login in REDIS_URL: {error}")
         if isinstance(error, NoPermissionError):
             return ConfigurationError(f"Redis refuses a right on the key {key!r}: {error}. Grant it by ACL SETUSER")
-        if isinstance(error, MovedError) and key not in self._answered:
+        if isinstance(error, MovedError) and key not in self._answered and not is_cluster(self._redis):
             return ConfigurationError(
                 f"REDIS_URL names one node of a Redis Cluster, and the key {key!r} is on another node: MOVED {error}. "
-                "Use a Redis or Valkey that is not a cluster"
+                "Write redis+cluster://HOST:PORT"
             )
         if refusal := self._tls_refusal(error):
             message = (

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import redis
 
 from common import rights
 from common.streams.client import expect_primary
+from common.streams.keys import beside
+from common.streams.scripts import load_script
 from common.streams.statistics import ConsumerStatistics
-from common.streams.stream import Entry, Stream, load_script
+from common.streams.stream import Entry, Stream
 
 #: Seconds without a read after which a consumer counts as idle. A running consumer reads every 0.5 s.
 IDLE_AFTER = 3.0
@@ -28,6 +30,12 @@ class Backlog(NamedTuple):
     pending: int
     consumers: int
     idle: int = 0
+
+
+def total(backlogs: Iterable[Backlog]) -> Backlog:
+    """The backlog of a group on several streams. A consumer that reads all of them counts once."""
+    columns = list(zip(*backlogs, strict=True)) or [(0,)] * len(Backlog._fields)
+    return Backlog(*map(sum, columns[:4]), *map(max, columns[4:]))
 
 
 class Member(NamedTuple):
@@ -54,6 +62,12 @@ class ConsumerGroup(Stream):
     def check_consume(self) -> bool:
         """As `check`, with the rights of a consumer."""
         return self._errors.check_key(self.key, "stream", rights.consume(self.key, self.group, self.consumer))
+
+    def check_replay(self) -> None:
+        """Raise ConfigurationError if the user lacks a right on the keys that a replay needs."""
+        database, lock = beside(self.key, "database"), beside(self.key, f"replay:{self.group}")
+        self._errors.check_key(database, "hash", rights.remember(database))
+        self._errors.check_key(lock, "string", rights.lock(lock))
 
     def ensure_group(self) -> None:
         """Create the group if it is missing. It starts at the stream's first entry."""
@@ -163,6 +177,11 @@ class ConsumerGroup(Stream):
         with self._errors.translated(self.key):
             info, _ = self._info()
         return Backlog(int(info["entries-added"]), int(info["length"]), int(info["length"]), 0, 0)
+
+    def last_id(self) -> bytes:
+        """The id of the newest entry, even if it was deleted; b"0-0" if there was none yet."""
+        with self._errors.translated(self.key):
+            return cast("bytes", self._info()[0].get("last-generated-id", b"0-0"))
 
     def groups(self) -> dict[str, Backlog]:
         """The backlog of each group on the stream. The slowest group delays trimming."""

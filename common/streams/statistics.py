@@ -10,15 +10,21 @@ import redis
 
 from common import rights
 from common.streams.errors import ErrorTranslator
+from common.streams.keys import beside
+from common.streams.scripts import load_script
 
 
 class ConsumerStatistics:
-    """The reports of all consumers of one stream, in the key `<stream>:consumers`."""
+    """The reports of all consumers of one stream, in the hash `{<stream>}:consumers`.
+
+    The entry with an empty name is the sum of reports that are older.
+    """
 
     def __init__(self, client: redis.Redis, stream: str, errors: ErrorTranslator) -> None:
-        self._key = f"{stream}:consumers"
+        self._key = beside(stream, "consumers")
         self._redis = client
         self._errors = errors
+        self._fold = load_script(client, "fold_reports")
 
     def check(self) -> bool:
         """Return whether there are reports. Raises ConfigurationError for a key of another type or a missing right."""
@@ -35,11 +41,13 @@ class ConsumerStatistics:
             found = cast("dict[bytes, bytes]", self._redis.hgetall(self._key))
         return {name.decode(errors="replace"): _parse(text) for name, text in found.items()}
 
-    def prune(self, before: int) -> None:
-        """Remove reports that are older than `before`, microseconds UTC."""
-        if old := [name for name, report in self.read().items() if report["at"] < before]:
-            with self._errors.translated(self._key):
-                self._redis.hdel(self._key, *old)
+    def prune(self, before: int) -> int:
+        """Replace reports that are older than `before`, microseconds UTC, by their sum, which has an empty name.
+
+        A consumer that is scaled up and down has a new name each time. Returns the number of reports replaced.
+        """
+        with self._errors.translated(self._key):
+            return int(cast("Any", self._fold(keys=[self._key], args=[before])))
 
 
 def _parse(text: bytes) -> dict[str, Any]:

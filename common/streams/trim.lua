@@ -1,6 +1,8 @@
--- Delete the entries that every group on a stream has read and acknowledged. Called by Stream.trim in stream.py.
+-- Delete old entries that every group on a stream has read and acknowledged. Called by Stream.trim in stream.py.
 --
 -- KEYS[1]  the stream
+-- ARGV[1]  milliseconds that such entries stay after they were appended
+-- ARGV[2]  bytes of the stream above which they stay for a shorter time, or 0
 -- Returns  the number of entries deleted
 --
 -- One script, because a consumer could read an entry between the look at the oldest pending entry and the look at the last
@@ -26,4 +28,19 @@ for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   if not keep or before(needed, keep) then keep = needed end
 end
 if not keep then return 0 end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local from = now - ARGV[1]
+local limit = tonumber(ARGV[2])
+if limit > 0 then
+  local used = redis.call('MEMORY', 'USAGE', KEYS[1])
+  local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+  if used > limit and oldest then
+    local first = tonumber(string.match(oldest[1], '%d+'))
+    -- The share of the time that is above the limit. Entries may come at any rate: the next run corrects the rest.
+    from = math.max(from, math.ceil(now - (now - first) * limit / used))
+  end
+end
+local wanted = string.format('%.0f-0', math.max(from, 0))
+if before(wanted, keep) then keep = wanted end
 return redis.call('XTRIM', KEYS[1], 'MINID', keep)

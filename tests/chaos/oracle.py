@@ -14,10 +14,16 @@ from typing import Any, NamedTuple
 
 import psycopg2
 
+from common.channels import channel_of
 from tickpipe.simulator.random_walk import Event
 
 #: Symbols of the run.
 SYMBOLS = ("BTC/USD", "ETH/USD", "EUR/USD", "AAPL")
+#: Two symbols for each of eight channels.
+SYMBOLS_OF_CHANNELS = (
+    "KO", "SOL/USD", "META", "XAU/USD", "BAC", "EUR/USD", "MSFT", "BTC/USD",
+    "AAPL", "ETH/USD", "JPM", "EUR/JPY", "AMZN", "LTC/USD", "NVDA", "NZD/USD",
+)  # fmt: skip
 
 
 class Numbered:
@@ -29,7 +35,7 @@ class Numbered:
 
     def instrument(self, symbol: str) -> Event | None:
         """See EventSource."""
-        if symbol not in SYMBOLS:
+        if symbol not in (*SYMBOLS, *SYMBOLS_OF_CHANNELS):
             return None
         return {"symbol": symbol, "exchange": "Test", "mic_code": "TEST", "country": "", "type": "Test"}
 
@@ -86,17 +92,17 @@ class Journal:
         self.connections.setdefault(connection, []).append(Sent(number, event["symbol"], self._clock()))
 
 
-def judge(database_url: str, journal: Journal, kills: Sequence[float]) -> Judgement:
+def judge(database_url: str, journal: Journal, kills: Sequence[float], channels: int = 1) -> Judgement:
     """Check that each event is stored exactly once, is a dead letter or falls in a recorded gap.
 
-    Only the end of a connection can be missing, because TCP and tickpipe keep the order. A gap must be recorded between
-    its last stored price and the first price of a later connection. `kills`: times of producer kills, in seconds since
-    1970.
+    Only the end of a connection can be missing, because TCP and tickpipe keep the order, by channel. A gap must be
+    recorded between its last stored price and the first price of a later connection. `kills`: times of producer kills,
+    in seconds since 1970. `channels`: the producer's `--partitions`.
     """
     with closing(psycopg2.connect(database_url)) as database, database.cursor() as cursor:
         cursor.execute("SELECT price, symbol, extract(epoch FROM received_at)::float8 FROM prices_real_time")
         rows = cursor.fetchall()
-        cursor.execute("SELECT raw FROM dead_letters WHERE stream = 'prices'")
+        cursor.execute("SELECT raw FROM dead_letters WHERE stream NOT LIKE '%:feed'")
         dead = Counter(_dead_number(raw) for (raw,) in cursor.fetchall())
         cursor.execute("SELECT symbol, since, until, cause FROM feed_gaps")
         gaps = [Gap(symbol, _seconds(since), _seconds(until), cause) for symbol, since, until, cause in cursor]
@@ -121,11 +127,14 @@ def judge(database_url: str, journal: Journal, kills: Sequence[float]) -> Judgem
     for number, sents in sorted(journal.connections.items()):
         judgement.sent += len(sents)
         later = [at for other, at in first_received.items() if other > number and at is not None]
-        _judge_connection(judgement, sents, times + dead, received, min(later, default=math.inf), gaps, kills)
+        for channel in range(channels):
+            own = [sent for sent in sents if channel_of(sent.symbol, channels) == channel]
+            if own:
+                _judge_channel(judgement, own, times + dead, received, min(later, default=math.inf), gaps, kills)
     return judgement
 
 
-def _judge_connection(
+def _judge_channel(
     judgement: Judgement,
     sents: Sequence[Sent],
     found: Mapping[int, int],
@@ -134,7 +143,7 @@ def _judge_connection(
     gaps: Sequence[Gap],
     kills: Sequence[float],
 ) -> None:
-    """Check one connection. `following` is the receipt time of the next connection's first price."""
+    """Check a channel of one connection. `following` is the receipt time of the next connection's first price."""
     there = [sent.number in found for sent in sents]
     kept = max((index for index, stored in enumerate(there) if stored), default=-1) + 1
     if holes := [sents[index] for index in range(kept) if not there[index]]:
@@ -144,7 +153,7 @@ def _judge_connection(
         return
     judgement.in_gaps += len(lost)
     last = max((received[sent.number] for sent in sents[:kept] if sent.number in received), default=sents[0].at)
-    for symbol in {sent.symbol for sent in lost} & set(SYMBOLS):
+    for symbol in {sent.symbol for sent in lost} & {*SYMBOLS, *SYMBOLS_OF_CHANNELS}:
         # A paused or busy producer may leave 5 s of events in the socket before it receives them.
         since = min(following, lost[0].at + 5.0)
         if not any(gap.symbol == symbol and gap.since < since and gap.until > last for gap in gaps):

@@ -35,6 +35,11 @@ class Process:
         return self._process.wait(timeout) if self._process else 0
 
     @property
+    def pid(self) -> int:
+        """The id of the process that was started last."""
+        return self._process.pid if self._process else 0
+
+    @property
     def status(self) -> int | None:
         """The exit status, or None while the process is running."""
         return self._process.poll() if self._process else None

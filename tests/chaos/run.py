@@ -58,7 +58,7 @@ class Run:
     least: int = 0  # the run takes longer than `seconds` until the simulator has sent this many events
     counts: Counter[str] = field(default_factory=Counter)
     kills: list[float] = field(default_factory=list)
-    looks: int = 0  # duration of each `tickpipe verify` during the run
+    looks: int = 0  # how often `tickpipe verify` ran during the faults
     alarms: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -314,14 +314,15 @@ def chaos(
         try:
             judgement = run.execute()
         except BaseException:
-            _keep_logs(folder, seed, say)
+            keep_logs(folder, seed, say)
             raise
         if judgement.faults:
-            _keep_logs(folder, seed, say)
+            keep_logs(folder, seed, say)
         return judgement, run.counts
 
 
-def _keep_logs(folder: Path, seed: int, say: Callable[[str], None]) -> None:
+def keep_logs(folder: Path, seed: int, say: Callable[[str], None]) -> None:
+    """Copy the logs of a run that has failed."""
     kept = Path("/tmp") / f"tickpipe-chaos-{seed}"
     kept.mkdir(exist_ok=True)
     for log in [*folder.glob("*.log"), *folder.glob("*/server.log")]:

@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from tests.chaos import failovers
 from tests.chaos.run import chaos, report
 
 
@@ -19,3 +20,12 @@ def test_chaos_loses_and_duplicates_nothing() -> None:
     print(words)
     assert not judgement.faults, words
     assert judgement.dead_letters > 0
+
+
+@pytest.mark.timeout(600)
+def test_failovers_lose_and_duplicate_nothing() -> None:
+    """Each kind of failover at least once."""
+    seed = int(os.environ.get("CHAOS_SEED") or random.randrange(10**6))
+    judgement, words = failovers.chaos(seed, float(os.environ.get("CHAOS_SECONDS") or 0.0), 500.0, print)
+    print(words)
+    assert not judgement.faults, words

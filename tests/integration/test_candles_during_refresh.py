@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -22,6 +21,7 @@ from tests.support.candles import (
     refresh,
 )
 from tests.support.pipeline import Database
+from tests.support.timescaledb import needs_two_backends
 from tests.support.waiting import wait_for
 
 #: Key of the advisory lock on which a query waits while it is planned.
@@ -29,9 +29,6 @@ LOCK = 4242
 #: Ticks of three days, and of three days in other chunks of the aggregates.
 OLD = make_ticks(21, count=400)
 NEW = make_ticks(22, count=400, start=datetime(2026, 6, 1, 1, tzinfo=UTC))
-needs_two_backends = pytest.mark.skipif(
-    "TIMESCALEDB_URL" not in os.environ, reason="the npm server has one backend: a query that waits stops all others"
-)
 
 
 def waiting_query(view: str) -> str:

@@ -46,7 +46,7 @@ def test_clock_jumps_lose_no_price_and_hide_no_gap(pipeline: Pipeline, tmp_path:
             FeedConfig(url=simulator.url),
             api_key=lambda: Secret("key-of-the-test"),
             symbols=["AAPL"],
-            queue=intake,
+            queues=[intake],
             clock=clock,
             rng=random.Random(1),
         )
@@ -77,7 +77,7 @@ def test_clock_jumps_lose_no_price_and_hide_no_gap(pipeline: Pipeline, tmp_path:
     assert len(rows) == feed.received
     assert len({session for session, *_ in rows}) == 2
     with closing(DatabaseClient(Secret(pipeline.database.url))) as store:
-        verdicts = verify(store, pipeline.prices, pipeline.feed, tmp_path, recheck_after=0.01)
+        verdicts = verify(store, [pipeline.prices], [pipeline.feed], tmp_path, recheck_after=0.01)
     assert [(verdict.state, verdict.missing, verdict.missing_events) for verdict in verdicts] == [
         ("complete", [], [])
     ] * 2

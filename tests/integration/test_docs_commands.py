@@ -39,7 +39,8 @@ def shell(tmp_path: Path, simulator: Simulator) -> Iterator[Shell]:
 @pytest.fixture
 def running(pipeline: Pipeline, simulator: Simulator) -> Pipeline:
     """A running producer and consumer with stored prices of every symbol."""
-    pipeline.producer(simulator.url, symbols=SYMBOLS)
+    # On a busy machine Redis may answer later than usual. A page shows an empty spool.
+    pipeline.producer(simulator.url, "--append-timeout", "10", symbols=SYMBOLS)
     pipeline.consumer()
     enough = "SELECT count(*) FROM (SELECT FROM prices_real_time GROUP BY symbol) AS symbols"
     wait_for(lambda: pipeline.database.query(enough) == [(len(SYMBOLS),)], message="each symbol has a price")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -24,6 +23,7 @@ from tests.support.folders import temporary_folder
 from tests.support.pgbouncer import POOL_SIZE, find_pgbouncer, pgbouncer
 from tests.support.pipeline import Database, Pipeline
 from tests.support.sessions import StoredSession
+from tests.support.timescaledb import needs_two_backends
 from tests.support.waiting import PATIENCE, wait_for
 from tickpipe.inspect.database import DatabaseReader
 
@@ -197,7 +197,7 @@ def test_session_mode_works(empty_database: Database, folder: Path) -> None:
         assert Writer(store).insert_batch(PRICES, "prices", []) == Stored(0, 0, 0)
 
 
-@pytest.mark.skipif("TIMESCALEDB_URL" not in os.environ, reason="the TimescaleDB of npm has one backend for all")
+@needs_two_backends
 def test_timescaledb_works_through_a_pooler(timescale: Database, folder: Path) -> None:
     with pgbouncer(timescale.url, folder) as url:
         stores = [DatabaseClient(Secret(url)) for _ in range(2 * POOL_SIZE)]

@@ -6,7 +6,9 @@ An entry that the intruder has read must stay in the stream and in the pending l
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any, cast
 
@@ -118,6 +120,18 @@ def test_lagging_second_group_prevents_trimming(pipeline: Pipeline) -> None:
     well = pipeline.processes.start("tickpipe", "doctor")
     assert well.wait() == 0, well.said()
     assert "BAD" not in well.said()
+
+
+def test_reports_that_several_consumers_sum_are_counted_once(pipeline: Pipeline) -> None:
+    now = time.time_ns() // 1000
+    for number in range(2000):
+        pipeline.prices.statistics.publish(f"c{number}", stored=1, at=now - number)
+    with ThreadPoolExecutor(4) as pool:
+        folded = list(pool.map(pipeline.prices.statistics.prune, [now - 1999 + step for step in range(0, 2000, 20)]))
+    found = pipeline.prices.statistics.read()
+    assert sum(report["stored"] for report in found.values()) == 2000
+    assert sum(folded) == 2000 - (len(found) - 1)
+    assert found[""]["at"] < now - 10
 
 
 def test_doctor_reports_a_lagging_group_with_advice(pipeline: Pipeline) -> None:

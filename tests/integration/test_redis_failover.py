@@ -14,6 +14,7 @@ from common.errors import StreamOutageError
 from common.settings import Secret
 from common.streams.client import connect
 from common.streams.group import ConsumerGroup
+from common.streams.stream import Stream
 from tests.integration.test_metrics import get
 from tests.support.pipeline import GROUP, Pipeline
 from tests.support.ports import free_port
@@ -98,7 +99,7 @@ def test_every_call_reaches_the_new_primary_after_one_error(pipeline: Pipeline, 
         "groups": ConsumerGroup.groups,
         "backlog": ConsumerGroup.backlog,
     }
-    clients = {name: connect(Secret(pair.url)) for name in [*calls, "sizes"]}
+    clients = {name: connect(Secret(pair.url), "prices") for name in [*calls, "sizes"]}
     streams = {name: ConsumerGroup(client, "prices", GROUP, name) for name, client in clients.items()}
     streams["append"].append([{"seq": "1"}])
     streams["ensure_group"].ensure_group()
@@ -106,7 +107,9 @@ def test_every_call_reaches_the_new_primary_after_one_error(pipeline: Pipeline, 
     pair.primary.command("XGROUP", "CREATECONSUMER", "prices", GROUP, "leave")  # otherwise the consumer would be idle
     for client in clients.values():
         assert run_id(client) == pair.primary.run_id()
-    measure = SizeProbe(clients["sizes"], ["prices"], DatabaseClient(Secret(pipeline.database.url)), pipeline.folder)
+    measure = SizeProbe(
+        lambda: [Stream(clients["sizes"], "prices")], DatabaseClient(Secret(pipeline.database.url)), pipeline.folder
+    )
     calls["sizes"] = lambda _: measure()
     pair.fail_over()
 
@@ -139,13 +142,12 @@ def test_replica_is_an_outage_that_names_the_node(pair: FailoverPair) -> None:
 
 @pytest.mark.parametrize("command", ["producer", "consumer"])
 def test_single_cluster_node_is_refused_at_startup(pipeline: Pipeline, cluster: list[Node], command: str) -> None:
-    """The first key is on this node, the second is not."""
     url = f"redis://127.0.0.1:{cluster[0].port}/0"
     options = ["--symbols", "AAPL", "--spool-dir", str(pipeline.folder / "spool")] if command == "producer" else []
     process = pipeline.processes.start(command, *options, REDIS_URL=url)
     assert process.wait() == 2
     (line,) = process.last_log_line()
-    assert line.startswith(f"{command}: REDIS_URL names one node of a Redis Cluster, and the key 'prices:feed' is on")
+    assert line.startswith(f"{command}: REDIS_URL names one node of a Redis Cluster: write redis+cluster://")
 
 
 def test_single_cluster_node_is_refused_by_the_tools(pipeline: Pipeline, cluster: list[Node]) -> None:
@@ -159,3 +161,14 @@ def test_doctor_reports_a_replica_and_a_cluster(pipeline: Pipeline, pair: Failov
         process = pipeline.processes.start("tickpipe", "doctor", REDIS_URL=f"redis://127.0.0.1:{port}/0")
         assert process.wait() == 1
         assert [line for line in process.last_log_line() if line.startswith("BAD  Redis: ") and words in line]
+
+
+def test_doctor_reports_a_replica_that_does_not_write_to_disk(pipeline: Pipeline, pair: FailoverPair) -> None:
+    def finding() -> str:
+        process = pipeline.processes.start("tickpipe", "doctor", REDIS_URL=f"redis://127.0.0.1:{pair.primary.port}/0")
+        process.wait()
+        return next(line for line in process.last_log_line() if "Redis replica" in line)
+
+    assert finding() == f"ok   Redis replica 127.0.0.1:{pair.replica.port}: appendonly yes"
+    pair.replica.command("CONFIG", "SET", "appendonly", "no")
+    assert finding().startswith(f"BAD  Redis replica 127.0.0.1:{pair.replica.port}: appendonly no: ")

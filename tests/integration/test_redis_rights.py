@@ -13,6 +13,7 @@ import redis
 from common import rights
 from common.errors import ConfigurationError
 from common.streams.group import ConsumerGroup
+from common.streams.registry import ChannelRegistry
 from tests.support.pipeline import GROUP, Pipeline
 from tests.support.processes import Running
 from tests.support.waiting import wait_for
@@ -65,7 +66,8 @@ def test_key_of_another_type_stops_the_producer_at_startup(pipeline: Pipeline, k
 
 
 @pytest.mark.parametrize(
-    ("key", "kind"), [("prices", "stream"), ("prices:feed", "stream"), ("prices:consumers", "hash")]
+    ("key", "kind"),
+    [("prices", "stream"), ("prices:feed", "stream"), ("{prices}:consumers", "hash"), ("{prices}:channels", "set")],
 )
 def test_key_of_another_type_stops_the_consumer_at_startup(pipeline: Pipeline, key: str, kind: str) -> None:
     pipeline.redis.set(key, "x")
@@ -82,8 +84,12 @@ def test_user_limited_to_one_key_stops_the_producer_at_startup(pipeline: Pipelin
 
 
 def test_user_limited_to_the_streams_stops_the_consumer_at_startup(pipeline: Pipeline, new_user: NewUser) -> None:
-    line = refusal(pipeline.consumer(REDIS_URL=new_user("+@all", "~prices", "~prices:feed")))
-    assert line.startswith("consumer: Redis refuses type, hset, hgetall, hdel on the key 'prices:consumers': ")
+    url = new_user("+@all", "~prices", "~prices:feed")
+    line = refusal(pipeline.consumer(REDIS_URL=url))
+    assert line.startswith("consumer: Redis refuses type, smembers on the key '{prices}:channels': ")
+    acl(pipeline, "SETUSER", "user-0", "~{prices}:channels")
+    line = refusal(pipeline.consumer(REDIS_URL=url))
+    assert line.startswith("consumer: Redis refuses type, hset, hgetall, hdel on the key '{prices}:consumers': ")
 
 
 def stream_of(url: str, key: str = "prices") -> ConsumerGroup:
@@ -92,10 +98,16 @@ def stream_of(url: str, key: str = "prices") -> ConsumerGroup:
 
 def test_each_missing_right_is_reported(pipeline: Pipeline, new_user: NewUser) -> None:
     pipeline.prices.ensure_group()
-    checks: list[tuple[Callable[[ConsumerGroup], bool], rights.Commands]] = [
+    checks: list[tuple[Callable[[ConsumerGroup], object], rights.Commands]] = [
         (ConsumerGroup.check_append, rights.append("prices")),
         (ConsumerGroup.check_consume, rights.consume("prices", GROUP, "me")),
-        (lambda stream: stream.statistics.check(), rights.report("prices:consumers")),
+        (lambda stream: stream.statistics.check(), rights.report("{prices}:consumers")),
+        (lambda stream: ChannelRegistry(stream).found(), rights.members("{prices}:channels")),
+        (ConsumerGroup.check_replay, {**rights.remember("{prices}:database"), **rights.lock("{prices}:replay:x")}),
+        (
+            lambda stream: stream.check_append_once(0),
+            {**rights.append("prices"), **rights.mark("{prices}:high:*"), **rights.fence("{prices}:fence")},
+        ),
     ]
     for check, commands in checks:
         for right in (*rights.look("prices"), *commands):
@@ -121,6 +133,8 @@ def test_startup_checks_change_nothing(pipeline: Pipeline) -> None:
         assert stream.check_append()
         assert stream.check_consume()
     assert pipeline.prices.statistics.check()
+    assert pipeline.prices.check_append_once(1)
+    pipeline.prices.check_replay()
     assert not stream_of(pipeline.servers.valkey.url, "other").check_consume()
     assert everything() == before
 
@@ -128,11 +142,12 @@ def test_startup_checks_change_nothing(pipeline: Pipeline) -> None:
 def test_checked_rights_are_sufficient_for_a_pipeline(pipeline: Pipeline, new_user: NewUser) -> None:
     def user(*commands: rights.Commands) -> str:
         named = {f"+{right}" for each in commands for right in each}
-        return new_user("~prices", "~prices:feed", "~prices:consumers", *sorted(named))
+        return new_user("~prices", "~prices:feed", "~{prices}:*", *sorted(named))
 
     look = rights.look("")
     producer_url = user(look, rights.append(""))
-    consumer_url = user(look, rights.consume("", "", ""), rights.report(""))
+    replay = rights.remember(""), rights.lock("")
+    consumer_url = user(look, rights.consume("", "", ""), rights.report(""), rights.members(""), *replay)
     with Simulator(SimulatorConfig(rate=100)) as simulator:
         consumer = pipeline.consumer(REDIS_URL=consumer_url)
         producer = pipeline.producer(simulator.url, symbols=["AAPL"], REDIS_URL=producer_url)
@@ -186,13 +201,13 @@ def test_consumer_continues_while_its_statistics_are_refused(pipeline: Pipeline)
     with Simulator(SimulatorConfig(rate=100)) as simulator:
         consumer = pipeline.consumer()
         producer = pipeline.producer(simulator.url, symbols=["AAPL"])
-        wait_for(lambda: pipeline.redis.exists("prices:consumers"))
-        pipeline.redis.delete("prices:consumers")
-        pipeline.redis.set("prices:consumers", "x")
-        consumer.wait_until_said("the key 'prices:consumers' has another type")
+        wait_for(lambda: pipeline.redis.exists("{prices}:consumers"))
+        pipeline.redis.delete("{prices}:consumers")
+        pipeline.redis.set("{prices}:consumers", "x")
+        consumer.wait_until_said("the key '{prices}:consumers' has another type")
         pipeline.wait_until_stored(pipeline.database.count() + 200)
-        pipeline.redis.delete("prices:consumers")
-        wait_for(lambda: pipeline.redis.exists("prices:consumers"), message="the statistics are written again")
+        pipeline.redis.delete("{prices}:consumers")
+        wait_for(lambda: pipeline.redis.exists("{prices}:consumers"), message="the statistics are written again")
         assert producer.stop() == 0
     assert consumer.stop() == 0
     assert "recovering" not in consumer.said()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from tests.support.candles import (
     store_of,
 )
 from tests.support.pipeline import Database
+from tests.support.timescaledb import needs_two_backends
 from tests.support.waiting import wait_for
 from tickpipe.maintenance import retention
 
@@ -185,7 +185,7 @@ def test_retention_job_finds_ticks_in_a_custom_schema(timescale: Database, elsew
     assert timescale.query("SELECT mine.ticks_size() > 0") == [(True,)]
 
 
-@pytest.mark.skipif("TIMESCALEDB_URL" not in os.environ, reason="the npm server has one backend")
+@needs_two_backends
 def test_second_run_waits_for_the_first(hypertable: Database) -> None:
     """The scheduled job may start while an operator drops ticks."""
     expected = make_ticks(24, count=300)

@@ -73,14 +73,16 @@ def test_late_binding_routines_have_a_fixed_search_path(backend: Database) -> No
         assert '"$user"' not in path
 
 
-def test_no_routine_is_security_definer(backend: Database) -> None:
+def test_only_triggers_are_security_definer_and_only_the_owner_may_use_them(backend: Database) -> None:
     ours = (
-        "SELECT count(*) FROM pg_proc AS p WHERE pronamespace = 'public'::regnamespace AND {} "
-        "AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = p.oid AND d.deptype = 'e')"
+        "SELECT proname FROM pg_proc AS p WHERE pronamespace = 'public'::regnamespace AND {} "
+        "AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = p.oid AND d.deptype = 'e') ORDER BY 1"
     )
-    assert backend.query(ours.format("prosecdef")) == [(0,)]
-    public = "prokind = 'p' AND has_function_privilege('public', p.oid, 'EXECUTE')"
-    assert backend.query(ours.format(public)) == [(0,)]
+    triggers = [("forget_feed_events",), ("note_feed_events",), ("note_verified_session",)]
+    assert backend.query(ours.format("prosecdef")) == triggers
+    assert backend.query(ours.format("prosecdef AND prorettype = 'trigger'::regtype")) == triggers
+    public = "(prokind = 'p' OR prosecdef) AND has_function_privilege('public', p.oid, 'EXECUTE')"
+    assert backend.query(ours.format(public)) == []
 
 
 def test_another_role_can_neither_drop_ticks_nor_change_them(

@@ -6,7 +6,6 @@ cannot do.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -22,6 +21,7 @@ from consumer.writer import Stored, Writer
 from tests.support.capture import Event, make_events, ticks, write_capture
 from tests.support.pipeline import Database, Pipeline
 from tests.support.sessions import entry
+from tests.support.timescaledb import needs_two_backends
 from tests.support.waiting import wait_for
 from tickpipe.simulator.config import SimulatorConfig
 from tickpipe.simulator.server import Simulator
@@ -62,9 +62,7 @@ def test_all_migrations_are_applied_in_one_transaction(timescale: Database) -> N
     assert timescale.query("SELECT count(DISTINCT at) FROM tickpipe_migrations") == [(1,)]
 
 
-@pytest.mark.skipif(
-    "TIMESCALEDB_URL" not in os.environ, reason="the npm server has one backend: consumers wait for each other"
-)
+@needs_two_backends
 def test_simultaneous_consumers_agree_on_an_empty_database(timescale_pipeline: Pipeline) -> None:
     pipeline, events = timescale_pipeline, make_days(50)
     pipeline.append(list(ticks(events, SESSION)))

@@ -33,7 +33,7 @@ def store(pipeline: Pipeline) -> Iterator[DatabaseClient]:
 @pytest.fixture
 def run(pipeline: Pipeline, store: DatabaseClient, tmp_path: Path) -> Callable[..., list[Verdict]]:
     def run(**options: object) -> list[Verdict]:
-        return verify(store, pipeline.prices, pipeline.feed, tmp_path, **{"recheck_after": 0.01, **options})  # type: ignore[arg-type]
+        return verify(store, [pipeline.prices], [pipeline.feed], tmp_path, **{"recheck_after": 0.01, **options})  # type: ignore[arg-type]
 
     return run
 

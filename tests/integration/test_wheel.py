@@ -62,8 +62,10 @@ def test_wheel_has_the_packages_the_migrations_and_the_licence(wheel: Path) -> N
     assert {top for top in tops if not top.endswith(".dist-info")} == set(PACKAGES)
     assert {f"{package}/py.typed" for package in PACKAGES} <= names
     migrations = {f"common/database/{path.relative_to(ROOT)}" for path in (ROOT / "sql").rglob("*") if path.is_file()}
-    assert migrations <= names
-    assert {f"common/streams/{path.name}" for path in (ROOT / "common/streams").glob("*.lua")} <= names
+    scripts = {f"common/streams/{path.name}" for path in (ROOT / "common/streams").glob("*.lua")}
+    assert "common/database/sql/0001_prices.sql" in migrations
+    assert len(scripts) == 7
+    assert migrations | scripts <= names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     assert [line.split(" = ")[0] for line in entry_points.splitlines() if " = " in line] == [
         "consumer", "producer", "tickpipe"

@@ -17,8 +17,10 @@ import redis
 
 from common import feed_event, tick
 from common.feed_event import FeedEvent
+from common.settings import Secret
 from common.streams.group import ConsumerGroup
 from common.tick import Tick
+from producer.spool_folder import make_folder, spool_folder
 from tests.support.capture import SYMBOLS, Event, Row, row
 from tests.support.processes import Processes, Running
 from tests.support.waiting import PATIENCE, wait_for
@@ -168,6 +170,12 @@ class Pipeline:
         return self.processes.start(
             "producer", *named, "--url", url, "--spool-dir", str(self.folder / "spool"), *options, **environ
         )
+
+    def spool_folder(self) -> Path:
+        """The folder of the producers' spools."""
+        folder = spool_folder(self.folder / "spool", Secret(self.servers.valkey.url), "prices")
+        make_folder(folder)
+        return folder
 
     def consumer(self, *options: str, **environ: str) -> Running:
         """Start a consumer."""

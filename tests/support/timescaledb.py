@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 import secrets
 import shutil
@@ -13,12 +14,17 @@ from datetime import datetime
 from pathlib import Path
 
 import psycopg2
+import pytest
 
 from common.database.migrations import Migration, migrate, read_migrations
 from common.errors import ConfigurationError
 from tests.support.pipeline import Database
 
 FOLDER = Path(__file__).resolve().parents[1] / "timescaledb"
+#: For tests that need two open transactions. With the npm server they are skipped.
+needs_two_backends = pytest.mark.skipif(
+    "TIMESCALEDB_URL" not in os.environ, reason="the npm server has one backend: a transaction that waits blocks all"
+)
 #: Timeout of npm in seconds. A test has 180 s.
 INSTALL_TIMEOUT = 120.0
 

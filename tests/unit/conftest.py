@@ -45,6 +45,11 @@ def make_stream(redis_server: fakeredis.FakeServer) -> StreamMaker:
     return make
 
 
+def new_stream(key: str = "prices") -> ConsumerGroup:
+    """A stream on a server of its own, for the examples of a property."""
+    return ConsumerGroup(fakeredis.FakeStrictRedis(server=fakeredis.FakeServer(), protocol=2), key, "g", "me")
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retry after milliseconds."""

@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import fakeredis
 import pytest
@@ -31,8 +31,9 @@ from common.streams.group import ConsumerGroup
 from common.streams.stream import Stream
 from consumer.liveness import Progress
 from consumer.metrics import BacklogMonitor, BatchMetrics, ConsumerMetrics
+from consumer.replay import Route
 from consumer.tables import FEED, PRICES
-from consumer.worker import Route, Worker, WorkerConfig
+from consumer.worker import Worker, WorkerConfig
 from consumer.writer import Stored, Writer
 from producer.config import FeedConfig
 from producer.feed import Feed
@@ -40,7 +41,8 @@ from producer.metrics import ProducerMetrics
 from producer.publisher import Publisher
 from producer.queue import EventQueue
 from producer.replay import replay
-from producer.spool import Spool, spool_path
+from producer.spool import Spool
+from producer.spool_folder import spool_path
 from producer.streams import Streams
 from tests.support.faults import FaultySimulator
 from tests.support.waiting import PATIENCE, wait_for
@@ -87,19 +89,18 @@ class Producer:
             FeedConfig(url="ws://feed.example/"),
             api_key=lambda: Secret("key"),
             symbols=["AAPL"],
-            queue=self.queue,
+            queues=[self.queue],
             clock=lambda: START,
             monotonic=lambda: self.now,
         )
-        self.feed._begin_session(START)
+        self.feed.channels.begin(START, ["AAPL"])
         self.paths = {path: self._streams() for path in ("direct", "spool", "orphan")}
         self.spool = Spool(spool_path(folder, START), max_bytes=spool_max)
         self.publisher = Publisher(self.queue, self.paths["direct"], self.spool, monotonic=lambda: self.now)
         self.metrics = ProducerMetrics(
             self.feed,
-            self.publisher,
-            self.spool,
-            self.paths,
+            [cast("Any", self)],
+            lambda: self.paths["orphan"].appended,
             unhealthy_after=UNHEALTHY_AFTER,
             monotonic=lambda: self.now,
         )
@@ -154,7 +155,7 @@ def test_producer_counts_received_appended_and_spooled_events(producer: Producer
     }
     producer.redis.connected = False
     producer.receive(2)
-    producer.feed.session.emit("alive")
+    producer.feed.channels.emit("alive", START)
     producer.publish()
     before, after = after, samples(producer.metrics)
     assert changed(before, after) == {
@@ -194,10 +195,10 @@ def test_reconnects_and_connection_state_are_measured() -> None:
             FeedConfig(url=simulator.url),
             api_key=lambda: Secret("key"),
             symbols=["AAPL"],
-            queue=EventQueue(10**6),
+            queues=[EventQueue(10**6)],
             clock=clock.microseconds,
         )
-        seen = ProducerMetrics(feed, _Anything(), _Anything(), {}, unhealthy_after=UNHEALTHY_AFTER)  # type: ignore[arg-type]
+        seen = ProducerMetrics(feed, [cast("Any", _Anything())], lambda: 0, unhealthy_after=UNHEALTHY_AFTER)
 
         def connected() -> tuple[float, float]:
             found = samples(seen)
@@ -216,10 +217,14 @@ def test_reconnects_and_connection_state_are_measured() -> None:
 
 
 class _Anything:
-    """An unused publisher and spool."""
+    """An unused delivery, with its publisher, spool and streams."""
 
-    entries = spooled = lost = 0
+    entries = spooled = lost = appended = 0
     refused, refused_at = "", float("-inf")
+
+    def __init__(self) -> None:
+        self.publisher = self.spool = self
+        self.paths = {"direct": self, "spool": self}
 
 
 def test_producer_is_unhealthy_without_messages_until_the_next(producer: Producer) -> None:
@@ -311,8 +316,15 @@ class Consumer:
             monotonic=lambda: self.now,
             on_batch=self.batches.observe,
         )
-        self.backlog = BacklogMonitor({"prices": make_stream("prices"), "feed": make_stream("prices:feed")})
-        self.metrics = ConsumerMetrics(self.worker, self.batches, self.backlog, unhealthy_after=UNHEALTHY_AFTER)
+        streams = {"prices": [make_stream("prices")], "feed": [make_stream("prices:feed")]}
+        self.backlog = BacklogMonitor(lambda: streams)
+        self.metrics = ConsumerMetrics(
+            lambda: self.worker.totals,
+            lambda: [self.worker.progress],
+            self.batches,
+            self.backlog,
+            unhealthy_after=UNHEALTHY_AFTER,
+        )
 
     def _insert_batch(self, *_: object, **__: object) -> Stored:
         self.on_insert()

@@ -14,11 +14,13 @@ from tickpipe.backfill.rest import Bar
 from tickpipe.ranges import Range
 
 
-def read(store: DatabaseClient) -> tuple[list[Gap], dict[str, list[Range]]]:
-    """All gaps, and the minutes that are done by symbol. Raises OutageError, ConfigurationError."""
+def read(store: DatabaseClient, since: datetime) -> tuple[list[Gap], dict[str, list[Range]]]:
+    """The gaps from `since` on, and the minutes that are done by symbol. Raises OutageError, ConfigurationError."""
     done: defaultdict[str, list[Range]] = defaultdict(list)
     with store.transaction() as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT symbol, exchange, since, until FROM backfill_gaps ORDER BY symbol, since")
+        cursor.execute(
+            "SELECT symbol, exchange, since, until FROM backfill_gaps_from(%s) ORDER BY symbol, since", (since,)
+        )
         gaps = [Gap(*row) for row in cursor.fetchall()]
         cursor.execute("SELECT symbol, since, until FROM backfill_done")
         for symbol, since, until in cursor.fetchall():

@@ -7,9 +7,11 @@ import typer
 from common import cli
 from tickpipe.cli import dead_letters
 from tickpipe.cli.backfill import backfill
+from tickpipe.cli.create_streams import create_streams
 from tickpipe.cli.dashboard import dashboard
 from tickpipe.cli.doctor import doctor
 from tickpipe.cli.migrate import migrate
+from tickpipe.cli.replay import replay
 from tickpipe.cli.retention import retention
 from tickpipe.cli.servers import servers
 from tickpipe.cli.simulate import simulate
@@ -38,9 +40,11 @@ app.command()(simulate)
 app.command()(status)
 app.command()(dashboard)
 app.command()(verify)
+app.command()(replay)
 app.add_typer(dead_letters.app, name="dead-letters")
 app.command()(doctor)
 app.command()(migrate)
+app.command("create-streams")(create_streams)
 app.command()(retention)
 app.command()(backfill)
 

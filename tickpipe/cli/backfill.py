@@ -58,7 +58,7 @@ def backfill(
         try:
             with progress("looking for gaps") as report:
                 log.configure("WARNING", [key, database_url])  # after the display has started: log lines go above it
-                gaps, done = store.read(database)
+                gaps, done = store.read(database, begin)
                 wanted = [gap for gap in gaps if only is None or gap.symbol in only]
                 run.run(
                     list(plan.plan(wanted, done, begin, now)),

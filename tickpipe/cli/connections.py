@@ -2,30 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 from common import cli, log, settings
+from common.channels import read_channels
 from common.database.client import DatabaseClient
+from common.settings import Secret
 from common.streams.client import connect
 from common.streams.group import ConsumerGroup
-from producer.spool import spool_folder
+from consumer.replay import Route
+from consumer.tables import FEED, PRICES
+from producer.spool_folder import spool_folder
+from tickpipe.inspect.channels import Channels
 from tickpipe.inspect.sizes import SizeProbe
 
 
-def open_connections(group: str) -> tuple[DatabaseClient, Callable[[str], ConsumerGroup]]:
-    """The database, and a function from a stream's name to the stream. Also sets up logging: errors only.
+def open_connections(group: str, price_stream: str, partitions: str = "") -> tuple[DatabaseClient, Channels]:
+    """The database, and the streams of all channels. Also sets up logging: errors only.
 
     Raises ConfigurationError.
     """
-    redis_url, database_url = settings.redis_url(cli.environment()), cli.database_url()
-    log.configure("ERROR", [redis_url, database_url])
-    client = connect(redis_url)
-    return DatabaseClient(database_url), lambda name: ConsumerGroup(client, name, group, "tickpipe")
+    database_url = cli.database_url()
+    return DatabaseClient(database_url), open_channels(group, price_stream, [database_url], partitions)
 
 
-def size_probe(store: DatabaseClient, price_stream: str, spool_dir: Path | None, disk: Path | None) -> SizeProbe:
-    """Measures the table, both streams, this machine's spool and the database's disk. Raises ConfigurationError."""
-    url = settings.redis_url(cli.environment())
-    spool = spool_folder(spool_dir, url, price_stream)
-    return SizeProbe(connect(url), [price_stream, f"{price_stream}:feed"], store, spool, disk)
+def open_channels(group: str, price_stream: str, secrets: Sequence[Secret], partitions: str | None) -> Channels:
+    """The streams of all channels, or of those in `partitions`. Also sets up logging: errors only, without `secrets`.
+
+    Raises ConfigurationError.
+    """
+    redis_url = settings.redis_url(cli.environment())
+    log.configure("ERROR", [redis_url, *secrets])
+
+    def open_stream(key: str) -> ConsumerGroup:
+        return ConsumerGroup(connect(redis_url, key), key, group, "tickpipe")
+
+    return Channels(open_stream, price_stream, read_channels(partitions) if partitions else None)
+
+
+def size_probe(
+    store: DatabaseClient, channels: Channels, price_stream: str, spool_dir: Path | None, disk: Path | None
+) -> SizeProbe:
+    """Measures the table, all streams, this machine's spools and the database's disk. Raises ConfigurationError."""
+    spool = spool_folder(spool_dir, settings.redis_url(cli.environment()), price_stream)
+    return SizeProbe(channels.all, store, spool, disk)
+
+
+def routes(channels: Channels) -> list[tuple[str, Route]]:
+    """Each stream with its table, and whether it holds "prices" or "feed" events. Raises OutageError."""
+    prices = [("prices", Route(stream, PRICES)) for stream in channels.prices()]
+    return [*prices, *(("feed", Route(stream, FEED)) for stream in channels.feed())]

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from common import settings
 from common.formatting import counted
 from common.terminal import echo
 from tickpipe.cli.connections import open_connections
@@ -24,7 +25,7 @@ Limit = Annotated[int, typer.Option(min=1, help="Maximum number to list, oldest 
 @app.command("list")
 def list_letters(letter: LetterId = None, session: Session = None, reason: Reason = None, limit: Limit = 100) -> None:
     """List dead letters, oldest first: id, time, stream and entry id, reason, and the entry itself."""
-    store, _ = open_connections("")
+    store, _ = open_connections("", settings.PRICE_STREAM)
     with closing(store):
         found = dead_letters.find(store, dead_letters.Filter(id=letter, session=session, reason=reason), limit=limit)
     for one in found:
@@ -35,11 +36,11 @@ def list_letters(letter: LetterId = None, session: Session = None, reason: Reaso
 @app.command("retry")
 def retry_letters(letter: LetterId = None, session: Session = None, reason: Reason = None) -> None:
     """Put dead letters back into their streams: all, or those that match. Bad entries become dead letters again."""
-    store, streams = open_connections("")
+    store, channels = open_connections("", settings.PRICE_STREAM)
     wanted = dead_letters.Filter(id=letter, session=session, reason=reason)
     with closing(store), progress("putting dead letters back") as report:
         done, total = 0, dead_letters.count(store, wanted)
-        for count in dead_letters.retry(store, streams, wanted):
+        for count in dead_letters.retry(store, channels.stream, wanted):
             done += count
             report(done, total)
     echo(f"{counted(done, 'dead letter')} put back")

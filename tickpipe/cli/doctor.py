@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from common import cli, clock, settings
+from common.database.client import DatabaseClient
+from common.database.connections import each_host
 from common.terminal import echo, echo_json
 from tickpipe.cli.connections import open_connections, size_probe
 from tickpipe.cli.options import Disk
@@ -28,13 +30,13 @@ def doctor(
 
     Each finding is ok, a note, or BAD with the action to take. Exits with status 1 if a finding is BAD.
     """
-    store, streams = open_connections(consumer_group)
+    store, channels = open_connections(consumer_group, price_stream)
     with closing(store):
-        probe = size_probe(store, price_stream, spool_dir, disk)
-        both = streams(price_stream), streams(f"{price_stream}:feed")
+        probe = size_probe(store, channels, price_stream, spool_dir, disk)
         key = partial(settings.read_api_key, cli.environment())
         findings = []
-        for finding in examine(CheckContext(probe.client, both, store, probe, key, clock.microseconds)):
+        hosts = {name: DatabaseClient(url) for name, url in each_host(cli.database_url()).items()}
+        for finding in examine(CheckContext(channels, store, probe, key, clock.microseconds, hosts)):
             findings.append(finding)
             if not as_json:
                 echo(str(finding))

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+Partitions = Annotated[
+    str, typer.Option(help="Only these channels, such as 0-3,7.", show_default="all that producers have used")
+]
 Disk = Annotated[
     Path | None,
     typer.Option(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from common import settings
 from common.errors import ConfigurationError
 from common.terminal import echo
 from tickpipe.cli.connections import open_connections
@@ -27,7 +28,7 @@ def retention(ticks: Ticks = "", off: Off = False) -> None:
     """
     if off and ticks:
         raise ConfigurationError("--ticks and --off exclude each other: give one of them")
-    store, _ = open_connections("")
+    store, _ = open_connections("", settings.PRICE_STREAM)
     with closing(store):
         if off:
             policy.switch_off(store)

@@ -9,7 +9,7 @@ import typer
 
 from common import clock, process, settings
 from common.errors import OutageError
-from common.terminal import PlainConsole, echo, echo_json
+from common.terminal import PlainConsole, echo, echo_json, printable
 from tickpipe import formatting
 from tickpipe.cli.connections import open_connections, size_probe
 from tickpipe.cli.options import Disk
@@ -33,11 +33,11 @@ def status(
     disk: Disk = None,
 ) -> None:
     """Show backlog, consumer groups, the newest tick of each symbol, sizes, growth and when the disk will be full."""
-    store, streams = open_connections(consumer_group)
+    store, channels = open_connections(consumer_group, price_stream)
     with closing(store):
-        probe = size_probe(store, price_stream, spool_dir, disk)
+        probe = size_probe(store, channels, price_stream, spool_dir, disk)
         symbols = SymbolReader(DatabaseReader(store)).statuses
-        reader = StatusReader(streams(price_stream), clock.microseconds, began=0, symbols=symbols, sizes=probe)
+        reader = StatusReader(channels, clock.microseconds, began=0, symbols=symbols, sizes=probe)
         if as_json:
             _print_json(reader.read())
         elif watch:
@@ -70,9 +70,13 @@ def _print(snapshot: Snapshot) -> None:
         rate, period = snapshot.sizes.table_rows_per_day_estimated, snapshot.sizes.estimated_over_seconds
         growth = "growth unknown" if rate is None else f"{rate:,.0f} rows a day over the last {formatting.span(period)}"
         echo(f"about {snapshot.sizes.table_rows_estimated:,} rows; {growth}")
+    for feed, holder in snapshot.producers.items():
+        echo(f"producer {printable(holder)} is active for the feed {printable(feed)}")
     for name, group in snapshot.groups.items():
         suffix = "  delays trimming" if name == laggard(snapshot.groups) else ""
         members = formatting.consumers(group.consumers, group.idle)
         echo(f"group {name}: {group.lag:,} unread, {group.pending:,} pending, {members}{suffix}")
+    for key, backlog in snapshot.channels.items() if len(snapshot.channels) > 1 else ():
+        echo(f"channel {key}: {backlog.lag:,} unread, {backlog.pending:,} pending")
     for symbol in snapshot.symbols:
         echo(f"{symbol.symbol}: {symbol.price}, {live_view.age(symbol.age)} ago")

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from common import cli, settings
+from common.database.client import DatabaseClient
+from common.database.connections import database_name
+from common.errors import ConfigurationError
 from common.formatting import counted
-from common.terminal import echo, echo_json
-from producer.spool import spool_folder
-from tickpipe.cli.connections import open_connections
+from common.terminal import echo, echo_json, printable
+from consumer.writer import Writer
+from producer.spool_folder import channel_folders, spool_folder
+from tickpipe.cli.connections import open_channels, routes
+from tickpipe.cli.options import Partitions
 from tickpipe.inspect import verify as completeness
 from tickpipe.inspect.reader import no_stream
 from tickpipe.inspect.verdict import Verdict
+from tickpipe.maintenance import replay
 from tickpipe.terminal.progress import progress
 
 Everything = Annotated[bool, typer.Option("--all", help="Also check sessions that were verified before.")]
+Repair = Annotated[
+    bool,
+    typer.Option("--repair", help="First store again what is missing, from streams, spools and dead letters."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON list with one object per session.")]
 RecheckAfter = Annotated[
     float,
@@ -28,36 +40,64 @@ RecheckAfter = Annotated[
 
 def verify(
     everything: Everything = False,
+    repair: Repair = False,
     as_json: AsJson = False,
     recheck_after: RecheckAfter = 30.0,
+    partitions: Partitions = "",
     price_stream: settings.PriceStream = settings.PRICE_STREAM,
     consumer_group: settings.ConsumerGroup = settings.CONSUMER_GROUP,
     spool_dir: settings.SpoolDir = None,
 ) -> None:
     """Check, session by session, that every price received is stored exactly once.
 
+    DATABASE_URLS names several databases, separated by blanks, if each stores some of the channels.
+
     Exits with status 1 if a price is missing or stored twice.
     """
-    store, streams = open_connections(consumer_group)
-    folder = spool_folder(spool_dir, settings.redis_url(cli.environment()), price_stream)
-    prices = streams(price_stream)
-    with closing(store), progress("verifying") as report:
-        verdicts = completeness.verify(
-            store,
-            prices,
-            streams(f"{price_stream}:feed"),
-            folder,
-            everything=everything,
-            recheck_after=recheck_after,
-            progress=report,
+    urls = cli.database_urls()
+    if repair and len(urls) > 1:
+        raise ConfigurationError(
+            "repair one database at a time: set DATABASE_URL instead of DATABASE_URLS, and name its channels with "
+            "--partitions"
         )
-    if not prices.check():
-        echo(f"{no_stream(prices)} Prices that wait in another stream were not searched", err=True)
+    folder = spool_folder(spool_dir, settings.redis_url(cli.environment()), price_stream)
+    channels = open_channels(consumer_group, price_stream, urls, partitions)
+    streams = channels.prices(), channels.feed()
+    found: Counter[str] = Counter()
+    verdicts: dict[str, list[Verdict]] = {}
+    with progress("verifying") as report:
+        for url in urls:
+            with closing(DatabaseClient(url)) as store:
+                check = partial(
+                    completeness.verify, store, *streams, folder, everything=everything, recheck_after=recheck_after
+                )
+                if repair:
+                    all_routes, writer = routes(channels), Writer(store)
+                    replay.replay([each for each in all_routes if each[0] == "feed"], writer)  # sessions may be missing
+                    folders = channel_folders(folder, price_stream)
+                    results = replay.repair(all_routes, writer, store, folders, check(progress=report), report)
+                    found.update({place: result.rows for place, result in results.items()})
+                verdicts[database_name(url)] = check(progress=report)
+    for place, rows in found.items():
+        echo(f"repaired from the {place}: {counted(rows, 'row')}", err=as_json)
+    if not any(stream.check() for stream in streams[0]):
+        echo(f"{no_stream(channels.single)} Prices that wait in another stream were not searched", err=True)
     if as_json:
-        echo_json([verdict.as_dict() for verdict in verdicts], default=str)
+        several = len(urls) > 1
+        echo_json(
+            [
+                {"database": name, **verdict.as_dict()} if several else verdict.as_dict()
+                for name, each in verdicts.items()
+                for verdict in each
+            ],
+            default=str,
+        )
     else:
-        _print(verdicts)
-    if not all(verdict.sound for verdict in verdicts):
+        for name, each in verdicts.items():
+            if len(urls) > 1:
+                echo(f"database {printable(name)}")
+            _print(each)
+    if not all(verdict.sound for each in verdicts.values() for verdict in each):
         raise typer.Exit(1)
 
 

@@ -26,6 +26,7 @@ from tickpipe.dashboard import DashboardConfig, fragments, listen, page
 from tickpipe.dashboard.history import Charts
 from tickpipe.dashboard.quotes import Quotes
 from tickpipe.inspect.cached_query import CachedQuery
+from tickpipe.inspect.channels import Channels
 from tickpipe.inspect.database import DatabaseReader
 from tickpipe.inspect.reader import StatusReader
 from tickpipe.inspect.sessions import SessionReader, read_database_info
@@ -51,12 +52,16 @@ def serve(config: DashboardConfig, stop: threading.Event, ready: Callable[[str],
     os.nice(NICENESS)
     listener = listen(config.host, config.port)
     databases = [DatabaseReader.read_only(config.database_url) for _ in range(3)]  # a slow query must not delay others
-    stream = ConsumerGroup(connect(config.redis_url), config.price_stream, config.consumer_group, "dashboard")
+
+    def open_stream(key: str) -> ConsumerGroup:
+        return ConsumerGroup(connect(config.redis_url, key), key, config.consumer_group, "dashboard")
+
+    channels = Channels(open_stream, config.price_stream)
     page.build(
         page.Sources(
             quotes=Quotes(SymbolReader(databases[0]), every=PRICES_EVERY - 0.1),
             charts=Charts(SymbolReader(databases[1]), every=PRICES_EVERY - 0.1),
-            pipeline=pipeline_query(stream, databases[2]),
+            pipeline=pipeline_query(channels, databases[2]),
         ),
         page.PageConfig(
             stream=config.price_stream,
@@ -90,7 +95,7 @@ def serve(config: DashboardConfig, stop: threading.Event, ready: Callable[[str],
 
 
 def pipeline_query(
-    stream: ConsumerGroup, database: DatabaseReader, monotonic: Callable[[], float] = time.monotonic
+    channels: Channels, database: DatabaseReader, monotonic: Callable[[], float] = time.monotonic
 ) -> CachedQuery[Snapshot]:
     """The snapshots that all browsers share.
 
@@ -98,7 +103,7 @@ def pipeline_query(
     without a longer pause: the page shows the end of an outage at once.
     """
     reader = StatusReader(
-        stream,
+        channels,
         clock.microseconds,
         monotonic,
         began=0,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 import psycopg2
@@ -16,9 +18,10 @@ from common.docstrings import docstring
 from common.errors import TickpipeError
 from common.feed_event import REPORT_TIMEOUT
 from common.formatting import counted
-from common.streams.client import NOT_PRIMARY
+from common.streams.client import NOT_PRIMARY, node_like, slot_primary
 from common.streams.group import ConsumerGroup
 from tickpipe import formatting
+from tickpipe.inspect.channels import Channels
 from tickpipe.inspect.reader import no_stream
 from tickpipe.inspect.sizes import SizeProbe, folder_size, free_bytes
 from tickpipe.inspect.snapshot import backlog_left, laggard
@@ -58,12 +61,28 @@ class Finding(NamedTuple):
 class CheckContext:
     """The objects of the checks. `key` reads the API key. `clock` gives microseconds UTC."""
 
-    client: redis.Redis
-    streams: Sequence[ConsumerGroup]
+    channels: Channels
     store: DatabaseClient
     measure: SizeProbe
     key: Callable[[], object]
     clock: Callable[[], int]
+    #: Each host of a DATABASE_URL with several, by itself.
+    hosts: Mapping[str, DatabaseClient] = field(default_factory=dict)
+
+    @property
+    def client(self) -> redis.Redis:
+        """A client of the Redis that has the single channel's key."""
+        return self.channels.single.client
+
+    @property
+    def primaries(self) -> Mapping[str, redis.Redis]:
+        """A client of each Redis that has a channel, by a name for the reader."""
+        found = {"Redis": self.client}
+        for stream in self.channels.prices():
+            if node := slot_primary(stream.client):
+                found.pop("Redis", None)
+                found.setdefault("Redis {}:{}".format(*node), stream.client)
+        return found
 
     def rows(self, query: str, **parameters: object) -> list[tuple[Any, ...]]:
         """The rows of a query."""
@@ -112,7 +131,7 @@ def _clock(place: str, context: CheckContext, read: Callable[[], float]) -> Find
 
 def _redis(context: CheckContext) -> Iterator[Finding]:
     """TYPE and TIME"""
-    missing = [stream for stream in context.streams if not stream.check()]
+    missing = [stream for stream in context.channels.all() if not stream.check()]
     yield Finding("Redis answers")
     for stream in missing:
         yield Finding(f"stream {stream.key}", well=False, advice=no_stream(stream), grave=False)
@@ -121,38 +140,72 @@ def _redis(context: CheckContext) -> Iterator[Finding]:
 
 def _server(context: CheckContext) -> Iterator[Finding]:
     """INFO: version, persistence, memory"""
-    info = context.client.info()
-    version = str(info.get("valkey_version", info["redis_version"]))
-    yield Finding(f"Redis: version {version}", int(version.partition(".")[0]) >= 7, "upgrade to Redis 7 or Valkey")
-    failed = [f"{key} {value}" for key, value in info.items() if key.endswith("_status") and value == "err"]
-    what = ", ".join(failed) or "its last writes to disk succeeded"
-    yield Finding(f"Redis: {what}", not failed, "Redis refuses or loses prices: check its log and its disk")
-    used, limit = info["used_memory"], info.get("maxmemory") or 0
-    what = f"Redis: memory {formatting.size(used)} of {formatting.size(limit) if limit else 'no maxmemory'}"
-    advice = "raise maxmemory, or start consumers: a full Redis refuses prices and new groups (XGROUP CREATE)"
-    yield Finding(what, not limit or used < MAX_MEMORY_SHARE * limit, advice)
+    for name, client in context.primaries.items():
+        info = client.info()
+        version = str(info.get("valkey_version", info["redis_version"]))
+        yield Finding(f"{name}: version {version}", int(version.partition(".")[0]) >= 7, "upgrade to Redis 7 or Valkey")
+        failed = [f"{key} {value}" for key, value in info.items() if key.endswith("_status") and value == "err"]
+        what = ", ".join(failed) or "its last writes to disk succeeded"
+        yield Finding(f"{name}: {what}", not failed, "Redis refuses or loses prices: check its log and its disk")
+        used, limit = info["used_memory"], info.get("maxmemory") or 0
+        what = f"{name}: memory {formatting.size(used)} of {formatting.size(limit) if limit else 'no maxmemory'}"
+        advice = "raise maxmemory, or start consumers: a full Redis refuses prices and new groups (XGROUP CREATE)"
+        yield Finding(what, not limit or used < MAX_MEMORY_SHARE * limit, advice)
 
 
 def _settings(context: CheckContext) -> Iterator[Finding]:
     """appendonly yes, appendfsync always, maxmemory-policy noeviction"""
-    for name, value in cast("dict[str, str]", context.client.config_get(*_REDIS)).items():
-        wanted = _REDIS[name]
-        advice = f"CONFIG SET {name} {wanted}, and set it in the configuration file"
-        yield Finding(f"Redis: {name} {value}", value == wanted, advice)
+    for server, client in context.primaries.items():
+        for name, value in cast("dict[str, str]", client.config_get(*_REDIS)).items():
+            wanted = _REDIS[name]
+            advice = f"CONFIG SET {name} {wanted}, and set it in the configuration file"
+            yield Finding(f"{server}: {name} {value}", value == wanted, advice)
+
+
+def _replicas(context: CheckContext) -> Iterator[Finding]:
+    """INFO of the replicas"""
+    for client in context.primaries.values():
+        yield from _replicas_of(client)
+
+
+def _replicas_of(primary: redis.Redis) -> Iterator[Finding]:
+    replication: dict[str, Any] = primary.info("replication")
+    replicas = [each for name, each in replication.items() if re.fullmatch("slave[0-9]+", name)]
+    for replica in replicas:
+        name = f"{replica['ip']}:{replica['port']}"
+        with closing(node_like(primary, replica["ip"], int(replica["port"]))) as client:
+            try:
+                persistent = client.info("persistence")["aof_enabled"] == 1
+            except redis.RedisError as error:
+                advice = f"cannot be asked ({error}): check `appendonly` on it yourself"
+                yield Finding(f"Redis replica {name}", well=False, advice=advice, grave=False)
+                continue
+        advice = "set `appendonly yes` on it: it confirms nothing on disk, and loses the stream at a restart"
+        yield Finding(f"Redis replica {name}: appendonly {'yes' if persistent else 'no'}", persistent, advice)
 
 
 def _groups(context: CheckContext) -> Iterator[Finding]:
-    """XINFO GROUPS of both streams"""
-    for stream in context.streams:
-        groups = stream.groups()
-        slow = laggard(groups)
-        advice = f"this group holds back trimming: start its consumers, or XGROUP DESTROY {stream.key} {slow}"
-        yield Finding(f"group {slow} lags" if slow else f"{stream.key}: no group holds back trimming", not slow, advice)
-        ours = groups.get(stream.group) or stream.backlog()
-        consumers, left = formatting.consumers(ours.consumers, ours.idle), backlog_left(ours)
-        what = f"{stream.key}: {consumers} in group {stream.group}, {counted(left, 'entry')} left"
-        advice = "start a consumer" + (", or find out why the idle ones ask for no entries" if ours.idle else "")
-        yield Finding(what, bool(ours.consumers), advice, grave=left > 0)
+    """XINFO GROUPS of all streams"""
+    streams = context.channels.all()
+    findings = [finding for stream in streams for finding in _groups_of(stream)]
+    if len(streams) == 2:
+        yield from findings
+        return
+    yield from (finding for finding in findings if not finding.well)
+    left = sum(backlog_left(stream.groups().get(stream.group) or stream.backlog()) for stream in streams)
+    yield Finding(f"{counted(len(streams) // 2, 'channel')}: {counted(left, 'entry')} left")
+
+
+def _groups_of(stream: ConsumerGroup) -> Iterator[Finding]:
+    groups = stream.groups()
+    slow = laggard(groups)
+    advice = f"this group holds back trimming: start its consumers, or XGROUP DESTROY {stream.key} {slow}"
+    yield Finding(f"group {slow} lags" if slow else f"{stream.key}: no group holds back trimming", not slow, advice)
+    ours = groups.get(stream.group) or stream.backlog()
+    consumers, left = formatting.consumers(ours.consumers, ours.idle), backlog_left(ours)
+    what = f"{stream.key}: {consumers} in group {stream.group}, {counted(left, 'entry')} left"
+    advice = "start a consumer" + (", or find out why the idle ones ask for no entries" if ours.idle else "")
+    yield Finding(what, bool(ours.consumers), advice, grave=left > 0)
 
 
 def _postgres(context: CheckContext) -> Iterator[Finding]:
@@ -164,6 +217,34 @@ def _postgres(context: CheckContext) -> Iterator[Finding]:
         "database: connected through a pooler, in transaction or session mode" if pooled else "database: no pooler"
     )
     yield _clock("database", context, lambda: float(context.rows("SELECT extract(epoch FROM clock_timestamp())")[0][0]))
+
+
+def _standbys(context: CheckContext) -> Iterator[Finding]:
+    """standbys"""
+    for name, host in context.hosts.items():
+        try:
+            with host.transaction() as connection, connection.cursor() as cursor:
+                cursor.execute("SELECT pg_is_in_recovery(), current_setting('synchronous_standby_names')")
+                is_standby, waits_for = cursor.fetchone() or (False, "")
+        except TickpipeError as error:
+            yield Finding(f"database host {name} does not answer", well=False, advice=str(error))
+            continue
+        if is_standby:
+            yield Finding(
+                f"database standby {name}: "
+                + (f"would wait for the standby {waits_for!r} after its promotion" if waits_for else "ready"),
+                not waits_for,
+                "set synchronous_standby_names = '' on it: after a failover no commit would end",
+            )
+        else:
+            yield Finding(
+                f"database primary {name}: "
+                + (f"commits wait for the standby {waits_for!r}" if waits_for else "no synchronous standby"),
+                bool(waits_for),
+                "a failover can lose stored rows, which consumers then replay from the streams; set "
+                "synchronous_standby_names to avoid that",
+                grave=False,
+            )
 
 
 def _schema(context: CheckContext) -> Iterator[Finding]:
@@ -211,8 +292,8 @@ def _spool(context: CheckContext) -> Iterator[Finding]:
 
 _CHECKS = {
     "API key": [_key],
-    "Redis": [_redis, _server, _settings, _groups],
-    "database": [_postgres, _schema, _feed],
+    "Redis": [_redis, _server, _settings, _replicas, _groups],
+    "database": [_postgres, _standbys, _schema, _feed],
     "spool": [_spool],
 }
 _TABLES = """

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from common.errors import OutageError, TickpipeError
-from common.streams.group import ConsumerGroup
+from common.streams.group import IDLE_AFTER, ConsumerGroup, Member, total
+from common.streams.lease import active_producers
 from tickpipe.inspect.cached_query import CachedQuery
+from tickpipe.inspect.channels import Channels
 from tickpipe.inspect.consumers import ConsumerTracker
 from tickpipe.inspect.rates import RATE_WINDOW, Rate
 from tickpipe.inspect.sizes import Sizes
@@ -28,7 +31,7 @@ class StatusReader:
 
     def __init__(
         self,
-        stream: ConsumerGroup,
+        channels: Channels,
         clock: Callable[[], int],
         monotonic: Callable[[], float] = time.monotonic,
         *,
@@ -44,7 +47,7 @@ class StatusReader:
         `sessions` takes the number of entries that are not stored yet. `caught`: errors that a snapshot shows; all
         others are raised.
         """
-        self._stream = stream
+        self._channels = channels
         self._clock = clock
         self._monotonic = monotonic
         self._symbols = symbols
@@ -55,12 +58,14 @@ class StatusReader:
         self._received_rate, self._stored_rate, self._consumers = Rate(), Rate(), ConsumerTracker()
         self._appended_before = 0
         self.began = clock() if began is None else began  # microseconds UTC
-        self._last = Snapshot(group=stream.group)
+        self._last = Snapshot(group=channels.single.group)
 
     def begin(self) -> None:
-        """Start counting now, and create the group. Raises OutageError."""
-        self._stream.ensure_group()
-        self._appended_before = self._stream.backlog().appended
+        """Start counting now, and create the groups. Raises OutageError."""
+        for stream in self._channels.all():
+            stream.ensure_group()
+        streams = self._channels.prices()
+        self._appended_before = sum(stream.backlog().appended for stream in streams)
         self.began = self._clock()
 
     def read(self) -> Snapshot:
@@ -87,40 +92,64 @@ class StatusReader:
     def received(self) -> int:
         """Prices received since the reader began; 0 if Redis is unavailable."""
         try:
-            return self._stream.backlog().appended - self._appended_before
+            return sum(stream.backlog().appended for stream in self._channels.prices()) - self._appended_before
         except OutageError:
             return 0
 
     def left(self) -> int:
-        """Entries that are not stored yet. Raises OutageError."""
-        return backlog_left(self._stream.backlog())
+        """Entries that are not stored yet, feed events as well. Raises OutageError."""
+        return sum(backlog_left(stream.backlog()) for stream in self._channels.all())
 
     def _with_redis(self, snapshot: Snapshot) -> Snapshot:
         now = self._monotonic()
-        groups = self._stream.groups()
-        backlog = groups.get(self._stream.group) or self._stream.backlog()
-        reports = {name: each for name, each in self._stream.statistics.read().items() if each["at"] >= self.began}
-        fresh = [report for report in reports.values() if report["at"] >= self._clock() - RATE_WINDOW * 1e6]
-        stored = {name: int(report.get("stored", 0)) for name, report in reports.items()}
+        streams = self._channels.prices()
+        by_stream = {stream.key: stream.groups() for stream in streams}
+        names = dict.fromkeys(name for groups in by_stream.values() for name in groups)
+        groups = {name: total(found[name] for found in by_stream.values() if name in found) for name in names}
+        channels = {stream.key: by_stream[stream.key].get(stream.group) or stream.backlog() for stream in streams}
+        members = merged(member for stream in streams for member in stream.consumers())
+        active = sum(member.idle <= IDLE_AFTER for member in members)
+        backlog = total(channels.values())._replace(consumers=active, idle=len(members) - active)
+        reports = [
+            (name, report)
+            for stream in streams
+            for name, report in stream.statistics.read().items()
+            if report["at"] >= self.began and (name or not self.began)  # the sum of old reports has no name
+        ]
+        fresh = [report for _, report in reports if report["at"] >= self._clock() - RATE_WINDOW * 1e6]
+        stored: Counter[str] = Counter()
+        for name, report in reports:
+            stored[name] += int(report.get("stored", 0))
         return replace(
             snapshot,
             received=backlog.appended - self._appended_before,
             stored=sum(stored.values()),
-            dead_letters=sum(report.get("dead_letters", 0) for report in reports.values()),
+            dead_letters=sum(report.get("dead_letters", 0) for _, report in reports),
             received_rate=self._received_rate.update(now, backlog.appended),
             stored_rate=self._stored_rate.update(now, sum(stored.values())),
             latency_p50=worst(fresh, "latency_p50"),
             latency_p99=worst(fresh, "latency_p99"),
             backlog=backlog,
+            channels=channels,
             groups=groups,
-            consumers=self._consumers.update(now, self._stream.consumers(), stored),
-            note="" if groups or self._stream.check() else no_stream(self._stream),
+            producers=active_producers(self._channels.single),
+            consumers=self._consumers.update(now, members, stored),
+            note="" if groups or any(stream.check() for stream in streams) else no_stream(self._channels.single),
         )
 
 
 def no_stream(stream: ConsumerGroup) -> str:
     """The message for a stream that does not exist."""
     return f"there is no stream {stream.key!r} in this Redis yet: has its producer run, is PRICE_STREAM the same?"
+
+
+def merged(members: Iterable[Member]) -> list[Member]:
+    """The consumers of a group on several streams: all pending entries, and the last time it asked for one."""
+    found: dict[str, Member] = {}
+    for name, pending, idle in members:
+        before = found.get(name, Member(name, 0, idle))
+        found[name] = Member(name, before.pending + pending, min(before.idle, idle))
+    return list(found.values())
 
 
 def worst(reports: Sequence[Mapping[str, Any]], name: str) -> float | None:

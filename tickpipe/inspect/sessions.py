@@ -10,8 +10,10 @@ from tickpipe.inspect.database import DatabaseReader
 from tickpipe.inspect.snapshot import DatabaseInfo, Session, StoredCount
 from tickpipe.inspect.symbols import SYMBOL_NAMES
 
-#: Sessions that are listed.
+#: Sessions that are listed. The sessions of several channels that began together are one.
 MAX_SESSIONS = 6
+#: The newest sessions that are looked at for that.
+MAX_CHANNEL_SESSIONS = 100
 #: The longest session whose rows are counted, in prices. `tickpipe verify` counts longer ones.
 MAX_COUNTED = 100_000
 
@@ -23,7 +25,7 @@ class SessionReader:
         self._database = database
         self._monotonic = monotonic
         self._sessions = CachedQuery(self._read, 2.0, monotonic)
-        self._counts: dict[int, CachedQuery[StoredCount]] = {}
+        self._counts: dict[tuple[int, ...], CachedQuery[StoredCount]] = {}
         self._waiting = 0
 
     def read(self, waiting: int) -> Sequence[Session]:
@@ -32,24 +34,24 @@ class SessionReader:
         return self._sessions()
 
     def _read(self) -> list[Session]:
-        found = [Session(*row) for row in self._database.rows(_SESSIONS, count=MAX_SESSIONS)]
+        rows = self._database.rows(_SESSIONS, count=MAX_CHANNEL_SESSIONS, most=MAX_SESSIONS)
+        found = [(tuple(ids), Session(*row)) for ids, *row in rows]
         self._counts = {
-            session.id: self._counts.get(session.id) or self._counter(session.id)
-            for session in found
+            ids: self._counts.get(ids) or self._counter(ids)
+            for ids, session in found
             if not session.verified and session.last_seq <= MAX_COUNTED
         }
         return [
-            session._replace(counted=self._counts[session.id]()) if session.id in self._counts else session
-            for session in found
+            session._replace(counted=self._counts[ids]()) if ids in self._counts else session for ids, session in found
         ]
 
-    def _counter(self, session: int) -> CachedQuery[StoredCount]:
-        return CachedQuery(lambda: self._count(session), 10.0, self._monotonic)
+    def _counter(self, ids: tuple[int, ...]) -> CachedQuery[StoredCount]:
+        return CachedQuery(lambda: self._count(ids), 10.0, self._monotonic)
 
-    def _count(self, session: int) -> StoredCount:
+    def _count(self, ids: tuple[int, ...]) -> StoredCount:
         waiting = self._waiting  # before the count: entries stored during the count are not missing
-        reported, stored = self._database.rows(_COUNT, session=session)[0]
-        return StoredCount(reported, stored, waiting)
+        counts = [self._database.rows(_COUNT, session=session)[0] for session in ids]
+        return StoredCount(sum(reported for reported, _ in counts), sum(stored for _, stored in counts), waiting)
 
 
 def read_database_info(database: DatabaseReader) -> DatabaseInfo:
@@ -66,9 +68,11 @@ WITH RECURSIVE newest AS (
            place + 1
     FROM newest WHERE newest.session IS NOT NULL AND place < %(count)s
 )
-SELECT newest.session, coalesce(started.feed, '?'), extract(epoch FROM last.at)::float8, last.event = 'stopped',
-       coalesce(connection.event, ''), coalesce(connection.cause, ''), coalesce(reported.last_seq, 0),
-       coalesce(verified.last_seq >= coalesce(reported.last_seq, 0), false)
+SELECT array_agg(newest.session ORDER BY newest.session), min(newest.session), coalesce(min(started.feed), '?'),
+       extract(epoch FROM max(last.at))::float8, bool_and(last.event = 'stopped'),
+       coalesce(max(connection.event), ''), coalesce(max(connection.cause), ''),
+       sum(coalesce(reported.last_seq, 0))::bigint,
+       bool_and(coalesce(verified.last_seq >= coalesce(reported.last_seq, 0), false))
 FROM newest
 CROSS JOIN LATERAL (
     SELECT at, event FROM feed_events e WHERE e.session = newest.session ORDER BY number DESC LIMIT 1
@@ -78,7 +82,7 @@ LEFT JOIN LATERAL (
     WHERE e.session = newest.session AND event IN ('alive', 'stopped') ORDER BY number DESC LIMIT 1
 ) AS reported ON true
 LEFT JOIN LATERAL (
-    SELECT detail ->> 'feed' AS feed FROM feed_events e
+    SELECT detail ->> 'feed' AS feed, (detail ->> 'first')::bigint AS first FROM feed_events e
     WHERE e.session = newest.session AND event = 'started' ORDER BY number LIMIT 1
 ) AS started ON true
 LEFT JOIN LATERAL (
@@ -89,7 +93,9 @@ LEFT JOIN LATERAL (
 ) AS connection ON true
 LEFT JOIN verified_sessions verified ON verified.session = newest.session
 WHERE newest.session IS NOT NULL
-ORDER BY newest.session DESC
+GROUP BY coalesce(started.first, newest.session)
+ORDER BY 2 DESC
+LIMIT %(most)s
 """
 
 # Counted by symbol through the primary key, within the exchange times that the session has reported.

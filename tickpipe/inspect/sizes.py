@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import redis
-
 from common.database.client import DatabaseClient
-from common.errors import OutageError
-from common.streams.client import expect_primary
+from common.errors import TickpipeError
+from common.streams.stream import Stream
 from tickpipe import formatting
 from tickpipe.progress import ProgressCallback
 
@@ -64,8 +62,7 @@ def _per_day(growth: float | None) -> str:
 class SizeProbe:
     """Measures the sizes when it is called. `disk`: a path on the database's disk, if that disk is on this machine."""
 
-    client: redis.Redis
-    streams: Sequence[str]
+    streams: Callable[[], Sequence[Stream]]
     store: DatabaseClient
     spool: Path
     disk: Path | None = None
@@ -105,11 +102,9 @@ class SizeProbe:
 
     def _redis(self) -> tuple[int | None, int | None, int | None]:
         """Bytes of the streams, used memory and maxmemory; None if Redis does not answer or has no limit."""
-        with suppress(redis.RedisError, OutageError):
-            expect_primary(self.client)
-            memory = self.client.info("memory")
-            streams = sum(self.client.memory_usage(key) or 0 for key in self.streams)
-            return streams, memory["used_memory"], memory.get("maxmemory") or None
+        with suppress(TickpipeError):
+            found = [stream.memory() for stream in self.streams()]
+            return sum(each.stream for each in found), found[0].used, found[0].limit
         return None, None, None
 
 
@@ -131,11 +126,11 @@ def free_bytes(path: Path) -> int | None:
 
 
 def folder_size(folder: Path) -> int:
-    """Bytes of the files in a folder; 0 if it does not exist."""
+    """Bytes of the files in a folder and its subfolders; 0 if it does not exist."""
     size = 0
-    for path in folder.glob("*"):
+    for path in folder.rglob("*"):
         with suppress(OSError):  # the file may be removed at any time
-            size += path.stat().st_size
+            size += path.stat().st_size if path.is_file() else 0
     return size
 
 

@@ -119,7 +119,8 @@ class Snapshot:
     latency_p50: float | None = None
     latency_p99: float | None = None
     group: str = ""
-    backlog: Backlog | None = None  # of this group
+    backlog: Backlog | None = None  # of this group, over all channels
+    channels: Mapping[str, Backlog] = field(default_factory=dict)  # of this group, by stream of prices
     groups: Mapping[str, Backlog] = field(default_factory=dict)
     consumers: Sequence[Consumer] = ()
     symbols: Sequence[SymbolStatus] = ()
@@ -130,6 +131,7 @@ class Snapshot:
     database_error: str = ""
     producer_error: str = ""
     note: str = ""
+    producers: Mapping[str, str] = field(default_factory=dict)  # feed → name of the active producer, if it has a lease
 
     @property
     def error(self) -> str:
@@ -171,9 +173,11 @@ class Snapshot:
             "latency_p99": self.latency_p99,
             "symbols": [{**asdict(each), "candles": [candle[1:6] for candle in each.candles]} for each in self.symbols],
             "groups": {name: group._asdict() for name, group in self.groups.items()},
+            "channels": {key: backlog._asdict() for key, backlog in self.channels.items()},
             "sizes": asdict(self.sizes) if self.sizes else None,
             "error": self.error or None,
             "note": self.note,
+            "producers": dict(self.producers),
         }
 
 

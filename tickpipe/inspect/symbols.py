@@ -153,7 +153,6 @@ WHERE symbol = %(symbol)s ORDER BY bucket
 
 _GAPS = """
 SELECT extract(epoch FROM since)::float8, extract(epoch FROM until)::float8, cause
-FROM feed_gaps
-WHERE (symbol = %(symbol)s OR symbol IS NULL) AND (until IS NULL OR until > %(since)s)
+FROM feed_gaps_between(%(since)s, one_symbol => %(symbol)s)
 ORDER BY since DESC LIMIT 200
 """

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import chain
@@ -26,7 +26,8 @@ from common.feed_event import REPORT_TIMEOUT
 from common.formatting import counted
 from common.streams.group import ConsumerGroup
 from common.tick import TIME_RANGE
-from producer.spool import read_spool, spool_files
+from producer.spool import read_spool
+from producer.spool_folder import all_spool_files
 from tickpipe.inspect.verdict import COMPLETE, NO_FINAL_REPORT, Verdict
 from tickpipe.progress import ProgressCallback
 from tickpipe.ranges import Range, merged, without
@@ -63,8 +64,8 @@ class _Session(NamedTuple):
 
 def verify(
     store: DatabaseClient,
-    prices: ConsumerGroup,
-    feed: ConsumerGroup,
+    prices: Sequence[ConsumerGroup],
+    feed: Sequence[ConsumerGroup],
     spool_folder: Path,
     *,
     everything: bool = False,
@@ -76,9 +77,9 @@ def verify(
 ) -> list[Verdict]:
     """The verdict on each session that is not verified yet, oldest first. Marks complete sessions as verified.
 
-    `everything`: include verified sessions. `since`: only sessions that began then or later, microseconds since 1970.
-    `recheck_after`: the consumers' claim interval in seconds. `session_timeout`: seconds without a report after which a
-    session counts as dead. Raises OutageError.
+    `prices`, `feed`: the streams of all channels. `everything`: include verified sessions. `since`: only sessions that
+    began then or later, microseconds since 1970. `recheck_after`: the consumers' claim interval in seconds.
+    `session_timeout`: seconds without a report after which a session counts as dead. Raises OutageError.
     """
     verdicts = _scan_all(store, since, session_timeout, progress, everything=everything)
     for wait in (0.0, recheck_after):
@@ -152,7 +153,7 @@ def _scan_span(cursor: Cursor, session: _Session, session_timeout: float, bounds
     verdict.missing = [Range(seq + 1, following - 1) for seq, following in steps if following > seq + 1]
     verdict.doubled = merged([Range(seq, seq) for seq, following in steps if following == seq])
     cursor.execute(_MISSING_EVENTS, {"session": session.id, "last": session.last_number})
-    verdict.missing_events = [Range(number + 1, following - 1) for number, following in cursor.fetchall()]
+    verdict.missing_events = [Range(last + 1, following - 1) for last, following in cursor.fetchall()]
     if verdict.missing:
         verdict.dead_letters = _account_for(cursor, verdict, _DEAD, bounds)
         verdict.lost = _account_for(cursor, verdict, _LOST, bounds)
@@ -170,7 +171,9 @@ def _account_for(cursor: Cursor, verdict: Verdict, query: str, bounds: Mapping[s
 Waiting = defaultdict[int, list[Range]]
 
 
-def _waiting(spool_folder: Path, prices: ConsumerGroup, feed: ConsumerGroup) -> tuple[Waiting, Waiting]:
+def _waiting(
+    spool_folder: Path, prices: Sequence[ConsumerGroup], feed: Sequence[ConsumerGroup]
+) -> tuple[Waiting, Waiting]:
     """Numbers in the spool and the streams, read in this order: of prices and of feed events, by session."""
     waiting: dict[str, Waiting] = {"prices": defaultdict(list), "feed": defaultdict(list)}
     events = (("feed", *identity) for identity in _streamed(feed, b"number"))
@@ -186,7 +189,7 @@ def _waiting(spool_folder: Path, prices: ConsumerGroup, feed: ConsumerGroup) -> 
 
 def _spooled(folder: Path) -> Iterator[tuple[str, int, int]]:
     """(stream, session, number) of every entry in the spools of this machine."""
-    for path in spool_files(folder):
+    for path in all_spool_files(folder):
         try:
             for stream, entry in read_spool(path):
                 yield stream, int(entry["session"]), int(entry["seq" if stream == "prices" else "number"])
@@ -195,9 +198,9 @@ def _spooled(folder: Path) -> Iterator[tuple[str, int, int]]:
                 logger.error("spool cannot be read: %s (%s). Its prices may be reported as missing", path, error)
 
 
-def _streamed(stream: ConsumerGroup, name: bytes) -> Iterator[tuple[int, int]]:
-    """(session, number) of every entry in the stream that is not stored yet. `name`: the field with the number."""
-    for entry in stream.unprocessed():
+def _streamed(streams: Sequence[ConsumerGroup], name: bytes) -> Iterator[tuple[int, int]]:
+    """(session, number) of every entry in the streams that is not stored yet. `name`: the field with the number."""
+    for entry in chain.from_iterable(stream.unprocessed() for stream in streams):
         fields = entry.fields or {}
         session, number = fields.get(b"session", b""), fields.get(name, b"")
         if session.isdigit() and number.isdigit():
@@ -220,11 +223,13 @@ def _mark_verified(cursor: Cursor, verdict: Verdict) -> None:
 
 
 _SESSIONS = """
+WITH due AS MATERIALIZED (
+    SELECT session FROM feed_states WHERE session >= %(since)s AND (%(everything)s OR NOT verified)
+)
 SELECT s.session, coalesce(s.feed, '?'), s.stopped_at IS NOT NULL,
        extract(epoch FROM clock_timestamp() - s.last_seen_at)::float8, s.last_seq,
        coalesce(s.time_min, s.session / 1e6), coalesce(s.time_max, s.session / 1e6), s.last_number
-FROM feed_sessions s LEFT JOIN verified_sessions v USING (session)
-WHERE s.session >= %(since)s AND (%(everything)s OR v.session IS NULL OR v.last_seq < s.last_seq)
+FROM due CROSS JOIN LATERAL (SELECT * FROM feed_sessions WHERE session = due.session) AS s
 ORDER BY s.session
 """
 
@@ -261,15 +266,18 @@ WHERE session = %(session)s AND event = 'overflow'
 
 _EXPIRED = "SELECT first_seq, last_seq FROM feed_expired WHERE session = %(session)s"
 
+# A row of signs of life stands for several numbers. Others may be in between: a late one, or a dead letter.
 _MISSING_EVENTS = """
-SELECT number, following FROM (
-    SELECT number, lead(number, 1, %(last)s + 1) OVER (ORDER BY number) AS following
+SELECT last, following FROM (
+    SELECT max(last) OVER places AS last, lead(first, 1, %(last)s + 1) OVER places AS following
     FROM (
-        SELECT 0::bigint AS number
-        UNION SELECT number FROM feed_events WHERE session = %(session)s
-        UNION SELECT seq FROM dead_letters WHERE session = %(session)s AND seq <= %(last)s AND stream LIKE '%%:feed'
+        SELECT 0::bigint AS first, 0::bigint AS last
+        UNION SELECT coalesce(first_number, number), number FROM feed_events WHERE session = %(session)s
+        UNION SELECT seq, seq FROM dead_letters
+        WHERE session = %(session)s AND seq <= %(last)s AND stream LIKE '%%:feed'
     ) AS numbers
-) AS steps WHERE following > number + 1 ORDER BY number
+    WINDOW places AS (ORDER BY first, last)
+) AS steps WHERE following > last + 1 ORDER BY last
 """
 
 _SPAN = (

@@ -18,11 +18,11 @@ from common.errors import OutageError, TickpipeError
 from common.settings import Secret
 from common.streams.client import connect
 from common.streams.group import ConsumerGroup
-from producer.spool import spool_folder
+from producer.spool_folder import spool_folder
+from tickpipe.inspect.channels import Channels
 from tickpipe.inspect.database import DatabaseReader
 from tickpipe.inspect.reader import StatusReader
 from tickpipe.inspect.sizes import SizeProbe
-from tickpipe.inspect.snapshot import backlog_left
 from tickpipe.inspect.symbols import SymbolReader
 from tickpipe.inspect.verdict import Verdict
 from tickpipe.inspect.verify import verify
@@ -67,14 +67,17 @@ def up(config: UpConfig, mode: RunMode, environ: Mapping[str, str], stop: thread
             child_environ |= {"TWELVE_DATA_API_KEY_FILE": ""}
         _print_addresses(console, mode, servers)
 
-        store, client = DatabaseClient(database_url), connect(redis_url)
-        stream = ConsumerGroup(client, config.price_stream, config.consumer_group, "observer")
-        feed = ConsumerGroup(client, f"{config.price_stream}:feed", config.consumer_group, "observer")
+        store = DatabaseClient(database_url)
+
+        def open_stream(key: str) -> ConsumerGroup:
+            return ConsumerGroup(connect(redis_url, key), key, config.consumer_group, "observer")
+
+        channels = Channels(open_stream, config.price_stream)
         spool = spool_folder(mode.data_dir / "spool", redis_url, config.price_stream)
-        probe = SizeProbe(client, [stream.key, feed.key], store, spool)
+        probe = SizeProbe(channels.all, store, spool)
         symbols = SymbolReader(DatabaseReader(store)).statuses
-        reader = StatusReader(stream, clock.microseconds, symbols=symbols, sizes=probe)
-        for step in (partial(migrations.apply, store), reader.begin, feed.ensure_group):
+        reader = StatusReader(channels, clock.microseconds, symbols=symbols, sizes=probe)
+        for step in (partial(migrations.apply, store), reader.begin):
             _run_until_stopped(step, stop)
         # Not earlier: a stopped step still uses the connection, and closing it would wait.
         stack.callback(store.close)
@@ -82,11 +85,12 @@ def up(config: UpConfig, mode: RunMode, environ: Mapping[str, str], stop: thread
         began = time.monotonic()
         pipeline = Pipeline(config, mode, servers, child_environ, console)
         title = "tickpipe  SIMULATED prices" if mode.simulated else "tickpipe  live prices"
-        error = _run(pipeline, reader, feed, RunTimer(config.seconds, reader), stop, console, title)
+        error = _run(pipeline, reader, RunTimer(config.seconds, reader), stop, console, title)
         waited = time.monotonic() - began >= FIRST_PRICE_TIMEOUT or not stop.is_set()
         store.close()  # a server that was restarted has closed the connection
         # All processes have ended: no session needs the usual wait for its producer.
-        verdicts = verify(store, stream, feed, spool, since=reader.began, recheck_after=1.0, session_timeout=0.0)
+        streams = channels.prices(), channels.feed()
+        verdicts = verify(store, *streams, spool, since=reader.began, recheck_after=1.0, session_timeout=0.0)
         if _compare(verdicts, console) == 0 and (error or waited):
             raise NoPriceError(f"no price was received. {error or 'The producer reported no error'}")
 
@@ -121,7 +125,6 @@ def _run_until_stopped(step: Callable[[], object], stop: threading.Event) -> Non
 def _run(
     pipeline: Pipeline,
     reader: StatusReader,
-    feed: ConsumerGroup,
     is_over: Callable[[], bool],
     stop: threading.Event,
     console: Console,
@@ -141,7 +144,7 @@ def _run(
             error = pipeline.producer_error()
             console.print("stopping: the producer first, then the consumers store the rest …")
             pipeline.stop_producer()
-            _drain(pipeline, reader, feed, refresh)
+            _drain(pipeline, reader, refresh)
     finally:
         pipeline.stop()
     return error
@@ -163,12 +166,12 @@ class RunTimer:
         return self._counts_from is not None and now - self._counts_from >= self._seconds
 
 
-def _drain(pipeline: Pipeline, reader: StatusReader, feed: ConsumerGroup, refresh: Callable[[], None]) -> None:
+def _drain(pipeline: Pipeline, reader: StatusReader, refresh: Callable[[], None]) -> None:
     """Wait until all prices and feed events are stored, at most DRAIN_TIMEOUT: the comparison needs both."""
     deadline = time.monotonic() + DRAIN_TIMEOUT
     while time.monotonic() < deadline:
         with suppress(OutageError):  # the view shows the outage
-            if reader.left() == 0 and backlog_left(feed.backlog()) == 0:
+            if reader.left() == 0:
                 return
         pipeline.keep_running(threading.Event())
         refresh()

@@ -62,6 +62,12 @@ def count(store: DatabaseClient, wanted: Filter) -> int:
         return int((cursor.fetchone() or (0,))[0])
 
 
+def delete(store: DatabaseClient, letter: int) -> None:
+    """Delete the dead letter with this id. Raises OutageError."""
+    with store.transaction() as connection, connection.cursor() as cursor:
+        cursor.execute("DELETE FROM dead_letters WHERE id = %s", (letter,))
+
+
 def retry(store: DatabaseClient, stream_of: Callable[[str], Stream], wanted: Filter) -> Iterator[int]:
     """Append the matching dead letters to their streams and delete them. Yields the number of each batch.
 

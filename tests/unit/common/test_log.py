@@ -79,6 +79,8 @@ def test_unknown_log_level_is_refused(level: str) -> None:
 PLACES = {
     "key": "{}",
     "password of Redis": "redis://user:{}@host:6379/0",
+    "password behind Sentinels": "redis+sentinel://:{}@host,host2/ticks",
+    "password of Sentinels": "redis+sentinel://host,host2/ticks?sentinel_password={}",
     "password of PostgreSQL": "postgresql://user:{}@host/db",
     "parameter": "redis://host/0?password={}",
     "name=value": "host=h password={} user=u",

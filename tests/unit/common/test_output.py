@@ -14,7 +14,7 @@ import pytest
 
 from common.errors import ConfigurationError
 from common.settings import Secret, absolute_folder
-from producer.spool import spool_folder
+from producer.spool_folder import spool_folder
 from tickpipe.local.servers.embedded import default_data_dir
 
 BIN = Path(sys.executable).parent

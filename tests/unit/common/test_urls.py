@@ -31,7 +31,7 @@ class Server(NamedTuple):
 
 
 def redis_server(url: str) -> Server:
-    client = connect(settings.redis_url({"REDIS_URL": url}))
+    client = connect(settings.redis_url({"REDIS_URL": url}), "prices")
     found: dict[str, Any] = client.connection_pool.connection_kwargs
     host = found.get("host") or found.get("path")
     return Server(host, found.get("port"), found.get("db"), found.get("username"), found.get("password"))

@@ -16,8 +16,9 @@ from common.errors import ConfigurationError, DatabaseOutageError, OutageError, 
 from common.streams.group import ConsumerGroup
 from common.streams.statistics import ConsumerStatistics
 from common.streams.stream import Entry
+from consumer.replay import Replayer, Route
 from consumer.tables import FEED, PRICES, TableWriter
-from consumer.worker import BISECT_AFTER, Route, Worker, WorkerConfig
+from consumer.worker import BISECT_AFTER, Worker, WorkerConfig
 from consumer.writer import Stored, Writer
 from tests.support.waiting import PATIENCE, wait_for
 from tests.unit.conftest import StreamMaker, stored
@@ -55,6 +56,20 @@ class Store:
         return [seq for stream, batch in self.batches for seq in batch if stream == "prices"]
 
 
+class Replays:
+    """Stands for a Replayer: gives these results in turn, and the last one again."""
+
+    def __init__(self, results: Sequence[bool | Exception]) -> None:
+        self._results = list(results)
+
+    def check(self, on_batch: Callable[[], None]) -> bool:
+        on_batch()
+        result = self._results.pop(0) if len(self._results) > 1 else self._results[0]
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+
 @pytest.fixture
 def store() -> Store:
     return Store()
@@ -75,13 +90,24 @@ def stream(make_stream: StreamMaker, store: Store) -> ConsumerGroup:
 
 @pytest.fixture
 def make_worker(make_stream: StreamMaker, store: Store, stop: threading.Event) -> Callable[..., Worker]:
-    def make(*, drain: bool = True, max_batch_size: int = 10, claim_idle: float = 30.0, name: str = "me") -> Worker:
+    def make(
+        *,
+        drain: bool = True,
+        max_batch_size: int = 10,
+        claim_idle: float = 30.0,
+        name: str = "me",
+        replayer: Replays | None = None,
+        stream_keep: float = 0.0,
+    ) -> Worker:
         lanes = [
             Route(make_stream("prices", consumer=name), PRICES),
             Route(make_stream("prices:feed", consumer=name), FEED),
         ]
-        config = WorkerConfig(drain=drain, max_batch_size=max_batch_size, claim_idle=claim_idle, poll=0.01)
-        return Worker(lanes, cast("Writer", store), config, stop=stop, clock=lambda: 3_000_000)
+        config = WorkerConfig(
+            drain=drain, max_batch_size=max_batch_size, claim_idle=claim_idle, poll=0.01, stream_keep=stream_keep
+        )
+        writer, replays = cast("Writer", store), cast("Replayer | None", replayer)
+        return Worker(lanes, writer, config, stop=stop, clock=lambda: 3_000_000, replayer=replays)
 
     return make
 
@@ -360,3 +386,36 @@ def test_stream_is_trimmed_up_to_the_slowest_group(
     stream.ack([entry.id for entry in stream.read(4)])
     make_worker().run()
     assert [int(fields[b"seq"]) for _, fields in stored(redis_client)] == [4, 5]
+
+
+@pytest.mark.parametrize("unfinished", [False, DatabaseOutageError("gone")], ids=["another replays", "outage"])
+def test_entries_stay_while_the_database_may_lack_them(
+    make_worker: MakeWorker,
+    stream: ConsumerGroup,
+    redis_client: redis.Redis,
+    stop: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+    unfinished: bool | Exception,
+) -> None:
+    """A replay needs them, however old they are."""
+    monkeypatch.setattr(ConsumerGroup, "is_nearly_full", lambda _: False)  # fakeredis has no INFO
+    fill(stream, 1, 5)
+    worker = make_worker(replayer=Replays([unfinished, True]), stream_keep=1e-9, drain=False)
+    working = threads.in_thread(worker.run)
+    wait_for(lambda: worker.totals.stored == 5)
+    stop.set()
+    working.result(timeout=PATIENCE)
+    assert len(stored(redis_client)) == 5
+    stop.clear()
+    make_worker(replayer=Replays([True]), stream_keep=1e-9).run()
+    assert len(stored(redis_client)) == 1
+
+
+def test_drain_ends_only_when_the_database_has_everything(
+    make_worker: MakeWorker, stream: ConsumerGroup, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    fill(stream, 1, 5)
+    make_worker(replayer=Replays([False, True])).run()
+    assert "not all stored again yet" in caplog.text
+    assert store.seqs == [1, 2, 3, 4, 5]

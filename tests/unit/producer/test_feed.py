@@ -51,6 +51,8 @@ QUICK: dict[str, Any] = {
     "handshake_timeout": 0.3,
     "alive_every": 0.1,
 }
+#: For tests of one connection, which a busy machine must not end.
+PATIENT: dict[str, Any] = {"heartbeat_timeout": PATIENCE, "ping_after": PATIENCE, "handshake_timeout": PATIENCE}
 
 
 class FeedRun:
@@ -71,7 +73,7 @@ class FeedRun:
             FeedConfig(url=url, **QUICK | config),
             api_key=api_key,
             symbols=symbols.split(","),
-            queue=self.queue,
+            queues=[self.queue],
             clock=clock,
             rng=random.Random(1),
         )
@@ -332,7 +334,7 @@ def deepest_frame() -> str:
 
 def test_malformed_frames_are_skipped_and_the_connection_is_kept(simulator: FaultySimulator) -> None:
     deepest = deepest_frame()  # before the feed runs, because the search keeps the interpreter busy
-    with running(simulator.url) as run:
+    with running(simulator.url, **PATIENT) as run:
         run.wait_for_prices(1)
         for frame in ("{no json", b"\x00\xff", "x" * 1_000_000, "[1]", b'{"event": "price"}'):
             simulator.send_raw(frame)
@@ -347,7 +349,7 @@ def test_malformed_frames_are_skipped_and_the_connection_is_kept(simulator: Faul
 
 def test_message_at_the_nesting_limit_is_logged_or_skipped(simulator: FaultySimulator) -> None:
     """Python may fail to print what it could parse. The depth of the stack decides for which of these."""
-    with running(simulator.url) as run:
+    with running(simulator.url, **PATIENT) as run:
         run.wait_for_prices(1)
         for depth in range(900, 1000):
             simulator.send_raw(f'{{"event": "x", "status": "error", "deep": {"[" * depth}{"]" * depth}}}')
@@ -358,7 +360,7 @@ def test_message_at_the_nesting_limit_is_logged_or_skipped(simulator: FaultySimu
 
 def test_quiet_market_is_not_an_outage_and_is_resubscribed(simulator: FaultySimulator) -> None:
     simulator.quiet(on=True)
-    with running(simulator.url, resubscribe_after=0.5) as run:
+    with running(simulator.url, resubscribe_after=0.5, **PATIENT) as run:
         wait_for(lambda: len(run.details("subscribed")) >= 2)
         assert (simulator.connections, run.details("disconnected")) == (1, [])
         simulator.quiet(on=False)
@@ -589,16 +591,16 @@ def test_clock_jumps_lose_no_price_and_repeat_no_number(
         FeedConfig(alive_every=0.0),
         api_key=lambda: Secret(KEY),
         symbols=["AAPL"],
-        queue=queue,
+        queues=[queue],
         clock=lambda: now,
         monotonic=lambda: 0.0,
     )
-    feed._begin_session(now)
+    feed.channels.begin(now, ["AAPL"])
     read: list[int] = []  # the clock at the receipt of each price
     for kind, seconds, microseconds in steps:
         now += seconds * 700_000 + microseconds
         if kind == "tick":
-            feed._keep_session(0.0)
+            feed._keep_sessions(0.0)
         else:
             feed.on_event({"event": kind, "timestamp": str(len(read))})
             read += [now] if kind == "price" else []

@@ -63,7 +63,7 @@ def feeding(url: str) -> Iterator[tuple[Feed, EventQueue]]:
     """A feed that receives from this server."""
     stop, queue = threading.Event(), EventQueue(1000)
     feed = Feed(
-        FeedConfig(url=url), api_key=lambda: Secret(KEY), symbols=["AAPL"], queue=queue, clock=clock.microseconds
+        FeedConfig(url=url), api_key=lambda: Secret(KEY), symbols=["AAPL"], queues=[queue], clock=clock.microseconds
     )
     running = threads.in_thread(feed.run, stop)
     try:

@@ -23,9 +23,10 @@ from common.feed_event import FeedEvent
 from common.streams.stream import Fields, Stream
 from producer.publisher import Publisher
 from producer.queue import MAX_APPEND, EventQueue, Item
-from producer.replay import Replayer, replay
+from producer.replay import OrphanReplayer, Replayer, replay
 from producer.session import PriceEvent, Session
-from producer.spool import Outgoing, Spool, SpoolFullError, spool_path
+from producer.spool import Outgoing, Spool, SpoolFullError
+from producer.spool_folder import spool_path
 from producer.streams import Streams
 from tests.support.waiting import PATIENCE, wait_for
 from tests.unit.conftest import stored
@@ -149,9 +150,10 @@ def test_batch_is_appended_whole_with_prices_before_feed_events(
     calls: list[tuple[str, int]] = []
     append = harness.streams.append
 
-    def record(stream: str, entries: Sequence[Fields]) -> None:
-        append(stream, entries)
+    def record(stream: str, entries: Sequence[Fields], **options: Any) -> bool:
+        confirmed = append(stream, entries, **options)
         calls.append((stream, len(entries)))
+        return confirmed
 
     monkeypatch.setattr(harness.streams, "append", record)
     harness.server.connected = not unavailable
@@ -231,7 +233,7 @@ def test_nothing_overtakes_a_spool_that_is_not_empty(harness: Harness) -> None:
 def test_batch_is_spooled_for_every_redis_error(
     harness: Harness, error: TickpipeError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> bool:
         raise error
 
     monkeypatch.setattr(harness.streams, "append", refuse)
@@ -373,11 +375,11 @@ def test_replayed_entries_are_not_appended_again(
     append = harness.streams.append
     stop = threading.Event()
 
-    def refuse_events(stream: str, entries: Sequence[Fields]) -> None:
+    def refuse_events(stream: str, entries: Sequence[Fields], **options: Any) -> bool:
         if stream == "feed":
             stop.set()
             raise error
-        append(stream, entries)
+        return append(stream, entries, **options)
 
     for n in range(1, 4):
         spool.put([Outgoing("prices", {"seq": str(n)}), Outgoing("feed", {"number": str(n)})])
@@ -457,7 +459,7 @@ def working(work: Callable[[], None], stop: threading.Event) -> Iterator[Future[
 
 def test_spool_is_replayed_after_every_redis_outage(harness: Harness) -> None:
     stop = threading.Event()
-    replayer = Replayer(harness.spool, harness.streams, harness.streams, stop)
+    replayer = Replayer(harness.spool, harness.streams, stop)
     with working(replayer.run, stop):
         for _ in range(2):
             harness.server.connected = False
@@ -486,10 +488,11 @@ def test_unanswered_append_is_retried(harness: Harness, monkeypatch: pytest.Monk
     harness.server.connected = True
     append, calls = harness.streams.append, iter([True])
 
-    def unanswered(stream: str, entries: Sequence[Fields]) -> None:
-        append(stream, entries)
+    def unanswered(stream: str, entries: Sequence[Fields], **options: Any) -> bool:
+        confirmed = append(stream, entries, **options)
         if next(calls, False):
             raise StreamOutageError("Timeout reading from socket")
+        return confirmed
 
     monkeypatch.setattr(harness.streams, "append", unanswered)
     harness.replay()
@@ -503,11 +506,10 @@ def test_orphans_are_replayed_alongside_the_live_spool_and_removed(harness: Harn
         orphan.close()
     (tmp_path / "0.spool").write_bytes(b"no database" * 100)  # a damaged spool must not end a producer
     harness.spool.put([Outgoing("prices", {"seq": "99"})])
-    stop = threading.Event()
     other: redis.Redis = fakeredis.FakeStrictRedis(server=harness.server, protocol=2)
     orphans = Streams(Stream(other, "prices"), Stream(other, "prices:feed"))
-    with working(Replayer(harness.spool, harness.streams, orphans, stop).run_orphans, stop):
-        wait_for(lambda: not spool_path(tmp_path, 2).exists())
+    OrphanReplayer(tmp_path, orphans, threading.Event()).replay()
+    assert not spool_path(tmp_path, 2).exists()
     assert harness.seqs() == [1, 2]
     assert harness.seqs("spool") == [99]
 

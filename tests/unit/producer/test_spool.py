@@ -16,7 +16,8 @@ from filelock import Timeout
 
 from common.errors import ConfigurationError, OutageError
 from common.settings import Secret
-from producer.spool import Outgoing, Spool, SpoolFullError, adopt_orphans, make_folder, spool_folder
+from producer.spool import Outgoing, Spool, SpoolFullError
+from producer.spool_folder import adopt_orphans, make_folder, spool_folder
 from tickpipe.inspect.sizes import folder_size
 
 
@@ -58,14 +59,14 @@ def test_entries_are_read_in_order_per_stream(open_spool: Opener) -> None:
     spool = open_spool()
     spool.put([price(1), event(1)])
     spool.put([price(2), event(2), price(3)])
-    mark, entries = spool.head("prices", 2)
+    mark, entries, *_ = spool.head("prices", 2)
     assert entries == [price(1).fields, price(2).fields]
     assert (spool.entries, spool.waiting("prices"), spool.waiting("feed")) == (5, 3, 2)  # `head` removes nothing
     spool.drop("prices", mark)
     assert (spool.entries, spool.waiting("prices"), prices(spool)) == (3, 1, [price(3)])
     drop(spool, 3)
-    assert (spool.entries, spool.head("prices", 3)) == (2, (0, []))
-    mark, entries = spool.head("feed", 3)
+    assert (spool.entries, spool.head("prices", 3)[:2]) == (2, (0, []))
+    mark, entries, *_ = spool.head("feed", 3)
     assert entries == [event(1).fields, event(2).fields]
     spool.put([price(4)])
     spool.drop("feed", mark)
@@ -123,6 +124,67 @@ def test_spool_has_one_owner(open_spool: Opener) -> None:
     open_spool().put([price(1)])
     with pytest.raises(Timeout):
         open_spool()
+
+
+# --- Entries that wait for a confirmation only
+
+
+def test_appended_entries_hold_back_nothing(open_spool: Opener) -> None:
+    spool = open_spool()
+    spool.put([price(1), event(1)], appended=True)
+    assert (spool.entries, spool.not_appended("prices"), spool.head("prices", 9)[:2]) == (2, 0, (0, []))
+    assert spool.appended("prices")[1] == price(1).fields
+    spool.put([price(2)])
+    spool.put([price(3)], appended=True)  # after one that is not: it has to wait for it
+    assert (spool.not_appended("prices"), prices(spool)) == (2, [price(2), price(3)])
+    assert not spool.all_appended
+
+
+def test_appended_entries_are_dropped_or_forgotten(open_spool: Opener) -> None:
+    spool = open_spool()
+    spool.put([price(1)])
+    spool.put([price(2), price(3)])
+    first = spool.head("prices", 2)
+    spool.set_appended("prices", first)
+    assert (spool.appended("prices"), prices(spool)) == ((first.mark, price(2).fields), [price(3)])
+    second = spool.head("prices", 2)
+    assert (second.after, second.previous, second.entries) == (first.mark, price(2).fields, [price(3).fields])
+    spool.forget_appended("prices")
+    assert (spool.not_appended("prices"), len(prices(spool))) == (3, 3)
+    spool.set_appended("prices", second)  # was read before
+    assert spool.not_appended("prices") == 3
+    spool.set_appended("prices", first)
+    spool.drop("prices", first.mark)
+    assert (spool.entries, spool.not_appended("prices"), spool.appended("prices")) == (1, 1, (0, None))
+
+
+def test_next_process_knows_nothing_as_appended(open_spool: Opener) -> None:
+    spool = open_spool()
+    spool.put([price(1)], appended=True)
+    spool.close()
+    assert open_spool().not_appended("prices") == 1
+
+
+def test_discarded_feed_events_leave_no_number_missing_between_others(open_spool: Opener) -> None:
+    """An event can be numbered after another one and have an earlier time: an instrument has that of its price."""
+    spool = open_spool()
+    events = [{"session": "1", "number": str(n), "at": str(at)} for n, at in enumerate((1000, 2500, 1500, 2600), 1)]
+    other = {"session": "2", "number": "1", "at": "1500"}
+    spool.put([Outgoing("feed", event) for event in (*events, other)])
+    assert spool.discard_since(2000) == 0
+    assert list(spool.head("feed", 10).entries) == [events[0], other]
+
+
+def test_entries_since_a_time_are_discarded(open_spool: Opener) -> None:
+    spool = open_spool(max_bytes=200)
+    for received in (1000, 2000, 3000):
+        spool.put(
+            [Outgoing("prices", {"received": str(received)}), Outgoing("feed", {"session": "1", "at": str(received)})]
+        )
+    assert spool.discard_since(2000) == 2
+    assert (spool.waiting("prices"), spool.waiting("feed")) == (1, 1)
+    assert spool.head("prices", 9)[1] == [{"received": "1000"}]
+    spool.put([Outgoing("prices", {"received": "9" * 100})])  # there is room again
 
 
 # --- Maximum size
@@ -236,7 +298,7 @@ def test_orphan_of_another_user_is_reported_and_kept(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("filelock.FileLock.acquire", refuse)
-    assert list(adopt_orphans(tmp_path, tmp_path / "2.spool")) == []
+    assert list(adopt_orphans(tmp_path)) == []
     assert "spool not adopted" in caplog.text
 
 
@@ -260,13 +322,13 @@ def test_orphans_are_adopted_oldest_first_and_live_spools_are_skipped(open_spool
         if name != "3.spool":  # its producer is alive
             spool.close()
     adopted = []
-    for orphan in adopt_orphans(tmp_path, own=tmp_path / "4.spool"):
+    for orphan in adopt_orphans(tmp_path):
         assert prices(orphan) == [Outgoing("prices", {"from": orphan.path.name})]
         adopted.append(orphan.path.name)
         with pytest.raises(Timeout):
             open_spool(orphan.path.name)  # locked until it is closed
         orphan.close()
-    assert adopted == ["1.spool", "2.spool"]
+    assert adopted == ["1.spool", "2.spool", "4.spool"]
 
 
 def test_broken_orphan_is_reported_kept_and_does_not_block_others(
@@ -278,7 +340,7 @@ def test_broken_orphan_is_reported_kept_and_does_not_block_others(
     spool.close()
     for _ in range(2):  # the lock was released
         caplog.clear()
-        for orphan in adopt_orphans(tmp_path, own=tmp_path / "9.spool"):
+        for orphan in adopt_orphans(tmp_path):
             assert orphan.path.name == "2.spool"
             orphan.close()
         assert [(record.levelno, "1.spool" in record.message) for record in caplog.records] == [(logging.ERROR, True)]

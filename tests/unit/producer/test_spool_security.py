@@ -16,7 +16,8 @@ import pytest
 from common.errors import ConfigurationError, TickpipeError
 from common.settings import Secret
 from common.streams.stream import Fields
-from producer.spool import Outgoing, Spool, adopt_orphans, make_folder, spool_folder
+from producer.spool import Outgoing, Spool
+from producer.spool_folder import adopt_orphans, make_folder, spool_folder
 
 ENTRY = Outgoing("prices", {"seq": "1"})
 CREATE = "CREATE TABLE entries (id INTEGER PRIMARY KEY, stream TEXT, fields TEXT)"
@@ -45,10 +46,10 @@ def plant(path: Path, *statements: str) -> None:
 def orphans(folder: Path) -> dict[str, list[Fields]]:
     """The entries of all spools that can be adopted and read."""
     found = {}
-    for spool in adopt_orphans(folder, own=folder / "own.spool"):
+    for spool in adopt_orphans(folder):
         with closing(spool):
             try:
-                found[spool.path.name] = spool.head("feed", 9)[1] + spool.head("prices", 9)[1]
+                found[spool.path.name] = [*spool.head("feed", 9).entries, *spool.head("prices", 9).entries]
             except TickpipeError as error:
                 logging.getLogger("test").error("%s", error)
     return found

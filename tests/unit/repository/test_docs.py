@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import subprocess
@@ -21,7 +22,7 @@ from tests.support.pages import blocks
 from tickpipe.cli.app import app as tickpipe
 
 ROOT = Path(__file__).resolve().parents[3]
-SECRETS = {"TWELVE_DATA_API_KEY", "REDIS_URL", "DATABASE_URL"}
+SECRETS = {"TWELVE_DATA_API_KEY", "REDIS_URL", "DATABASE_URL", "DATABASE_URLS"}
 #: Joined here, so that this file does not contain the names.
 REGISTRIES = ["pypi" + ".org", "files.python" + "hosted.org", "registry." + "npmjs.org"]
 
@@ -203,7 +204,20 @@ def test_the_configuration_page_shows_the_defaults() -> None:
 
 
 #: Variables on the pages that belong to other programs, to the tests or to the page itself.
-OTHERS = {"PATH", "PYTHON", "CI", "MINUTES", "SEED", "OPTIONS", "LIVE", "REDIS_DATA", "BACKUP", "POSTGRES_PASSWORD"}
+OTHERS = {
+    "PATH",
+    "PYTHON",
+    "CI",
+    "MINUTES",
+    "SEED",
+    "CLUSTER",
+    "FAILOVERS",
+    "OPTIONS",
+    "LIVE",
+    "REDIS_DATA",
+    "BACKUP",
+    "POSTGRES_PASSWORD",
+}
 OTHERS |= {"GRAFANA_PASSWORD", "DISK_ALERT_GB", "DASHBOARD_SHOT", "DASHBOARD_SHOTS", "TIMESCALEDB_URL"}  # of the tests
 OTHERS |= {"SSL_CERT_FILE", "COMPOSE_FILE", "COMPOSE_PROFILES", "PGPASSWORD"}  # OpenSSL's, Compose's, libpq's
 OTHERS |= {"UPGRADE", "IMAGE_REGISTRY"}  # of make and of the release workflow
@@ -369,3 +383,29 @@ def test_tests_named_on_the_pages_exist() -> None:
     sources = "".join(path.read_text(encoding="utf-8") for path in FILES if path.name.startswith("test_"))
     assert named
     assert {name for name in named if f"def {name}(" not in sources} == set()
+
+
+def test_every_word_of_a_selection_of_tests_selects_some() -> None:
+    """`FILE -k "this or that"` on a page. Without a file it is for several, so all are searched."""
+    selection = re.compile(r'`(?:(tests/\S+\.py) )?-k ("[^"`]+"|\w+)`')
+    rows = [row for page in PAGES for row in selection.findall(page.read_text(encoding="utf-8"))]
+    assert any(file for file, _ in rows)
+    sources = {path: path.read_text(encoding="utf-8") for path in FILES if path.name.startswith("test_")}
+    missing = [
+        (file, word)
+        for file, expression in rows
+        for word in set(re.findall(r"\w+", expression)) - {"or"}
+        if not re.search(rf"def test_\w*{word}", sources[ROOT / file] if file else "".join(sources.values()))
+    ]
+    assert missing == []
+
+
+def test_machines_follow_from_the_measured_cost() -> None:
+    """The table of docs/scaling.md: each figure is the rate divided by 60 % of what one can do, rounded up."""
+    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    rows = [re.findall(r"\d[\d.,]*", line) for line in text.splitlines() if re.match(r"\| [\d,]+ \|", line)]
+    numbers = [[float(cell.replace(",", "")) for cell in row] for row in rows]
+    producer, redis, consumer = next(row[2:] for row in numbers if row[:2] == [16, 500])
+    for rate, *machines in (row for row in numbers if row[0] >= 100_000):
+        needed = [rate * cost / 0.6e6 for cost in (producer, redis, consumer)] + [rate / 60_000]
+        assert machines == [math.ceil(each) for each in needed]

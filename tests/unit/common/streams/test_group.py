@@ -189,17 +189,29 @@ def test_consumers_publish_reports(stream: ConsumerGroup, make_stream: StreamMak
 )
 def test_malformed_consumer_reports_are_pruned(stream: ConsumerGroup, redis_client: redis.Redis, word: bytes) -> None:
     stream.statistics.publish(stream.consumer, stored=1, at=5)
-    redis_client.hset("prices:consumers", "odd", word)
-    redis_client.hset("prices:consumers", b"\xff", word)
+    redis_client.hset("{prices}:consumers", "odd", word)
+    redis_client.hset("{prices}:consumers", b"\xff", word)
     assert {name: told["at"] for name, told in stream.statistics.read().items()} == {
         stream.consumer: 5,
         "odd": 0,
         "\ufffd": 0,
     }
-    stream.statistics.prune(before=5)
-    assert set(stream.statistics.read()) == {stream.consumer, "\ufffd"}
-    stream.statistics.prune(before=6)
-    assert set(stream.statistics.read()) == {"\ufffd"}
+    assert stream.statistics.prune(before=5) == 2
+    assert set(stream.statistics.read()) == {stream.consumer, ""}
+    assert stream.statistics.prune(before=6) == 1
+    assert stream.statistics.read() == {"": {"stored": 1, "duplicates": 0, "dead_letters": 0, "batches": 0, "at": 5}}
+
+
+def test_sum_of_old_reports_loses_nothing(stream: ConsumerGroup) -> None:
+    now = 1_795_740_000_123_456  # microseconds: all digits are kept
+    for number in range(1, 11):
+        stream.statistics.publish(f"c{number}", stored=number, dead_letters=1, latency_p50=None, at=now + number)
+    for before in (now + 4, now + 4, now + 8):
+        stream.statistics.prune(before)
+    found = stream.statistics.read()
+    assert set(found) == {"", "c8", "c9", "c10"}
+    assert (found[""]["stored"], found[""]["dead_letters"], found[""]["at"]) == (28, 7, now + 7)
+    assert sum(report["stored"] for report in found.values()) == 55
 
 
 def test_key_of_another_type_is_a_configuration_error(stream: ConsumerGroup, redis_client: redis.Redis) -> None:
@@ -458,7 +470,7 @@ class Refusing(socketserver.StreamRequestHandler):
 def test_address_is_resolved_again_after_any_error(refusing_redis: RefusingRedis, error: str) -> None:
     """The node may have been demoted: whatever it says, another one may be at the address by now."""
     refusing_redis.error = error
-    client = connect(refusing_redis.url)
+    client = connect(refusing_redis.url, "prices")
     stream = ConsumerGroup(client, "prices", "g", "me")
     calls: list[Callable[[], object]] = [
         lambda: stream.append([fields(1)]),
@@ -485,7 +497,7 @@ def test_moved_key_is_a_configuration_error_until_first_success(
     monkeypatch.setattr(redis.client.Pipeline, "execute", moved)
     with pytest.raises(StreamOutageError, match="this node is not the primary"):
         stream.check()
-    with pytest.raises(ConfigurationError, match=r"one node of a Redis Cluster, and the key 'prices:consumers'"):
+    with pytest.raises(ConfigurationError, match=r"one node of a Redis Cluster, and the key '\{prices\}:consumers'"):
         stream.statistics.check()
 
 
@@ -513,7 +525,7 @@ def test_lost_group_is_an_outage_until_recreated(stream: ConsumerGroup, redis_cl
 )
 def test_invalid_url_is_refused_without_quoting_it(url: str) -> None:
     with pytest.raises(ConfigurationError, match="REDIS_URL is not a Redis URL") as caught:
-        connect(Secret(url))
+        connect(Secret(url), "prices")
     assert "p4ss" not in str(caught.value)
 
 
@@ -522,5 +534,13 @@ def test_invalid_url_is_refused_without_quoting_it(url: str) -> None:
 )  # fmt: skip
 def test_valid_url_does_not_connect_yet(url: str) -> None:
     before = threading.active_count()
-    connect(Secret(url)).close()
+    connect(Secret(url), "prices").close()
     assert threading.active_count() == before
+
+
+def test_last_id_is_that_of_the_newest_entry(make_stream: StreamMaker) -> None:
+    stream = make_stream()
+    assert stream.last_id() == b"0-0"
+    stream.append([{"seq": "1"}])
+    (entry,) = stream.scan(b"-", 9)
+    assert stream.last_id() == entry.id

@@ -384,7 +384,7 @@ def test_health_is_checked_immediately_after_an_outage() -> None:
         raise OutageError("Redis: Timeout")
 
     stream.groups.side_effect = database.rows.side_effect = wait
-    query = pipeline_query(stream, database, lambda: now)
+    query = pipeline_query(Mock(single=stream, prices=lambda: [stream]), database, lambda: now)
     for readings in (1, 2, 3):
         assert query().redis_error == "Redis: Timeout"
         assert stream.groups.call_count == readings

@@ -1,0 +1,129 @@
+"""The lease of a feed: of several producers with one feed name, its holder is the active one.
+
+The lease is a key with a lifetime, which the holder renews. A holder that is paused for longer may still believe that
+it is active. So the fence beside each stream has the epoch of the active producer, and append_once.lua refuses an older
+one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, cast
+
+from redis.exceptions import LockError
+from redis.lock import Lock
+
+from common import rights
+from common.errors import ConfigurationError, FencedError
+from common.streams.client import look_up_again
+from common.streams.keys import beside
+from common.streams.scripts import load_script
+from common.streams.stream import Fence, Stream
+
+
+def lease_key(price_stream: str, feed: str) -> str:
+    """The key of the lease. Its value is the name of the active producer."""
+    return beside(price_stream, f"lease:{feed}")
+
+
+def active_producers(prices: Stream) -> dict[str, str]:
+    """The name of the active producer of each feed that has a lease now; none if the user lacks the right to read it.
+
+    Raises StreamOutageError.
+    """
+    found: dict[str, str] = {}
+    with suppress(ConfigurationError), prices.translated():
+        for name in cast("dict[bytes, bytes]", prices.client.hgetall(beside(prices.key, "fence"))):
+            feed = name.decode(errors="replace")
+            if holder := cast("bytes | None", prices.client.get(lease_key(prices.key, feed))):
+                found[feed] = holder.decode(errors="replace")
+    return found
+
+
+class Lease:
+    """The lease as one producer uses it. Not for several threads at once."""
+
+    def __init__(
+        self, prices: Stream, others: Callable[[], Sequence[Stream]], feed: str, holder: str, lifetime: float
+    ) -> None:
+        """`prices`: the stream that a single channel uses. `others`: all other streams that a producer may append to.
+
+        `holder`: a name that no other process has. `lifetime` in seconds.
+        """
+        self.lifetime = lifetime
+        self._prices, self._others = prices, others
+        self._feed, self._holder = feed, holder
+        self._key = lease_key(prices.key, feed)
+        self._fence = beside(prices.key, "fence")
+        self._lock = Lock(prices.client, self._key, timeout=lifetime, thread_local=False)
+        self._claim = load_script(prices.client, "claim")
+
+    def check(self) -> None:
+        """Raise ConfigurationError for a missing right, StreamOutageError."""
+        self._prices.check_key(self._prices.key, "stream", rights.scan(self._prices.key))
+        self._prices.check_key(self._key, "string", rights.lock(self._key))
+        for stream in (self._prices, *self._others()):
+            fence = beside(stream.key, "fence")
+            stream.check_key(fence, "hash", {**rights.remember(fence), **rights.now()})
+
+    def holder(self) -> str | None:
+        """The name of the active producer; None if there is none. Raises StreamOutageError."""
+        with self._prices.translated():
+            found = cast("bytes | None", self._prices.client.get(self._key))
+        return None if found is None else found.decode(errors="replace")
+
+    def acquire(self) -> Fence | None:
+        """Become the active producer if no other one is. Raises StreamOutageError."""
+        if self.holder():
+            return None
+        _look_up_again(self._prices)
+        with self._prices.translated():
+            if not self._lock.acquire(blocking=False, token=self._holder):
+                return None
+            claimed = cast("Any", self._claim(keys=[self._key, self._fence], args=[self._holder, self._feed]))
+        fence = Fence(self._feed, int(claimed))
+        if not fence.epoch:  # paused for longer than the lease since the line above
+            return None
+        epochs = [self._raise(stream, fence) for stream in self._others()]
+        return fence if all(epoch == fence.epoch for epoch in epochs) else None
+
+    def renew(self, fence: Fence) -> None:
+        """Keep the lease. A lease that was lost with a Redis that failed over is taken again.
+
+        Raises FencedError if another producer is active, StreamOutageError.
+        """
+        _look_up_again(self._prices)
+        with self._prices.translated():
+            try:
+                self._lock.reacquire()
+            except LockError:
+                if not self._lock.acquire(blocking=False, token=self._holder):
+                    raise FencedError(max(self._epoch(), fence.epoch + 1)) from None
+        if (epoch := self._epoch()) > fence.epoch:
+            self.release()
+            raise FencedError(epoch)
+
+    def release(self) -> None:
+        """Let another producer become active at once. Raises StreamOutageError."""
+        with self._prices.translated():
+            try:
+                self._lock.release()
+            except LockError:
+                return  # another producer has it
+
+    def _raise(self, stream: Stream, fence: Fence) -> int:
+        """Refuse earlier producers on another stream. Returns the epoch of the active producer."""
+        _look_up_again(stream)
+        with stream.translated():
+            script = load_script(stream.client, "raise_fence")
+            return int(cast("Any", script(keys=[beside(stream.key, "fence")], args=[fence.feed, fence.epoch])))
+
+    def _epoch(self) -> int:
+        with self._prices.translated():
+            return int(cast("Any", self._prices.client.hget(self._fence, self._feed)) or 0)
+
+
+def _look_up_again(stream: Stream) -> None:
+    """An old primary that was paused or cut off answers until it learns of the failover. A lease there is void."""
+    look_up_again(stream.client)

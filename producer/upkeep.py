@@ -1,0 +1,55 @@
+"""The work of a producer process beside its runs: registers its channels, and appends what dead producers spooled."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from common.errors import TickpipeError
+from common.streams.registry import ChannelRegistry
+from producer.config import ProducerConfig
+from producer.delivery import open_streams
+from producer.replay import OrphanReplayer
+from producer.spool_folder import channel_folders
+
+logger = logging.getLogger("producer.publisher")
+
+#: Seconds between two turns.
+EVERY = 15.0
+
+
+class Upkeep:
+    """The work of one thread."""
+
+    def __init__(self, config: ProducerConfig, registry: ChannelRegistry, stop: threading.Event) -> None:
+        self._config = config
+        self._registry = registry
+        self._stop = stop
+        self._replayers: dict[str, OrphanReplayer] = {}  # by stream of prices
+
+    def appended(self) -> int:
+        """Prices that Redis has acknowledged from spools of dead producers."""
+        return sum(replayer.streams.appended for replayer in list(self._replayers.values()))
+
+    def run(self) -> None:
+        """Take a turn now and every 15 seconds until `stop` is set."""
+        while True:
+            self._register()
+            self._replay_orphans()
+            if self._stop.wait(EVERY):
+                return
+
+    def _register(self) -> None:
+        """Consumers find several channels by the registry. Repeated, since a Redis that fails over may lose it."""
+        if self._config.partitions > 1:
+            try:
+                self._registry.add(self._config.keys)
+            except TickpipeError as error:
+                logger.warning("channels not registered: %s", error)
+
+    def _replay_orphans(self) -> None:
+        """Of all channels that have a folder: `--partitions` may have been another one before."""
+        for key, folder in channel_folders(self._config.spool_folder, self._config.price_stream).items():
+            if key not in self._replayers:
+                self._replayers[key] = OrphanReplayer(folder, open_streams(self._config, key), self._stop)
+            self._replayers[key].replay()

@@ -1,0 +1,128 @@
+"""The lease has one holder, and an epoch that only rises."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import fakeredis
+import pytest
+import redis
+
+from common.errors import FencedError, StreamOutageError
+from common.streams.lease import Lease, active_producers, lease_key
+from common.streams.stream import Fence, Numbered, Stream
+
+
+class LeaseMaker(Protocol):
+    def __call__(self, holder: str) -> Lease: ...
+
+
+@pytest.fixture
+def prices(redis_client: redis.Redis) -> Stream:
+    return Stream(redis_client, "prices")
+
+
+@pytest.fixture
+def make_lease(redis_server: fakeredis.FakeServer) -> LeaseMaker:
+    def make(holder: str) -> Lease:
+        client = fakeredis.FakeStrictRedis(server=redis_server, protocol=2)
+        others = [Stream(client, "prices:feed")]
+        return Lease(Stream(client, "prices"), lambda: others, "twelvedata", holder, 5.0)
+
+    return make
+
+
+def acquired(lease: Lease) -> Fence:
+    fence = lease.acquire()
+    assert fence
+    return fence
+
+
+def expire(prices: Stream) -> None:
+    prices.client.delete(lease_key("prices", "twelvedata"))
+
+
+def append(prices: Stream, fence: Fence, number: int) -> None:
+    prices.append_once([Numbered("1", 0, [(number, {"session": "1", "seq": str(number)})])], fence=fence)
+
+
+def test_one_producer_has_the_lease(make_lease: LeaseMaker, prices: Stream) -> None:
+    one, other = make_lease("one"), make_lease("other")
+    assert active_producers(prices) == {}
+    fence = acquired(one)
+    assert other.acquire() is None
+    assert one.holder() == other.holder() == "one"
+    assert active_producers(prices) == {"twelvedata": "one"}
+    one.renew(fence)
+    one.release()
+    assert acquired(other).epoch > fence.epoch
+    assert active_producers(prices) == {"twelvedata": "other"}
+
+
+def test_holder_whose_lease_has_ended_is_fenced(make_lease: LeaseMaker, prices: Stream) -> None:
+    one, other = make_lease("one"), make_lease("other")
+    old = acquired(one)
+    append(prices, old, 1)
+    expire(prices)
+    new = acquired(other)
+    with pytest.raises(FencedError) as appending:
+        append(prices, old, 2)
+    with pytest.raises(FencedError) as renewing:
+        one.renew(old)
+    assert appending.value.since == renewing.value.since == new.epoch
+    append(prices, new, 2)
+    one.release()  # of another one's lease: no effect
+    other.renew(new)
+
+
+def test_lease_that_was_lost_with_a_redis_is_taken_again(make_lease: LeaseMaker, prices: Stream) -> None:
+    lease = make_lease("one")
+    fence = acquired(lease)
+    prices.client.flushall()
+    lease.renew(fence)
+    assert lease.holder() == "one"
+    append(prices, fence, 1)
+
+
+def test_producer_that_was_active_in_between_fences_even_after_it_has_ended(
+    make_lease: LeaseMaker, prices: Stream
+) -> None:
+    one, other = make_lease("one"), make_lease("other")
+    fence = acquired(one)
+    expire(prices)
+    acquired(other)
+    other.release()
+    with pytest.raises(FencedError):
+        one.renew(fence)
+    assert one.holder() is None
+
+
+def test_holder_that_was_paused_before_its_claim_fences_no_other(
+    make_lease: LeaseMaker, prices: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = make_lease("one"), make_lease("other")
+    claim, found = one._claim, []
+
+    def pause(**arguments: object) -> object:
+        expire(prices)
+        found.append(acquired(other))
+        return claim(**arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(one, "_claim", pause)
+    assert one.acquire() is None
+    append(prices, found[0], 1)
+
+
+def test_epoch_rises_although_the_clock_goes_back(make_lease: LeaseMaker, prices: Stream) -> None:
+    prices.client.hset("{prices}:fence", "twelvedata", str(5 * 10**15))
+    assert acquired(make_lease("one")).epoch == 5 * 10**15 + 1
+
+
+def test_outage_does_not_end_the_lease(make_lease: LeaseMaker, redis_server: fakeredis.FakeServer) -> None:
+    lease = make_lease("one")
+    fence = acquired(lease)
+    redis_server.connected = False
+    with pytest.raises(StreamOutageError):
+        lease.renew(fence)
+    redis_server.connected = True
+    lease.renew(fence)

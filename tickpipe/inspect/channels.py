@@ -1,0 +1,51 @@
+"""The streams of all channels, as the commands read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from common.channels import channel_key, feed_key
+from common.streams.group import ConsumerGroup
+from common.streams.registry import ChannelRegistry
+
+
+class Channels:
+    """The streams of each channel that producers have used. `prices` and `feed` look for new ones each time."""
+
+    def __init__(
+        self, open_stream: Callable[[str], ConsumerGroup], price_stream: str, only: Sequence[int] | None = None
+    ) -> None:
+        """`open_stream`: the stream of a key, on a client of its own. `price_stream`: the single channel's stream.
+
+        `only`: these channels instead of all.
+        """
+        self._only = None if only is None else [channel_key(price_stream, channel) for channel in only]
+        self.single = open_stream(price_stream)
+        self._open = open_stream
+        self._registry = ChannelRegistry(self.single)
+        self._streams = {price_stream: self.single}
+
+    def prices(self) -> list[ConsumerGroup]:
+        """The streams of prices. Raises OutageError, ConfigurationError."""
+        return [self.stream(key) for key in self._keys()]
+
+    def feed(self) -> list[ConsumerGroup]:
+        """The streams of feed events, in the same order. Raises OutageError, ConfigurationError."""
+        return [self.stream(feed_key(key)) for key in self._keys()]
+
+    def both(self, key: str) -> tuple[ConsumerGroup, ConsumerGroup]:
+        """The stream of prices of this key, and that of its feed events."""
+        return self.stream(key), self.stream(feed_key(key))
+
+    def all(self) -> list[ConsumerGroup]:
+        """All streams: those of prices first. Raises OutageError, ConfigurationError."""
+        return [*self.prices(), *self.feed()]
+
+    def _keys(self) -> Sequence[str]:
+        return self._registry.found() if self._only is None else self._only
+
+    def stream(self, key: str) -> ConsumerGroup:
+        """The stream of this key."""
+        if key not in self._streams:
+            self._streams[key] = self._open(key)
+        return self._streams[key]

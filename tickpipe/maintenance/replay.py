@@ -1,0 +1,141 @@
+"""Stores entries again that the database lacks: from the streams, the spools of this machine and the dead letters."""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+from common.channels import feed_key
+from common.database.client import DatabaseClient
+from common.errors import OutageError
+from common.number import to_bigint
+from common.streams.stream import Entry
+from consumer.replay import Route, store_again
+from consumer.writer import Writer
+from producer.spool import read_spool
+from producer.spool_folder import spool_files
+from tickpipe.inspect.verdict import Verdict
+from tickpipe.maintenance import dead_letters
+from tickpipe.progress import ProgressCallback
+from tickpipe.ranges import Range
+
+logger = logging.getLogger("tickpipe.replay")
+
+#: Entries in one transaction.
+BATCH = 1000
+#: Dead letters of a session that are tried again, at most.
+MAX_LETTERS = 100_000
+#: The field with an entry's number, by what the stream holds.
+_NUMBER = {"prices": b"seq", "feed": b"number"}
+
+
+class Replayed(NamedTuple):
+    """How many entries were stored again, and how many rows are new."""
+
+    entries: int = 0
+    rows: int = 0
+
+    def __add__(self, other: tuple[int, ...]) -> Replayed:  # type: ignore[override]
+        return Replayed(self.entries + other[0], self.rows + other[1])
+
+
+class Missing:
+    """Numbers that are missing, by session."""
+
+    def __init__(self, ranges: Mapping[int, Sequence[Range]]) -> None:
+        """The ranges of a session are in order and do not overlap."""
+        self._ranges = ranges
+
+    def has(self, session: int | None, number: int | None) -> bool:
+        """Whether this number of this session is missing."""
+        ranges = self._ranges.get(session or 0, ())
+        index = bisect_right(ranges, number or 0, key=lambda each: each.first) - 1
+        return index >= 0 and (number or 0) <= ranges[index].last
+
+    def among(self, entries: Iterable[Entry], name: bytes) -> Iterator[Entry]:
+        """The entries whose numbers are missing. `name`: the field with the number."""
+        for entry in entries:
+            fields = entry.fields or {}
+            if self.has(to_bigint(fields.get(b"session")), to_bigint(fields.get(name))):
+                yield entry
+
+
+def replay(
+    routes: Sequence[tuple[str, Route]],
+    writer: Writer,
+    start: bytes = b"-",
+    progress: ProgressCallback = lambda *_: None,
+) -> dict[str, Replayed]:
+    """Store the entries of the streams again, from the id `start` on. Returns what was found, by what it is.
+
+    `routes`: each with "prices" or "feed". Raises OutageError.
+    """
+    results = {what: Replayed() for what, _ in routes}
+    total = sum(route.stream.backlog().length for _, route in routes)
+    for what, route in routes:
+        for stored, _ in store_again(writer, route.table, route.stream.key, route.stream.scan(start, BATCH), BATCH):
+            results[what] += sum(stored), stored.inserted
+            progress(sum(each.entries for each in results.values()), total)
+    return results
+
+
+def repair(
+    routes: Sequence[tuple[str, Route]],
+    writer: Writer,
+    store: DatabaseClient,
+    spools: Mapping[str, Path],
+    verdicts: Sequence[Verdict],
+    progress: ProgressCallback = lambda *_: None,
+) -> dict[str, Replayed]:
+    """Store what the verdicts miss, from every place that may have it. Returns what was found, by place.
+
+    `routes`: each with "prices" or "feed". `spools`: folders by stream of prices. Entries in a spool are stored, too,
+    since its producer may never return. Raises OutageError.
+    """
+    missing = {
+        "prices": Missing({verdict.session: verdict.missing for verdict in verdicts}),
+        "feed": Missing({verdict.session: verdict.missing_events for verdict in verdicts}),
+    }
+    sessions = [verdict.session for verdict in verdicts if verdict.missing or verdict.dead_letters]
+    results = dict.fromkeys(("streams", "spools", "dead letters"), Replayed())
+    for what, route in routes:
+        key, table = route.stream.key, route.table
+        progress(0, 0, f"repairing {what}")
+        for stored, _ in store_again(
+            writer, table, key, missing[what].among(route.stream.scan(b"-", BATCH), _NUMBER[what]), BATCH
+        ):
+            results["streams"] += sum(stored), stored.inserted
+        folder = spools.get(key.removesuffix(feed_key("")))
+        for stored, _ in store_again(writer, table, key, _spooled(folder, what), BATCH):
+            results["spools"] += sum(stored), stored.inserted
+        for session in sessions:
+            results["dead letters"] += _retry(store, writer, route, session)
+    return results
+
+
+def _spooled(folder: Path | None, what: str) -> Iterator[Entry]:
+    """The entries for this stream in the spools of this machine."""
+    for path in spool_files(folder) if folder else ():
+        try:
+            for number, (stream, fields) in enumerate(read_spool(path)):
+                if stream == what:
+                    parts = [text.encode(errors="surrogatepass") for text in chain.from_iterable(fields.items())]
+                    yield Entry(f"{path.stem}:{number}".encode(), parts)
+        except OutageError as error:
+            logger.error("spool cannot be read: %s (%s)", path, error)
+
+
+def _retry(store: DatabaseClient, writer: Writer, route: Route, session: int) -> Replayed:
+    """Store the dead letters of a session one by one, and delete those that are rows now."""
+    result = Replayed()
+    for letter in dead_letters.find(store, dead_letters.Filter(session=session), limit=MAX_LETTERS):
+        if letter.stream == route.stream.key:
+            stored = writer.insert_batch(route.table, letter.stream, [Entry(letter.entry_id.encode(), letter.raw)])
+            if not stored.dead:
+                dead_letters.delete(store, letter.id)
+            result += 1, stored.inserted
+    return result
