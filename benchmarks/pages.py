@@ -17,6 +17,8 @@ LATEST = ROOT / "benchmarks" / "results" / "latest.json"
 COLUMNS = {
     "rate": ("events/s", "{:,.0f}"),
     "cpu": ("client CPU, µs/event", "{:.1f}"),
+    "redis": ("Redis CPU, µs/event", "{:.1f}"),
+    "consumer": ("consumer CPU, µs/event", "{:.1f}"),
     "peak": ("peak memory, MiB", "{:.0f}"),
     "swing": ("memory, max − min after warm-up, MiB", "{:.1f}"),
     "dropped": ("dropped", "{:,.0f}"),

@@ -26,11 +26,18 @@ class Scale:
     growth_rounds: int = 2
     backlog: int = 2_000_000
     dashboard_rounds: int = 5
+    #: Appends in each run of the part `append`, at most.
+    appends: int = 400
+    append_rounds: int = 5
+    year_rounds: int = 3
+    channel_events: int = 200_000
+    channel_rounds: int = 2
 
 
 QUICK = Scale(
     events=50_000, rounds=1, feed_events=50_000, feed_rounds=1, pace_seconds=5, pace_rounds=1, sizes=(500_000,),
-    growth_rounds=1, backlog=200_000, dashboard_rounds=1,
+    growth_rounds=1, backlog=200_000, dashboard_rounds=1, append_rounds=1, year_rounds=1,
+    channel_events=40_000, channel_rounds=1,
 )  # fmt: skip
 
 

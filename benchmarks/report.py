@@ -22,6 +22,8 @@ class Metric(NamedTuple):
 METRICS = {
     "rate": Metric("events/s", "{:,.0f}"),
     "cpu": Metric("client CPU, µs/event", "{:.1f}"),
+    "redis": Metric("Redis CPU, µs/event", "{:.1f}"),
+    "consumer": Metric("consumer CPU, µs/event", "{:.1f}"),
     "peak": Metric("peak memory, MiB", "{:,.0f}"),
     "swing": Metric("memory, max − min after warm-up, MiB", "{:,.1f}"),
     "dropped": Metric("dropped", "{:,.0f}"),

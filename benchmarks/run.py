@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from benchmarks import dashboard, feed, growth, latency, sink
+from benchmarks import append, channels, dashboard, feed, growth, latency, sink, year
 from benchmarks.clients import Blaster
 from benchmarks.picture import Bar, Group, svg
 from benchmarks.plan import QUICK, Part, Scale, turns
@@ -34,10 +34,11 @@ from common import cli
 from common.errors import ConfigurationError
 from tests.support.browser import find_program, launched
 from tests.support.folders import temporary_folder
+from tests.support.redis_nodes import FailoverPair, failover_pair
 
 RESULTS = ROOT / "benchmarks" / "results"
 PICTURE = ROOT / "docs" / "bench.svg"
-PARTS = ("sink", "feed", "latency", "growth", "dashboard")
+PARTS = ("sink", "feed", "append", "latency", "growth", "channels", "year", "dashboard")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -58,7 +59,15 @@ def run(
     if unknown := set(names) - set(PARTS):
         raise ConfigurationError(f"--only {','.join(sorted(unknown))}: expected some of {','.join(PARTS)}")
     scale = QUICK if quick else Scale()
-    wanted = [*sink.RATIOS, *feed.RATIOS, *growth.ratios(scale), *dashboard.RATIOS]
+    wanted = [
+        *sink.RATIOS,
+        *feed.RATIOS,
+        *append.RATIOS,
+        *growth.ratios(scale),
+        *channels.RATIOS,
+        *year.RATIOS,
+        *dashboard.RATIOS,
+    ]
     console = Console(width=None if sys.stdout.isatty() else 150)
     with temporary_folder() as folder, bench(folder) as found, ExitStack() as stack:
         results = measure(_parts(names, found, scale, stack), console)
@@ -82,6 +91,12 @@ def _parts(names: list[str], found: Bench, scale: Scale, stack: ExitStack) -> li
         return server
 
     @cache
+    def symbols(number: int) -> Blaster:
+        server = channels.frames(found, scale.channel_events, number)
+        stack.callback(server.stop)
+        return server
+
+    @cache
     def browser() -> Browser:
         program = find_program()
         if program is None:
@@ -90,13 +105,20 @@ def _parts(names: list[str], found: Bench, scale: Scale, stack: ExitStack) -> li
             )
         return stack.enter_context(launched(program))
 
+    @cache
+    def nodes() -> FailoverPair:
+        return stack.enter_context(failover_pair())
+
     if "dashboard" in names:
         browser()  # fails before the measurement starts
     parts = {
         "sink": [sink.part(found, scale)],
         "feed": [feed.part(found, scale, blaster)],
+        "append": [append.part(scale, nodes)],
         "latency": [latency.part(found, scale, blaster)],
         "growth": [growth.part(found, scale), growth.backlog_part(found, scale)],
+        "channels": [channels.part(found, scale, symbols)],
+        "year": [year.part(found, scale)],
         "dashboard": [dashboard.part(found, scale, browser)],
     }
     return [part for name in PARTS if name in names for part in parts[name]]

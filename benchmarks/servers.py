@@ -116,8 +116,9 @@ class Bench:
     # Streams.
 
     def empty_stream(self) -> None:
-        """Delete the stream and its groups."""
-        self.redis.delete(STREAM, f"{STREAM}:feed")
+        """Delete the stream and its groups, and those of all channels."""
+        channels = [*self.redis.scan_iter(f"{STREAM}:{{*"), *self.redis.scan_iter(f"{{{STREAM}}}*")]
+        self.redis.delete(STREAM, f"{STREAM}:feed", *channels)
 
     def fill_stream(self, count: int, first: int = 0) -> None:
         """Fill the stream with `count` unread entries after number `first`. Entries are loaded once, then copied."""
@@ -148,9 +149,9 @@ class Bench:
         command = [str(Path(sys.executable).with_name("consumer")), "--max-batch-size", str(batch), *options]
         return Client(command, self.environment(database), self.folder)
 
-    def producer(self, url: str) -> Client:
+    def producer(self, url: str, *options: str) -> Client:
         """Start a producer with this websocket URL."""
-        command = [str(Path(sys.executable).with_name("producer")), "--symbols", "BTC/USD,AAPL", "--url", url]
+        command = [str(Path(sys.executable).with_name("producer")), "--symbols", "BTC/USD,AAPL", "--url", url, *options]
         return Client(command, self.environment("postgres"), self.folder)
 
     def peer(self, name: str, database: str, *arguments: object) -> Client:

@@ -37,7 +37,7 @@ def main() -> None:
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000_000
     with temporary_folder() as folder, embedded_servers(folder / "data") as servers:
         url = Secret(servers.database_url or "")
-        stream = ConsumerGroup(connect(Secret(servers.redis_url or "")), "prices", "timescale", "bench")
+        stream = ConsumerGroup(connect(Secret(servers.redis_url or ""), "prices"), "prices", "timescale", "bench")
         stream.ensure_group()
         with closing(DatabaseClient(url)) as store, closing(psycopg2.connect(url.reveal())) as connection:
             migrations.apply(store)
@@ -49,7 +49,7 @@ def main() -> None:
                 cursor.execute(STOPPED_EVENT, {"rows": rows})
             for label, everything in (("complete", False), ("verified", False), ("complete, --all", True)):
                 started = time.monotonic()
-                verdicts = verify(store, stream, stream, Path(folder), everything=everything)
+                verdicts = verify(store, [stream], [stream], Path(folder), everything=everything)
                 print(f"{rows:,} rows, {label}: {time.monotonic() - started:.1f} s, {len(verdicts)} sessions scanned")
 
 
