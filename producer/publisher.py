@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from common import feed_event, tick
 from common.errors import TickpipeError
@@ -56,6 +56,10 @@ class Publisher:
 
     def publish(self, items: Sequence[Item], *, last: bool = False) -> None:
         """Append the items, or spool them. `last`: no batch follows, so report losses now."""
+        for part in _split_by_session(items):
+            self._publish(part, last=last)
+
+    def _publish(self, items: Sequence[Item], *, last: bool) -> None:
         entries = [*self._held, *map(_outgoing, items)]
         if last or any(isinstance(item, FeedEvent) for item in items):
             entries += self._take_lost()  # a checkpoint must not be stored without the losses before it
@@ -143,6 +147,20 @@ class Publisher:
         events = [overflow(first, last, "spool full") for first, last in self._lost]
         self._lost.clear()
         return [Outgoing("feed", feed_event.encode(event)) for event in events]
+
+
+def _split_by_session(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """The items in parts, each up to the beginning of a session.
+
+    A part is appended before the next one. If the prices of a session came first, a kill could leave prices without a
+    session.
+    """
+    start = 0
+    for position, item in enumerate(items[:-1], 1):
+        if isinstance(item, FeedEvent) and item.event == "started":
+            yield items[start:position]
+            start = position
+    yield items[start:]
 
 
 def _outgoing(item: Item) -> Outgoing:

@@ -200,6 +200,28 @@ def test_each_instrument_is_recorded_once_in_each_session(harness: Harness) -> N
     assert {event.event for event in events} == {"instrument"}
 
 
+def test_beginning_of_a_session_is_appended_before_its_prices(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill between two appends leaves no price of a session that is unknown."""
+    appended: list[tuple[str, int]] = []
+    append = harness.streams.append
+
+    def noted(stream: str, entries: Sequence[Fields], **options: Any) -> bool:
+        appended.append((stream, len(entries)))
+        return append(stream, entries, **options)
+
+    monkeypatch.setattr(harness.streams, "append", noted)
+    for _ in range(2):  # the second session begins at midnight: both are in one batch
+        harness.put(1)
+        harness.session.checkpoint("stopped", START)
+        harness.session.emit("started", START)
+        harness.put(2)
+    harness.session.emit("alive", START)
+    harness.publish()
+    assert appended == [("prices", 1), ("feed", 2), ("prices", 3), ("feed", 2), ("prices", 2), ("feed", 1)]
+
+
 def test_instruments_of_the_last_prices_are_recorded_after_the_queue_is_closed(harness: Harness) -> None:
     harness.put(1)
     assert harness.queue.put(harness.price("MSFT"))
