@@ -114,6 +114,7 @@ FEED = TableWriter(
     FROM (SELECT unnest(v.session) AS session, unnest(v.number) AS number, unnest(v.at) AS at, unnest(v.event) AS event,
                  unnest(v.detail) AS detail
           FROM (VALUES %s) AS v (session, number, at, event, detail)) AS t
+    ORDER BY session, number -- transactions that insert the same events wait for each other, but never in a circle
     ON CONFLICT DO NOTHING
     """,
     "(%s::bigint[], %s::bigint[], %s::bigint[], %s::text[], %s::jsonb[])",

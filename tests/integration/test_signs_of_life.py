@@ -116,14 +116,14 @@ def test_lost_sign_of_life_is_missing(pipeline: Pipeline, store: DatabaseClient)
 
 
 def test_several_consumers_lose_no_number(pipeline: Pipeline, store: DatabaseClient) -> None:
-    """They merge the same rows at the same time."""
+    """They insert and merge the same rows at the same time, in any order."""
     rng = random.Random(1)
     numbers = [(number, number % 40 != 0) for number in range(1, 400)]
-    shares = [rng.sample(numbers, 250) for _ in range(4)]
+    shares = [rng.sample(numbers, 390) for _ in range(4)]
 
     def consume(share: Numbers) -> None:
         with closing(DatabaseClient(Secret(pipeline.database.url))) as own:
-            for first, last in pairwise(range(0, len(share) + 1, 5)):
+            for first, last in pairwise(range(0, len(share) + 1, 30)):
                 deliver(own, share[first:last])
 
     working = [threads.in_thread(consume, share) for share in shares]
