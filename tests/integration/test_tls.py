@@ -275,10 +275,10 @@ def test_certificate_that_becomes_invalid_at_runtime_is_an_outage(
     for each in everything:
         each.shown = certificate(secured.stranger)
     secured.redis.cut()
-    secured.database.cut()
     simulator.quiet(on=False)
     producer.wait_until_said("spooling to")
-    consumer.wait_until_said(ANOTHER_CA)
+    consumer.wait_until_said(ANOTHER_CA)  # before the next cut: a consumer waits for one server at a time
+    secured.database.cut()
     producer.wait_until_said(
         "the server closed the connection (code 1000)"
     )  # the capture has ended, so all events are received
