@@ -18,8 +18,10 @@ CREATE INDEX feed_states_unverified ON feed_states (session) WHERE NOT verified;
 CREATE INDEX feed_states_by_feed ON feed_states (feed, session);
 
 INSERT INTO feed_states (session, feed, last_number, last_seen_at, stopped, last_seq, verified_seq)
-SELECT s.session, s.feed, s.last_number, newest.last_seen_at, newest.stopped, newest.last_seq, coalesce(v.last_seq, -1)
-FROM feed_sessions AS s JOIN feed_newest AS newest USING (session) LEFT JOIN verified_sessions AS v USING (session);
+SELECT s.session, s.feed, s.last_number, newest.at, newest.event = 'stopped', s.last_seq, coalesce(v.last_seq, -1)
+FROM feed_sessions AS s
+JOIN feed_events AS newest ON newest.session = s.session AND newest.number = s.last_number
+LEFT JOIN verified_sessions AS v ON v.session = s.session;
 
 -- A repeated event changes nothing, and events may arrive in any order.
 CREATE FUNCTION note_feed_events() RETURNS trigger
@@ -85,11 +87,8 @@ BEGIN
 END
 $$;
 
--- As in 0050.
-CREATE OR REPLACE VIEW feed_newest AS
-SELECT session, last_seen_at, stopped, last_seq FROM feed_states;
-
--- feed_coverage of the sessions from `first` on, perhaps of one symbol only.
+-- feed_coverage of the sessions from `first` on, perhaps of one symbol only. What ends a span is looked up once for each event,
+-- not once for each symbol.
 CREATE FUNCTION feed_coverage_of(first bigint, one_symbol text DEFAULT NULL)
 RETURNS TABLE (session bigint, symbol text, since timestamptz, until timestamptz, ended text)
 LANGUAGE sql STABLE
@@ -196,11 +195,12 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION feed_gaps_between IS 'The rows of feed_gaps that overlap a span, in a time that depends on the span only. one_symbol: this symbol, and losses of any. A symbol that no producer has subscribed since some days before it is not included.';
 
--- As in 0051 and 0003.
+-- As in 0040 and 0003.
 CREATE OR REPLACE VIEW feed_coverage AS SELECT session, symbol, since, until, ended FROM feed_coverage_of(0);
 CREATE OR REPLACE VIEW feed_gaps AS SELECT symbol, since, until, cause FROM feed_gaps_of(0);
 
--- As in 0050, but a session that has ended days ago costs nothing.
+-- As in 0009, but a session that has ended days ago costs nothing, and the number a day ago is estimated: between two reports,
+-- prices count as evenly spread.
 CREATE OR REPLACE VIEW ticks_growth AS
 WITH reported AS (
     SELECT s.last_seq AS seq,
@@ -247,10 +247,8 @@ CREATE FUNCTION backfill_gaps_from("from" timestamptz)
 RETURNS TABLE (symbol text, exchange text, since timestamptz, until timestamptz)
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    WITH losses AS MATERIALIZED (
-        SELECT timestamptz 'epoch' + (e.detail ->> 'since')::bigint * interval '1 microsecond' AS since,
-               timestamptz 'epoch' + (e.detail ->> 'until')::bigint * interval '1 microsecond' AS until
-        FROM feed_events AS e WHERE e.event = 'overflow' AND e.session >= first_session_of($1)
+    WITH gaps AS MATERIALIZED (
+        SELECT g.symbol, g.since, g.until FROM feed_gaps_between($1) AS g
     ), listed AS (
         SELECT e.detail ->> 'symbol' AS symbol, min(e.detail ->> 'exchange') AS exchange
         FROM feed_events AS e
@@ -258,19 +256,23 @@ BEGIN ATOMIC
           AND e.detail ->> 'exchange' IS NOT NULL AND e.detail ->> 'mic_code' IS NOT NULL
         GROUP BY 1 HAVING count(DISTINCT e.detail ->> 'exchange') = 1
     )
-    SELECT gaps.symbol, listed.exchange, gaps.since, gaps.until
+    SELECT blind.symbol, listed.exchange, blind.since, blind.until
     FROM (
-        SELECT g.symbol, g.since, coalesce(g.until, clock_timestamp()) AS until
-        FROM feed_gaps_between($1) AS g WHERE g.symbol IS NOT NULL
-        UNION ALL
+        SELECT gaps.symbol, gaps.since, coalesce(gaps.until, clock_timestamp()) AS until
+        FROM gaps WHERE gaps.symbol IS NOT NULL
+        UNION ALL -- a loss of any symbol concerns each symbol that was covered
         SELECT covered.symbol, greatest(losses.since, covered.since), least(losses.until, covered.until)
-        FROM losses
+        FROM gaps AS losses
         JOIN feed_coverage_of(first_session_of($1)) AS covered
           ON covered.since < covered.until AND covered.since <= losses.until AND covered.until >= losses.since
-    ) AS gaps
+        WHERE losses.symbol IS NULL
+    ) AS blind
     LEFT JOIN listed USING (symbol)
-    WHERE gaps.until > $1 OR gaps.since >= $1;
+    WHERE blind.until > $1 OR blind.since >= $1;
 END;
 
--- As in 0051.
+-- As in 0008.
 CREATE OR REPLACE VIEW backfill_gaps AS SELECT symbol, exchange, since, until FROM backfill_gaps_from('-infinity');
+
+-- There may be a million dead letters.
+CREATE INDEX dead_letters_by_session ON dead_letters (session, seq) WHERE session IS NOT NULL;
