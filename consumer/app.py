@@ -13,7 +13,7 @@ from contextlib import suppress
 from common import metrics, process, threads
 from common.errors import OutageError, TickpipeError
 from common.formatting import counted
-from common.streams.group import ConsumerGroup
+from common.streams.channels import ChannelStreams
 from consumer.metrics import BacklogMonitor, BatchMetrics, ConsumerMetrics
 from consumer.team import ConsumerConfig, Team
 
@@ -34,7 +34,7 @@ def run(config: ConsumerConfig, server: metrics.Server | None) -> None:
     batches = BatchMetrics()
     team = Team(config, stop, batches.observe)
     if server:
-        monitor = BacklogMonitor(StreamsOfTeam(config, team).read)
+        monitor = BacklogMonitor(config.streams())
         collector = ConsumerMetrics(
             lambda: team.totals, lambda: team.progress, batches, monitor, unhealthy_after=config.unhealthy_after
         )
@@ -59,26 +59,10 @@ def run(config: ConsumerConfig, server: metrics.Server | None) -> None:
     working.result()
 
 
-class StreamsOfTeam:
-    """The streams of all channels that a team serves, with clients of their own."""
-
-    def __init__(self, config: ConsumerConfig, team: Team) -> None:
-        self._config = config
-        self._team = team
-        self._streams: dict[str, dict[str, ConsumerGroup]] = {}
-
-    def read(self) -> dict[str, list[ConsumerGroup]]:
-        """The streams of prices and those of feed events. Raises StreamOutageError, ConfigurationError."""
-        for key in self._team.find_keys():
-            if key not in self._streams:
-                self._streams[key] = self._config.streams(key)
-        return {what: [streams[what] for streams in self._streams.values()] for what in ("prices", "feed")}
-
-
 def _wait(config: ConsumerConfig, team: Team, stop: threading.Event, is_done: Callable[[], bool]) -> None:
     """Wait for a signal or the end of the work. On a terminal, log the progress of a drain."""
     show_progress = config.worker.drain and sys.stderr.isatty()
-    streams = StreamsOfTeam(config, team)
+    streams = config.streams()
     began = last = time.monotonic()
     while not stop.wait(0.2) and not is_done():
         if show_progress and time.monotonic() - last > PROGRESS_EVERY:
@@ -86,12 +70,11 @@ def _wait(config: ConsumerConfig, team: Team, stop: threading.Event, is_done: Ca
             _log_progress(team, streams, last - began)
 
 
-def _log_progress(team: Team, streams: StreamsOfTeam, seconds: float) -> None:
+def _log_progress(team: Team, streams: ChannelStreams, seconds: float) -> None:
     """Log how far a drain is after this many seconds."""
     totals = team.totals
     done = totals.stored + totals.duplicates + totals.dead_letters
     with suppress(TickpipeError):  # in an outage, the worker logs the error
-        backlogs = [stream.backlog() for each in streams.read().values() for stream in each]
-        left = sum(each.lag + each.pending for each in backlogs)
+        left = sum(stream.backlog().left for stream in streams.all())
         time_left = left * seconds / max(done, 1)
         logger.info("drain: %d done, %d left, %.0f/s, about %.0f s left", done, left, done / seconds, time_left)

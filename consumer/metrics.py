@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
 from common.errors import DatabaseOutageError, TickpipeError
 from common.metrics import Distribution, Health, metric
-from common.streams.group import Backlog, ConsumerGroup, total
+from common.streams.channels import ChannelStreams
+from common.streams.group import Backlog, total
 from consumer.liveness import Progress
 from consumer.worker import Batch, Totals
 
@@ -50,8 +51,7 @@ class BatchMetrics:
 class BacklogMonitor:
     """Queries the backlog once a second, so that a scrape never waits for Redis. `run` is the work of one thread."""
 
-    def __init__(self, streams: Callable[[], Mapping[str, Sequence[ConsumerGroup]]]) -> None:
-        """`streams`: those of all channels, by the value of the label `stream`."""
+    def __init__(self, streams: ChannelStreams) -> None:
         self.up = False
         self.backlogs: dict[str, Backlog] = {}
         self._streams = streams
@@ -65,8 +65,11 @@ class BacklogMonitor:
     def update(self) -> None:
         """Query once. During an outage the last result stays, and the worker logs the error."""
         try:
-            streams = self._streams()
-            self.backlogs = {name: total(each.backlog() for each in found) for name, found in streams.items()}
+            both = list(zip(*map(self._streams.both, self._streams.keys()), strict=True))
+            self.backlogs = {
+                label: total(stream.backlog() for stream in streams)
+                for label, streams in zip(("prices", "feed"), both, strict=True)
+            }
             self.up = True
         except TickpipeError:
             self.up = False

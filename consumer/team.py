@@ -10,16 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from common import clock, settings, threads
-from common.channels import channel_key, feed_key
 from common.database import migrations
 from common.database.client import DatabaseClient
 from common.errors import TickpipeError
 from common.retry import retrying
 from common.settings import Secret
-from common.streams.client import connect
-from common.streams.group import ConsumerGroup
-from common.streams.registry import ChannelRegistry
-from common.streams.stream import Stream
+from common.streams.channels import ChannelStreams
 from consumer.liveness import Progress
 from consumer.replay import Replayer, Route, read_timeline
 from consumer.tables import FEED, PRICES
@@ -46,13 +42,9 @@ class ConsumerConfig:
     unhealthy_after: float = settings.UNHEALTHY_AFTER
     worker: WorkerConfig = field(default_factory=WorkerConfig)
 
-    def streams(self, key: str) -> dict[str, ConsumerGroup]:
-        """A channel's streams, with new clients: a client's calls may hang, so each thread has its own."""
-        keys = {"prices": key, "feed": feed_key(key)}
-        return {
-            what: ConsumerGroup(connect(self.redis_url, each), each, self.group, self.name)
-            for what, each in keys.items()
-        }
+    def streams(self) -> ChannelStreams:
+        """The streams of all channels that this process serves, with new clients."""
+        return ChannelStreams.of_group(self.redis_url, self.price_stream, self.group, self.name, self.channels)
 
 
 class ChannelWorker:
@@ -65,9 +57,9 @@ class ChannelWorker:
         self._config = config
         self._key = key
         self._stop = stop
-        self._streams = config.streams(key)
+        self._prices, self._feed = config.streams().both(key)
         self._writer = Writer(database)
-        routes = [Route(self._streams["prices"], PRICES), Route(self._streams["feed"], FEED)]
+        routes = [Route(self._prices, PRICES), Route(self._feed, FEED)]
         self.worker = Worker(
             routes,
             self._writer,
@@ -91,10 +83,11 @@ class ChannelWorker:
 
     def _check_redis(self) -> bool:
         """Whether the prices' stream exists. Raises ConfigurationError for a key of another type or a missing right."""
-        exists = {what: stream.check_consume() for what, stream in self._streams.items()}
-        self._streams["prices"].statistics.check()
-        self._streams["prices"].check_replay()
-        return exists["prices"]
+        exists = self._prices.check_consume()
+        self._feed.check_consume()
+        self._prices.statistics.check()
+        self._prices.check_replay()
+        return exists
 
 
 class Team:
@@ -105,8 +98,7 @@ class Team:
         self._config = config
         self._stop = stop
         self._on_batch = on_batch
-        key = config.price_stream
-        self._registry = ChannelRegistry(Stream(connect(config.redis_url, key), key))
+        self._streams = config.streams()
         self._workers: dict[str, ChannelWorker] = {}  # by the channel's stream of prices
         self._running: list[Future[None]] = []
         self._progress = Progress()
@@ -117,7 +109,7 @@ class Team:
         Raises ConfigurationError, OutageError.
         """
         retry = retrying(self._stop, logger, self._progress.failed)
-        keys = retry(self.find_keys)
+        keys = retry(self._streams.keys)
         database = DatabaseClient(self._config.database_url)
         retry(lambda: migrations.apply(database))
         database.close()
@@ -128,15 +120,9 @@ class Team:
             if self._wait(SEARCH_EVERY):
                 break
             with suppress(TickpipeError):  # the workers log an outage
-                keys = self.find_keys()
+                keys = self._streams.keys()
         for running in self._running:
             running.result()
-
-    def find_keys(self) -> list[str]:
-        """The streams of prices that this process serves now. Raises StreamOutageError, ConfigurationError."""
-        if self._config.channels is None:
-            return self._registry.found()
-        return [channel_key(self._config.price_stream, channel) for channel in self._config.channels]
 
     @property
     def totals(self) -> Totals:

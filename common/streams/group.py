@@ -31,6 +31,11 @@ class Backlog(NamedTuple):
     consumers: int
     idle: int = 0
 
+    @property
+    def left(self) -> int:
+        """Entries that the group has not stored yet: unread and pending."""
+        return self.lag + self.pending
+
 
 def total(backlogs: Iterable[Backlog]) -> Backlog:
     """The backlog of a group on several streams. A consumer that reads all of them counts once."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Iterator, Sequence
 
@@ -42,8 +41,7 @@ def verified(pipeline: Pipeline, *options: str) -> list[dict[str, object]]:
     """The verdicts of `verify`, which must find each session sound."""
     verify = pipeline.processes.start("tickpipe", "verify", "--all", "--json", "--claim-idle", "0.5", *options)
     assert verify.wait() == 0, verify.said()
-    said = verify.said()
-    found: list[dict[str, object]] = json.loads(said[said.index("[") :])
+    found: list[dict[str, object]] = verify.json()
     return found
 
 
@@ -117,17 +115,12 @@ def test_consumer_serves_the_named_channels_only(pipeline: Pipeline, simulator: 
     pipeline.wait_until_stored(500)
     assert producer.stop() == 0
     every = streams(pipeline, 4)
-    wait_for(lambda: all(left(every[number]) == 0 for number in (0, 2, 3)))
-    assert left(every[1]) == every[1].backlog().appended > 0
+    wait_for(lambda: all(every[number].backlog().left == 0 for number in (0, 2, 3)))
+    assert every[1].backlog().left == every[1].backlog().appended > 0
     assert named.stop() == 0
     pipeline.drain()
-    assert left(every[1]) == 0
+    assert every[1].backlog().left == 0
     assert len(verified(pipeline)) == 4
-
-
-def left(stream: ConsumerGroup) -> int:
-    backlog = stream.backlog()
-    return backlog.lag + backlog.pending
 
 
 def test_running_consumer_finds_new_channels(pipeline: Pipeline, simulator: FaultySimulator) -> None:
@@ -157,8 +150,7 @@ def test_status_shows_each_channel_and_all(pipeline: Pipeline, simulator: Faulty
     assert producer.stop() == 0
     status = pipeline.processes.start("tickpipe", "status", "--json")
     assert status.wait() == 0, status.said()
-    said = status.said()
-    shown = json.loads(said[said.index("{") :])
+    shown = status.json()
     appended = {stream.key: stream.backlog().appended for stream in streams(pipeline, 3)}
     assert {key: backlog["lag"] for key, backlog in shown["channels"].items()} == appended
     assert shown["backlog"] == sum(appended.values()) == shown["received"]
@@ -196,7 +188,7 @@ def test_dead_letters_return_to_their_channel(pipeline: Pipeline, simulator: Fau
     assert pipeline.database.query("SELECT stream FROM dead_letters") == [("prices:{1}",)]
     retry = pipeline.processes.start("tickpipe", "dead-letters", "retry")
     assert retry.wait() == 0, retry.said()
-    assert left(streams(pipeline, 2)[1]) == 1
+    assert streams(pipeline, 2)[1].backlog().left == 1
     pipeline.drain()
     assert pipeline.database.query("SELECT stream FROM dead_letters") == [("prices:{1}",)]
 

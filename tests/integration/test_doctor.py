@@ -14,12 +14,12 @@ import redis
 from common.database import migrations
 from common.database.client import DatabaseClient
 from common.settings import Secret
+from common.streams.channels import ChannelStreams
 from common.streams.group import ConsumerGroup
 from tests.support.folders import temporary_folder
 from tests.support.pipeline import GROUP, Database, Pipeline
 from tests.support.sessions import StoredSession
 from tests.support.waiting import wait_for
-from tickpipe.inspect.channels import Channels
 from tickpipe.inspect.doctor import CheckContext, Finding, examine
 from tickpipe.inspect.sizes import SizeProbe
 from tickpipe.local.servers.postgres import PostgresServer
@@ -33,7 +33,7 @@ def context(redis_url: str, database_url: str, spool: Path, *, ahead: float = 0.
     """`ahead`: seconds by which this machine's clock is fast."""
     client = redis.Redis.from_url(redis_url)
     with closing(DatabaseClient(Secret(database_url))) as store, closing(client):
-        channels = Channels(lambda key: ConsumerGroup(client, key, GROUP, "doctor"), "prices")
+        channels = ChannelStreams(lambda key: ConsumerGroup(client, key, GROUP, "doctor"), "prices")
         measure = SizeProbe(channels.all, store, spool)
         yield CheckContext(channels, store, measure, lambda: "key", lambda: int((time.time() + ahead) * 1e6))
 

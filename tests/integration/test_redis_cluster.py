@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 import pytest
@@ -60,9 +59,7 @@ class Run:
         assert rows == prices == sum(self._pipeline.last_seqs())
         verify = self._pipeline.processes.start("tickpipe", "verify", "--json", "--claim-idle", "0.5", **self.environ)
         assert verify.wait() == 0, verify.said()
-        said = verify.said()
-        verdicts = json.loads(said[said.index("[") :])
-        assert [verdict["state"] for verdict in verdicts] == ["complete"] * CHANNELS
+        assert [verdict["state"] for verdict in verify.json()] == ["complete"] * CHANNELS
         gaps = self._pipeline.database.query("SELECT cause FROM feed_outages WHERE until IS NOT NULL")
         assert gaps == [], "the websocket was never lost"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -69,8 +68,7 @@ def test_each_database_has_its_channels_and_verify_checks_all(pipeline: Pipeline
     urls = " ".join(database.url for database in databases)
     verify = pipeline.processes.start("tickpipe", "verify", "--json", "--claim-idle", "0.5", DATABASE_URLS=urls)
     assert verify.wait() == 0, verify.said()
-    said = verify.said()
-    verdicts = json.loads(said[said.index("[") :])
+    verdicts = verify.json()
     assert [verdict["state"] for verdict in verdicts] == ["complete"] * CHANNELS
     assert len({verdict["database"] for verdict in verdicts}) == 2
     databases[1].query("DELETE FROM prices_real_time WHERE seq = 3")

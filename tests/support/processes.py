@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -11,7 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
@@ -49,6 +50,12 @@ class Running:
     def last_log_line(self) -> list[str]:
         """The output lines that are not log lines."""
         return [line for line in self.said().splitlines() if not LOG_LINE.match(line)]
+
+    def json(self) -> Any:
+        """The JSON in the output, after any log lines."""
+        lines = self.said().splitlines()
+        first = next(number for number, line in enumerate(lines) if line in {"[", "{", "[]", "{}"})
+        return json.loads("\n".join(lines[first:]))
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""

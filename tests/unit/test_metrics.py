@@ -27,6 +27,7 @@ from common.database.client import DatabaseClient
 from common.errors import ConfigurationError, DatabaseOutageError, StreamOutageError
 from common.metrics import Distribution, Health, Server, metric
 from common.settings import Secret
+from common.streams.channels import ChannelStreams
 from common.streams.group import ConsumerGroup
 from common.streams.stream import Stream
 from consumer.liveness import Progress
@@ -316,8 +317,7 @@ class Consumer:
             monotonic=lambda: self.now,
             on_batch=self.batches.observe,
         )
-        streams = {"prices": [make_stream("prices")], "feed": [make_stream("prices:feed")]}
-        self.backlog = BacklogMonitor(lambda: streams)
+        self.backlog = BacklogMonitor(ChannelStreams(make_stream, "prices"))
         self.metrics = ConsumerMetrics(
             lambda: self.worker.totals,
             lambda: [self.worker.progress],

@@ -28,7 +28,7 @@ def create_streams(
     Producers and consumers do it by themselves. What exists stays as it is.
     """
     keys = channel_keys(price_stream, partitions)
-    channels = open_channels(consumer_group, price_stream, [], partitions=None)
+    channels = open_channels(consumer_group, price_stream, [])
     if partitions > 1:
         ChannelRegistry(channels.single).add(keys)
     for key in keys:

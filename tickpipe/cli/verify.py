@@ -73,7 +73,7 @@ def verify(
                 )
                 if repair:
                     all_routes, writer = routes(channels), Writer(store)
-                    replay.replay([each for each in all_routes if each[0] == "feed"], writer)  # sessions may be missing
+                    replay.replay([{"feed": each["feed"]} for each in all_routes], writer)  # sessions may be missing
                     folders = channel_folders(folder, price_stream)
                     results = replay.repair(all_routes, writer, store, folders, check(progress=report), report)
                     found.update({place: result.rows for place, result in results.items()})

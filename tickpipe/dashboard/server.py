@@ -20,13 +20,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from common import clock, threads
 from common.errors import TickpipeError
 from common.http_guard import RequestGuard
-from common.streams.client import connect
-from common.streams.group import ConsumerGroup
+from common.streams.channels import ChannelStreams
 from tickpipe.dashboard import DashboardConfig, fragments, listen, page
 from tickpipe.dashboard.history import Charts
 from tickpipe.dashboard.quotes import Quotes
 from tickpipe.inspect.cached_query import CachedQuery
-from tickpipe.inspect.channels import Channels
 from tickpipe.inspect.database import DatabaseReader
 from tickpipe.inspect.reader import StatusReader
 from tickpipe.inspect.sessions import SessionReader, read_database_info
@@ -53,10 +51,7 @@ def serve(config: DashboardConfig, stop: threading.Event, ready: Callable[[str],
     listener = listen(config.host, config.port)
     databases = [DatabaseReader.read_only(config.database_url) for _ in range(3)]  # a slow query must not delay others
 
-    def open_stream(key: str) -> ConsumerGroup:
-        return ConsumerGroup(connect(config.redis_url, key), key, config.consumer_group, "dashboard")
-
-    channels = Channels(open_stream, config.price_stream)
+    channels = ChannelStreams.of_group(config.redis_url, config.price_stream, config.consumer_group, "dashboard")
     page.build(
         page.Sources(
             quotes=Quotes(SymbolReader(databases[0]), every=PRICES_EVERY - 0.1),
@@ -95,7 +90,7 @@ def serve(config: DashboardConfig, stop: threading.Event, ready: Callable[[str],
 
 
 def pipeline_query(
-    channels: Channels, database: DatabaseReader, monotonic: Callable[[], float] = time.monotonic
+    channels: ChannelStreams, database: DatabaseReader, monotonic: Callable[[], float] = time.monotonic
 ) -> CachedQuery[Snapshot]:
     """The snapshots that all browsers share.
 

@@ -18,13 +18,13 @@ from common.docstrings import docstring
 from common.errors import TickpipeError
 from common.feed_event import REPORT_TIMEOUT
 from common.formatting import counted
+from common.streams.channels import ChannelStreams
 from common.streams.client import NOT_PRIMARY, node_like, slot_primary
-from common.streams.group import ConsumerGroup
+from common.streams.group import Backlog, ConsumerGroup
 from tickpipe import formatting
-from tickpipe.inspect.channels import Channels
 from tickpipe.inspect.reader import no_stream
 from tickpipe.inspect.sizes import SizeProbe, folder_size, free_bytes
-from tickpipe.inspect.snapshot import backlog_left, laggard
+from tickpipe.inspect.snapshot import laggard
 
 #: Redis settings without which prices can be lost.
 _REDIS = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
@@ -61,7 +61,7 @@ class Finding(NamedTuple):
 class CheckContext:
     """The objects of the checks. `key` reads the API key. `clock` gives microseconds UTC."""
 
-    channels: Channels
+    channels: ChannelStreams
     store: DatabaseClient
     measure: SizeProbe
     key: Callable[[], object]
@@ -186,23 +186,22 @@ def _replicas_of(primary: redis.Redis) -> Iterator[Finding]:
 
 def _groups(context: CheckContext) -> Iterator[Finding]:
     """XINFO GROUPS of all streams"""
-    streams = context.channels.all()
-    findings = [finding for stream in streams for finding in _groups_of(stream)]
-    if len(streams) == 2:
+    groups = [(stream, stream.groups()) for stream in context.channels.all()]
+    findings = [finding for stream, found in groups for finding in _groups_of(stream, found)]
+    if len(groups) == 2:
         yield from findings
         return
     yield from (finding for finding in findings if not finding.well)
-    left = sum(backlog_left(stream.groups().get(stream.group) or stream.backlog()) for stream in streams)
-    yield Finding(f"{counted(len(streams) // 2, 'channel')}: {counted(left, 'entry')} left")
+    left = sum((found.get(stream.group) or stream.backlog()).left for stream, found in groups)
+    yield Finding(f"{counted(len(groups) // 2, 'channel')}: {counted(left, 'entry')} left")
 
 
-def _groups_of(stream: ConsumerGroup) -> Iterator[Finding]:
-    groups = stream.groups()
+def _groups_of(stream: ConsumerGroup, groups: Mapping[str, Backlog]) -> Iterator[Finding]:
     slow = laggard(groups)
     advice = f"this group holds back trimming: start its consumers, or XGROUP DESTROY {stream.key} {slow}"
     yield Finding(f"group {slow} lags" if slow else f"{stream.key}: no group holds back trimming", not slow, advice)
     ours = groups.get(stream.group) or stream.backlog()
-    consumers, left = formatting.consumers(ours.consumers, ours.idle), backlog_left(ours)
+    consumers, left = formatting.consumers(ours.consumers, ours.idle), ours.left
     what = f"{stream.key}: {consumers} in group {stream.group}, {counted(left, 'entry')} left"
     advice = "start a consumer" + (", or find out why the idle ones ask for no entries" if ours.idle else "")
     yield Finding(what, bool(ours.consumers), advice, grave=left > 0)

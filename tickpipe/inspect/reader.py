@@ -9,14 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 from common.errors import OutageError, TickpipeError
+from common.streams.channels import ChannelStreams
 from common.streams.group import IDLE_AFTER, ConsumerGroup, Member, total
 from common.streams.lease import active_producers
 from tickpipe.inspect.cached_query import CachedQuery
-from tickpipe.inspect.channels import Channels
 from tickpipe.inspect.consumers import ConsumerTracker
 from tickpipe.inspect.rates import RATE_WINDOW, Rate
 from tickpipe.inspect.sizes import Sizes
-from tickpipe.inspect.snapshot import DatabaseInfo, Session, Snapshot, SymbolStatus, backlog_left
+from tickpipe.inspect.snapshot import DatabaseInfo, Session, Snapshot, SymbolStatus
 
 #: Seconds between two readings of what changes slowly.
 SIZES_EVERY, DATABASE_EVERY = 10.0, 15.0
@@ -31,7 +31,7 @@ class StatusReader:
 
     def __init__(
         self,
-        channels: Channels,
+        channels: ChannelStreams,
         clock: Callable[[], int],
         monotonic: Callable[[], float] = time.monotonic,
         *,
@@ -98,7 +98,7 @@ class StatusReader:
 
     def left(self) -> int:
         """Entries that are not stored yet, feed events as well. Raises OutageError."""
-        return sum(backlog_left(stream.backlog()) for stream in self._channels.all())
+        return sum(stream.backlog().left for stream in self._channels.all())
 
     def _with_redis(self, snapshot: Snapshot) -> Snapshot:
         now = self._monotonic()

@@ -141,7 +141,7 @@ class Snapshot:
     @property
     def waiting(self) -> int:
         """Entries that the group has not stored yet."""
-        return backlog_left(self.backlog) if self.backlog else 0
+        return self.backlog.left if self.backlog else 0
 
     @property
     def holds_back(self) -> str | None:
@@ -181,13 +181,8 @@ class Snapshot:
         }
 
 
-def backlog_left(backlog: Backlog) -> int:
-    """Entries that a group has not stored yet: unread and pending."""
-    return backlog.lag + backlog.pending
-
-
 def laggard(groups: Mapping[str, Backlog]) -> str | None:
     """The group that holds back trimming: of several groups, the one with the most entries left."""
-    left = {name: backlog_left(group) for name, group in groups.items()}
+    left = {name: group.left for name, group in groups.items()}
     slowest = max(left, key=left.__getitem__, default=None)
     return slowest if slowest and len(left) > 1 and left[slowest] > 0 else None

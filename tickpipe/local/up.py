@@ -16,10 +16,8 @@ from common.database import migrations
 from common.database.client import DatabaseClient
 from common.errors import OutageError, TickpipeError
 from common.settings import Secret
-from common.streams.client import connect
-from common.streams.group import ConsumerGroup
+from common.streams.channels import ChannelStreams
 from producer.spool_folder import spool_folder
-from tickpipe.inspect.channels import Channels
 from tickpipe.inspect.database import DatabaseReader
 from tickpipe.inspect.reader import StatusReader
 from tickpipe.inspect.sizes import SizeProbe
@@ -68,11 +66,7 @@ def up(config: UpConfig, mode: RunMode, environ: Mapping[str, str], stop: thread
         _print_addresses(console, mode, servers)
 
         store = DatabaseClient(database_url)
-
-        def open_stream(key: str) -> ConsumerGroup:
-            return ConsumerGroup(connect(redis_url, key), key, config.consumer_group, "observer")
-
-        channels = Channels(open_stream, config.price_stream)
+        channels = ChannelStreams.of_group(redis_url, config.price_stream, config.consumer_group, "observer")
         spool = spool_folder(mode.data_dir / "spool", redis_url, config.price_stream)
         probe = SizeProbe(channels.all, store, spool)
         symbols = SymbolReader(DatabaseReader(store)).statuses

@@ -9,7 +9,6 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from common.channels import feed_key
 from common.database.client import DatabaseClient
 from common.errors import OutageError
 from common.number import to_bigint
@@ -65,15 +64,16 @@ class Missing:
 
 
 def replay(
-    routes: Sequence[tuple[str, Route]],
+    channels: Sequence[Mapping[str, Route]],
     writer: Writer,
     start: bytes = b"-",
     progress: ProgressCallback = lambda *_: None,
 ) -> dict[str, Replayed]:
     """Store the entries of the streams again, from the id `start` on. Returns what was found, by what it is.
 
-    `routes`: each with "prices" or "feed". Raises OutageError.
+    `channels`: the streams of each, by "prices" and "feed". Raises OutageError.
     """
+    routes = [each for channel in channels for each in channel.items()]
     results = {what: Replayed() for what, _ in routes}
     total = sum(route.stream.backlog().length for _, route in routes)
     for what, route in routes:
@@ -84,7 +84,7 @@ def replay(
 
 
 def repair(
-    routes: Sequence[tuple[str, Route]],
+    channels: Sequence[Mapping[str, Route]],
     writer: Writer,
     store: DatabaseClient,
     spools: Mapping[str, Path],
@@ -93,8 +93,8 @@ def repair(
 ) -> dict[str, Replayed]:
     """Store what the verdicts miss, from every place that may have it. Returns what was found, by place.
 
-    `routes`: each with "prices" or "feed". `spools`: folders by stream of prices. Entries in a spool are stored, too,
-    since its producer may never return. Raises OutageError.
+    `channels`: as in `replay`. `spools`: folders by stream of prices. Entries in a spool are stored, too, since its
+    producer may never return. Raises OutageError.
     """
     missing = {
         "prices": Missing({verdict.session: verdict.missing for verdict in verdicts}),
@@ -102,18 +102,18 @@ def repair(
     }
     sessions = [verdict.session for verdict in verdicts if verdict.missing or verdict.dead_letters]
     results = dict.fromkeys(("streams", "spools", "dead letters"), Replayed())
-    for what, route in routes:
-        key, table = route.stream.key, route.table
-        progress(0, 0, f"repairing {what}")
-        for stored, _ in store_again(
-            writer, table, key, missing[what].among(route.stream.scan(b"-", BATCH), _NUMBER[what]), BATCH
-        ):
-            results["streams"] += sum(stored), stored.inserted
-        folder = spools.get(key.removesuffix(feed_key("")))
-        for stored, _ in store_again(writer, table, key, _spooled(folder, what), BATCH):
-            results["spools"] += sum(stored), stored.inserted
-        for session in sessions:
-            results["dead letters"] += _retry(store, writer, route, session)
+    for channel in channels:
+        folder = spools.get(channel["prices"].stream.key)
+        for what, route in channel.items():
+            key, table = route.stream.key, route.table
+            progress(0, 0, f"repairing {what}")
+            wanted = missing[what].among(route.stream.scan(b"-", BATCH), _NUMBER[what])
+            for stored, _ in store_again(writer, table, key, wanted, BATCH):
+                results["streams"] += sum(stored), stored.inserted
+            for stored, _ in store_again(writer, table, key, _spooled(folder, what), BATCH):
+                results["spools"] += sum(stored), stored.inserted
+            for session in sessions:
+                results["dead letters"] += _retry(store, writer, route, session)
     return results
 
 

@@ -16,6 +16,7 @@ from common.database import migrations
 from common.errors import ConfigurationError, OutageError
 from common.metrics import Server
 from common.settings import Secret
+from common.streams import channels
 from common.streams.group import ConsumerGroup
 from common.streams.registry import ChannelRegistry
 from common.streams.stream import Entry, Stream
@@ -57,7 +58,7 @@ class Rows:
 def rows(monkeypatch: pytest.MonkeyPatch, redis_server: fakeredis.FakeServer) -> Rows:
     rows = Rows()
     monkeypatch.setattr(
-        team, "connect", lambda *_, **__: fakeredis.FakeStrictRedis(server=redis_server, protocol=2)
+        channels, "connect", lambda *_: fakeredis.FakeStrictRedis(server=redis_server, protocol=2)
     )  # fmt: skip
     monkeypatch.setattr(team, "Writer", rows.make)
     monkeypatch.setattr(team, "DatabaseClient", Mock())
@@ -71,11 +72,11 @@ def rows(monkeypatch: pytest.MonkeyPatch, redis_server: fakeredis.FakeServer) ->
     return rows
 
 
-def config(*channels: int, drain: bool = False) -> ConsumerConfig:
+def config(*numbers: int, drain: bool = False) -> ConsumerConfig:
     worker = WorkerConfig(poll=0.01, drain=drain, claim_idle=0.1)
     secret = Secret("redis://nowhere/")
     return ConsumerConfig(
-        redis_url=secret, database_url=secret, name="me", channels=channels or None, worker=worker, group="g"
+        redis_url=secret, database_url=secret, name="me", channels=numbers or None, worker=worker, group="g"
     )
 
 

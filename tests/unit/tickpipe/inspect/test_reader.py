@@ -8,10 +8,10 @@ import redis
 
 from common.channels import channel_key, feed_key
 from common.errors import OutageError
+from common.streams.channels import ChannelStreams
 from common.streams.group import ConsumerGroup, Member
 from common.streams.registry import ChannelRegistry
 from tests.unit.conftest import StreamMaker
-from tickpipe.inspect.channels import Channels
 from tickpipe.inspect.reader import StatusReader, merged
 
 NOW = 1_700_000_000_000_000
@@ -19,14 +19,14 @@ KEYS = [channel_key("prices", number) for number in range(3)]
 
 
 @pytest.fixture
-def channels(make_stream: StreamMaker, redis_client: redis.Redis) -> Channels:
+def channels(make_stream: StreamMaker, redis_client: redis.Redis) -> ChannelStreams:
     ChannelRegistry(make_stream()).add(KEYS)
     for number, key in enumerate(KEYS, 1):
         stream = make_stream(key)
         stream.append([{"seq": str(seq)} for seq in range(10 * number)])
         stream.ensure_group()
     assert redis_client.exists(*KEYS) == 3
-    return Channels(make_stream, "prices")
+    return ChannelStreams(make_stream, "prices")
 
 
 def read(stream: ConsumerGroup, count: int) -> None:
@@ -35,7 +35,7 @@ def read(stream: ConsumerGroup, count: int) -> None:
     stream.ack([entry.id for entry in entries[::2]])
 
 
-def test_figures_are_sums_over_the_channels(channels: Channels, make_stream: StreamMaker) -> None:
+def test_figures_are_sums_over_the_channels(channels: ChannelStreams, make_stream: StreamMaker) -> None:
     first, second, third = channels.prices()
     read(first, 10)
     read(second, 4)
@@ -55,7 +55,7 @@ def test_figures_are_sums_over_the_channels(channels: Channels, make_stream: Str
     assert third.backlog().pending == 0
 
 
-def test_sum_of_old_reports_counts_only_from_the_beginning(channels: Channels) -> None:
+def test_sum_of_old_reports_counts_only_from_the_beginning(channels: ChannelStreams) -> None:
     stream = channels.prices()[0]
     stream.statistics.publish("old", stored=7, at=NOW - 10)
     stream.statistics.prune(NOW)
@@ -63,7 +63,7 @@ def test_sum_of_old_reports_counts_only_from_the_beginning(channels: Channels) -
     assert StatusReader(channels, lambda: NOW, lambda: 0.0, began=NOW - 20).read().stored == 0
 
 
-def test_run_counts_what_all_channels_receive_from_its_start(channels: Channels) -> None:
+def test_run_counts_what_all_channels_receive_from_its_start(channels: ChannelStreams) -> None:
     reader = StatusReader(channels, lambda: NOW, lambda: 0.0)
     reader.begin()
     assert (reader.received(), reader.left()) == (0, 60)
@@ -73,7 +73,7 @@ def test_run_counts_what_all_channels_receive_from_its_start(channels: Channels)
     assert reader.read().received == 1
 
 
-def test_outage_keeps_the_last_figures(channels: Channels, redis_server: fakeredis.FakeServer) -> None:
+def test_outage_keeps_the_last_figures(channels: ChannelStreams, redis_server: fakeredis.FakeServer) -> None:
     reader = StatusReader(channels, lambda: NOW, lambda: 0.0, began=0)
     assert reader.read().received == 60
     redis_server.connected = False
@@ -86,13 +86,13 @@ def test_outage_keeps_the_last_figures(channels: Channels, redis_server: fakered
 
 
 def test_missing_stream_is_a_note(make_stream: StreamMaker) -> None:
-    snapshot = StatusReader(Channels(make_stream, "prices"), lambda: NOW, lambda: 0.0, began=0).read()
+    snapshot = StatusReader(ChannelStreams(make_stream, "prices"), lambda: NOW, lambda: 0.0, began=0).read()
     assert "there is no stream 'prices' in this Redis yet" in snapshot.note
 
 
-def test_named_channels_replace_all(channels: Channels, make_stream: StreamMaker) -> None:
+def test_named_channels_replace_all(channels: ChannelStreams, make_stream: StreamMaker) -> None:
     assert [stream.key for stream in channels.all()] == [*KEYS, *map(feed_key, KEYS)]
-    named = Channels(make_stream, "prices", [1])
+    named = ChannelStreams(make_stream, "prices", [1])
     assert [stream.key for stream in named.all()] == ["prices:{1}", "prices:{1}:feed"]
     assert [stream.key for stream in named.both("prices:{2}")] == ["prices:{2}", "prices:{2}:feed"]
 

@@ -83,14 +83,14 @@ def repair(
     table: Table, routes: dict[str, Route], folder: Path, *verdicts: Verdict
 ) -> tuple[dict[str, Replayed], set[int]]:
     """The results by place, and the numbers of the prices that were stored."""
-    results = replay.repair([*routes.items()], cast("Writer", table), NO_STORE, {"prices": folder}, verdicts)
+    results = replay.repair([routes], cast("Writer", table), NO_STORE, {"prices": folder}, verdicts)
     return results, {number for _, number in table.rows["prices"]}
 
 
 def test_replay_stores_both_streams_and_reports_progress(table: Table, routes: dict[str, Route]) -> None:
     said: list[tuple[object, ...]] = []
     table.rows["prices"] |= {(SESSION, number) for number in range(1, 11)}
-    results = replay.replay([*routes.items()], cast("Writer", table), progress=lambda *numbers: said.append(numbers))
+    results = replay.replay([routes], cast("Writer", table), progress=lambda *numbers: said.append(numbers))
     assert results == {"prices": Replayed(30, 20), "feed": Replayed(3, 3)}
     assert said[-1][:2] == (33, 33)
     assert len(table.rows["prices"]) == 30
@@ -98,7 +98,7 @@ def test_replay_stores_both_streams_and_reports_progress(table: Table, routes: d
 
 def test_replay_begins_at_an_id(table: Table, routes: dict[str, Route]) -> None:
     later = [entry.id for entry in routes["prices"].stream.scan(b"-", 100)][20]
-    results = replay.replay([("prices", routes["prices"])], cast("Writer", table), later)
+    results = replay.replay([{"prices": routes["prices"]}], cast("Writer", table), later)
     assert results == {"prices": Replayed(10, 10)}
 
 
