@@ -23,6 +23,7 @@ class ChannelRegistry:
         """`prices`: the stream that a single channel uses."""
         self._prices = prices
         self._key = beside(prices.key, "channels")
+        self._is_checked = False
 
     def add(self, keys: Sequence[str]) -> None:
         """Add streams of prices."""
@@ -34,7 +35,9 @@ class ChannelRegistry:
 
         The single channel's is the first, if it exists or if it is the only one.
         """
-        self._prices.check_key(self._key, "set", rights.members(self._key))
+        if not self._is_checked:
+            self._prices.check_key(self._key, "set", rights.members(self._key))
+            self._is_checked = True
         with self._prices.translated():
             members = cast("set[bytes]", self._prices.client.smembers(self._key))
         numbers = {}
