@@ -20,7 +20,7 @@ from common.feed_event import REPORT_TIMEOUT
 from common.settings import Secret
 from common.streams.client import connect
 from common.streams.group import ConsumerGroup
-from tickpipe.inspect.sessions import _SESSIONS
+from tickpipe.inspect.sessions import MAX_CHANNEL_SESSIONS, MAX_SESSIONS, NEWEST_SESSIONS
 from tickpipe.inspect.verify import verify
 
 PART = "year"
@@ -30,7 +30,7 @@ SYMBOLS = 500
 #: Measurements in each round.
 REPEATS = 5
 QUERIES = {
-    "sessions of the dashboard": _SESSIONS.replace("%(count)s", "100").replace("%(most)s", "6"),
+    "sessions of the dashboard": NEWEST_SESSIONS,
     "gaps of a day": "SELECT * FROM feed_gaps_between(now() - interval '1 day')",
     "gaps of a day, one symbol": "SELECT * FROM feed_gaps_between(now() - interval '1 day', one_symbol => 'S1')",
     "backfill of a day": "SELECT * FROM backfill_gaps_from(now() - interval '1 day')",
@@ -117,7 +117,7 @@ def _question(bench: Bench, store: DatabaseClient, span: str, name: str) -> Call
     def ask() -> object:
         with bench.connection(_database(span)).cursor() as cursor:
             if name in QUERIES:
-                cursor.execute(QUERIES[name])
+                cursor.execute(QUERIES[name], {"count": MAX_CHANNEL_SESSIONS, "most": MAX_SESSIONS})
             else:
                 query = (migrations.SQL_FOLDER / "doctor" / "feed.sql").read_text(encoding="utf-8")
                 cursor.execute(query, {"session_timeout": REPORT_TIMEOUT})

@@ -34,7 +34,7 @@ class SessionReader:
         return self._sessions()
 
     def _read(self) -> list[Session]:
-        rows = self._database.rows(_SESSIONS, count=MAX_CHANNEL_SESSIONS, most=MAX_SESSIONS)
+        rows = self._database.rows(NEWEST_SESSIONS, count=MAX_CHANNEL_SESSIONS, most=MAX_SESSIONS)
         found = [(tuple(ids), Session(*row)) for ids, *row in rows]
         self._counts = {
             ids: self._counts.get(ids) or self._counter(ids)
@@ -59,30 +59,18 @@ def read_database_info(database: DatabaseReader) -> DatabaseInfo:
     return DatabaseInfo(*database.rows(_DATABASE)[0])
 
 
-# The newest sessions by a loose index scan of the primary key (session, number): a few look-ups per session.
-_SESSIONS = """
-WITH RECURSIVE newest AS (
-    (SELECT session, 1 AS place FROM feed_events ORDER BY session DESC LIMIT 1)
-    UNION ALL
-    SELECT (SELECT e.session FROM feed_events e WHERE e.session < newest.session ORDER BY e.session DESC LIMIT 1),
-           place + 1
-    FROM newest WHERE newest.session IS NOT NULL AND place < %(count)s
+NEWEST_SESSIONS = """
+WITH newest AS (
+    SELECT session, feed, last_seen_at, stopped, last_seq, verified
+    FROM feed_states ORDER BY session DESC LIMIT %(count)s
 )
-SELECT array_agg(newest.session ORDER BY newest.session), min(newest.session), coalesce(min(started.feed), '?'),
-       extract(epoch FROM max(last.at))::float8, bool_and(last.event = 'stopped'),
+SELECT array_agg(session ORDER BY session), min(session), coalesce(min(feed), '?'),
+       extract(epoch FROM max(last_seen_at))::float8, bool_and(stopped),
        coalesce(max(connection.event), ''), coalesce(max(connection.cause), ''),
-       sum(coalesce(reported.last_seq, 0))::bigint,
-       bool_and(coalesce(verified.last_seq >= coalesce(reported.last_seq, 0), false))
+       sum(last_seq)::bigint, bool_and(verified)
 FROM newest
-CROSS JOIN LATERAL (
-    SELECT at, event FROM feed_events e WHERE e.session = newest.session ORDER BY number DESC LIMIT 1
-) AS last
 LEFT JOIN LATERAL (
-    SELECT (detail ->> 'last_seq')::bigint AS last_seq FROM feed_events e
-    WHERE e.session = newest.session AND event IN ('alive', 'stopped') ORDER BY number DESC LIMIT 1
-) AS reported ON true
-LEFT JOIN LATERAL (
-    SELECT detail ->> 'feed' AS feed, (detail ->> 'first')::bigint AS first FROM feed_events e
+    SELECT (detail ->> 'first')::bigint AS first FROM feed_events e
     WHERE e.session = newest.session AND event = 'started' ORDER BY number LIMIT 1
 ) AS started ON true
 LEFT JOIN LATERAL (
@@ -91,9 +79,7 @@ LEFT JOIN LATERAL (
       AND event <> 'alive' -- the condition of the partial index
     ORDER BY number DESC LIMIT 1
 ) AS connection ON true
-LEFT JOIN verified_sessions verified ON verified.session = newest.session
-WHERE newest.session IS NOT NULL
-GROUP BY coalesce(started.first, newest.session)
+GROUP BY coalesce(started.first, session)
 ORDER BY 2 DESC
 LIMIT %(most)s
 """
