@@ -8,7 +8,7 @@ are a hash tag of a Redis Cluster: all keys of a channel are in one slot.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from zlib import crc32
@@ -50,6 +50,11 @@ def channel_number(price_stream: str, key: str) -> int | None:
 def feed_key(prices_key: str) -> str:
     """The stream of feed events that belongs to a stream of prices."""
     return f"{prices_key}:feed"
+
+
+def stream_keys(prices_keys: Iterable[str]) -> list[str]:
+    """These streams of prices, each followed by the stream of its feed events."""
+    return [key for prices in prices_keys for key in (prices, feed_key(prices))]
 
 
 def read_channels(text: str) -> list[int]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 
 from common import clock, metrics, process, threads
-from common.channels import feed_key
+from common.channels import stream_keys
 from common.errors import ConfigurationError, OutageError
 from common.streams.lease import Lease
 from common.streams.registry import ChannelRegistry
@@ -190,8 +190,8 @@ def _lease(config: ProducerConfig, registry: ChannelRegistry) -> Lease:
 
     def others() -> list[Stream]:
         keys = dict.fromkeys([config.price_stream, *config.keys, *registry.found()])
-        for key in (each for prices in keys for each in (prices, feed_key(prices)) if each != config.price_stream):
-            if key not in streams:
+        for key in stream_keys(keys):
+            if key not in streams and key != config.price_stream:
                 streams[key] = open_stream(config, key, lifetime / 4)
         return list(streams.values())
 
@@ -204,7 +204,7 @@ def _check_redis(config: ProducerConfig, registry: ChannelRegistry, lease: Lease
     try:
         if config.partitions > 1:
             registry.add(config.keys)
-        for key in (each for prices in config.keys for each in (prices, feed_key(prices))):
+        for key in stream_keys(config.keys):
             stream = open_stream(config, key)
             if config.confirmation or lease:
                 stream.check_append_once(config.confirmation.replicas if config.confirmation else 0)

@@ -103,22 +103,16 @@ class Replayer:
                     logger.info("spool replayed: at least %s appended to Redis", counted(count, "entry"))
 
 
-class OrphanReplayer:
-    """Empties the spools that dead producers have left in the folder of one channel."""
+def replay_orphans(folder: Path, streams: Streams, stop: threading.Event) -> None:
+    """Empty the spools that dead producers have left in the folder of one channel. Returns early if `stop` is set.
 
-    def __init__(self, folder: Path, streams: Streams, stop: threading.Event) -> None:
-        """`streams` has Redis clients of its own, because its thread waits for Redis independently."""
-        self.streams = streams
-        self._folder = folder
-        self._stop = stop
-
-    def replay(self) -> None:
-        """Replay what there is now. Returns early if `stop` is set."""
-        for spool in adopt_orphans(self._folder):
-            try:
-                logger.info("spool adopted: %s with %s", spool.path, counted(spool.entries, "entry"))
-                replay(spool, self.streams, self._stop)
-            except TickpipeError as error:  # an outage, or Redis refuses the login by now
-                logger.warning("spool %s not replayed: %s", spool.path, error)
-            finally:
-                spool.close()
+    `streams` has Redis clients of its own, because its thread waits for Redis independently.
+    """
+    for spool in adopt_orphans(folder):
+        try:
+            logger.info("spool adopted: %s with %s", spool.path, counted(spool.entries, "entry"))
+            replay(spool, streams, stop)
+        except TickpipeError as error:  # an outage, or Redis refuses the login by now
+            logger.warning("spool %s not replayed: %s", spool.path, error)
+        finally:
+            spool.close()

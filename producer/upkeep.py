@@ -9,8 +9,9 @@ from common.errors import TickpipeError
 from common.streams.registry import ChannelRegistry
 from producer.config import ProducerConfig
 from producer.delivery import open_streams
-from producer.replay import OrphanReplayer
+from producer.replay import replay_orphans
 from producer.spool_folder import channel_folders
+from producer.streams import Streams
 
 logger = logging.getLogger("producer.publisher")
 
@@ -25,11 +26,11 @@ class Upkeep:
         self._config = config
         self._registry = registry
         self._stop = stop
-        self._replayers: dict[str, OrphanReplayer] = {}  # by stream of prices
+        self._streams: dict[str, Streams] = {}  # by stream of prices
 
     def appended(self) -> int:
         """Prices that Redis has acknowledged from spools of dead producers."""
-        return sum(replayer.streams.appended for replayer in list(self._replayers.values()))
+        return sum(streams.appended for streams in list(self._streams.values()))
 
     def run(self) -> None:
         """Take a turn now and every 15 seconds until `stop` is set."""
@@ -50,6 +51,6 @@ class Upkeep:
     def _replay_orphans(self) -> None:
         """Of all channels that have a folder: `--partitions` may have been another one before."""
         for key, folder in channel_folders(self._config.spool_folder, self._config.price_stream).items():
-            if key not in self._replayers:
-                self._replayers[key] = OrphanReplayer(folder, open_streams(self._config, key), self._stop)
-            self._replayers[key].replay()
+            if key not in self._streams:
+                self._streams[key] = open_streams(self._config, key)
+            replay_orphans(folder, self._streams[key], self._stop)

@@ -23,7 +23,7 @@ from common.feed_event import FeedEvent
 from common.streams.stream import Fields, Stream
 from producer.publisher import Publisher
 from producer.queue import MAX_APPEND, EventQueue, Item
-from producer.replay import OrphanReplayer, Replayer, replay
+from producer.replay import Replayer, replay, replay_orphans
 from producer.session import PriceEvent, Session
 from producer.spool import Outgoing, Spool, SpoolFullError
 from producer.spool_folder import spool_path
@@ -530,7 +530,7 @@ def test_orphans_are_replayed_alongside_the_live_spool_and_removed(harness: Harn
     harness.spool.put([Outgoing("prices", {"seq": "99"})])
     other: redis.Redis = fakeredis.FakeStrictRedis(server=harness.server, protocol=2)
     orphans = Streams(Stream(other, "prices"), Stream(other, "prices:feed"))
-    OrphanReplayer(tmp_path, orphans, threading.Event()).replay()
+    replay_orphans(tmp_path, orphans, threading.Event())
     assert not spool_path(tmp_path, 2).exists()
     assert harness.seqs() == [1, 2]
     assert harness.seqs("spool") == [99]
