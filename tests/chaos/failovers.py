@@ -23,7 +23,7 @@ from typing import Protocol
 
 import psycopg2
 
-from common.channels import channel_keys, feed_key
+from common.channels import channel_keys, stream_keys
 from common.database.client import DatabaseClient
 from common.errors import TickpipeError
 from common.feed_event import REPORT_TIMEOUT
@@ -34,6 +34,7 @@ from common.streams.lease import active_producers
 from common.streams.stream import Stream
 from consumer.replay import read_timeline
 from tests.chaos.oracle import (
+    DOUBLED,
     SYMBOLS,
     SYMBOLS_OF_CHANNELS,
     Journal,
@@ -58,14 +59,6 @@ DELAYS = (0.02, 0.2)
 PAUSE = LEASE * 2
 RECOVERS_WITHIN = 120.0
 BAD_EVERY = 4999
-#: Sessions that have a price from after the first one of a later session: a real vendor sends both the same prices.
-DOUBLED = """
-WITH spans AS (
-    SELECT symbol, session, min(received_at) AS since, max(received_at) AS until FROM prices_real_time GROUP BY 1, 2
-)
-SELECT earlier.session FROM spans AS earlier JOIN spans AS later USING (symbol)
-WHERE later.session > earlier.session AND earlier.until >= later.since
-"""
 BLIND = """
 SELECT split_part(cause, ':', 1), count(DISTINCT since), max(extract(epoch FROM until - since))::float8
 FROM feed_gaps WHERE until < 'infinity' GROUP BY 1 ORDER BY 1
@@ -390,9 +383,8 @@ class FailoverRun:
         return False
 
     def _left(self) -> int:
-        keys = [key for prices in self.redis.keys for key in (prices, feed_key(prices))]
-        with suppress(TickpipeError), self._streams(keys) as streams:
-            return sum(backlog.lag + backlog.pending for backlog in (stream.backlog() for stream in streams))
+        with suppress(TickpipeError), self._streams(stream_keys(self.redis.keys)) as streams:
+            return sum(stream.backlog().left for stream in streams)
         return 1
 
     @contextmanager

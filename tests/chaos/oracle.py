@@ -24,6 +24,19 @@ SYMBOLS_OF_CHANNELS = (
     "KO", "SOL/USD", "META", "XAU/USD", "BAC", "EUR/USD", "MSFT", "BTC/USD",
     "AAPL", "ETH/USD", "JPM", "EUR/JPY", "AMZN", "LTC/USD", "NVDA", "NZD/USD",
 )  # fmt: skip
+#: Sessions that have a price from after the first one of a later session of the same channel: while two producers are
+#: active, a real vendor sends both the same prices.
+DOUBLED = """
+WITH spans AS (
+    SELECT session, min(received_at) AS since, max(received_at) AS until,
+           (SELECT detail ->> 'channel' FROM feed_events AS e
+            WHERE e.session = p.session AND event = 'started') AS channel
+    FROM prices_real_time AS p GROUP BY session
+)
+SELECT earlier.session
+FROM spans AS earlier JOIN spans AS later ON later.channel IS NOT DISTINCT FROM earlier.channel
+WHERE later.session > earlier.session AND earlier.until >= later.since
+"""
 
 
 class Numbered:

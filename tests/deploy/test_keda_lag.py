@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-import helm_python as helm
-import yaml
-
-from tests.deploy.test_chart import CHART, SECRET
+from tests.deploy.test_chart import SECRET, of_kind, rendered
 from tests.support.pipeline import Pipeline
 from tests.support.waiting import wait_for
 from tickpipe.simulator.config import SimulatorConfig
@@ -20,9 +16,7 @@ PARTITIONS = 4
 
 def triggers() -> list[dict[str, str]]:
     values = {"secret": SECRET, "partitions": PARTITIONS, "keda": {"enabled": True}}
-    with helm.Chart.load(str(CHART)) as chart:
-        files = chart.render(values, name="demo")
-    scaled = yaml.safe_load(files["tickpipe/templates/scaledobject.yaml"])
+    (scaled,) = of_kind(rendered(values), "ScaledObject")
     return [trigger["metadata"] for trigger in scaled["spec"]["triggers"]]
 
 
@@ -37,20 +31,20 @@ def test_lag_of_the_triggers_is_the_lag_of_status(pipeline: Pipeline) -> None:
     def lags() -> dict[str, int]:
         status = pipeline.processes.start("tickpipe", "status", "--json")
         assert status.wait() == 0, status.said()
-        said = status.said()
-        return {key: each["lag"] for key, each in json.loads(said[said.index("{") :])["channels"].items()}
+        return {key: each["lag"] for key, each in status.json()["channels"].items()}
 
+    watched = triggers()
     create = pipeline.processes.start("tickpipe", "create-streams", "--partitions", str(PARTITIONS))
     assert create.wait() == 0, create.said()
     pipeline.consumer("--drain").wait()
-    assert [keda_lag(pipeline, trigger) for trigger in triggers()] == [0] * PARTITIONS
+    assert [keda_lag(pipeline, trigger) for trigger in watched] == [0] * PARTITIONS
     with Simulator(SimulatorConfig(rate=500, seed=1)) as simulator:
         symbols = sorted(LISTINGS)[:30]
         producer = pipeline.producer(simulator.url, "--partitions", str(PARTITIONS), symbols=symbols)
-        wait_for(lambda: min(keda_lag(pipeline, trigger) for trigger in triggers()) > 20)
+        wait_for(lambda: min(keda_lag(pipeline, trigger) for trigger in watched) > 20)
         assert producer.stop() == 0
-    found = {trigger["stream"]: keda_lag(pipeline, trigger) for trigger in triggers()}
+    found = {trigger["stream"]: keda_lag(pipeline, trigger) for trigger in watched}
     assert found == {key: lag for key, lag in lags().items() if key in found}
     pipeline.drain()
-    assert [keda_lag(pipeline, trigger) for trigger in triggers()] == [0] * PARTITIONS
+    assert [keda_lag(pipeline, trigger) for trigger in watched] == [0] * PARTITIONS
     assert set(lags().values()) == {0}

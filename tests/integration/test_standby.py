@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 
-from tests.chaos.oracle import SYMBOLS, Numbered
+from tests.chaos.oracle import DOUBLED, SYMBOLS, Numbered
 from tests.integration.test_metrics import get
 from tests.support.delayed_link import DelayedLink
 from tests.support.pipeline import Pipeline
@@ -20,14 +20,6 @@ from tickpipe.simulator.server import Simulator
 #: Seconds.
 LEASE = 1.5
 RATE = 200
-#: Sessions that have a price from after the first one of a later session: a real vendor sends both the same prices.
-DOUBLED = """
-WITH spans AS (
-    SELECT session, min(received_at) AS since, max(received_at) AS until FROM prices_real_time GROUP BY session
-)
-SELECT earlier.session FROM spans AS earlier JOIN spans AS later ON later.session > earlier.session
-WHERE earlier.until >= later.since
-"""
 #: Seconds that a busy machine may need on top.
 SLACK = 10.0
 

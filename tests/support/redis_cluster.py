@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import redis
 
 from tests.support.delayed_link import DelayedLink
 from tests.support.folders import temporary_folder
 from tests.support.ports import free_port
-from tests.support.redis_nodes import SLOTS, Node
+from tests.support.redis_nodes import SLOTS, Node, cluster_info
 from tests.support.waiting import wait_for
 from tickpipe.local.servers.valkey import ValkeyServer
 
@@ -53,7 +53,7 @@ class Member(Node):
 class RedisCluster:
     """The nodes. The first three are the primaries at the start."""
 
-    def __init__(self, members: Sequence[Member], add: Any) -> None:
+    def __init__(self, members: Sequence[Member], add: Callable[[], Member]) -> None:
         self.members = list(members)
         self._add = add
 
@@ -101,8 +101,8 @@ class RedisCluster:
         with suppress(redis.RedisError):
             states = [member.admin.info("replication")["role"] for member in self.members]
             known = all(
-                b"cluster_state:ok" in _info(member)
-                and f"cluster_known_nodes:{len(self.members)}".encode() in _info(member)
+                b"cluster_state:ok" in cluster_info(member)
+                and f"cluster_known_nodes:{len(self.members)}".encode() in cluster_info(member)
                 for member in self.members
             )
             replicas = [member for member, role in zip(self.members, states, strict=True) if role == "slave"]
@@ -121,7 +121,7 @@ class RedisCluster:
 
     def add(self) -> Member:
         """Start one more primary, without slots."""
-        member: Member = self._add()
+        member = self._add()
         member.command("CLUSTER", "SET-CONFIG-EPOCH", 100 + len(self.members))
         self.introduce(member)
         self.members.append(member)
@@ -187,8 +187,3 @@ def redis_cluster(delay: float = 0.0) -> Iterator[RedisCluster]:
         cluster = RedisCluster([start() for _ in range(2 * SHARDS)], start)
         cluster.form()
         yield cluster
-
-
-def _info(member: Node) -> bytes:
-    found = member.command("CLUSTER", "INFO")
-    return str(found).replace("'", "").replace(": ", ":").encode() if isinstance(found, dict) else bytes(found)

@@ -250,10 +250,11 @@ def cluster_of_two(apart: str) -> Iterator[list[Node]]:
         second.command("CLUSTER", "SET-CONFIG-EPOCH", 2)
         first.command("CLUSTER", "MEET", "127.0.0.1", second.port, second.server.settings["cluster-port"])
         for node in (first, second):
-            wait_for(lambda: b"cluster_state:ok" in _cluster_info(node), message="the cluster is formed")  # noqa: B023
+            wait_for(lambda: b"cluster_state:ok" in cluster_info(node), message="the cluster is formed")  # noqa: B023
         yield [first, second]
 
 
-def _cluster_info(node: Node) -> bytes:
+def cluster_info(node: Node) -> bytes:
+    """The reply to CLUSTER INFO, whatever form the client gives it."""
     found = node.command("CLUSTER", "INFO")
     return str(found).replace("'", "").replace(": ", ":").encode() if isinstance(found, dict) else bytes(found)
