@@ -18,6 +18,7 @@ from benchmarks.plan import Case, Part, Preparation, Scale
 from benchmarks.report import Ratio, Sample, rate
 from benchmarks.servers import DATABASE, STREAM, Bench
 from common.channels import channel_keys
+from common.formatting import counted
 
 PART = "channels"
 CHANNELS = (1, 2, 4, 8, 16)
@@ -32,12 +33,12 @@ FEW = 500
 
 def name(channels: int, symbols: int) -> str:
     """The name of a case."""
-    return f"{channels} {'channel' if channels == 1 else 'channels'}, {symbols:,} symbols"
+    return f"{counted(channels, 'channel')}, {symbols:,} symbols"
 
 
 def drain_name(channels: int, consumers: int) -> str:
     """The name of a drain."""
-    return f"drain of {channels} {'channel' if channels == 1 else 'channels'} by {consumers}"
+    return f"drain of {counted(channels, 'channel')} by {consumers}"
 
 
 BASE = name(1, MOST)

@@ -1,16 +1,22 @@
-"""The streams of all channels, as the commands read them."""
+"""The streams of all channels, each on a Redis client of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Self
 
 from common.channels import channel_key, feed_key
+from common.settings import Secret
+from common.streams.client import connect
 from common.streams.group import ConsumerGroup
 from common.streams.registry import ChannelRegistry
 
 
-class Channels:
-    """The streams of each channel that producers have used. `prices` and `feed` look for new ones each time."""
+class ChannelStreams:
+    """The streams of each channel that producers have used. `prices` and `feed` look for new ones each time.
+
+    One thread uses it: a client's calls may hang.
+    """
 
     def __init__(
         self, open_stream: Callable[[str], ConsumerGroup], price_stream: str, only: Sequence[int] | None = None
@@ -25,24 +31,33 @@ class Channels:
         self._registry = ChannelRegistry(self.single)
         self._streams = {price_stream: self.single}
 
+    @classmethod
+    def of_group(
+        cls, redis_url: Secret, price_stream: str, group: str, consumer: str, only: Sequence[int] | None = None
+    ) -> Self:
+        """The streams as this consumer of a group uses them. Raises ConfigurationError for an invalid URL."""
+        return cls(lambda key: ConsumerGroup(connect(redis_url, key), key, group, consumer), price_stream, only)
+
+    def keys(self) -> Sequence[str]:
+        """The keys of the streams of prices. Raises OutageError, ConfigurationError."""
+        return self._registry.found() if self._only is None else self._only
+
     def prices(self) -> list[ConsumerGroup]:
         """The streams of prices. Raises OutageError, ConfigurationError."""
-        return [self.stream(key) for key in self._keys()]
+        return [self.stream(key) for key in self.keys()]
 
     def feed(self) -> list[ConsumerGroup]:
         """The streams of feed events, in the same order. Raises OutageError, ConfigurationError."""
-        return [self.stream(feed_key(key)) for key in self._keys()]
+        return [self.stream(feed_key(key)) for key in self.keys()]
+
+    def all(self) -> list[ConsumerGroup]:
+        """All streams: those of prices first. Raises OutageError, ConfigurationError."""
+        keys = self.keys()
+        return [self.stream(key) for key in [*keys, *map(feed_key, keys)]]
 
     def both(self, key: str) -> tuple[ConsumerGroup, ConsumerGroup]:
         """The stream of prices of this key, and that of its feed events."""
         return self.stream(key), self.stream(feed_key(key))
-
-    def all(self) -> list[ConsumerGroup]:
-        """All streams: those of prices first. Raises OutageError, ConfigurationError."""
-        return [*self.prices(), *self.feed()]
-
-    def _keys(self) -> Sequence[str]:
-        return self._registry.found() if self._only is None else self._only
 
     def stream(self, key: str) -> ConsumerGroup:
         """The stream of this key."""
