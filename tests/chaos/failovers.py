@@ -337,9 +337,9 @@ class FailoverRun:
     def _settle(self) -> None:
         self.say("settling: no more faults, no more prices")
         active, other = self._active()
-        other.end(signal.SIGTERM)  # it may be so new that it does not handle the signal yet
-        if status := active.end(signal.SIGTERM):
-            raise AssertionError(f"the producer ended with status {status} on SIGTERM")
+        for producer in (other, active):
+            if status := producer.end(signal.SIGTERM):
+                raise AssertionError(f"a producer ended with status {status} on SIGTERM")
         self._wait(lambda: self._left() == 0, "all that was received to be stored")
         self._wait(self._is_complete, "consumers to store the streams again")
         for consumer in self.consumers:

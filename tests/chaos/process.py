@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.processes import handles
+from tests.support.waiting import wait_for
+
 
 class Process:
     """A tickpipe command that can be killed, paused and restarted. All its output is in one file."""
@@ -29,8 +32,10 @@ class Process:
             self._process.send_signal(number)
 
     def end(self, number: signal.Signals, timeout: float = 30.0) -> int:
-        """Send a signal and return the exit status."""
+        """Send a signal and return the exit status. SIGTERM is sent once the process handles it."""
         self.send(signal.SIGCONT)
+        if number is signal.SIGTERM:
+            wait_for(lambda: self.status is not None or handles(self.pid, number), message="the process has started")
         self.send(number)
         return self._process.wait(timeout) if self._process else 0
 

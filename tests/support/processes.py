@@ -29,6 +29,16 @@ def inherited_environ() -> dict[str, str]:
     return {"PATH": os.environ["PATH"]}
 
 
+def handles(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler for this signal: not yet while it imports. True without /proc."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return True
+    (caught,) = [int(line.split()[1], 16) for line in lines if line.startswith("SigCgt:")]
+    return bool(caught >> number - 1 & 1)
+
+
 class Running:
     """A started command. All its output goes to one file."""
 
@@ -74,7 +84,8 @@ class Running:
             pytest.fail(f"{self.name} still runs after {timeout:g} s")
 
     def stop(self, timeout: float = PATIENCE) -> int:
-        """Send SIGTERM and return the exit status."""
+        """Send SIGTERM, once the process handles it, and return the exit status."""
+        wait_for(lambda: self.status is not None or handles(self.pid, signal.SIGTERM), timeout, f"{self.name} is ready")
         self.signal(signal.SIGTERM)
         return self.wait(timeout)
 
