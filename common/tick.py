@@ -22,6 +22,9 @@ class Tick(NamedTuple):
     `session` and `seq` identify the tick: the start of the producer's run (microseconds since 1970) and the number of
     the event in it (1, 2, 3 and so on). `time` is the exchange's, in seconds UTC. `received` is the producer's, in
     microseconds UTC, strictly increasing within a session. `day_volume` accumulates over the day.
+
+    The last three are those of a trade, if the feed has trades: its `size`, the `side` of the order that caused it
+    (``"buy"`` or ``"sell"``), and the exchange's own number of it for this symbol.
     """
 
     session: str
@@ -34,12 +37,18 @@ class Tick(NamedTuple):
     ask: str
     exchange: str
     received: str
+    size: str = ""
+    side: str = ""
+    trade_id: str = ""
 
 
-CODEC = Codec("tick", Tick, Tick._fields)
+#: Fields that an entry of a feed without trades does not have.
+TRADE_FIELDS = ("size", "side", "trade_id")
+CODEC = Codec("tick", Tick, Tick._fields, optional=len(TRADE_FIELDS))
 #: The fields that hold integers, and those that hold numbers.
-INTEGERS = ("session", "seq", "received")
-NUMBERS = ("time", "price", "day_volume", "bid", "ask")
+INTEGERS = ("session", "seq", "received", "trade_id")
+NUMBERS = ("time", "price", "day_volume", "bid", "ask", "size")
+SIDES = ("", "buy", "sell")
 encode = CODEC.encode
 decode = CODEC.decode
 
@@ -50,12 +59,22 @@ def validation_error(tick: Tick) -> str | None:
     Called only for batches that the database has refused. It must accept every tick that the database accepts.
     """
     for name in INTEGERS:
-        if not is_bigint(getattr(tick, name)):
+        if not is_bigint(getattr(tick, name)) and (getattr(tick, name) or name not in TRADE_FIELDS):
             return f"{name} is not a whole number of 64 bits: {_quote(getattr(tick, name))}"
+    return _name_error(tick) or _number_error(tick)
+
+
+def _name_error(tick: Tick) -> str | None:
     if not 1 <= len(tick.symbol) <= MAX_NAME:
         return f"symbol does not have 1 to {MAX_NAME} characters: {_quote(tick.symbol)}"
     if len(tick.exchange) > MAX_NAME:
         return f"exchange is longer than {MAX_NAME} characters: {_quote(tick.exchange)}"
+    if tick.side not in SIDES:
+        return f"side is neither buy nor sell: {_quote(tick.side)}"
+    return None
+
+
+def _number_error(tick: Tick) -> str | None:
     for name in ("time", "price"):
         if not getattr(tick, name):
             return f"{name} is missing"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from psycopg2.extensions import cursor as Cursor  # noqa: N812  psycopg2 names its class so
@@ -42,13 +43,20 @@ class TableWriter(NamedTuple):
     statement: str
     template: str
     allowed: Mapping[int, bytes]  # column number → the bytes that its values may have
+    choices: Mapping[int, frozenset[bytes]] = MappingProxyType({})  # column number → its values
     merge: Merge | None = None  # rows that become one after an insert
 
     def check_bytes(self, columns: Sequence[Sequence[bytes]]) -> None:
-        """Raise ValueError if a number has a spelling that only PostgreSQL knows. `validation_error` finds it."""
+        """Raise ValueError for values that PostgreSQL would accept: `validation_error` finds them.
+
+        They are spellings of numbers that only PostgreSQL knows, and other texts than the possible ones.
+        """
         for position, allowed in self.allowed.items():
             if not has_only(allowed, columns[position]):
                 raise ValueError(f"column {position} has bytes other than {allowed!r}")
+        for position, choices in self.choices.items():
+            if not choices.issuperset(columns[position]):
+                raise ValueError(f"column {position} has values other than {sorted(choices)}")
 
     def insert(self, cursor: Cursor, columns: Sequence[Sequence[bytes]]) -> int:
         """Insert rows, given as columns of equal length, by one statement. Existing rows stay.
@@ -86,24 +94,27 @@ def _allowed(record: type[Any], integers: Sequence[str], numbers: Sequence[str] 
 
 # A batch is one row of column arrays. The text from Redis goes to the database as it is, and PostgreSQL converts it.
 # Interval times bigint is exact to the microsecond; to_timestamp of a float is not. unnest() is in the select list:
-# in FROM, PostgreSQL would materialize all rows first.
+# in FROM, PostgreSQL would materialize all rows first. The array of a column that no entry has is empty: all are NULL.
 PRICES = TableWriter(
     tick.CODEC,
     tick.validation_error,
     """
     INSERT INTO prices_real_time
-        (session, seq, symbol, time, price, day_volume, bid, ask, exchange, received_at)
+        (session, seq, symbol, time, price, day_volume, bid, ask, exchange, received_at, size, side, trade_id)
     SELECT session, seq, symbol, to_timestamp(time), price, day_volume, bid, ask, exchange,
-           timestamptz 'epoch' + received * interval '1 microsecond'
+           timestamptz 'epoch' + received * interval '1 microsecond', size, side, trade_id
     FROM (SELECT unnest(v.session) AS session, unnest(v.seq) AS seq, unnest(v.symbol) AS symbol, unnest(v.time) AS time,
                  unnest(v.price) AS price, unnest(v.day_volume) AS day_volume, unnest(v.bid) AS bid,
-                 unnest(v.ask) AS ask, unnest(v.exchange) AS exchange, unnest(v.received) AS received
-          FROM (VALUES %s) AS v (session, seq, symbol, time, price, day_volume, bid, ask, exchange, received)) AS t
+                 unnest(v.ask) AS ask, unnest(v.exchange) AS exchange, unnest(v.received) AS received,
+                 unnest(v.size) AS size, unnest(v.side) AS side, unnest(v.trade_id) AS trade_id
+          FROM (VALUES %s) AS v (session, seq, symbol, time, price, day_volume, bid, ask, exchange, received,
+                                 size, side, trade_id)) AS t
     ON CONFLICT DO NOTHING
     """,
     "(%s::bigint[], %s::bigint[], %s::text[], %s::float8[], %s::float8[], %s::float8[], %s::float8[], %s::float8[], "
-    "%s::text[], %s::bigint[])",
+    "%s::text[], %s::bigint[], %s::float8[], %s::text[], %s::bigint[])",
     _allowed(tick.Tick, tick.INTEGERS, tick.NUMBERS),
+    {tick.Tick._fields.index("side"): frozenset(side.encode() for side in tick.SIDES)},
 )
 FEED = TableWriter(
     feed_event.CODEC,
@@ -121,7 +132,7 @@ FEED = TableWriter(
     _allowed(feed_event.FeedEvent, feed_event.INTEGERS),
     # If this role may: otherwise there are more rows, nothing else. The lock has a statement of its own, so that the
     # next one sees what the holder before has committed.
-    Merge(
+    merge=Merge(
         "SELECT pg_advisory_xact_lock(key) FROM (SELECT unnest(%(keys)s::bigint[]) AS key ORDER BY 1) AS sessions; "
         "SELECT merge_signs_of_life(%(keys)s::bigint[]) WHERE has_table_privilege('feed_events', 'SELECT') "
         "AND has_table_privilege('feed_events', 'UPDATE') AND has_table_privilege('feed_events', 'DELETE')",

@@ -14,7 +14,7 @@ from common import feed_event
 from common.database.client import DatabaseClient
 from common.database.connections import connect
 from common.settings import Secret
-from common.tick import Tick
+from common.tick import SIDES, Tick, encode
 from consumer.tables import FEED, PRICES
 from consumer.writer import Stored, Writer
 from tests.support.batches import EPOCH, GOOD, SESSION, entry, flat, letters, make_batch, raw_entry, seqs, to_bytes
@@ -48,6 +48,9 @@ ticks = st.builds(
     ask=st.just("") | numbers,
     exchange=st.just("") | names,
     received=st.integers(0, 4_102_444_800_000_000).map(str),
+    size=st.just("") | numbers,
+    side=st.sampled_from(SIDES),
+    trade_id=st.just("") | st.integers(-(2**63), 2**63 - 1).map(str),
 )
 
 
@@ -59,8 +62,8 @@ def test_every_value_is_stored_exactly_or_is_a_dead_letter(
 ) -> None:
     database.query("TRUNCATE prices_real_time, dead_letters")
     entries = [
-        raw_entry(number, {name.encode(): to_bytes(value) for name, value in tick._asdict().items()})
-        for number, tick in enumerate(batch)
+        raw_entry(position, {name.encode(): to_bytes(value) for name, value in encode(each).items()})
+        for position, each in enumerate(batch)
     ]
     impossible = {
         entry.id
@@ -75,15 +78,17 @@ def test_every_value_is_stored_exactly_or_is_a_dead_letter(
         return repr(float(text)) if text else None  # repr: -0.0 is not 0.0
 
     stored = database.query(
-        "SELECT session, seq, symbol, time, price, day_volume, bid, ask, exchange, received_at FROM prices_real_time"
+        "SELECT session, seq, symbol, time, price, day_volume, bid, ask, size, exchange, received_at, side, "
+        "trade_id FROM prices_real_time"
     )
     assert {
-        (*row[:4], *[None if value is None else repr(value) for value in row[4:8]], *row[8:]) for row in stored
+        (*row[:4], *[None if value is None else repr(value) for value in row[4:9]], *row[9:]) for row in stored
     } == {
         (
             int(tick.session), int(tick.seq), tick.symbol, EPOCH + timedelta(seconds=int(tick.time)),
-            number(tick.price), number(tick.day_volume), number(tick.bid), number(tick.ask),
-            tick.exchange or None, EPOCH + timedelta(microseconds=int(tick.received)),
+            number(tick.price), number(tick.day_volume), number(tick.bid), number(tick.ask), number(tick.size),
+            tick.exchange or None, EPOCH + timedelta(microseconds=int(tick.received)), tick.side or None,
+            int(tick.trade_id) if tick.trade_id else None,
         )
         for tick in good
     }  # fmt: skip
@@ -125,6 +130,10 @@ RECOGNISED: list[tuple[dict[str, str | bytes], str]] = [
     ({"symbol": "A\0B"}, "symbol holds a NUL character"),
     ({"symbol": "\ud800"}, "not UTF-8"),
     ({"exchange": b"\xff"}, "not UTF-8"),
+    ({"size": "1,5", "side": "buy", "trade_id": "1"}, "size is not a finite number: '1,5'"),
+    ({"size": "1", "side": "up", "trade_id": "1"}, "side is neither buy nor sell: 'up'"),
+    ({"size": "1", "side": "buy", "trade_id": "1.5"}, "trade_id is not a whole number of 64 bits: '1.5'"),
+    ({"size": "1"}, "its fields are not those of a tick"),
     ({"colour": "red"}, "its fields are not those of a tick"),
 ]
 

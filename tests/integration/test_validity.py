@@ -19,10 +19,12 @@ from tests.support.pipeline import Database
 
 GOOD = tick.Tick(
     session="1760000000000000", seq="1", symbol="BTC/USD", time="1760000000", price="1.5", day_volume="2.5", bid="1",
-    ask="2", exchange="Coinbase Pro", received="1760000000000001",
+    ask="2", exchange="Coinbase Pro", received="1760000000000001", size="0.5", side="buy", trade_id="7",
 )  # fmt: skip
 EVENT = feed_event.make(1_760_000_000_000_000, 1, 1_760_000_000_000_001, "connected", {"a": 1})
 
+#: The session of another row in the batch. It has more digits than any text that is made below.
+OTHER_SESSION = "1234567890123"
 #: Texts that PostgreSQL or Python reads as a number, or that look like one.
 SPELLINGS = (
     "0x1A", "0X1a", "0o17", "0b11", "1_000", "1_0.5", " 12 ", "12 ", "\t12", "12\n", "+5", "-5", "--5", "007",
@@ -56,11 +58,11 @@ def outcomes(
 ) -> dict[str, object]:
     """The outcome on each path: the stored row, or None for a dead letter."""
     columns, name, stream = (
-        ("session, seq, symbol, time, price, day_volume, bid, ask, exchange, received_at", "prices_real_time", "prices")
+        ("prices_real_time.*", "prices_real_time", "prices")
         if table is PRICES
         else ("session, number, at, event, detail::text", "feed_events", "prices:feed")
     )
-    good = {**(GOOD if table is PRICES else EVENT)._asdict(), "session": "7"}
+    good = {**(GOOD if table is PRICES else EVENT)._asdict(), "session": OTHER_SESSION}
     bad = {**good, "session": "no number"}
     paths: dict[str, tuple[list[dict[str, str]], bool]] = {
         "alone": ([fields], False),
@@ -75,7 +77,7 @@ def outcomes(
         Writer(store).insert_batch(
             table, stream, [entry(number, row) for number, row in enumerate(rows)], bisect=bisect
         )
-        stored = database.query(f"SELECT {columns} FROM {name} WHERE session <> 7")
+        stored = database.query(f"SELECT {columns} FROM {name} WHERE session <> {OTHER_SESSION}")
         assert database.count(name) + database.count("dead_letters") == len(rows)
         found[path] = repr(stored) if stored else None
     return found

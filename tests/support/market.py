@@ -238,7 +238,7 @@ def _instruments() -> Iterator[dict[str, str]]:
 def _tick(price: Price) -> Tick:
     times = {"time": int(price.time.timestamp()), "received": _microseconds(price.received_at)}
     values = {**price._asdict(), **times}
-    return Tick._make("" if values[name] is None else str(values[name]) for name in Tick._fields)
+    return Tick(**{name: str(values[name]) if values[name] is not None else "" for name in Tick._fields[:10]})
 
 
 def _microseconds(moment: datetime) -> int:

@@ -103,7 +103,7 @@ def test_entries_match_the_contract_and_continue_numbering() -> None:
     assert found[0] == list(ticks.entries(11))[-1]
     assert [int(fields["seq"]) for fields in found] == list(range(11, 41))
     for fields in found:
-        assert tuple(fields) == tick.Tick._fields
+        assert tuple(fields) == tick.Tick._fields[:10]
         assert tick.validation_error(tick.Tick(**fields)) is None
 
 

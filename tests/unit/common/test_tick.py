@@ -61,6 +61,17 @@ def test_names_have_a_maximum_length(field: str, value: str) -> None:
     assert_named(field, value, "characters")
 
 
+@pytest.mark.parametrize("value", ["Buy", "b", " "])
+def test_side_is_buy_or_sell(value: str) -> None:
+    assert_named("side", value, "is neither buy nor sell")
+    assert validation_error(GOOD._replace(side="sell", size="1e-8", trade_id="9007199254740993")) is None
+
+
+@pytest.mark.parametrize(("field", "value"), [("size", "nan"), ("size", "1,5"), ("trade_id", "1.0"), ("trade_id", "x")])
+def test_size_and_number_of_a_trade_are_numbers(field: str, value: str) -> None:
+    assert_named(field, value, "number")
+
+
 def assert_named(field: str, value: str, words: str) -> None:
     """Assert that the error names the field, the reason and the shortened value."""
     found = validation_error(GOOD._replace(**{field: value}))
@@ -71,7 +82,7 @@ def assert_named(field: str, value: str, words: str) -> None:
     assert len(found) < 200
 
 
-@given(st.tuples(*[st.one_of(st.text(), st.integers().map(str), st.floats().map(str))] * 10).map(Tick._make))
+@given(st.tuples(*[st.one_of(st.text(), st.integers().map(str), st.floats().map(str))] * 13).map(Tick._make))
 def test_validation_never_raises_and_accepts_only_storable_ticks(tick: Tick) -> None:
     if validation_error(tick) is None:
         assert TIME_RANGE[0] <= float(tick.time) < TIME_RANGE[1]
