@@ -13,7 +13,7 @@ import psycopg2
 import redis
 
 from common import tick
-from producer.feeds import twelvedata
+from producer.feeds.twelvedata import TwelveData
 from tickpipe.simulator.listings import LISTINGS
 from tickpipe.simulator.random_walk import RandomWalk
 
@@ -53,7 +53,7 @@ def entries(count: int, first: int = 0, begin: int = BEGIN) -> Iterator[dict[str
     for seq, event in enumerate(events(count, first, begin), first + 1):
         text = cast("dict[str, Any]", {name: _text(value) for name, value in event.items()})
         received = session + seq * 1_000_000 // MARKET_RATE
-        yield tick.encode(twelvedata.parse(text, session, seq, received))
+        yield tick.encode(TwelveData().parse(text, session, seq, received))
 
 
 def _text(value: object) -> object:

@@ -203,7 +203,7 @@ def api_key(environ: Mapping[str, str]) -> Callable[[], Secret]:
         if key is None:
             raise ConfigurationError(
                 "no API key: set TWELVE_DATA_API_KEY (or TWELVE_DATA_API_KEY_FILE); "
-                "without a key, `tickpipe up` shows simulated prices"
+                "--feed coinbase needs none, and without a key `tickpipe up` shows simulated prices"
             )
         return key
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from common import cli, log, metrics, proxy, settings
 from common.channels import MAX_CHANNELS, read_shard
+from common.settings import Secret
 from common.streams.stream import Confirmation
 from common.symbols import own_symbols, read_symbols
 from producer import app as producer_app
-from producer.config import DEFAULT_URL, FeedConfig, ProducerConfig
+from producer.config import FeedConfig, ProducerConfig
+from producer.feeds import VENDORS
 from producer.spool_folder import spool_folder
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -29,9 +31,21 @@ SymbolsFile = Annotated[
     Path | None,
     typer.Option(envvar="SYMBOLS_FILE", help="File of symbols, one or more per line. Read again on SIGHUP."),
 ]
-Url = Annotated[str, typer.Option(envvar="TWELVE_DATA_URL", help="Address of the websocket.")]
+FeedOption = Annotated[
+    Literal["twelvedata", "coinbase", "kraken", "binance"],
+    typer.Option("--feed", envvar="FEED", help="Where prices come from. Only twelvedata needs an API key."),
+]
+Url = Annotated[
+    str | None,
+    typer.Option(envvar="FEED_URL", help="Address of the websocket.", show_default="the vendor's"),
+]
 FeedName = Annotated[
-    str, typer.Option(envvar="FEED_NAME", help="Name of this producer, if several write to one stream.")
+    str,
+    typer.Option(
+        envvar="FEED_NAME",
+        help="Name of this producer, if several write to one stream.",
+        show_default="the feed",
+    ),
 ]
 SpoolMax = Annotated[
     int,
@@ -125,10 +139,10 @@ ResubscribeAfter = Annotated[
 
 
 @app.command(
-    help="""Receive live prices from Twelve Data's websocket and append them to a Redis stream.
+    help="""Receive live prices from a vendor's websocket and append them to a Redis stream.
 
     Settings that can hold a secret are environment variables without an option:
-    TWELVE_DATA_API_KEY (required) and REDIS_URL (default redis://localhost:6379/0).
+    TWELVE_DATA_API_KEY (required for twelvedata) and REDIS_URL (default redis://localhost:6379/0).
     To keep one in a file, set …_FILE to the path, for example REDIS_URL_FILE.
     A `.env` file in the working folder is read.
 
@@ -139,12 +153,13 @@ ResubscribeAfter = Annotated[
 def producer(
     symbols: Symbols = None,
     symbols_file: SymbolsFile = None,
-    url: Url = DEFAULT_URL,
+    feed: FeedOption = "twelvedata",
+    url: Url = None,
     price_stream: settings.PriceStream = settings.PRICE_STREAM,
     partitions: Partitions = 1,
     shard: ShardOption = "",
     max_symbols_per_connection: MaxSymbols = 0,
-    feed_name: FeedName = "twelvedata",
+    feed_name: FeedName = "",
     spool_dir: settings.SpoolDir = None,
     spool_max: SpoolMax = 1 << 30,
     queue_max: QueueMax = 100_000,
@@ -162,16 +177,18 @@ def producer(
 ) -> None:
     """Read the environment, build the configuration and run the producer."""
     environ = cli.environment()
-    api_key = settings.api_key(environ)
+    vendor = VENDORS[feed]
+    api_key = settings.api_key(environ) if vendor.needs_key else lambda: Secret("")
     redis_url = settings.redis_url(environ)
     log.configure(log_level, [api_key(), redis_url])
     own = read_shard(shard)
-    name = f"{feed_name} {own}" if own.count > 1 else feed_name
-    feed = FeedConfig(name=name, shard=own, url=url, resubscribe_after=resubscribe_after)
+    name = f"{feed_name or feed} {own}" if own.count > 1 else feed_name or feed
+    limit = max_symbols_per_connection or vendor.max_symbols
+    feed_config = FeedConfig(name=name, vendor=vendor, shard=own, url=url, resubscribe_after=resubscribe_after)
     config = ProducerConfig(
-        feed=replace(feed, proxy=proxy.for_url(url, environ)),  # after the check of the URL
+        feed=replace(feed_config, proxy=proxy.for_url(feed_config.urls[0], environ)),  # after the check of the URL
         api_key=api_key,
-        symbols=lambda: own_symbols(read_symbols(symbols or [], symbols_file), own, max_symbols_per_connection),
+        symbols=lambda: own_symbols(read_symbols(symbols or [], symbols_file), own, limit),
         reread_symbols=symbols_file is not None,
         redis_url=redis_url,
         price_stream=price_stream,

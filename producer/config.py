@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,20 +12,22 @@ from common.errors import ConfigurationError
 from common.proxy import Proxy
 from common.settings import Secret
 from common.streams.stream import Confirmation
-
-DEFAULT_URL = "wss://ws.twelvedata.com/v1/quotes/price"
+from producer.feeds import VENDORS
+from producer.feeds.vendor import Vendor
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeedConfig:
     """Settings of the feed. All times are in seconds."""
 
+    #: Name of the producers of this feed.
     name: str = "twelvedata"
+    vendor: Vendor = VENDORS["twelvedata"]
     shard: Shard = field(default_factory=Shard)
-    url: str = DEFAULT_URL
+    #: Address of the websocket; None: the vendor's.
+    url: str | None = None
     proxy: Proxy | None = None
     resubscribe_after: float = 600.0
-    #: The vendor recommends a heartbeat about every 10 s.
     heartbeat_every: float = 10.0
     #: A heartbeat without an answer, or any other event, for this long means a dead feed on a live socket.
     heartbeat_timeout: float = 7.0
@@ -38,18 +40,28 @@ class FeedConfig:
 
     def __post_init__(self) -> None:
         try:
-            parts = urlsplit(self.url)
+            parts = urlsplit(self.urls[0])
             valid = parts.scheme in {"ws", "wss"} and bool(parts.hostname) and parts.port != 0
             self.host.encode("idna")
         except ValueError:  # unbalanced brackets, or a port that is not a number
             valid = False
         if not valid:
-            raise ConfigurationError(f"--url {self.url!r} is not a websocket address. Example: {DEFAULT_URL}")
+            raise ConfigurationError(f"--url {self.url!r} is not a websocket address. Example: {self.vendor.urls[0]}")
+
+    @property
+    def urls(self) -> Sequence[str]:
+        """Addresses of the websocket, in the order in which they are tried."""
+        return self.vendor.urls if self.url is None else (self.url,)
 
     @property
     def host(self) -> str:
-        """The server's name, for messages and logs. The whole URL would include the key."""
-        return str(urlsplit(self.url).hostname)
+        """The first server's name, for messages and logs. The whole address may include the key."""
+        return host_of(self.urls[0])
+
+
+def host_of(url: str) -> str:
+    """The server's name in an address."""
+    return str(urlsplit(url).hostname)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ class Delivery:
         }
         self.spool = Spool(spool_path(folder, clock.microseconds()), max_bytes=config.spool_max // config.partitions)
         self.queue = EventQueue(max(1, config.queue_max // config.partitions))
-        self.publisher = Publisher(self.queue, self.paths["direct"], self.spool)
+        self.publisher = Publisher(self.queue, self.paths["direct"], self.spool, config.feed.vendor)
         self.stop_replay = threading.Event()
         self._replayer = Replayer(self.spool, self.paths["spool"], self.stop_replay)
 

@@ -1,8 +1,8 @@
-"""Receives Twelve Data's websocket: one thread, one connection at a time, reconnecting for as long as it takes.
+"""Receives a vendor's websocket: one thread, one connection at a time, reconnecting for as long as it takes.
 
-The vendor's wrapper provides the subscribe messages. Its connection handling is not used, because it opens overlapping
-connections, blocks in the handshake, retries a refused key forever and drops events without counting them
-(docs/adr/0001-we-drive-the-connection-ourselves.md).
+The differences between vendors are in `producer/feeds/`. Twelve Data's wrapper provides messages. Its connection
+handling is not used, because it opens overlapping connections, blocks in the handshake, retries a refused key forever
+and drops events without counting them (docs/adr/0001-we-drive-the-connection-ourselves.md).
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import math
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from http import HTTPStatus
 from urllib.parse import quote
 
 import websocket
@@ -22,9 +24,9 @@ from common import tls
 from common.errors import ConfigurationError, TickpipeError, UntrustedError
 from common.settings import Secret
 from producer.channel import Channels
-from producer.config import FeedConfig
+from producer.config import FeedConfig, host_of
 from producer.connection import ClosedByServerError, Connection, DisconnectedError
-from producer.feeds import twelvedata
+from producer.feeds.vendor import Event, SubscribeStatus, decode_frame, plain
 from producer.queue import EventQueue
 from producer.reconnect import Reconnect
 from producer.subscription import Subscription
@@ -39,7 +41,7 @@ TASKS_EVERY = 0.25
 
 
 class RefusedKeyError(ConfigurationError):
-    """Twelve Data refuses the API key."""
+    """The vendor refuses the API key."""
 
 
 class NothingSubscribedError(ConfigurationError):
@@ -80,11 +82,14 @@ class Feed:
         self._clock = clock
         self._monotonic = monotonic
         self._reconnect = Reconnect(rng or random.Random())  # noqa: S311  for jitter, not for secrets
-        self._subscription = Subscription(symbols)
+        self._vendor = config.vendor
+        self._urls = deque(config.urls)  # the first is the one in use
+        self._subscription = Subscription(config.vendor, symbols)
         self._connection: Connection | None = None
         self._watchdog = Watchdog(config, self.heard_at)
         self._ever_connected = False
         self._ever_subscribed = False
+        self._refused: set[str] = set()  # before the first subscription
         self._last_frame = 0  # microseconds UTC, of the open or the last connection
         self._stopped_at: int | None = None  # the last frame of the connection that was open at shutdown
         self._was_subscribed = False  # on the open or the last connection
@@ -164,16 +169,13 @@ class Feed:
             raise DisconnectedError(str(error)) from None  # the key's file may be in the middle of a rotation
         try:
             self._connection = connection = Connection.open(
-                f"{self.config.url}?apikey={quote(self._key.reveal(), safe='')}",
+                self._vendor.address(self._urls[0], self._key.reveal()),
                 timeout=self.config.handshake_timeout,
                 proxy=self.config.proxy,
                 first_message=self._subscription.subscribe_all(),
             )
         except websocket.WebSocketBadStatusException as error:
-            if error.status_code in {200, 401, 403}:  # the vendor answers a wrong key with a plain page, status 200
-                message = f"Twelve Data refuses the API key: check TWELVE_DATA_API_KEY.{self._route}"
-                raise RefusedKeyError(message) from None
-            raise DisconnectedError(f"the server answered the handshake with HTTP status {error.status_code}") from None
+            raise self._refusal(error.status_code) from None
         except OSError as error:
             if self._ever_connected:
                 raise
@@ -182,15 +184,29 @@ class Feed:
         self.connections += 1
         self._watchdog = Watchdog(self.config, self._monotonic())
         self._last_frame = self._clock()
-        self.channels.emit("connected", self._clock(), host=self.config.host)
-        logger.info("connected to %s: subscribing to %d symbols", self.config.host, len(self._subscription.wanted))
+        self.channels.emit("connected", self._clock(), host=self._host)
+        logger.info("connected to %s: subscribing to %d symbols", self._host, len(self._subscription.wanted))
         return connection
+
+    @property
+    def _host(self) -> str:
+        return host_of(self._urls[0])
+
+    def _refusal(self, status: int) -> TickpipeError:
+        """The error for an HTTP status that is the answer to a handshake. Perhaps another address is tried next."""
+        if self._vendor.needs_key and status in {200, 401, 403}:  # Twelve Data answers a wrong key with a page and 200
+            return RefusedKeyError(f"{self._vendor.title} refuses the API key: check TWELVE_DATA_API_KEY.{self._route}")
+        message = f"the server answered the handshake with HTTP status {status}"
+        if status == HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS:
+            message = f"{self._host} refuses connections from your region (HTTP status {status})"
+        self._urls.rotate(-1)
+        return DisconnectedError(message)
 
     def _first_failure(self, error: OSError) -> TickpipeError:
         """The error before any connection has succeeded. Then the configuration may be the cause."""
         if refusal := tls.refusal(error):
-            return UntrustedError(f"{self.config.host}: {refusal}; set SSL_CERT_FILE to trust your own CA{self._route}")
-        by_tls, message = self.config.url.startswith("wss"), _cause(error)
+            return UntrustedError(f"{self._host}: {refusal}; set SSL_CERT_FILE to trust your own CA{self._route}")
+        by_tls, message = self._urls[0].startswith("wss"), _cause(error)
         if tls.may_be_the_scheme(error, by_tls=by_tls):
             message += tls.hint("its address", "ws", "wss", by_tls=by_tls)
         return DisconnectedError(message)
@@ -212,10 +228,10 @@ class Feed:
         delay = self._reconnect.after(lasted=lasted, evicted=evicted)
         if self._reconnect.evictions == Reconnect.EVICTIONS:
             logger.error(
-                "the server has closed the connection %d times soon after subscribing: is another program using this "
-                "API key? A plan has 1 connection (Basic, Grow) or 3 (Pro), and one more closes the oldest",
-                Reconnect.EVICTIONS,
-            )
+                "the server has closed the connection %d times soon after subscribing%s", Reconnect.EVICTIONS,
+                ": is another program using this API key? A plan has 1 connection (Basic, Grow) or 3 (Pro), and one "
+                "more closes the oldest" if self._vendor.needs_key else "",
+            )  # fmt: skip
         route = "" if isinstance(error, RefusedKeyError) else self._route
         self.last_error = f"{self._without_key(_cause(error))}{route}"
         logger.warning("%s; next try in %.1f s", self.last_error, delay)
@@ -231,8 +247,8 @@ class Feed:
         self._watchdog.check(now)
         if self._watchdog.ping_due(now):
             connection.ping()
-        if self._watchdog.heartbeat_due(now):
-            connection.send(twelvedata.HEARTBEAT)
+        if self._vendor.heartbeat and self._watchdog.heartbeat_due(now):
+            connection.send(self._vendor.heartbeat)
         if self._watchdog.resubscribe_due(now):
             logger.info("no price of any symbol for %.0f s: subscribing again", self.config.resubscribe_after)
             connection.send(self._subscription.subscribe_all())
@@ -249,7 +265,7 @@ class Feed:
     def _on_frame(self, opcode: int, data: bytes) -> None:
         self._watchdog.frame_at = self._monotonic()
         if opcode == ABNF.OPCODE_TEXT:
-            event = twelvedata.decode_frame(data)
+            event = decode_frame(data)
             if event is not None:
                 self.on_event(event)
                 return
@@ -260,37 +276,37 @@ class Feed:
         self.skipped_frames += 1
         logger.warning("skipped a frame that is not a JSON object: %r", bytes(data[:80]))
 
-    def on_event(self, event: twelvedata.Event) -> None:
-        """Number a price event and put it into a queue. Nothing else happens in the websocket's thread."""
+    def on_event(self, message: Event) -> None:
+        """Number the price events and put them into queues. Nothing else happens in the websocket's thread."""
         now = self._last_frame = self._clock()
         watchdog = self._watchdog
         self.heard_at = watchdog.event_at = watchdog.frame_at
-        if event.get("event") != "price":
+        prices = self._vendor.prices(message, self._subscription.symbols)
+        if not prices:
             self._roll_over_if_due(now)
-            self._on_message(event)
-            return
-        channel = self.channels.of(event)
-        if channel.session.is_over(now):
-            self._roll_over(now)
-        watchdog.price_at = watchdog.frame_at
-        self.received += 1
-        if not channel.put(event, now):
-            self.lost += 1
-            self.lost_at = watchdog.frame_at
+            self._on_message(message)
+        for event in prices:
+            channel = self.channels.of(event)
+            if channel.session.is_over(now):
+                self._roll_over(now)
+            watchdog.price_at = watchdog.frame_at
+            self.received += 1
+            if not channel.put(event, now):
+                self.lost += 1
+                self.lost_at = watchdog.frame_at
 
-    def _on_message(self, event: twelvedata.Event) -> None:
-        """Handle an event that is not a price."""
-        kind = event.get("event")
-        if kind == "subscribe-status":
-            self._on_subscribe_status(twelvedata.subscribe_status(event))
-        elif kind != "heartbeat":
-            level = logging.WARNING if event.get("status") == "error" else logging.DEBUG
-            logger.log(level, "message from the server: %s", twelvedata.plain(event))
+    def _on_message(self, message: Event) -> None:
+        """Handle a message that has no price."""
+        if (status := self._vendor.answer(message, self._subscription.symbols)) is not None:
+            self._on_subscribe_status(status)
+        else:
+            level = logging.WARNING if self._vendor.is_error(message) else logging.DEBUG
+            logger.log(level, "message from the server: %s", plain(message))
 
-    def _on_subscribe_status(self, status: twelvedata.SubscribeStatus) -> None:
+    def _on_subscribe_status(self, status: SubscribeStatus) -> None:
         refused = status.refused
         if status.error and not refused and not status.accepted:
-            refused = dict.fromkeys(sorted(self._subscription.wanted), status.error)
+            refused = dict.fromkeys(self._subscription.unanswered, status.error)
         refused = {symbol: self._without_key(reason) for symbol, reason in refused.items()}
         if refused:
             reasons = "; ".join(f"{symbol} ({reason})" for symbol, reason in sorted(refused.items()))
@@ -302,8 +318,12 @@ class Feed:
             self._subscription.accept(status.accepted)
             self.channels.emit_symbols("subscribed", self._clock(), status.accepted)
             logger.info("subscribed: %s", ", ".join(status.accepted))
-        elif refused and not self._ever_subscribed:
+        elif refused and not self._ever_subscribed and self._all_refused(refused):
             raise NothingSubscribedError(f"none of the symbols can be subscribed: {reasons}. Check --symbols")
+
+    def _all_refused(self, refused: Iterable[str]) -> bool:
+        self._refused.update(refused)
+        return not self._vendor.answers_each or self._refused >= self._subscription.wanted
 
     # --- Sessions
 
@@ -326,7 +346,7 @@ class Feed:
         self._last_frame = min(self._last_frame, now)  # a time ahead of the clock would hide a gap that begins now
         begin = self.channels.roll_over(now, self._subscription.wanted)
         if self.connected:  # from the same moment on, so that no gap is recorded
-            self.channels.emit("connected", begin, host=self.config.host)
+            self.channels.emit("connected", begin, host=self._host)
             self.channels.emit_symbols("subscribed", begin, self._subscription.accepted)
 
 

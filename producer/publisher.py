@@ -11,7 +11,7 @@ from common import feed_event, tick
 from common.errors import TickpipeError
 from common.feed_event import FeedEvent
 from common.streams.stream import Fields
-from producer.feeds import twelvedata
+from producer.feeds.vendor import Vendor
 from producer.queue import EventQueue, Item
 from producer.session import PriceEvent, overflow
 from producer.spool import Outgoing, Spool, SpoolFullError
@@ -30,7 +30,13 @@ class Publisher:
     """
 
     def __init__(
-        self, queue: EventQueue, streams: Streams, spool: Spool, *, monotonic: Callable[[], float] = time.monotonic
+        self,
+        queue: EventQueue,
+        streams: Streams,
+        spool: Spool,
+        vendor: Vendor,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`monotonic` gives seconds."""
         self.appended = self.spooled = 0  # entries of both streams
@@ -39,6 +45,7 @@ class Publisher:
         self._queue = queue
         self._streams = streams
         self._spool = spool
+        self._vendor = vendor
         self._monotonic = monotonic
         self._before: dict[str, Fields | None] = {"prices": None, "feed": None}  # the last entry that was handed over
         self._held: deque[Outgoing] = deque(maxlen=10_000)  # feed events that even the spool could not take
@@ -60,7 +67,7 @@ class Publisher:
             self._publish(part, last=last)
 
     def _publish(self, items: Sequence[Item], *, last: bool) -> None:
-        entries = [*self._held, *map(_outgoing, items)]
+        entries = [*self._held, *map(self._outgoing, items)]
         if last or any(isinstance(item, FeedEvent) for item in items):
             entries += self._take_lost()  # a checkpoint must not be stored without the losses before it
         left, unconfirmed = self._append(entries)
@@ -142,6 +149,20 @@ class Publisher:
             logger.error("%s: %d price events lost so far", error, self.lost)
             self._lost_logged_at = self._monotonic()
 
+    def _outgoing(self, item: Item) -> Outgoing:
+        """The item as a stream entry. Emits an `instrument` event for the first price of each instrument in a session.
+
+        The event joins the end of the queue, so that the numbers of feed events stay in order.
+        """
+        if isinstance(item, FeedEvent):
+            return Outgoing("feed", feed_event.encode(item))
+        session, seq, received, event = item
+        parsed = self._vendor.parse(event, session.id, seq, received)
+        if (instrument := (parsed.symbol, parsed.exchange)) not in session.instruments:
+            session.instruments.add(instrument)
+            session.emit("instrument", received, **self._vendor.instrument(event))
+        return Outgoing("prices", tick.encode(parsed))
+
     def _take_lost(self) -> list[Outgoing]:
         """The overflow events of the unreported losses, which then count as reported."""
         events = [overflow(first, last, "spool full") for first, last in self._lost]
@@ -161,18 +182,3 @@ def _split_by_session(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
             yield items[start:position]
             start = position
     yield items[start:]
-
-
-def _outgoing(item: Item) -> Outgoing:
-    """The item as a stream entry. Emits an `instrument` event for the first price of each instrument in a session.
-
-    The event joins the end of the queue, so that the numbers of feed events stay in order.
-    """
-    if isinstance(item, FeedEvent):
-        return Outgoing("feed", feed_event.encode(item))
-    session, seq, received, event = item
-    parsed = twelvedata.parse(event, session.id, seq, received)
-    if (instrument := (parsed.symbol, parsed.exchange)) not in session.instruments:
-        session.instruments.add(instrument)
-        session.emit("instrument", received, **twelvedata.instrument(event))
-    return Outgoing("prices", tick.encode(parsed))

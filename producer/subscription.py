@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from twelvedata.websocket import TDWebSocket
+from producer.feeds.vendor import Vendor
 
 
 class Subscription:
-    """The symbols that are wanted, those requested on the open connection, and those that the server has accepted.
+    """The symbols that are wanted, those requested on the open connection, and those that the server has accepted."""
 
-    Only the vendor's static message builders are used: an instance of TDWebSocket starts a thread that never ends.
-    """
-
-    def __init__(self, symbols: Iterable[str]) -> None:
-        self.wanted: frozenset[str] = frozenset(TDWebSocket.normalize_symbols(symbols))
+    def __init__(self, vendor: Vendor, symbols: Iterable[str]) -> None:
         self.accepted: tuple[str, ...] = ()
+        self.wanted: frozenset[str] = frozenset()
+        self.symbols: Mapping[str, str] = {}  # wanted symbol by the vendor's name
+        self._vendor = vendor
         self._requested: frozenset[str] = frozenset()
+        self.set_wanted(symbols)
 
     def set_wanted(self, symbols: Iterable[str]) -> None:
         """Replace the wanted symbols. Callable from any thread; takes effect with the next `update`."""
-        self.wanted = frozenset(TDWebSocket.normalize_symbols(symbols))
+        wanted = frozenset(symbol.upper() for symbol in symbols)
+        self.symbols = {self._vendor.spell(symbol): symbol for symbol in wanted}
+        self.wanted = wanted
 
     @property
     def changed(self) -> bool:
@@ -31,19 +32,23 @@ class Subscription:
     def subscribe_all(self) -> str:
         """The message that subscribes all wanted symbols."""
         self._requested = self.wanted
-        return json.dumps(TDWebSocket.subscribe_event(sorted(self._requested)))
+        return self._vendor.subscribe(self._names(self._requested))
 
     def update(self) -> list[str]:
         """The messages that turn what was requested into what is wanted."""
         before, self._requested = self._requested, self.wanted
-        added, removed = sorted(self._requested - before), sorted(before - self._requested)
-        messages = [TDWebSocket.subscribe_event(added)] if added else []
-        messages += [TDWebSocket.unsubscribe_event(removed)] if removed else []
-        return [json.dumps(message) for message in messages]
+        added, removed = self._names(self._requested - before), self._names(before - self._requested)
+        messages = [self._vendor.subscribe(added)] if added else []
+        return messages + ([self._vendor.unsubscribe(removed)] if removed else [])
 
     def accept(self, symbols: Iterable[str]) -> None:
         """Record symbols that the server has accepted."""
         self.accepted = tuple(sorted({*self.accepted, *symbols}))
+
+    @property
+    def unanswered(self) -> list[str]:
+        """Wanted symbols that the server has not accepted."""
+        return sorted(symbol for symbol in self.wanted if symbol.partition(":")[0] not in self.accepted)
 
     def drop_unwanted(self) -> tuple[str, ...]:
         """Remove accepted symbols that are no longer wanted, and return them."""
@@ -51,3 +56,6 @@ class Subscription:
         dropped = tuple(symbol for symbol in self.accepted if symbol not in names)
         self.accepted = tuple(symbol for symbol in self.accepted if symbol in names)
         return dropped
+
+    def _names(self, symbols: Iterable[str]) -> list[str]:
+        return [self._vendor.spell(symbol) for symbol in sorted(symbols)]

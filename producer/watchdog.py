@@ -11,9 +11,8 @@ from producer.connection import DisconnectedError
 class Watchdog:
     """Tells when a connection is dead, and when to send a ping, a heartbeat or a new subscription.
 
-       Pure: all times are monotonic seconds.
-    The feed sets `frame_at`, `event_at` and `price_at`: when the last
-       frame of any kind, the last JSON event and the last price arrived.
+    Pure: all times are monotonic seconds. The feed sets `frame_at`, `event_at` and `price_at`: when the last frame of
+    any kind, the last JSON event and the last price arrived.
     """
 
     def __init__(self, config: FeedConfig, now: float) -> None:
@@ -27,6 +26,8 @@ class Watchdog:
         silence = now - self.frame_at
         if silence > 2 * self._config.ping_after:
             raise DisconnectedError(f"nothing from the server for {silence:.0f} s, not even a pong")
+        if now - self.event_at > self._config.vendor.silence:
+            raise DisconnectedError("the server answers pings but sends no heartbeat: the feed is dead")
         if self._heartbeat_at > self.event_at and now - self._heartbeat_at > self._config.heartbeat_timeout:
             raise DisconnectedError("the server answers pings but no heartbeat: the feed is dead")
 
@@ -38,7 +39,7 @@ class Watchdog:
         return due
 
     def heartbeat_due(self, now: float) -> bool:
-        """Whether to send a heartbeat: every `heartbeat_every` seconds."""
+        """Whether to ask for a heartbeat: every `heartbeat_every` seconds."""
         due = now >= self._next_heartbeat
         if due:
             self._next_heartbeat = now + self._config.heartbeat_every

@@ -1,4 +1,4 @@
-"""Twelve Data's messages. Pure.
+"""Twelve Data: prices of stocks, forex and crypto, with a key. Pure.
 
 Price events have three shapes (stock, crypto, forex) with the fields `event symbol type timestamp price` in common.
 Sources: the vendor's documentation of the websocket, and the transcripts in the TimescaleDB tutorial
@@ -8,77 +8,65 @@ Sources: the vendor's documentation of the websocket, and the transcripts in the
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from urllib.parse import quote
 
-from common.tick import Tick
+from twelvedata.websocket import TDWebSocket
 
-Event = Mapping[str, Any]
+from producer.feeds.vendor import Event, SubscribeStatus, Vendor, plain
 
-#: Asks for a heartbeat event. The vendor recommends one about every 10 s.
-HEARTBEAT = '{"action": "heartbeat"}'
-
-#: Keeps numbers as the text that the vendor sent: nothing is rounded, and nothing is parsed twice.
-_DECODER = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
-#: Fields of a price event in the order of Tick, between its `seq` and its `received`.
-_TICK_FIELDS = ("symbol", "timestamp", "price", "day_volume", "bid", "ask", "exchange")
 #: Fields of a price event that describe the instrument.
 _INSTRUMENT_FIELDS = ("symbol", "type", "exchange", "mic_code", "currency", "currency_base", "currency_quote")
 
 
-def decode_frame(frame: bytes) -> dict[str, Any] | None:
-    """The event in a websocket text frame, with numbers as text; None if the frame is not a JSON object."""
-    try:
-        text = frame.decode()
-        try:
-            event, end = _DECODER.raw_decode(text)
-        except ValueError:
-            end = -1
-        if end != len(text):  # surrounding white space or invalid JSON; stripping every frame first would be slower
-            event = _DECODER.decode(text)
-    except (ValueError, RecursionError):
-        return None
-    return event if isinstance(event, dict) else None
+class TwelveData(Vendor):
+    """The vendor's wrapper makes the messages.
 
-
-def parse(event: Event, session: int, seq: int, received: int) -> Tick:
-    """The tick in a price event. Never fails: the database validates the values.
-
-    `session` and `received` are microseconds since 1970; `seq` starts at 1.
-    """
-    texts = [value if type(value) is str else plain(value) for value in map(event.get, _TICK_FIELDS)]
-    return Tick._make([str(session), str(seq), *texts, str(received)])
-
-
-def plain(value: object) -> str:
-    """A value of the vendor's JSON as text: a string as it is, "" for null, and JSON for any other type."""
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return ""
-    try:
-        return json.dumps(value)
-    except RecursionError:  # nested so deeply that it can be parsed, but not printed
-        return ""
-
-
-class SubscribeStatus(NamedTuple):
-    """The server's answer to a subscription: accepted symbols, and refused symbols with the reason for each.
-
-    `error` is the message if the server calls the whole answer an error, else "".
+    Only its static methods are used: an instance of TDWebSocket starts a thread that never ends.
     """
 
-    accepted: tuple[str, ...]
-    refused: dict[str, str]
-    error: str = ""
+    name, title = "twelvedata", "Twelve Data"
+    urls = ("wss://ws.twelvedata.com/v1/quotes/price",)
+    #: Two instruments of each kind of market. The trial key gives access to all of them.
+    trial_symbols = "BTC/USD,ETH/USD,EUR/USD,USD/JPY,XAU/USD,AAPL,MSFT,NVDA"
+    needs_key = True
+    has_trades = False
+    heartbeat = '{"action": "heartbeat"}'  # the vendor recommends one about every 10 s
 
+    def address(self, url: str, key: str) -> str:
+        """See Vendor."""
+        return f"{url}?apikey={quote(key, safe='')}"
 
-def subscribe_status(event: Event) -> SubscribeStatus:
-    """Read a `subscribe-status` event. Its lists may be absent, null or of any other type."""
-    accepted = tuple(_symbols(event.get("success")))
-    refused = {symbol: plain(item.get("message")) or "refused" for symbol, item in _symbols(event.get("fails")).items()}
-    message = plain(event.get("message") or event.get("messages")) or "refused"
-    return SubscribeStatus(accepted, refused, message if event.get("status") == "error" else "")
+    def subscribe(self, names: Sequence[str]) -> str:
+        """See Vendor."""
+        return json.dumps(TDWebSocket.subscribe_event(names))
+
+    def unsubscribe(self, names: Sequence[str]) -> str:
+        """See Vendor."""
+        return json.dumps(TDWebSocket.unsubscribe_event(names))
+
+    def prices(self, message: Event, symbols: Mapping[str, str]) -> Sequence[Event]:  # noqa: ARG002
+        """See Vendor."""
+        return (message,) if message.get("event") == "price" else ()
+
+    def answer(self, message: Event, symbols: Mapping[str, str]) -> SubscribeStatus | None:  # noqa: ARG002
+        """See Vendor. The lists may be absent, null or of any other type."""
+        if message.get("event") != "subscribe-status":
+            return None
+        accepted = tuple(_symbols(message.get("success")))
+        refused = {
+            symbol: plain(item.get("message")) or "refused" for symbol, item in _symbols(message.get("fails")).items()
+        }
+        error = plain(message.get("message") or message.get("messages")) or "refused"
+        return SubscribeStatus(accepted, refused, error if message.get("status") == "error" else "")
+
+    def is_error(self, message: Event) -> bool:
+        """See Vendor."""
+        return message.get("status") == "error"
+
+    def instrument(self, event: Event) -> dict[str, str]:
+        """See Vendor."""
+        return {name: plain(event[name]) for name in _INSTRUMENT_FIELDS if event.get(name)}
 
 
 def _symbols(items: object) -> dict[str, Event]:
@@ -90,8 +78,3 @@ def _symbols(items: object) -> dict[str, Event]:
         elif isinstance(item, dict) and isinstance(item.get("symbol"), str):
             found[item["symbol"]] = item
     return found
-
-
-def instrument(event: Event) -> dict[str, str]:
-    """The fields of a price event that describe its instrument: symbol, type, exchange, mic_code and currencies."""
-    return {name: plain(event[name]) for name in _INSTRUMENT_FIELDS if event.get(name)}

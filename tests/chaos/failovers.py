@@ -210,7 +210,7 @@ class FailoverRun:
     def __post_init__(self) -> None:
         environ = {
             "PATH": os.environ["PATH"], "HOME": str(self.folder), "REDIS_URL": self.redis.url,
-            "DATABASE_URL": self.pair.url, "TWELVE_DATA_API_KEY": "chaos", "TWELVE_DATA_URL": self.simulator.url,
+            "DATABASE_URL": self.pair.url, "TWELVE_DATA_API_KEY": "chaos", "FEED_URL": self.simulator.url,
             "SPOOL_DIR": str(self.folder / "spool"), "CLAIM_IDLE": "3", "REDIS_REPLICAS": "1", "STANDBY": "1",
             "LEASE": str(LEASE), "SYMBOLS": ",".join(self.redis.symbols),
             "PARTITIONS": str(len(self.redis.keys)),

@@ -83,7 +83,7 @@ class Run:
             "REDIS_URL": self.valkey.url,
             "DATABASE_URL": self.postgres.url,
             "TWELVE_DATA_API_KEY": "chaos",
-            "TWELVE_DATA_URL": self.simulator.url,
+            "FEED_URL": self.simulator.url,
             "SPOOL_DIR": str(self.folder / "spool"),
             "CLAIM_IDLE": str(CLAIM_IDLE),
         }

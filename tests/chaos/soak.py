@@ -119,7 +119,7 @@ def soak(seconds: float, say: Callable[[str], None]) -> list[str]:
         valkey.start()
         environ = {
             "PATH": os.environ["PATH"], "HOME": str(folder), "REDIS_URL": valkey.url, "TWELVE_DATA_API_KEY": "soak",
-            "TWELVE_DATA_URL": sim.url, "SYMBOLS": ",".join(SYMBOLS), "SPOOL_DIR": str(folder / "spool"),
+            "FEED_URL": sim.url, "SYMBOLS": ",".join(SYMBOLS), "SPOOL_DIR": str(folder / "spool"),
         }  # fmt: skip
         producer = psutil.Popen([Path(sys.executable).with_name("producer")], env=environ, stdout=log, stderr=log)
         try:

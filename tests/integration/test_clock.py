@@ -12,6 +12,7 @@ from common.database.client import DatabaseClient
 from common.settings import Secret
 from producer.config import FeedConfig
 from producer.feed import Feed
+from producer.feeds.twelvedata import TwelveData
 from producer.publisher import Publisher
 from producer.queue import EventQueue
 from producer.spool import Spool
@@ -51,7 +52,9 @@ def test_clock_jumps_lose_no_price_and_hide_no_gap(pipeline: Pipeline, tmp_path:
             rng=random.Random(1),
         )
         spool = Spool(tmp_path / "1.spool", max_bytes=1 << 20)
-        publishing = threads.in_thread(Publisher(intake, Streams(pipeline.prices, pipeline.feed), spool).run)
+        publishing = threads.in_thread(
+            Publisher(intake, Streams(pipeline.prices, pipeline.feed), spool, TwelveData()).run
+        )
         receiving = threads.in_thread(feed.run, stop)
 
         def wait_for_more() -> None:

@@ -33,7 +33,7 @@ def shell(tmp_path: Path, simulator: Simulator) -> Iterator[Shell]:
     folder = tmp_path / "clone"
     folder.mkdir()
     with temporary_folder() as data_folder:
-        yield Shell(folder, {"TWELVE_DATA_URL": simulator.url, "TICKPIPE_DATA_DIR": str(data_folder)})
+        yield Shell(folder, {"FEED_URL": simulator.url, "TICKPIPE_DATA_DIR": str(data_folder)})
 
 
 @pytest.fixture

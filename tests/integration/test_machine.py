@@ -101,7 +101,7 @@ def test_up_shows_producer_errors_and_exits_1_without_a_price(up: Callable[..., 
     with http_proxy("407 Proxy Authentication Required") as proxy:
         running = up(
             TWELVE_DATA_API_KEY="any",
-            TWELVE_DATA_URL="wss://feed.invalid/prices",
+            FEED_URL="wss://feed.invalid/prices",
             https_proxy=f"http://user:{SECRET}@127.0.0.1:{proxy.port}",
         )
         shown = (

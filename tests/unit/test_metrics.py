@@ -38,6 +38,7 @@ from consumer.worker import Worker, WorkerConfig
 from consumer.writer import Stored, Writer
 from producer.config import FeedConfig
 from producer.feed import Feed
+from producer.feeds.twelvedata import TwelveData
 from producer.metrics import ProducerMetrics
 from producer.publisher import Publisher
 from producer.queue import EventQueue
@@ -97,7 +98,9 @@ class Producer:
         self.feed.channels.begin(START, ["AAPL"])
         self.paths = {path: self._streams() for path in ("direct", "spool", "orphan")}
         self.spool = Spool(spool_path(folder, START), max_bytes=spool_max)
-        self.publisher = Publisher(self.queue, self.paths["direct"], self.spool, monotonic=lambda: self.now)
+        self.publisher = Publisher(
+            self.queue, self.paths["direct"], self.spool, TwelveData(), monotonic=lambda: self.now
+        )
         self.metrics = ProducerMetrics(
             self.feed,
             [cast("Any", self)],

@@ -10,13 +10,13 @@ import typer
 from common import cli, log, process, settings
 from common.symbols import read_symbols
 from common.terminal import PlainConsole
+from producer.cli import FeedOption
+from producer.feeds import VENDORS
 from tickpipe.cli.extras import required_extra
 
-#: Two instruments of each kind of market. Twelve Data's trial key gives access to all of them.
-DEFAULT_SYMBOLS = "BTC/USD,ETH/USD,EUR/USD,USD/JPY,XAU/USD,AAPL,MSFT,NVDA"
-
 Symbols = Annotated[
-    list[str] | None, typer.Option(envvar="SYMBOLS", help="Symbols to subscribe to.", show_default=DEFAULT_SYMBOLS)
+    list[str] | None,
+    typer.Option(envvar="SYMBOLS", help="Symbols to subscribe to.", show_default="eight symbols of the feed"),
 ]
 Consumers = Annotated[int, typer.Option(min=1, max=64, help="Number of consumers.")]
 Seconds = Annotated[
@@ -43,6 +43,7 @@ Dashboard = Annotated[bool, typer.Option(help="Also serve the dashboard, and pri
 
 def up(
     symbols: Symbols = None,
+    feed: FeedOption = "twelvedata",
     consumers: Consumers = 2,
     seconds: Seconds = None,
     simulate: Simulate = False,
@@ -54,7 +55,8 @@ def up(
 ) -> None:
     """Run the whole pipeline with a live view: Redis, PostgreSQL, a producer and consumers.
 
-    Without TWELVE_DATA_API_KEY the prices are simulated. Without REDIS_URL or DATABASE_URL the command starts a Valkey
+    With --feed coinbase, kraken or binance the prices are real, without a key. Those of twelvedata are simulated unless
+    TWELVE_DATA_API_KEY is set. Without REDIS_URL or DATABASE_URL the command starts a Valkey
     or a PostgreSQL server in a folder of yours and stops it at the end. At the end the command compares the prices
     received with the prices stored, and exits with status 1 if they differ.
 
@@ -67,7 +69,8 @@ def up(
     environ = cli.environment()
     log.configure("ERROR")
     config = UpConfig(
-        symbols=read_symbols(symbols or [DEFAULT_SYMBOLS], None),
+        feed=feed,
+        symbols=read_symbols(symbols or [VENDORS[feed].trial_symbols], None),
         consumers=consumers,
         seconds=seconds,
         rate=rate,
@@ -75,7 +78,7 @@ def up(
         consumer_group=consumer_group,
         dashboard=dashboard,
     )
-    mode = choose_run_mode(environ, simulate=simulate, data_dir=data_dir)
+    mode = choose_run_mode(environ, VENDORS[feed], simulate=simulate, data_dir=data_dir)
     if mode.database_url is None:
         cli.remove_libpq_variables()
     run(config, mode, environ, process.stop_on_signals(), PlainConsole())

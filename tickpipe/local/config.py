@@ -10,6 +10,7 @@ from dataclasses import dataclass
 class UpConfig:
     """`seconds` to run after the first price, None until Ctrl-C. `rate` in simulated price events per second."""
 
+    feed: str = "twelvedata"
     symbols: Sequence[str]
     consumers: int
     seconds: float | None

@@ -10,6 +10,7 @@ from typing import Literal
 from common import settings
 from common.errors import ConfigurationError
 from common.settings import Secret
+from producer.feeds.vendor import Vendor
 from tickpipe.local.servers.embedded import default_data_dir
 
 
@@ -23,20 +24,22 @@ class RunMode:
     database_url: Secret | None  # None: embedded PostgreSQL
 
 
-def choose_run_mode(environ: Mapping[str, str], *, simulate: bool, data_dir: Path | None) -> RunMode:
+def choose_run_mode(environ: Mapping[str, str], vendor: Vendor, *, simulate: bool, data_dir: Path | None) -> RunMode:
     """Choose simulated or real prices, and embedded or existing servers. Writes nothing.
 
     Raises ConfigurationError, also if simulated prices would go to existing servers unless `simulate` is set.
     """
-    key = settings.read_api_key(environ)
+    if simulate and not vendor.needs_key:
+        raise ConfigurationError(f"--simulate simulates Twelve Data only: leave out --feed {vendor.name}")
+    no_key = vendor.needs_key and settings.read_api_key(environ) is None
     redis_url = settings.read_redis_url(environ)
     database_url = settings.read_database_url(environ)
-    if key is None and not simulate and (redis_url or database_url):
+    if no_key and not simulate and (redis_url or database_url):
         given = " and ".join(name for name, url in (("REDIS_URL", redis_url), ("DATABASE_URL", database_url)) if url)
         raise ConfigurationError(
             f"{given} is set, and there is no API key: simulated prices would be stored among your own. "
-            "Set TWELVE_DATA_API_KEY for real prices, or use --simulate"
+            "Set TWELVE_DATA_API_KEY or use --feed coinbase for real prices, or use --simulate"
         )
-    simulated = simulate or key is None
+    simulated = simulate or no_key
     kind: Literal["demo", "live"] = "demo" if simulated else "live"
     return RunMode(simulated, data_dir / kind if data_dir else default_data_dir(kind), redis_url, database_url)

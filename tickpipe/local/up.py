@@ -61,7 +61,7 @@ def up(config: UpConfig, mode: RunMode, environ: Mapping[str, str], stop: thread
         child_environ = _child_environment(environ, config, redis_url, database_url)
         if mode.simulated:
             simulator = stack.enter_context(Simulator(SimulatorConfig(rate=config.rate)))
-            child_environ |= {"TWELVE_DATA_URL": simulator.url, "TWELVE_DATA_API_KEY": "simulated"}
+            child_environ |= {"FEED_URL": simulator.url, "TWELVE_DATA_API_KEY": "simulated"}
             child_environ |= {"TWELVE_DATA_API_KEY_FILE": ""}
         _print_addresses(console, mode, servers)
 
@@ -99,6 +99,7 @@ def _child_environment(
         "REDIS_URL_FILE": "",
         "DATABASE_URL": database_url.reveal(),
         "DATABASE_URL_FILE": "",
+        "FEED": config.feed,
         "PRICE_STREAM": config.price_stream,
         "CONSUMER_GROUP": config.consumer_group,
         "CONSUMER_NAME": "",

@@ -28,10 +28,11 @@ from common.errors import ConfigurationError
 from common.proxy import Proxy
 from common.settings import Secret
 from common.threads import in_thread
-from producer.config import DEFAULT_URL, FeedConfig
+from producer.config import FeedConfig
 from producer.connection import ClosedByServerError, Connection
 from producer.feed import Feed, NothingSubscribedError, RefusedKeyError
-from producer.feeds.twelvedata import decode_frame
+from producer.feeds.twelvedata import TwelveData
+from producer.feeds.vendor import decode_frame
 from producer.queue import EventQueue
 from producer.reconnect import Reconnect
 from producer.session import MAX_AHEAD, PriceEvent
@@ -789,7 +790,7 @@ def test_invalid_address_is_refused(url: str) -> None:
         FeedConfig(url=url)
 
 
-@pytest.mark.parametrize("url", [DEFAULT_URL, "ws://127.0.0.1:8765/v1/quotes/price", "ws://[::1]:80"])
+@pytest.mark.parametrize("url", [TwelveData.urls[0], "ws://127.0.0.1:8765/v1/quotes/price", "ws://[::1]:80"])
 def test_address_is_identified_by_its_host(url: str) -> None:
     assert FeedConfig(url=url).host in url
 

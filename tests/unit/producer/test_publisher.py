@@ -21,6 +21,7 @@ from common import feed_event, threads, tick
 from common.errors import ConfigurationError, DecodeError, OutageError, StreamOutageError, TickpipeError
 from common.feed_event import FeedEvent
 from common.streams.stream import Fields, Stream
+from producer.feeds.twelvedata import TwelveData
 from producer.publisher import Publisher
 from producer.queue import MAX_APPEND, EventQueue, Item
 from producer.replay import Replayer, replay, replay_orphans
@@ -45,7 +46,7 @@ class Harness:
         self.session = Session(START, self.queue.put_always, lambda: START)
         self.session.instruments.add(("AAPL", ""))  # otherwise the first price would add a feed event to each test
         self.spool = Spool(spool_path(folder, START), max_bytes=spool_max)
-        self.publisher = Publisher(self.queue, self.streams, self.spool)
+        self.publisher = Publisher(self.queue, self.streams, self.spool, TwelveData())
 
     def price(self, symbol: str = "AAPL") -> PriceEvent:
         return self.session.number({"event": "price", "symbol": symbol, "timestamp": "1", "price": "2.50"}, START)
@@ -137,8 +138,8 @@ def test_entries_match_the_contract(harness: Harness) -> None:
     harness.session.emit("alive", last_seq=1)
     harness.publish()
     ((_, fields),) = stored(harness.client)
-    assert tick.decode(fields) == (str(START), "1", "AAPL", "1", "2.50", "", "", "", "", str(START + 1))
-    assert tuple(fields) == tuple(name.encode() for name in tick.Tick._fields)
+    assert tick.decode(fields) == tick.Tick(str(START), "1", "AAPL", "1", "2.50", "", "", "", "", str(START + 1))
+    assert tuple(fields) == tuple(name.encode() for name in tick.Tick._fields if name not in tick.TRADE_FIELDS)
     assert harness.feed_events() == [("alive", {"last_seq": 1})]
     assert (harness.publisher.appended, harness.publisher.spooled, harness.publisher.lost) == (2, 0, 0)
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from common import retry
 from common.errors import OutageError
 from common.streams.stream import Confirmation, Fence, Numbered, Stream
+from producer.feeds.twelvedata import TwelveData
 from producer.publisher import Publisher
 from producer.queue import EventQueue
 from producer.replay import replay
@@ -80,7 +81,7 @@ class Producer:
         self.streams = Streams(self.prices, self.feed, confirm=Confirmation(1, 0.5))
         self.queue = EventQueue(10**6)
         self.spool = Spool(spool_path(folder, START), max_bytes=10**7)
-        self.publisher = Publisher(self.queue, self.streams, self.spool)
+        self.publisher = Publisher(self.queue, self.streams, self.spool, TwelveData())
         self.sessions: list[Session] = []
         self.begin_session()
 

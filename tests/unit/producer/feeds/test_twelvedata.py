@@ -11,13 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.tick import Tick
-from producer.feeds.twelvedata import (
-    SubscribeStatus,
-    decode_frame,
-    instrument,
-    parse,
-    subscribe_status,
-)
+from producer.feeds.twelvedata import TwelveData
+from producer.feeds.vendor import SubscribeStatus, decode_frame
 
 T = TypeVar("T")
 FIELDS = ["event", "symbol", "timestamp", "price", "day_volume", "bid", "ask", "exchange", "type", "currency"]
@@ -27,6 +22,14 @@ ANYTHING = st.recursive(
     max_leaves=5,
 )
 OBJECTS = st.dictionaries(st.sampled_from([*FIELDS, "success", "fails"]) | st.text(), ANYTHING)
+VENDOR = TwelveData()
+
+
+def status(event: dict[str, Any]) -> SubscribeStatus:
+    """The answer to a subscription in this event."""
+    found = VENDOR.answer({**event, "event": "subscribe-status"}, {})
+    assert found is not None
+    return found
 
 
 # --- Frames
@@ -62,7 +65,7 @@ def called_deeper(levels: int, function: Callable[[], T]) -> T:
 def test_deeply_nested_json_is_harmless() -> None:
     frames = (b'{"event": "price", "symbol": %b%b}' % (b"[" * depth, b"]" * depth) for depth in range(2000, 100, -1))
     event = next(event for frame in frames if (event := decode_frame(frame)) is not None)
-    for use in (instrument, lambda event: parse(event, 1, 1, 1), subscribe_status):
+    for use in (VENDOR.instrument, lambda event: VENDOR.parse(event, 1, 1, 1), status):
         called_deeper(50, lambda use=use: use(event))  # type: ignore[misc]  # a RecursionError would end the feed
 
 
@@ -120,19 +123,19 @@ def test_stock_crypto_and_forex_events_become_ticks_and_instruments(
 ) -> None:
     event = decode_frame(frame)
     assert event is not None
-    assert parse(event, 7, 8, 9) == Tick._make(["7", "8", *tick, "9"])
-    assert instrument(event) == about
+    assert VENDOR.parse(event, 7, 8, 9) == Tick._make(["7", "8", *tick, "9", "", "", ""])
+    assert VENDOR.instrument(event) == about
 
 
 @settings(max_examples=60)
 @given(OBJECTS)
 def test_parsing_never_raises(event: dict[str, Any]) -> None:
-    tick = parse(event, 1, 2, 3)
+    tick = VENDOR.parse(event, 1, 2, 3)
     assert (tick.session, tick.seq, tick.received) == ("1", "2", "3")
     assert all(type(value) is str for value in tick)
-    assert all(type(value) is str for value in instrument(event).values())
-    status = subscribe_status(event)
-    assert all(type(text) is str for text in [*status.accepted, *status.refused, *status.refused.values()])
+    assert all(type(value) is str for value in VENDOR.instrument(event).values())
+    answer = status(event)
+    assert all(type(text) is str for text in [*answer.accepted, *answer.refused, *answer.refused.values()])
 
 
 @settings(max_examples=60)
@@ -140,7 +143,7 @@ def test_parsing_never_raises(event: dict[str, Any]) -> None:
 def test_any_json_value_is_decoded_and_parsed(event: dict[str, Any]) -> None:
     read = decode_frame(json.dumps(event).encode())
     assert read is not None
-    tick = parse(read, 1, 2, 3)
+    tick = VENDOR.parse(read, 1, 2, 3)
     for name, value in (("symbol", tick.symbol), ("price", tick.price)):
         if type(event.get(name)) in {int, float}:
             assert value == json.dumps(event[name])
@@ -167,4 +170,4 @@ def test_any_json_value_is_decoded_and_parsed(event: dict[str, Any]) -> None:
 def test_subscribe_status_lists_successes_and_failures(
     event: dict[str, Any], accepted: tuple[str, ...], refused: dict[str, str]
 ) -> None:
-    assert subscribe_status(event) == SubscribeStatus(accepted, refused)
+    assert status(event) == SubscribeStatus(accepted, refused)

@@ -1,0 +1,64 @@
+"""Binance spot: aggregated trades, without a key. Pure.
+
+An aggregated trade is what one order has traded at one price. Each symbol numbers them without a hole (`a`). Source:
+Binance's documentation "Spot API, WebSocket Streams", and recorded sessions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from producer.feeds.vendor import Event, SubscribeStatus, Vendor, plain
+
+_SUBSCRIBE, _UNSUBSCRIBE = 1, 2  # ids of our requests
+
+
+class Binance(Vendor):
+    """Symbols such as BTC/USDT, in Binance's spelling btcusdt."""
+
+    name, title = "binance", "Binance"
+    urls = ("wss://stream.binance.com:9443/stream", "wss://data-stream.binance.vision/stream")
+    max_symbols = 1024
+    trial_symbols = Vendor.trial_symbols.replace("/USD", "/USDT")
+
+    def spell(self, symbol: str) -> str:
+        """See Vendor."""
+        return symbol.replace("/", "").lower()
+
+    def subscribe(self, names: Sequence[str]) -> str:
+        """See Vendor."""
+        return _request("SUBSCRIBE", names, _SUBSCRIBE)
+
+    def unsubscribe(self, names: Sequence[str]) -> str:
+        """See Vendor."""
+        return _request("UNSUBSCRIBE", names, _UNSUBSCRIBE)
+
+    def prices(self, message: Event, symbols: Mapping[str, str]) -> Sequence[Event]:
+        """See Vendor."""
+        data = message.get("data")
+        if not isinstance(data, dict) or data.get("e") != "aggTrade":
+            return ()
+        name, milliseconds = plain(data.get("s")), plain(data.get("T"))
+        event = {
+            "symbol": symbols.get(name.lower(), name), "exchange": "Binance", "price": data.get("p"),
+            "timestamp": f"{milliseconds[:-3]}.{milliseconds[-3:]}" if milliseconds.isdecimal() else milliseconds,
+            "size": data.get("q"), "trade_id": data.get("a"), "side": "sell" if data.get("m") is True else "buy",
+        }  # fmt: skip
+        return (event,)
+
+    def answer(self, message: Event, symbols: Mapping[str, str]) -> SubscribeStatus | None:
+        """See Vendor. Binance accepts any name, and never sends a price of one that it does not have."""
+        if message.get("id") != str(_SUBSCRIBE):
+            return None
+        if (error := message.get("error")) is None:
+            return SubscribeStatus(tuple(symbols.values()), {})
+        return SubscribeStatus((), {}, plain(error.get("msg") if isinstance(error, dict) else error) or "refused")
+
+    def is_error(self, message: Event) -> bool:
+        """See Vendor."""
+        return "error" in message
+
+
+def _request(method: str, names: Sequence[str], number: int) -> str:
+    return json.dumps({"method": method, "params": [f"{name}@aggTrade" for name in names], "id": number})

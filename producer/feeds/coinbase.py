@@ -1,0 +1,65 @@
+"""Coinbase Exchange: the channels `matches` and `heartbeat`, without a key. Pure.
+
+Each product numbers its trades without a hole (`trade_id`). Source: Coinbase's documentation "Exchange WebSocket
+Channels", and recorded sessions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from producer.feeds.vendor import Event, SubscribeStatus, Vendor, items, plain, seconds
+
+#: The `side` of a match is that of the order that waited. `Tick.side` is that of the order that caused the trade.
+_SIDES = {"buy": "sell", "sell": "buy"}
+
+
+class Coinbase(Vendor):
+    """Symbols such as BTC/USD, in Coinbase's spelling BTC-USD."""
+
+    name, title = "coinbase", "Coinbase Exchange"
+    urls = ("wss://ws-feed.exchange.coinbase.com",)
+    silence = 10.0  # a heartbeat each second for each product
+
+    def spell(self, symbol: str) -> str:
+        """See Vendor."""
+        return symbol.replace("/", "-")
+
+    def subscribe(self, names: Sequence[str]) -> str:
+        """See Vendor."""
+        return _request("subscribe", names)
+
+    def unsubscribe(self, names: Sequence[str]) -> str:
+        """See Vendor."""
+        return _request("unsubscribe", names)
+
+    def prices(self, message: Event, symbols: Mapping[str, str]) -> Sequence[Event]:
+        """See Vendor. The trade before the subscription (`last_match`) is not one of them."""
+        if message.get("type") != "match":
+            return ()
+        name, side = plain(message.get("product_id")), plain(message.get("side"))
+        event = {
+            "symbol": symbols.get(name, name), "timestamp": seconds(message.get("time")), "exchange": "Coinbase",
+            "side": _SIDES.get(side, side),
+        }  # fmt: skip
+        return ({**event, **{key: message.get(key) for key in ("price", "size", "trade_id")}},)
+
+    def answer(self, message: Event, symbols: Mapping[str, str]) -> SubscribeStatus | None:
+        """See Vendor. The server lists all subscriptions of the connection after each change."""
+        if message.get("type") == "error":
+            reason = plain(message.get("reason")) or plain(message.get("message"))
+            return SubscribeStatus((), {}, reason or "refused")
+        if message.get("type") != "subscriptions":
+            return None
+        channels = [each for each in items(message.get("channels")) if each.get("name") == "matches"]
+        names = [name for each in channels for name in _texts(each.get("product_ids"))]
+        return SubscribeStatus(tuple(symbols[name] for name in names if name in symbols), {})
+
+
+def _request(kind: str, names: Sequence[str]) -> str:
+    return json.dumps({"type": kind, "product_ids": list(names), "channels": ["matches", "heartbeat"]})
+
+
+def _texts(value: object) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []

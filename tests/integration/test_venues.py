@@ -1,0 +1,93 @@
+"""Recorded sessions of exchanges are stored exactly: each trade once, with all its digits."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from tests.support.pipeline import Pipeline
+from tests.support.processes import Running
+from tests.support.recorded_venue import messages, recorded_venue
+from tests.support.waiting import wait_for
+
+#: Columns of a trade, as text: PostgreSQL prints the shortest decimal number that is the same float.
+STORED = """
+SELECT symbol, price::text, size::text, side, trade_id, to_char(time, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), exchange
+FROM prices_real_time ORDER BY seq
+"""
+OTHER_SIDE = {"buy": "sell", "sell": "buy"}
+
+
+def start(pipeline: Pipeline, feed: str, url: str, *symbols: str) -> Running:
+    return pipeline.processes.start(
+        "producer", "--feed", feed, "--url", url, "--symbols", ",".join(symbols), SPOOL_DIR=str(pipeline.folder)
+    )
+
+
+def number(text: str) -> Decimal:
+    return Decimal(text).normalize()
+
+
+def store_session(pipeline: Pipeline, feed: str, texts: list[str], symbols: list[str], count: int) -> list[Any]:
+    """Receive and store the session. Returns the rows in the order of receipt."""
+    with recorded_venue(texts) as url:
+        producer = start(pipeline, feed, url, *symbols)
+        pipeline.consumer()
+        pipeline.wait_until_stored(count)
+        producer.wait_until_said("subscribed:")
+        assert producer.stop() == 0
+    wait_for(pipeline.last_seqs)
+    verify = pipeline.processes.start("tickpipe", "verify", "--json", "--claim-idle", "0.5")
+    assert verify.wait() == 0, verify.said()
+    assert [each["state"] for each in verify.json()] == ["complete"]
+    return pipeline.database.query(STORED)
+
+
+def test_coinbase_session_is_stored_exactly(pipeline: Pipeline) -> None:
+    texts = messages("coinbase")
+    events = [json.loads(text) for text in texts]
+    matches = [event for event in events if event["type"] == "match"]
+    assert len(matches) == 97
+    names = sorted({event["product_id"] for event in events if "product_id" in event})
+    rows = store_session(pipeline, "coinbase", texts, [name.replace("-", "/") for name in names], len(matches))
+    expected = [
+        (
+            event["product_id"].replace("-", "/"), number(event["price"]), number(event["size"]),
+            OTHER_SIDE[event["side"]], event["trade_id"], event["time"], "Coinbase",
+        )
+        for event in matches
+    ]  # fmt: skip
+    assert [(symbol, number(price), number(size), *rest) for symbol, price, size, *rest in rows] == expected
+    numbers = {
+        each["product_id"].replace("-", "/"): [each["trade_id"]] for each in events if each["type"] == "last_match"
+    }
+    for symbol, _, _, _, trade_id, *_ in rows:
+        numbers[symbol].append(trade_id)
+    assert len(numbers) == 10
+    assert all(later == earlier + 1 for ids in numbers.values() for earlier, later in pairwise(ids))
+
+
+@pytest.mark.parametrize(("session", "count"), [("binance-spot", 2), ("binance-us", 11)])
+def test_binance_sessions_are_stored_exactly(pipeline: Pipeline, session: str, count: int) -> None:
+    texts = messages(session)
+    trades = [data for data in (json.loads(text)["data"] for text in texts) if data.get("e") == "aggTrade"]
+    assert len(trades) == count
+    names = {trade["s"] for trade in trades}
+    quotes = ("USDT", "BUSD", "ETH", "BTC", "EUR")
+    symbols = {
+        name: f"{name.removesuffix(quote)}/{quote}" for name in names for quote in quotes if name.endswith(quote)
+    }
+    rows = store_session(pipeline, "binance", texts, sorted(symbols.values()), count)
+    found = [(symbol, number(price), number(size), side, trade_id) for symbol, price, size, side, trade_id, *_ in rows]
+    assert found == [
+        (symbols[trade["s"]], number(trade["p"]), number(trade["q"]), "sell" if trade["m"] else "buy", trade["a"])
+        for trade in trades
+    ]
+    milliseconds = pipeline.database.query(
+        "SELECT (extract(epoch FROM time) * 1000)::bigint FROM prices_real_time ORDER BY seq"
+    )
+    assert [time for (time,) in milliseconds] == [trade["T"] for trade in trades]

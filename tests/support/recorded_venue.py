@@ -1,0 +1,48 @@
+"""A websocket server that sends a recorded session of an exchange after the first subscription."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.server import ServerConnection, serve
+
+from common import threads
+
+SESSIONS = Path(__file__).parents[1] / "data" / "venues"
+
+
+def messages(session: str) -> list[str]:
+    """The messages that the exchange sent in a session, by the beginning of its file's name."""
+    (path,) = SESSIONS.glob(f"{session}*")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line.partition(": ")[2] for line in lines if re.match(r"[0-9.]+: ", line)]
+
+
+@contextmanager
+def recorded_venue(texts: list[str]) -> Iterator[str]:
+    """Serve these messages to each client after its first message. Gives the address."""
+
+    def handle(client: ServerConnection) -> None:
+        try:
+            request = json.loads(client.recv())
+            if "id" in request:
+                client.send(json.dumps({"result": None, "id": request["id"]}))
+            for text in texts:
+                client.send(text)
+            for _ in client:  # until it closes
+                pass
+        except ConnectionClosed:
+            pass
+
+    with serve(handle, "127.0.0.1", 0) as server:
+        serving = threads.in_thread(server.serve_forever)
+        try:
+            yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+        finally:
+            server.shutdown()
+            serving.result(timeout=10)
