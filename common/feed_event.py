@@ -1,7 +1,7 @@
 """A feed event: a change in the state of a feed, as an entry of the stream `<price stream>:feed`. Pure.
 
-Kinds: `started` `connected` `subscribed` `unsubscribed` `refused` `instrument` `disconnected` `overflow` `alive`
-`stopped`. docs/adding-a-feed.md describes each of them.
+Kinds: `started` `connected` `subscribed` `unsubscribed` `refused` `instrument` `disconnected` `overflow` `skipped`
+`alive` `stopped`. docs/adding-a-feed.md describes each of them.
 """
 
 from __future__ import annotations

@@ -174,7 +174,11 @@ BEGIN ATOMIC
            timestamptz 'epoch' + (e.detail ->> 'since')::bigint * interval '1 microsecond',
            timestamptz 'epoch' + (e.detail ->> 'until')::bigint * interval '1 microsecond',
            'overflow: ' || (e.detail ->> 'cause')
-    FROM feed_events AS e WHERE e.event = 'overflow' AND e.session >= feed_gaps_of.first;
+    FROM feed_events AS e WHERE e.event = 'overflow' AND e.session >= feed_gaps_of.first
+    UNION ALL
+    SELECT s.symbol, s.since, s.until, 'venue numbers skipped: ' || s.first_id || ' to ' || s.last_id
+    FROM skipped_trades(feed_gaps_of.first) AS s
+    WHERE feed_gaps_of.one_symbol IS NULL OR s.symbol = feed_gaps_of.one_symbol;
 END;
 
 -- The first session that can have a gap that ends after `since`. A session ends at midnight UTC. A gap begins at the end of an
@@ -249,6 +253,7 @@ LANGUAGE sql STABLE
 BEGIN ATOMIC
     WITH gaps AS MATERIALIZED (
         SELECT g.symbol, g.since, g.until FROM feed_gaps_between($1) AS g
+        WHERE coalesce(g.cause, '') NOT LIKE 'venue numbers skipped%'
     ), listed AS (
         SELECT e.detail ->> 'symbol' AS symbol, min(e.detail ->> 'exchange') AS exchange
         FROM feed_events AS e

@@ -71,6 +71,46 @@ def test_coinbase_session_is_stored_exactly(pipeline: Pipeline) -> None:
     assert all(later == earlier + 1 for ids in numbers.values() for earlier, later in pairwise(ids))
 
 
+def verdict(pipeline: Pipeline) -> dict[str, Any]:
+    """The verdict on the only session, with the lines that people see."""
+    verify = pipeline.processes.start("tickpipe", "verify", "--all", "--json", "--claim-idle", "0.5")
+    assert verify.wait() == 0, verify.said()
+    shown = pipeline.processes.start("tickpipe", "verify", "--all", "--claim-idle", "0.5")
+    assert shown.wait() == 0
+    (found,) = verify.json()
+    return {**found, "lines": shown.said()}
+
+
+def test_trades_that_the_exchange_did_not_send_are_named(pipeline: Pipeline) -> None:
+    """Five numbers are dropped on the wire, two of them in a row."""
+    texts = messages("coinbase")
+    trades = [json.loads(text) for text in texts]
+    ours = [each["trade_id"] for each in trades if each["type"] == "match" and each["product_id"] == "SKL-USD"]
+    other = [each["trade_id"] for each in trades if each["type"] == "match" and each["product_id"] == "BAND-GBP"]
+    dropped = {ours[2], ours[3], ours[6], ours[-2], other[1]}
+    left = [text for text, each in zip(texts, trades, strict=True) if each.get("trade_id") not in dropped]
+    store_session(pipeline, "coinbase", left, ["SKL/USD", "BAND/GBP"], 92)
+    found = verdict(pipeline)
+    assert {(each["symbol"], each["first"], each["last"]) for each in found["skipped"]} == {
+        ("SKL/USD", ours[2], ours[3]), ("SKL/USD", ours[6], ours[6]), ("SKL/USD", ours[-2], ours[-2]),
+        ("BAND/GBP", other[1], other[1]),
+    }  # fmt: skip
+    assert sum(each["missing"] for each in found["skipped"]) == 5
+    assert "SKL/USD: 4 trades not received, by the numbers of Coinbase: " in found["lines"]
+    gaps = pipeline.database.query("SELECT symbol, cause FROM feed_gaps WHERE cause LIKE 'venue numbers skipped%'")
+    assert ("BAND/GBP", f"venue numbers skipped: {other[1]} to {other[1]}") in gaps
+    assert len(gaps) == 4
+    assert pipeline.database.query("SELECT count(*) FROM feed_outages WHERE cause LIKE 'venue%'") == [(0,)]
+    # One of them arrives after all: as a late trade does.
+    pipeline.database.query(
+        "INSERT INTO prices_real_time (time, symbol, price, exchange, received_at, session, seq, trade_id) "
+        "SELECT time, symbol, price, exchange, received_at, 1, 1, %s FROM prices_real_time "
+        "WHERE symbol = 'BAND/GBP' AND trade_id = %s",
+        other[1], other[0],
+    )  # fmt: skip
+    assert {each["symbol"] for each in verdict(pipeline)["skipped"]} == {"SKL/USD"}
+
+
 @pytest.mark.parametrize(("session", "count"), [("binance-spot", 2), ("binance-us", 11)])
 def test_binance_sessions_are_stored_exactly(pipeline: Pipeline, session: str, count: int) -> None:
     texts = messages(session)

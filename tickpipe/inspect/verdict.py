@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from typing import NamedTuple
 
+from common.formatting import counted
 from common.terminal import printable
 from tickpipe.ranges import Range
 
+#: Ranges of skipped trades in one line of text.
+MAX_LISTED = 5
 COMPLETE, SO_FAR, INCOMPLETE = "complete", "complete so far", "incomplete"
 NO_FINAL_REPORT = "ended without a final report"
+
+
+class Skipped(NamedTuple):
+    """Trades that an exchange has numbered, from `first` to `last`, and how many of them were not received."""
+
+    symbol: str
+    exchange: str
+    first: int
+    last: int
+    missing: int
 
 
 @dataclass
@@ -22,6 +38,7 @@ class Verdict:
     - `lost`: lost in an overflow that the producer recorded.
     - `expired`: dropped by retention.
     - `missing_events`: numbers of feed events that are missing. One of them may have recorded a gap.
+    - `skipped`: trades that are missing by the numbers of the exchange. They were never received.
     - `spans`: for each of the first missing ranges, when its neighbours were received.
     """
 
@@ -39,6 +56,7 @@ class Verdict:
     missing: list[Range] = field(default_factory=list)
     doubled: list[Range] = field(default_factory=list)
     missing_events: list[Range] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
     spans: list[tuple[datetime | None, datetime | None]] = field(default_factory=list)
 
     @property
@@ -57,7 +75,8 @@ class Verdict:
 
     def as_dict(self) -> dict[str, object]:
         """The verdict as JSON values."""
-        return {**asdict(self), "state": self.state, "sound": self.sound}
+        skipped = [each._asdict() for each in self.skipped]
+        return {**asdict(self), "skipped": skipped, "state": self.state, "sound": self.sound}
 
     def __str__(self) -> str:
         return "\n".join(self.lines)
@@ -72,7 +91,18 @@ class Verdict:
             lines.append(f"  MISSING {len(self.missing) - len(self.spans):,} more ranges (--json lists them)")
         lines += [f"  STORED TWICE {doubled}" for doubled in self.doubled]
         lines += [f"  FEED EVENT {events} is missing: a gap may be unrecorded" for events in self.missing_events]
+        lines += self._skipped_lines()
         return [printable(line) for line in lines]
+
+    def _skipped_lines(self) -> Iterator[str]:
+        by_symbol: defaultdict[tuple[str, str], list[Skipped]] = defaultdict(list)
+        for each in self.skipped:
+            by_symbol[each.symbol, each.exchange].append(each)
+        for (symbol, exchange), found in by_symbol.items():
+            ranges = ", ".join(str(Range(each.first, each.last)) for each in found[:MAX_LISTED])
+            more = f" and {len(found) - MAX_LISTED:,} more ranges" if len(found) > MAX_LISTED else ""
+            count = counted(sum(each.missing for each in found), "trade")
+            yield f"  {symbol}: {count} not received, by the numbers of {exchange}: {ranges}{more}"
 
     def _summary(self) -> str:
         start = datetime.fromtimestamp(self.session / 1e6, UTC)

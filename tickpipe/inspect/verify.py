@@ -28,7 +28,7 @@ from common.streams.group import ConsumerGroup
 from common.tick import TIME_RANGE
 from producer.spool import read_spool
 from producer.spool_folder import all_spool_files
-from tickpipe.inspect.verdict import COMPLETE, NO_FINAL_REPORT, Verdict
+from tickpipe.inspect.verdict import COMPLETE, NO_FINAL_REPORT, Skipped, Verdict
 from tickpipe.progress import ProgressCallback
 from tickpipe.ranges import Range, merged, without
 
@@ -136,7 +136,9 @@ def _scan(cursor: Cursor, session: _Session, session_timeout: float) -> Verdict:
     verdict = _scan_span(cursor, session, session_timeout, session.bounds)
     if verdict.missing and not session.stopped:
         always = {"session": session.id, "since": TIME_RANGE[0], "until": TIME_RANGE[1]}
-        return _scan_span(cursor, session, session_timeout, always)
+        verdict = _scan_span(cursor, session, session_timeout, always)
+    cursor.execute(_SKIPPED, {"session": session.id})
+    verdict.skipped = [Skipped(*row) for row in cursor.fetchall()]
     return verdict
 
 
@@ -262,6 +264,11 @@ WHERE session = %(session)s AND seq IS NOT NULL AND stream NOT LIKE '%%:feed'
 _LOST = """
 SELECT (detail ->> 'first_seq')::bigint, (detail ->> 'last_seq')::bigint FROM feed_events
 WHERE session = %(session)s AND event = 'overflow'
+"""
+
+_SKIPPED = """
+SELECT symbol, coalesce(exchange, ''), first_id, last_id, missing FROM skipped_trades(%(session)s, %(session)s)
+ORDER BY symbol, first_id
 """
 
 _EXPIRED = "SELECT first_seq, last_seq FROM feed_expired WHERE session = %(session)s"
