@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -31,6 +31,10 @@ METRICS_HOST = "127.0.0.1"
 UNHEALTHY_AFTER = 60.0
 LOG_LEVEL = "INFO"
 
+FeedOption = Annotated[
+    Literal["twelvedata", "coinbase", "kraken", "binance"],
+    typer.Option("--feed", envvar="FEED", help="Where prices come from. Only twelvedata needs an API key."),
+]
 PriceStream = Annotated[
     str,
     typer.Option(

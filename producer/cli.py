@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -30,10 +30,6 @@ Symbols = Annotated[
 SymbolsFile = Annotated[
     Path | None,
     typer.Option(envvar="SYMBOLS_FILE", help="File of symbols, one or more per line. Read again on SIGHUP."),
-]
-FeedOption = Annotated[
-    Literal["twelvedata", "coinbase", "kraken", "binance"],
-    typer.Option("--feed", envvar="FEED", help="Where prices come from. Only twelvedata needs an API key."),
 ]
 Url = Annotated[
     str | None,
@@ -153,7 +149,7 @@ ResubscribeAfter = Annotated[
 def producer(
     symbols: Symbols = None,
     symbols_file: SymbolsFile = None,
-    feed: FeedOption = "twelvedata",
+    feed: settings.FeedOption = "twelvedata",
     url: Url = None,
     price_stream: settings.PriceStream = settings.PRICE_STREAM,
     partitions: Partitions = 1,

@@ -2,6 +2,8 @@
 ALTER TABLE prices_real_time ADD COLUMN size double precision;
 ALTER TABLE prices_real_time ADD COLUMN side text;
 ALTER TABLE prices_real_time ADD COLUMN trade_id bigint;
+ALTER TABLE prices_real_time ADD COLUMN source text;
+COMMENT ON COLUMN prices_real_time.source IS 'backfill: requested later, from the exchange. NULL: received by a producer.';
 
 -- Trades that the exchange has numbered and not sent. These are the values that views cast.
 ALTER TABLE feed_events ADD CHECK (

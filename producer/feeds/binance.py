@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from urllib.parse import quote
 
-from producer.feeds.vendor import Event, SubscribeStatus, Vendor, plain
+from producer.feeds.vendor import Event, SubscribeStatus, Vendor, items, plain
 
+#: Trades in one answer of the REST interface, at most.
+MAX_TRADES = 1000
 _SUBSCRIBE, _UNSUBSCRIBE = 1, 2  # ids of our requests
 
 
@@ -19,6 +22,9 @@ class Binance(Vendor):
 
     name, title = "binance", "Binance"
     urls = ("wss://stream.binance.com:9443/stream", "wss://data-stream.binance.vision/stream")
+    exchange = "Binance"
+    rest_url = "https://data-api.binance.vision"
+    requests_per_second = 10
     max_symbols = 1024
     trial_symbols = Vendor.trial_symbols.replace("/USD", "/USDT")
 
@@ -39,13 +45,25 @@ class Binance(Vendor):
         data = message.get("data")
         if not isinstance(data, dict) or data.get("e") != "aggTrade":
             return ()
-        name, milliseconds = plain(data.get("s")), plain(data.get("T"))
-        event = {
-            "symbol": symbols.get(name.lower(), name), "exchange": "Binance", "price": data.get("p"),
+        name = plain(data.get("s"))
+        return (self._event(data, symbols.get(name.lower(), name)),)
+
+    def _event(self, trade: Event, symbol: str) -> Event:
+        milliseconds = plain(trade.get("T"))
+        return {
+            "symbol": symbol, "exchange": self.exchange, "price": trade.get("p"), "size": trade.get("q"),
             "timestamp": f"{milliseconds[:-3]}.{milliseconds[-3:]}" if milliseconds.isdecimal() else milliseconds,
-            "size": data.get("q"), "trade_id": data.get("a"), "side": "sell" if data.get("m") is True else "buy",
+            "trade_id": trade.get("a"), "side": "sell" if trade.get("m") is True else "buy",
         }  # fmt: skip
-        return (event,)
+
+    def trades_path(self, name: str, first: int, last: int) -> str:
+        """See Vendor."""
+        count = min(MAX_TRADES, last - first + 1)
+        return f"/api/v3/aggTrades?symbol={quote(name.upper(), safe='')}&fromId={first}&limit={count}"
+
+    def trades(self, answer: object, symbol: str) -> Sequence[Event]:
+        """See Vendor."""
+        return [self._event(trade, symbol) for trade in items(answer)]
 
     def answer(self, message: Event, symbols: Mapping[str, str]) -> SubscribeStatus | None:
         """See Vendor. Binance accepts any name, and never sends a price of one that it does not have."""

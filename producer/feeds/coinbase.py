@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from urllib.parse import quote
 
 from producer.feeds.vendor import Event, SubscribeStatus, Vendor, items, plain, seconds
 
+#: Trades in one answer of the REST interface, at most.
+MAX_TRADES = 1000
 #: The `side` of a match is that of the order that waited. `Tick.side` is that of the order that caused the trade.
 _SIDES = {"buy": "sell", "sell": "buy"}
 
@@ -20,6 +23,10 @@ class Coinbase(Vendor):
 
     name, title = "coinbase", "Coinbase Exchange"
     urls = ("wss://ws-feed.exchange.coinbase.com",)
+    exchange = "Coinbase"
+    rest_url = "https://api.exchange.coinbase.com"
+    requests_per_second = 8
+    newest_first = True
     silence = 10.0  # a heartbeat each second for each product
 
     def spell(self, symbol: str) -> str:
@@ -38,12 +45,24 @@ class Coinbase(Vendor):
         """See Vendor. The trade before the subscription (`last_match`) is not one of them."""
         if message.get("type") != "match":
             return ()
-        name, side = plain(message.get("product_id")), plain(message.get("side"))
+        name = plain(message.get("product_id"))
+        return (self._event(message, symbols.get(name, name)),)
+
+    def _event(self, trade: Event, symbol: str) -> Event:
+        side = plain(trade.get("side"))
         event = {
-            "symbol": symbols.get(name, name), "timestamp": seconds(message.get("time")), "exchange": "Coinbase",
+            "symbol": symbol, "timestamp": seconds(trade.get("time")), "exchange": self.exchange,
             "side": _SIDES.get(side, side),
         }  # fmt: skip
-        return ({**event, **{key: message.get(key) for key in ("price", "size", "trade_id")}},)
+        return {**event, **{key: trade.get(key) for key in ("price", "size", "trade_id")}}
+
+    def trades_path(self, name: str, first: int, last: int) -> str:
+        """See Vendor. The newest come first."""
+        return f"/products/{quote(name, safe='')}/trades?after={last + 1}&limit={min(MAX_TRADES, last - first + 1)}"
+
+    def trades(self, answer: object, symbol: str) -> Sequence[Event]:
+        """See Vendor."""
+        return [self._event(trade, symbol) for trade in items(answer)]
 
     def answer(self, message: Event, symbols: Mapping[str, str]) -> SubscribeStatus | None:
         """See Vendor. The server lists all subscriptions of the connection after each change."""

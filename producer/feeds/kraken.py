@@ -17,6 +17,7 @@ class Kraken(Vendor):
 
     name, title = "kraken", "Kraken"
     urls = ("wss://ws.kraken.com/v2",)
+    exchange = "Kraken"
     silence = 10.0  # a heartbeat about each second without another message
     answers_each = True
 

@@ -55,6 +55,13 @@ class Vendor:
     silence = math.inf
     #: Symbols of one connection, at most; 0: no limit.
     max_symbols = 0
+    #: The value of `exchange` in its prices, if it is always the same.
+    exchange = ""
+    #: Base URL of the REST interface that answers requests for trades by number, and how many requests a second.
+    rest_url = ""
+    requests_per_second = 1
+    #: Whether an answer with only some of the trades has the newest of them.
+    newest_first = False
 
     def address(self, url: str, key: str) -> str:  # noqa: ARG002
         """The address to connect to. It may contain the key."""
@@ -94,6 +101,14 @@ class Vendor:
         names = {name: plain(event.get(name)) for name in ("symbol", "exchange")}
         return {**names, "type": "Digital Currency", **currencies}
 
+    def trades_path(self, name: str, first: int, last: int) -> str:
+        """Path and query of the request for the trades with these numbers. An answer may have only some of them."""
+        raise NotImplementedError
+
+    def trades(self, answer: object, symbol: str) -> Sequence[Event]:
+        """The price events in the answer, as `prices` returns them. Never fails."""
+        raise NotImplementedError
+
     def parse(self, event: Event, session: int, seq: int, received: int) -> Tick:
         """The tick in a price event. Never fails: the database validates the values.
 
@@ -102,6 +117,15 @@ class Vendor:
         quote = [value if type(value) is str else plain(value) for value in map(event.get, _QUOTE_FIELDS)]
         trade = [plain(event.get(name)) for name in _TRADE_FIELDS] if self.has_trades else ("", "", "")
         return Tick._make([str(session), str(seq), *quote, str(received), *trade])
+
+
+def decode(text: bytes) -> object:
+    """The value of a JSON text, with numbers as text; None if it is not valid."""
+    try:
+        value: object = _DECODER.decode(text.decode())
+    except (ValueError, RecursionError):
+        return None
+    return value
 
 
 def decode_frame(frame: bytes) -> dict[str, Any] | None:

@@ -101,14 +101,59 @@ def test_trades_that_the_exchange_did_not_send_are_named(pipeline: Pipeline) -> 
     assert ("BAND/GBP", f"venue numbers skipped: {other[1]} to {other[1]}") in gaps
     assert len(gaps) == 4
     assert pipeline.database.query("SELECT count(*) FROM feed_outages WHERE cause LIKE 'venue%'") == [(0,)]
-    # One of them arrives after all: as a late trade does.
-    pipeline.database.query(
-        "INSERT INTO prices_real_time (time, symbol, price, exchange, received_at, session, seq, trade_id) "
-        "SELECT time, symbol, price, exchange, received_at, 1, 1, %s FROM prices_real_time "
-        "WHERE symbol = 'BAND/GBP' AND trade_id = %s",
-        other[1], other[0],
-    )  # fmt: skip
-    assert {each["symbol"] for each in verdict(pipeline)["skipped"]} == {"SKL/USD"}
+
+
+class CoinbaseRest:
+    """The REST interface of the recorded session: at most two trades an answer, the newest first."""
+
+    def __init__(self, trades: list[dict[str, Any]]) -> None:
+        self.requests: list[str] = []
+        self.busy = 1  # answers of "too many requests" before the first other one
+        self._trades = [each for each in trades if each["type"] == "match"]
+
+    def __call__(self, path: str, parameters: dict[str, str]) -> object:
+        name, after = path.split("/")[2], int(parameters["after"])
+        self.requests.append(name)
+        if self.busy:
+            self.busy -= 1
+            return 429
+        found = [each for each in self._trades if each["product_id"] == name and each["trade_id"] < after]
+        return sorted(found, key=lambda each: -each["trade_id"])[: min(2, int(parameters["limit"]))]
+
+
+def backfill(pipeline: Pipeline, url: str) -> str:
+    """Run it. Returns what it printed."""
+    command = pipeline.processes.start("tickpipe", "backfill", "--feed", "coinbase", "--rest-url", url)
+    assert command.wait() == 0, command.said()
+    return command.said()
+
+
+def test_trades_that_were_not_sent_are_requested_by_number(pipeline: Pipeline) -> None:
+    texts = messages("coinbase")
+    trades = [json.loads(text) for text in texts]
+    ours = [each["trade_id"] for each in trades if each["type"] == "match" and each["product_id"] == "SKL-USD"]
+    dropped = {*ours[2:6], ours[-2]}
+    left = [text for text, each in zip(texts, trades, strict=True) if each.get("trade_id") not in dropped]
+    store_session(pipeline, "coinbase", left, ["SKL/USD"], 92)
+    rest = CoinbaseRest(trades)
+    with recorded_venue([], rest) as url:
+        address = url.replace("ws:", "http:")
+        assert "stored 5 trades of 1 symbol" in backfill(pipeline, address)
+        assert rest.requests == ["SKL-USD"] * 4, "one refused, two for the four numbers, one for the other"
+        assert verdict(pipeline)["skipped"] == []
+        assert pipeline.database.query("SELECT cause FROM feed_gaps WHERE cause LIKE 'venue%'") == []
+        assert "stored 0 trades" in backfill(pipeline, address)
+        assert len(rest.requests) == 4
+    rows = pipeline.database.query(STORED.replace("ORDER BY", "WHERE symbol = 'SKL/USD' ORDER BY trade_id, "))
+    expected = [each for each in trades if each["type"] == "match" and each["product_id"] == "SKL-USD"]
+    assert [(number(row[1]), number(row[2]), *row[3:6]) for row in rows] == [
+        (number(each["price"]), number(each["size"]), OTHER_SIDE[each["side"]], each["trade_id"], each["time"])
+        for each in expected
+    ]
+    sources = pipeline.database.query("SELECT count(*) FROM prices_real_time WHERE source = 'backfill'")
+    assert sources == [(5,)]
+    ((ticks,),) = pipeline.database.query("SELECT sum(ticks) FROM candles_1m WHERE symbol = 'SKL/USD'")
+    assert ticks == len(expected)
 
 
 @pytest.mark.parametrize(("session", "count"), [("binance-spot", 2), ("binance-us", 11)])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 
 from common import threads
@@ -23,9 +26,24 @@ def messages(session: str) -> list[str]:
     return [line.partition(": ")[2] for line in lines if re.match(r"[0-9.]+: ", line)]
 
 
+Rest = Callable[[str, dict[str, str]], object]
+
+
 @contextmanager
-def recorded_venue(texts: list[str]) -> Iterator[str]:
-    """Serve these messages to each client after its first message. Gives the address."""
+def recorded_venue(texts: list[str], rest: Rest | None = None) -> Iterator[str]:
+    """Serve these messages to each client after its first message. Gives the address.
+
+    `rest` answers other requests: it gets the path and the parameters, and returns a JSON value or an HTTP status.
+    """
+
+    def process(client: ServerConnection, request: Request) -> Response | None:
+        if rest is None or "Upgrade" in request.headers:
+            return None
+        url = urlsplit(request.path)
+        answer = rest(url.path, dict(parse_qsl(url.query)))
+        if isinstance(answer, int):
+            return client.respond(HTTPStatus(answer), "no")
+        return client.respond(HTTPStatus.OK, json.dumps(answer))
 
     def handle(client: ServerConnection) -> None:
         try:
@@ -39,7 +57,7 @@ def recorded_venue(texts: list[str]) -> Iterator[str]:
         except ConnectionClosed:
             pass
 
-    with serve(handle, "127.0.0.1", 0) as server:
+    with serve(handle, "127.0.0.1", 0, process_request=process) as server:
         serving = threads.in_thread(server.serve_forever)
         try:
             yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}"

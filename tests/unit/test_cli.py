@@ -131,7 +131,7 @@ def assert_refused(ended: Ended, words: str) -> None:
                 "--since": "default: 7d",
                 "--symbols": "default: (all that had a gap)",
                 "--credits-per-minute": "CREDITS_PER_MINUTE; default: 8",
-                "--rest-url": "TWELVE_DATA_REST_URL; default: https://api.twelvedata.com",
+                "--rest-url": "FEED_REST_URL; default: (the vendor's)",
                 "secrets": "TWELVE_DATA_API_KEY",
             },
         ),
@@ -198,7 +198,7 @@ def test_no_option_takes_a_secret(app: typer.Typer) -> None:
         (["tickpipe", "backfill", "--since", "soon"], KEY, "--since 'soon' is not a date or an age"),
         (
             ["tickpipe", "backfill"],
-            KEY | {"TWELVE_DATA_REST_URL": f"http://u:{SECRET}@host"},
+            KEY | {"FEED_REST_URL": f"http://u:{SECRET}@host"},
             "--rest-url is not a web addr",
         ),
     ],

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class RateLimiter:
-    """Makes at most `per_minute` calls in 60 s, and repeats a call after an outage.
+    """Makes at most `limit` calls in `period` seconds, and repeats a call after an outage.
 
     If the credits are used up, since another program may use the key, it repeats the call in the next minute. `clock`
     and `sleep` are in seconds. `stop` ends a sleep.
@@ -32,13 +32,15 @@ class RateLimiter:
 
     def __init__(
         self,
-        per_minute: int,
+        limit: int,
         stop: threading.Event,
         *,
+        period: float = 60.0,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] | None = None,
     ) -> None:
-        self._calls: deque[float] = deque(maxlen=per_minute)
+        self._calls: deque[float] = deque(maxlen=limit)
+        self._period = period
         self._stop, self._clock, self._sleep = stop, clock, sleep or sleep_using_event(stop)
 
     def call(self, request: Callable[[], T]) -> T:
@@ -57,7 +59,7 @@ class RateLimiter:
 
     def _call_once(self, request: Callable[[], T]) -> T:
         if len(self._calls) == self._calls.maxlen:
-            self._sleep(min(60.0, max(0.0, self._calls[0] + 60.0 - self._clock())))
+            self._sleep(min(self._period, max(0.0, self._calls[0] + self._period - self._clock())))
         if self._stop.is_set():
             raise StoppedError
         try:
@@ -67,7 +69,7 @@ class RateLimiter:
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
         if isinstance(_cause(state), OutOfCreditsError):
-            return 61.0 - self._clock() % 60.0  # one more second, since clocks differ
+            return self._period + 1.0 - self._clock() % self._period  # one more second, since clocks differ
         return tenacity.wait_random_exponential(multiplier=1, max=MAX_WAIT)(state)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
@@ -12,6 +14,7 @@ import typer
 from common import cli, log, process, settings
 from common.database.client import DatabaseClient
 from common.errors import TickpipeError
+from common.formatting import counted
 from common.symbols import read_symbols
 from common.terminal import echo
 from tickpipe.backfill import DEFAULT_URL, plan
@@ -29,27 +32,67 @@ CreditsPerMinute = Annotated[
         envvar="CREDITS_PER_MINUTE", min=1, help="API credits per minute of your plan. A call costs 1; Basic has 8."
     ),
 ]
-RestUrl = Annotated[str, typer.Option(envvar="TWELVE_DATA_REST_URL", help="Base URL of the REST interface.")]
+RestUrl = Annotated[
+    str | None,
+    typer.Option(envvar="FEED_REST_URL", help="Base URL of the REST interface.", show_default="the vendor's"),
+]
 
 
 def backfill(
     since: Since = "7d",
     symbols: Symbols = None,
+    feed: settings.FeedOption = "twelvedata",
     credits_per_minute: CreditsPerMinute = 8,
-    rest_url: RestUrl = DEFAULT_URL,
+    rest_url: RestUrl = None,
 ) -> None:
-    """Fill gaps of the feed with the vendor's one-minute bars. The view candles_1m_filled joins them to candles_1m.
+    """Fill gaps of the feed with what the vendor has.
 
-    Needs TWELVE_DATA_API_KEY and the extra `backfill`. You can stop the command and run it again: it requests nothing
-    twice. Exits with status 1 if the vendor refuses a symbol or does not answer.
+    Of twelvedata: one-minute bars. The view candles_1m_filled joins them to candles_1m. Needs TWELVE_DATA_API_KEY.
+    Of coinbase and binance: the trades that the exchange has numbered and not sent. They become ticks.
+
+    Needs the extra `backfill`. You can stop the command and run it again: it requests nothing twice. Exits with status
+    1 if the vendor refuses a symbol or does not answer.
     """
+    now, stop = datetime.now(UTC), process.stop_on_signals()
+    begin = plan.read_since(since, now)
+    only = _without_exchange(read_symbols(symbols, None)) if symbols else None
+    if feed == "twelvedata":
+        _store_bars(begin, now, only, credits_per_minute, DEFAULT_URL if rest_url is None else rest_url, stop)
+    else:
+        _store_trades(feed, begin, only, rest_url, stop)
+
+
+def _store_trades(
+    feed: str, begin: datetime, only: set[str] | None, rest_url: str | None, stop: threading.Event
+) -> None:
+    """Store trades that the exchange has numbered and not sent."""
+    with required_extra("backfill", "backfill"):
+        from producer.feeds import VENDORS
+        from tickpipe.backfill import rate_limit, trades
+    environ, database_url, vendor = cli.environment(), cli.database_url(), VENDORS[feed]
+    limiter = rate_limit.RateLimiter(vendor.requests_per_second, stop, period=1.0)
+    stored: Counter[str] = Counter()
+    with (
+        closing(trades.TradesRest(vendor, rest_url, environ, limiter)) as exchange,
+        closing(DatabaseClient(database_url)) as database,
+    ):
+        try:
+            with progress("looking for trades") as report:
+                log.configure("WARNING", [database_url])
+                missing = [each for each in trades.read(database, vendor, begin) if not only or each.symbol in only]
+                trades.repair(vendor, missing, exchange.trades, database, stored, report)
+        finally:
+            echo(f"stored {counted(stored.total(), 'trade')} of {counted(len(+stored), 'symbol')}")
+
+
+def _store_bars(
+    begin: datetime, now: datetime, only: set[str] | None, credits_per_minute: int, rest_url: str, stop: threading.Event
+) -> None:
+    """Store one-minute bars of Twelve Data for the gaps."""
     with required_extra("backfill", "backfill"):
         from tickpipe.backfill import rate_limit, rest, run, store
     environ = cli.environment()
     key, database_url = settings.api_key(environ)(), cli.database_url()
-    now, stop = datetime.now(UTC), process.stop_on_signals()
-    begin = plan.read_since(since, now)
-    only = _without_exchange(read_symbols(symbols, None)) if symbols else None
     result, limiter = run.BackfillResult(), rate_limit.RateLimiter(credits_per_minute, stop)
     with (
         closing(DatabaseClient(database_url)) as database,

@@ -10,8 +10,6 @@ import typer
 from common import cli, log, process, settings
 from common.symbols import read_symbols
 from common.terminal import PlainConsole
-from producer.cli import FeedOption
-from producer.feeds import VENDORS
 from tickpipe.cli.extras import required_extra
 
 Symbols = Annotated[
@@ -43,7 +41,7 @@ Dashboard = Annotated[bool, typer.Option(help="Also serve the dashboard, and pri
 
 def up(
     symbols: Symbols = None,
-    feed: FeedOption = "twelvedata",
+    feed: settings.FeedOption = "twelvedata",
     consumers: Consumers = 2,
     seconds: Seconds = None,
     simulate: Simulate = False,
@@ -63,6 +61,7 @@ def up(
     Needs the extra `local`.
     """
     with required_extra("local", "up"):
+        from producer.feeds import VENDORS
         from tickpipe.local.config import UpConfig
         from tickpipe.local.run_mode import choose_run_mode
         from tickpipe.local.up import up as run

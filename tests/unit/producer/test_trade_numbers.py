@@ -35,7 +35,7 @@ def test_each_symbol_of_each_exchange_has_its_own_numbers() -> None:
     assert ranges(*others, trade(3)) == [(2, 2)]
 
 
-def test_repeated_and_late_numbers_are_no_jump() -> None:
+def test_repeated_and_late_numbers_do_not_count_as_a_jump() -> None:
     assert ranges(*map(trade, (5, 5, 3, 6, 4, 7))) == []
     assert ranges(*map(trade, (5, 7, 6, 8, 12))) == [(6, 6), (9, 11)]
 
@@ -45,7 +45,7 @@ def test_other_texts_are_ignored(number: str) -> None:
     assert ranges(trade(1), trade(number), trade(2)) == []
 
 
-def test_time_that_is_no_number_is_left_out() -> None:
+def test_time_without_a_number_is_left_out() -> None:
     numbers = TradeNumbers()
     numbers.skipped(trade(1, time="noon"))
     found = numbers.skipped(trade(3))

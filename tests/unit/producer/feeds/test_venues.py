@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.settings import FeedOption
 from common.tick import Tick, validation_error
-from producer.cli import FeedOption
 from producer.feeds import VENDORS
 from producer.feeds.vendor import SubscribeStatus, Vendor, decode_frame, seconds
 
