@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import wait
 
 from common import threads
-from common.errors import FencedError, OutageError
+from common.errors import FencedError, OutageError, TickpipeError
 from common.streams.lease import Lease
 from common.streams.stream import Fence
 
@@ -75,7 +75,7 @@ class Standby:
                 try:
                     self._lease.release()
                     logger.info("handed over: another producer may be active now")
-                except OutageError as error:
+                except TickpipeError as error:
                     logger.warning("the lease ends by itself: %s", error)
 
     def _wait(self, stop: threading.Event) -> Fence | None:
@@ -99,8 +99,8 @@ class Standby:
         return None
 
     def _renew(self, fence: Fence, stop: threading.Event) -> None:
-        """Renew the lease until the run has ended. An outage of Redis does not end it."""
-        due = 0.0
+        """Renew the lease until the run has ended. No error ends it, such as a password that was changed in Redis."""
+        due, shown = 0.0, ""
         while not self._ended.wait(min(POLL, self._lease.lifetime / RENEWALS)):
             if stop.is_set():
                 self._ended.set()
@@ -111,8 +111,12 @@ class Standby:
                     if self._ended.is_set():
                         break
                     self._lease.renew(fence)
-                due = self._monotonic() + self._lease.lifetime / RENEWALS
+                due, shown = self._monotonic() + self._lease.lifetime / RENEWALS, ""
             except FencedError as error:
                 self.on_fenced(error.since)
             except OutageError as error:
                 logger.debug("lease not renewed: %s", error)
+            except TickpipeError as error:
+                if str(error) != shown:
+                    shown = str(error)
+                    logger.warning("lease not renewed: %s", error)

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from common import threads
-from common.errors import FencedError, OutageError, StreamOutageError
+from common.errors import ConfigurationError, FencedError, OutageError, StreamOutageError, TickpipeError
 from common.streams.lease import Lease
 from common.streams.stream import Fence
 from producer import standby as standby_module
@@ -26,7 +26,7 @@ class OneLease:
 
     def __init__(self) -> None:
         self.is_free = True
-        self.error: OutageError | None = None
+        self.error: TickpipeError | None = None
         self.fenced: FencedError | None = None
         self.renewals = self.releases = 0
 
@@ -195,6 +195,23 @@ def test_outage_does_not_end_the_run(start: Start, lease: OneLease, runs: Runs, 
     lease.error = None
     stop()
     assert (runs.begun, lease.releases) == (1, 1)
+
+
+def test_changed_password_does_not_keep_the_producer_from_stopping(
+    start: Start, lease: OneLease, runs: Runs, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each renewal opens a connection, so it meets the new password first."""
+    stop = start()
+    wait_for(lambda: runs.active and lease.renewals)
+    lease.error = ConfigurationError("Redis refuses the login")
+    clock.now += lease.lifetime
+    before = lease.renewals
+    wait_for(lambda: lease.renewals > before + 3)
+    assert runs.active
+    stop()
+    assert (runs.begun, runs.ended) == (1, 1)
+    assert caplog.text.count("lease not renewed: Redis refuses the login") == 1
+    assert "the lease ends by itself: Redis refuses the login" in caplog.text
 
 
 def test_after_an_outage_the_active_producer_is_given_time(
