@@ -9,7 +9,7 @@ from typing import Any
 from common.channels import channel_of
 from producer.config import FeedConfig
 from producer.queue import EventQueue
-from producer.session import PriceEvent, Session, overflow
+from producer.session import PriceEvent, Session, emit_overflow
 
 logger = logging.getLogger("producer.feed")
 
@@ -53,7 +53,7 @@ class Channel:
             first, last = self._lost
             self._lost = None
             logger.error("queue full (--queue-max): %d price events lost", last.seq - first.seq + 1)
-            self._queue.put_always(overflow(first, last, "queue full"))
+            emit_overflow(first, last, "queue full")
 
 
 class Channels:

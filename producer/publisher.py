@@ -13,7 +13,7 @@ from common.feed_event import FeedEvent
 from common.streams.stream import Fields
 from producer.feeds.vendor import Vendor
 from producer.queue import EventQueue, Item
-from producer.session import PriceEvent, overflow
+from producer.session import SPOOL_FULL, PriceEvent, overflow
 from producer.spool import Outgoing, Spool, SpoolFullError
 from producer.streams import Streams
 from producer.trade_numbers import TradeNumbers
@@ -170,7 +170,7 @@ class Publisher:
 
     def _take_lost(self) -> list[Outgoing]:
         """The overflow events of the unreported losses, which then count as reported."""
-        events = [overflow(first, last, "spool full") for first, last in self._lost]
+        events = [overflow(first, last, SPOOL_FULL) for first, last in self._lost]
         self._lost.clear()
         return [Outgoing("feed", feed_event.encode(event)) for event in events]
 

@@ -20,6 +20,9 @@ _DAY = 86_400_000_000  # microseconds
 #: A session ends if the clock goes back by this many microseconds. No time in it is further ahead of the clock.
 MAX_AHEAD = 1_000_000
 
+#: The cause of a loss that the publisher records.
+SPOOL_FULL = "spool full"
+
 
 class Session:
     """A run of a producer within one UTC day. Its id is its start in microseconds since 1970.
@@ -95,11 +98,19 @@ class PriceEvent(NamedTuple):
 
 def overflow(first: PriceEvent, last: PriceEvent, cause: str) -> FeedEvent:
     """The feed event that records the loss of all price events from `first` to `last`."""
-    return first.session.make(
-        "overflow",
-        first_seq=first.seq,
-        last_seq=last.seq,
-        since=first.received,
-        until=last.received,
-        cause=cause,
-    )
+    return first.session.make("overflow", **_loss(first, last, cause))
+
+
+def emit_overflow(first: PriceEvent, last: PriceEvent, cause: str) -> None:
+    """Make this feed event and emit it."""
+    first.session.emit("overflow", **_loss(first, last, cause))
+
+
+def _loss(first: PriceEvent, last: PriceEvent, cause: str) -> dict[str, object]:
+    return {
+        "first_seq": first.seq,
+        "last_seq": last.seq,
+        "since": first.received,
+        "until": last.received,
+        "cause": cause,
+    }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import cast
 
 from common.errors import FencedError
 from common.number import to_bigint
 from common.streams.stream import Confirmation, Fence, Fields, Numbered, Stream
+from producer.session import SPOOL_FULL
 
 #: Entries that one read returns, at most.
 MAX_SCAN = 1000
@@ -85,12 +86,23 @@ def _by_session(entries: Sequence[Fields], name: str, after: Fields | None) -> l
     texts = cast("Sequence[dict[str, str]]", entries)
     batches = [
         Numbered(session, 0, [(int(fields[name]), fields) for fields in group])
-        for session, group in groupby(texts, lambda fields: fields["session"])
+        for session, group in groupby(texts, _ascending)
     ]
     if after is not None:
-        session, number = (cast("dict[str, str]", after)[field] for field in ("session", name))
+        last = cast("dict[str, str]", after)
+        session, number = _ascending(last), last[name]
         if batches and batches[0].session == session:
             batches[0] = batches[0]._replace(after=int(number))
         else:
             batches.insert(0, Numbered(session, int(number), []))
     return batches
+
+
+def _ascending(fields: Mapping[str, str]) -> str:
+    """The name of the sequence in which the entry's number ascends: its session, or the losses of its publisher.
+
+    The publisher numbers a loss while feed events with lower numbers wait in its queue, and appends it before them.
+    """
+    if fields.get("event") == "overflow" and SPOOL_FULL in fields["detail"]:
+        return f"{fields['session']}-{SPOOL_FULL}"
+    return fields["session"]

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from common import feed_event, threads, tick
 from common.errors import ConfigurationError, DecodeError, OutageError, StreamOutageError, TickpipeError
 from common.feed_event import FeedEvent
-from common.streams.stream import Fields, Stream
+from common.streams.stream import Fence, Fields, Stream
 from producer.feeds.twelvedata import TwelveData
 from producer.publisher import Publisher
 from producer.queue import MAX_APPEND, EventQueue, Item
@@ -334,6 +334,23 @@ def test_losses_are_recorded_before_the_checkpoint_covers_them(tmp_path: Path) -
             ("overflow", 12),
             ("overflow", 13),
         ]
+
+
+@pytest.mark.parametrize("fence", [None, Fence("twelvedata", 1)])
+def test_feed_events_that_wait_in_the_queue_survive_a_loss(tmp_path: Path, fence: Fence | None) -> None:
+    """With a fence, numbers below the highest one are appended already. A loss has a higher one than what waits."""
+    with opened(tmp_path, spool_max=0) as harness:
+        harness.streams = Streams(Stream(harness.client, "prices"), Stream(harness.client, "prices:feed"), fence=fence)
+        harness.publisher = Publisher(harness.queue, harness.streams, harness.spool)
+        harness.server.connected = False
+        harness.put(3)
+        harness.publish()
+        harness.server.connected = True
+        assert harness.queue.put(harness.price("MSFT"))  # a new instrument: its feed event joins the queue
+        harness.session.checkpoint("alive")
+        harness.publish()
+        assert sorted(kind for kind, _ in harness.feed_events()) == ["alive", "instrument", "overflow"]
+        assert harness.lost() == [1, 2, 3]
 
 
 def test_feed_events_refused_by_the_spool_are_kept_for_later(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
