@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 
 from common.errors import TickpipeError
 from common.streams.registry import ChannelRegistry
 from producer.config import ProducerConfig
 from producer.delivery import open_streams
 from producer.replay import replay_orphans
-from producer.spool_folder import channel_folders
+from producer.spool_folder import channel_folders, spool_files
 from producer.streams import Streams
 
 logger = logging.getLogger("producer.publisher")
@@ -35,22 +36,33 @@ class Upkeep:
     def run(self) -> None:
         """Take a turn now and every 15 seconds until `stop` is set."""
         while True:
-            self._register()
+            if self._config.partitions > 1:
+                self._register(self._config.keys)
             self._replay_orphans()
             if self._stop.wait(EVERY):
                 return
 
-    def _register(self) -> None:
-        """Consumers find several channels by the registry. Repeated, since a Redis that fails over may lose it."""
-        if self._config.partitions > 1:
-            try:
-                self._registry.add(self._config.keys)
-            except TickpipeError as error:
-                logger.warning("channels not registered: %s", error)
+    def _register(self, keys: Sequence[str]) -> bool:
+        """Consumers find several channels by the registry. Repeated, since a Redis that fails over may lose it.
+
+        Returns whether Redis has them in it.
+        """
+        try:
+            self._registry.add(keys)
+        except TickpipeError as error:
+            logger.warning("channels not registered: %s", error)
+            return False
+        return True
 
     def _replay_orphans(self) -> None:
-        """Of all channels that have a folder: `--partitions` may have been another one before."""
+        """Of all channels that have a folder: `--partitions` may have been another one before.
+
+        Such a channel is not in the registry if Redis was unavailable all the time.
+        """
         for key, folder in channel_folders(self._config.spool_folder, self._config.price_stream).items():
+            known = key in {self._config.price_stream, *self._config.keys}
+            if not known and spool_files(folder) and not self._register([key]):
+                continue
             if key not in self._streams:
                 self._streams[key] = open_streams(self._config, key)
             replay_orphans(folder, self._streams[key], self._stop)

@@ -96,6 +96,22 @@ def test_another_number_of_channels_loses_nothing(
     assert not any(pipeline.spool_folder().glob("**/*.spool"))
 
 
+def test_spools_of_channels_that_redis_has_never_known_are_stored(
+    pipeline: Pipeline, simulator: FaultySimulator
+) -> None:
+    """Redis is full for the whole life of the first producer, and the second one has a single channel."""
+    pipeline.redis.config_set("maxmemory", 1)
+    first = pipeline.producer(simulator.url, "--partitions", "3", symbols=SYMBOLS)
+    first.wait_until_said("spooling to")
+    assert first.stop() == 0
+    pipeline.redis.config_set("maxmemory", 0)
+    second = pipeline.producer(simulator.url, symbols=SYMBOLS)
+    wait_for(lambda: second.said().count("spool adopted") == 3)
+    wait_for(lambda: not any(pipeline.spool_folder().glob("channel-*/*.spool")))
+    stop_and_store(pipeline, second)
+    assert len(pipeline.feed_events("stopped")) == 4
+
+
 def test_one_outage_of_the_connection_is_one_outage(pipeline: Pipeline, simulator: FaultySimulator) -> None:
     consumer = pipeline.consumer()
     producer = pipeline.producer(simulator.url, "--partitions", "4", symbols=SYMBOLS)
