@@ -52,12 +52,14 @@ class Standby:
             self._handed_over = False
             logger.info("active: this producer has the lease")
             renewing = threads.in_thread(self._renew, fence, stop)
+            renewing.add_done_callback(lambda _: self._ended.set())
             try:
                 self._run(fence, self._ended, self)
             finally:
                 self._ended.set()
                 wait([renewing])
                 self.hand_over()
+            renewing.result()
 
     def on_fenced(self, since: int) -> None:
         """End the run: another producer is active since then, microseconds UTC. Callable from any thread."""

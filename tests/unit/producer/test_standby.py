@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from common import threads
-from common.errors import ConfigurationError, FencedError, OutageError, StreamOutageError, TickpipeError
+from common.errors import ConfigurationError, FencedError, OutageError, StreamOutageError
 from common.streams.lease import Lease
 from common.streams.stream import Fence
 from producer import standby as standby_module
@@ -26,7 +26,7 @@ class OneLease:
 
     def __init__(self) -> None:
         self.is_free = True
-        self.error: TickpipeError | None = None
+        self.error: Exception | None = None
         self.fenced: FencedError | None = None
         self.renewals = self.releases = 0
 
@@ -212,6 +212,18 @@ def test_changed_password_does_not_keep_the_producer_from_stopping(
     assert (runs.begun, runs.ended) == (1, 1)
     assert caplog.text.count("lease not renewed: Redis refuses the login") == 1
     assert "the lease ends by itself: Redis refuses the login" in caplog.text
+
+
+def test_unexpected_error_of_a_renewal_ends_the_run(lease: OneLease, runs: Runs) -> None:
+    """A run that is not told of SIGTERM would never end."""
+
+    def fail(fence: Fence) -> None:  # noqa: ARG001
+        raise ValueError("the fence is no number")
+
+    lease.renew = fail  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="no number"):
+        Standby(cast("Lease", lease), runs).run(threading.Event())
+    assert (runs.ended, lease.releases) == (1, 1)
 
 
 def test_after_an_outage_the_active_producer_is_given_time(
