@@ -100,14 +100,28 @@ topologySpreadConstraints:
   {{- end }}
 {{- end }}
 
-{{- /* Streams of prices, one for each channel. */ -}}
+{{- /* A value as text. Helm reads numbers of a file as floats, and would write a million as 1e+06. */ -}}
+{{- define "tickpipe.text" -}}
+{{- if and (kindIs "float64" .) (eq (float64 (int64 .)) .) }}{{ int64 . | toString }}{{ else }}{{ toString . }}{{ end }}
+{{- end }}
+
+{{- /* Streams of prices, one for each channel that the consumers serve. */ -}}
 {{- define "tickpipe.streams" -}}
+{{- $served := dict }}
+{{- range compact (splitList "," .Values.consumer.partitions) }}
+{{- $ends := splitList "-" . }}
+{{- range untilStep (int (first $ends)) (int (add1 (last $ends))) 1 }}
+{{- $_ := set $served (toString .) true }}
+{{- end }}
+{{- end }}
 {{- if eq (int .Values.partitions) 1 }}
 {{- list .Values.priceStream | toJson }}
 {{- else }}
 {{- $streams := list }}
 {{- range $channel := until (int .Values.partitions) }}
+{{- if or (not $served) (hasKey $served (toString $channel)) }}
 {{- $streams = append $streams (printf "%s:{%d}" $.Values.priceStream $channel) }}
+{{- end }}
 {{- end }}
 {{- $streams | toJson }}
 {{- end }}
