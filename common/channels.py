@@ -1,8 +1,8 @@
 """Channels: a producer with `--partitions N` distributes its symbols over N pairs of streams. Pure.
 
-Each channel numbers its prices by itself, so it is complete by itself, whatever happens to the others. With one channel
-the streams are `prices` and `prices:feed`; with several, channel 3 has `prices:{3}` and `prices:{3}:feed`. The braces
-are a hash tag of a Redis Cluster: all keys of a channel are in one slot.
+Each channel has its own sequence numbers, so `tickpipe verify` checks each channel independently. With one channel the
+streams are `prices` and `prices:feed`. With several, channel 3 has `prices:{3}` and `prices:{3}:feed`. The braces are a
+hash tag of Redis Cluster: they put all keys of a channel into one slot.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_CHANNELS = 256
 
 
 def channel_of(symbol: str, count: int) -> int:
-    """The channel of a symbol, of `count` channels. A listing belongs to its symbol: AAPL:NASDAQ to AAPL."""
+    """The channel of a symbol, if there are `count` channels. AAPL:NASDAQ has the channel of AAPL."""
     return crc32(symbol.partition(":")[0].encode(errors="surrogatepass")) % count
 
 
@@ -32,13 +32,16 @@ def channel_keys(price_stream: str, count: int) -> list[str]:
 def channel_key(price_stream: str, channel: int) -> str:
     """The stream of prices of one of several channels.
 
-    The channel is the hash tag. One in the name of the price stream would put all channels into one slot.
+    The channel is the hash tag. Braces in `price_stream` would put all channels into one slot, so they are removed.
     """
     return f"{re.sub('[{}]', '', price_stream)}:{{{channel}}}"
 
 
 def channel_number(price_stream: str, key: str) -> int | None:
-    """The channel of a stream of prices; None for the stream that a single channel uses. Raises ValueError."""
+    """The channel of a stream of prices; None for the stream that a single channel uses.
+
+    Raises ValueError if `key` is neither.
+    """
     if key == price_stream:
         return None
     found = re.search(r":\{([0-9]{1,5})\}$", key)
@@ -88,7 +91,7 @@ class Shard:
 
 
 def _shard_of(symbol: str, count: int) -> int:
-    """Another hash than that of the channels: with the same one, a shard would use a part of its channels only."""
+    """The shard of a symbol. With the hash of `channel_of`, a shard could use only a part of its channels."""
     digest = blake2b(symbol.partition(":")[0].encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest) % count
 

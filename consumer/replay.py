@@ -1,7 +1,7 @@
-"""Stores entries again that are still in the stream: after a failover, the database may lack acknowledged ones.
+"""Stores entries again that are still in the streams, because a database may lack rows after a failover.
 
-An acknowledged entry stays in the stream for a while (`--stream-keep`). A standby that was promoted, or a backup that
-was restored, is on another timeline, so a consumer that meets it replays both streams. Rows that exist stay.
+An acknowledged entry stays in the stream for a while (`--stream-keep`). PostgreSQL begins a new timeline when a standby
+is promoted or a backup is restored. A consumer that notices a new timeline replays both streams. Existing rows stay.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from consumer.writer import Stored, Writer
 
 logger = logging.getLogger("consumer.replay")
 
-#: Seconds after which another consumer replays, if the one that does has died.
+#: Seconds after which another consumer continues a replay whose consumer has died.
 LOCK_TIMEOUT = 20.0
-#: What forbids to read the timeline: a missing right, a service that does not have the function, a server in recovery.
+#: Errors if the timeline cannot be read: a missing right, a service without the function, a server in recovery.
 _UNKNOWN = (
     psycopg2.errors.InsufficientPrivilege,
     psycopg2.errors.UndefinedFunction,
     psycopg2.errors.FeatureNotSupported,
     psycopg2.errors.ObjectNotInPrerequisiteState,
 )
-# A database that was created again has another oid, a server that was restored another timeline.
+# A database that was created again has another oid. A server that was restored has another timeline.
 _DATABASE = """
 SELECT concat_ws('-', left(pg_walfile_name(pg_current_wal_lsn()), 8),
                  (SELECT oid FROM pg_database WHERE datname = current_database()))
@@ -78,10 +78,10 @@ def store_again(
 
 
 class Replayer:
-    """Replays the streams if the database is not the one that the group has stored its entries in.
+    """Replays the streams if the timeline of the database is not the one on which the group has stored its entries.
 
-    Redis remembers, for the group, the timeline whose replay is complete and how far the last replay has come. So
-    another consumer continues a replay that was interrupted.
+    Redis keeps two facts for the group: the timeline whose replay is complete, and the position of the last replay. So
+    another consumer can continue a replay that was interrupted.
     """
 
     def __init__(
@@ -104,8 +104,8 @@ class Replayer:
     def check(self, on_batch: Callable[[], None] = lambda: None) -> bool:
         """Replay both streams if the timeline is new. Raises OutageError.
 
-        Returns whether the database has every acknowledged entry: False while another consumer replays, and if `stop`
-        ended the replay. `on_batch` is called after each batch.
+        Returns whether the database has every acknowledged entry. False means that another consumer replays, or that
+        `stop` was set during the replay. `on_batch` is called after each batch.
         """
         timeline = self._timeline()
         if timeline is None:
@@ -129,7 +129,7 @@ class Replayer:
         return True
 
     def _replay(self, lock: Lock, timeline: str, on_batch: Callable[[], None]) -> bool:
-        """Store what the streams have now. Returns whether all of it was stored."""
+        """Store the entries that are in the streams now. Returns whether all of them were stored."""
         logger.warning("the database is another one, or on another timeline: storing again what is in the streams")
         new = looked_at = 0
         for stream, table in self._routes:
@@ -159,7 +159,7 @@ class Replayer:
                 return False
 
     def _position(self, stream: ConsumerGroup, timeline: str) -> bytes:
-        """Where a replay of this stream begins: after the last entry that was stored again on this timeline."""
+        """The id at which a replay begins: after the last entry that was stored again on this timeline."""
         known, _, last = (self._recall(_position_field(stream)) or "").partition(" ")
         return f"({last}".encode() if known == timeline else b"-"
 

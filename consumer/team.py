@@ -1,4 +1,4 @@
-"""The workers of one consumer process: one for each channel, with connections of its own."""
+"""The workers of one consumer process: one for each channel, with its own connections."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SEARCH_EVERY = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class ConsumerConfig:
-    """What one consumer process serves. `unhealthy_after`: seconds without progress."""
+    """Settings of one consumer process. `unhealthy_after`: seconds without progress."""
 
     redis_url: Secret
     database_url: Secret
@@ -48,7 +48,10 @@ class ConsumerConfig:
 
 
 class ChannelWorker:
-    """A worker on its way: its connections are checked first. `key`: the channel's stream of prices."""
+    """Opens the connections of one channel's worker, checks them, and runs the worker.
+
+    `key`: the channel's stream of prices.
+    """
 
     def __init__(
         self, config: ConsumerConfig, key: str, stop: threading.Event, on_batch: Callable[[Batch], None]
@@ -82,7 +85,10 @@ class ChannelWorker:
         self.worker.run()
 
     def _check_redis(self) -> bool:
-        """Whether the prices' stream exists. Raises ConfigurationError for a key of another type or a missing right."""
+        """Check the keys and rights. Returns whether the stream of prices exists.
+
+        Raises ConfigurationError for a key of another type or a missing right.
+        """
         exists = self._prices.check_consume()
         self._feed.check_consume()
         self._prices.statistics.check()
@@ -91,7 +97,7 @@ class ChannelWorker:
 
 
 class Team:
-    """Applies the schema, then runs a worker for each channel. Channels that are new are found."""
+    """Applies the schema, then runs a worker for each channel. Looks for new channels every second."""
 
     def __init__(self, config: ConsumerConfig, stop: threading.Event, on_batch: Callable[[Batch], None]) -> None:
         """`on_batch` is called for each batch of prices after its commit, from any thread."""
@@ -126,7 +132,7 @@ class Team:
 
     @property
     def totals(self) -> Totals:
-        """What all workers have done."""
+        """The sums of all workers."""
         found = [each.worker.totals for each in list(self._workers.values())]
         return Totals(
             stored=sum(each.stored for each in found),
@@ -145,7 +151,7 @@ class Team:
         self._running.append(threads.in_thread(self._workers[key].run))
 
     def _wait(self, seconds: float) -> bool:
-        """Wait this long. Returns earlier and True if the work has ended, or a worker has failed."""
+        """Wait this long. Returns True earlier if all workers have ended, or if one has failed."""
         for _ in range(int(seconds / 0.1)):
             self._progress.made()
             done = [running for running in self._running if running.done()]

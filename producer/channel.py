@@ -1,4 +1,4 @@
-"""The channels of a feed. Each numbers its events in sessions of its own, and puts them into a queue of its own."""
+"""The channels of a feed. Each has its own sessions, numbers its events in them, and puts them into its own queue."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from producer.session import PriceEvent, Session, emit_overflow
 
 logger = logging.getLogger("producer.feed")
 
-#: Symbols whose channel is kept in memory, at most: invalid names need not be few.
+#: Symbols whose channel is kept in memory, at most. A server may send any number of invalid names.
 MAX_KNOWN = 100_000
 
 
 class Channel:
-    """The feed's thread numbers prices; any thread may emit feed events."""
+    """One channel. Only the feed's thread calls `put`; any thread may emit feed events of `session`."""
 
     session: Session
 
     def __init__(self, queue: EventQueue, clock: Callable[[], int]) -> None:
-        """`clock` gives microseconds UTC. `begin` comes next."""
+        """`clock` gives microseconds UTC. Call `begin` before anything else."""
         self._queue = queue
         self._clock = clock
         self._lost: tuple[PriceEvent, PriceEvent] | None = None  # first and last of an unreported loss
 
     @property
     def above_watermark(self) -> bool:
-        """Whether the publisher needs a moment."""
+        """Whether the queue is so full that the feed should wait for the publisher."""
         return self._queue.above_watermark
 
     def begin(self, session: int) -> None:
@@ -48,7 +48,7 @@ class Channel:
         return False
 
     def report_lost(self) -> None:
-        """Emit a feed event on the prices that were lost since the last one."""
+        """Emit an `overflow` event for the prices that were lost since the last one, if any."""
         if self._lost:
             first, last = self._lost
             self._lost = None
@@ -57,10 +57,10 @@ class Channel:
 
 
 class Channels:
-    """All channels of a feed. An event of the connection is emitted in each of them, with the same time."""
+    """All channels of a feed. Each emits the events of the shared connection, with the same time."""
 
     def __init__(self, config: FeedConfig, queues: Sequence[EventQueue], clock: Callable[[], int]) -> None:
-        """One queue for each channel. `clock` gives microseconds UTC. `begin` comes next."""
+        """`queues`: one for each channel. `clock` gives microseconds UTC. Call `begin` before anything else."""
         self._config = config
         self._channels = [Channel(queue, clock) for queue in queues]
         self._known: dict[str, Channel] = {}
@@ -82,7 +82,7 @@ class Channels:
 
     @property
     def above_watermark(self) -> bool:
-        """Whether a publisher needs a moment."""
+        """Whether a queue is so full that the feed should wait for its publisher."""
         return any(channel.above_watermark for channel in self._channels)
 
     def begin(self, now: int, wanted: Iterable[str]) -> None:
@@ -101,24 +101,24 @@ class Channels:
         return self.began
 
     def emit(self, kind: str, at: int, **detail: object) -> None:
-        """Emit a feed event of each channel. `at`: microseconds UTC."""
+        """Emit a feed event in each channel. `at`: microseconds UTC."""
         for channel in self._channels:
             channel.session.emit(kind, at, **detail)
 
     def emit_symbols(self, kind: str, at: int, symbols: Mapping[str, str] | Sequence[str]) -> None:
-        """Emit a feed event of each channel that has some of these symbols, with these."""
+        """Emit a feed event in each channel that has some of these symbols, with its own symbols only."""
         for channel, names in zip(self._channels, self._by_channel(symbols), strict=True):
             if names:
                 found = {name: symbols[name] for name in names} if isinstance(symbols, Mapping) else names
                 channel.session.emit(kind, at, symbols=found)
 
     def checkpoint(self, kind: str, at: int, **detail: object) -> None:
-        """As `emit`, with the last number and the times of each channel."""
+        """As `emit`, with the last sequence number and the range of times of each channel's session."""
         for channel in self._channels:
             channel.session.checkpoint(kind, at, **detail)
 
     def report_lost(self) -> None:
-        """Emit feed events on the prices that were lost since the last ones."""
+        """Emit `overflow` events for the prices that were lost since the last ones, if any."""
         for channel in self._channels:
             channel.report_lost()
 
@@ -135,9 +135,10 @@ class Channels:
             channel.session.emit("started", self.began, feed=config.name, host=config.host, symbols=symbols, **detail)
 
     def _new_ids(self, now: int) -> list[int]:
-        """For each channel the first time from `now` on that no other session has.
+        """For each channel, the first microsecond from `now` on that no other session has as its id.
 
-        Each channel of each shard has times of its own. Producers begin new sessions at midnight, all at once.
+        All producers begin new sessions at midnight. So that ids differ, each channel of each shard uses only
+        microseconds with its own remainder.
         """
         shard, count = self._config.shard, len(self._channels)
         step = count * shard.count

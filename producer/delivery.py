@@ -1,4 +1,4 @@
-"""Brings the events of one channel to its two streams."""
+"""Brings the events of one channel to its two streams: from the queue through the publisher, or through the spool."""
 
 from __future__ import annotations
 
@@ -30,7 +30,11 @@ class Delivery:
     def __init__(
         self, config: ProducerConfig, key: str, folder: Path, fence: Fence | None, on_fenced: Callable[[int], None]
     ) -> None:
-        """Open a new spool in `folder`. `key`: the stream of prices."""
+        """Open a new spool in `folder`. `key`: the channel's stream of prices.
+
+        `fence`: the right of this producer to append; None if it has no lease. `on_fenced` is called when another
+        producer has become active, with the time in microseconds UTC.
+        """
         self.paths = {
             "direct": open_streams(config, key, config.append_timeout, fence=fence, on_fenced=on_fenced),
             "spool": open_streams(config, key, fence=fence, on_fenced=on_fenced),
@@ -42,15 +46,15 @@ class Delivery:
         self._replayer = Replayer(self.spool, self.paths["spool"], self.stop_replay)
 
     def start(self) -> None:
-        """Start the threads. The publisher ends after the queue is closed, the replay after `stop_replay`."""
+        """Start the threads. The publisher ends after the queue is closed, the replay after `stop_replay` is set."""
         self.publishing = threads.in_thread(self.publisher.run)
         self.replaying = threads.in_thread(self._replayer.run)
 
     def discard_doubled(self, since: int) -> int:
-        """Discard what the producer that is active since then has received, too: all from its first price on.
+        """Discard spooled events that another producer, active since `since` (microseconds UTC), has received, too.
 
-        `since`: microseconds UTC. Returns the number of price events. The rest stays in the spool, and is appended
-        without the fence.
+        Those are all events from its first price on. Returns the number of price events discarded. The earlier ones
+        stay in the spool. They are appended later, as those of a dead producer, without a check of the fence.
         """
         try:
             first = self.paths["spool"].first_received(since)
@@ -67,9 +71,9 @@ def open_streams(
     fence: Fence | None = None,
     on_fenced: Callable[[int], None] = lambda _: None,
 ) -> Streams:
-    """The stream of prices `key` and its feed events, each on a Redis client of its own.
+    """The stream of prices `key` and the stream of its feed events, each with its own Redis client.
 
-    `timeout`: seconds that a client waits for an answer. WAIT and WAITAOF, one after the other, answer later.
+    `timeout`: seconds that a client waits for a reply. If replicas must confirm, WAIT and WAITAOF add their time.
     """
     if config.confirmation:
         timeout += 2 * config.confirmation.timeout
@@ -78,5 +82,5 @@ def open_streams(
 
 
 def open_stream(config: ProducerConfig, key: str, timeout: float = TIMEOUT) -> Stream:
-    """One stream, on a Redis client of its own."""
+    """One stream with its own Redis client."""
     return Stream(connect(config.redis_url, key, timeout=timeout), key)

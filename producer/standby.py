@@ -1,7 +1,7 @@
 """Waits for the lease of the feed, and runs a producer while this process has the lease.
 
-While Redis is unavailable no process can take the lease. So the active producer goes on and spools, and a waiting one
-gives it the time to be first when Redis is available again.
+While Redis is unavailable no process can take the lease. So the active producer continues, and spools. When Redis is
+available again, a waiting producer first waits for one lifetime of the lease, so that the active one can renew it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RENEWALS = 4
 
 
 class Standby:
-    """Of several producers with one feed name, one is active."""
+    """One of several producers with the same feed name, of which one is active. The others wait."""
 
     def __init__(
         self,
@@ -35,7 +35,10 @@ class Standby:
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`run` receives and publishes behind a fence until its event is set. `monotonic` gives seconds."""
+        """`run` receives and publishes, with the right to append that its fence gives, until its event is set.
+
+        `monotonic` gives seconds.
+        """
         self.fenced_since: int | None = None  # microseconds UTC
         self._lease = lease
         self._run = run
@@ -62,7 +65,7 @@ class Standby:
             renewing.result()
 
     def on_fenced(self, since: int) -> None:
-        """End the run: another producer is active since then, microseconds UTC. Callable from any thread."""
+        """End the run: another producer is active since `since`, microseconds UTC. Callable from any thread."""
         if self.fenced_since is None:
             self.fenced_since = since
             if not self._handed_over:
@@ -70,7 +73,7 @@ class Standby:
         self._ended.set()
 
     def hand_over(self) -> None:
-        """Release the lease at once: everything received is in Redis."""
+        """Release the lease. Call it when Redis has everything that was received."""
         with self._guard:  # a renewal at the same time would take the lease again
             if self.fenced_since is None and not self._handed_over:
                 self._handed_over = True

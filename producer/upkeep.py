@@ -1,4 +1,7 @@
-"""The work of a producer process beside its runs: registers its channels, and appends what dead producers spooled."""
+"""The periodic work of a producer process, also while it waits for the lease.
+
+It registers the channels, and appends the entries that dead producers left in their spools.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,12 @@ from producer.streams import Streams
 
 logger = logging.getLogger("producer.publisher")
 
-#: Seconds between two turns.
+#: Seconds between two rounds.
 EVERY = 15.0
 
 
 class Upkeep:
-    """The work of one thread."""
+    """The periodic work. One thread runs it."""
 
     def __init__(self, config: ProducerConfig, registry: ChannelRegistry, stop: threading.Event) -> None:
         self._config = config
@@ -30,11 +33,11 @@ class Upkeep:
         self._streams: dict[str, Streams] = {}  # by stream of prices
 
     def appended(self) -> int:
-        """Prices that Redis has acknowledged from spools of dead producers."""
+        """The number of prices from spools of dead producers that Redis has acknowledged."""
         return sum(streams.appended for streams in list(self._streams.values()))
 
     def run(self) -> None:
-        """Take a turn now and every 15 seconds until `stop` is set."""
+        """Do one round now and every 15 seconds, until `stop` is set."""
         while True:
             if self._config.partitions > 1:
                 self._register(self._config.keys)
@@ -43,9 +46,9 @@ class Upkeep:
                 return
 
     def _register(self, keys: Sequence[str]) -> bool:
-        """Consumers find several channels by the registry. Repeated, since a Redis that fails over may lose it.
+        """Add channels to the registry, from which consumers find them. Repeated: a failover may lose them.
 
-        Returns whether Redis has them in it.
+        Returns whether that succeeded.
         """
         try:
             self._registry.add(keys)

@@ -13,10 +13,11 @@ _PORTS = {"sentinel": 26_379, "cluster": 6379}
 
 
 class Address(NamedTuple):
-    """A Redis URL as it is used.
+    """The parts of a Redis URL.
 
-    `kind`: "server", or what finds the server, "sentinel" or "cluster", with the `nodes` to ask and the Sentinels'
-    `service`. `options` and `sentinel_options` are redis-py's parameters of a connection to the server and a Sentinel.
+    `kind`: "server", "sentinel" or "cluster". `nodes`: the Sentinels or cluster nodes to ask for the primary.
+    `service`: its name at the Sentinels. `options` and `sentinel_options`: redis-py's parameters for a connection to
+    the primary and to a Sentinel.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""The streams of all channels, each on a Redis client of its own."""
+"""The streams of all channels, each with its own Redis client."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from common.streams.registry import ChannelRegistry
 
 
 class ChannelStreams:
-    """The streams of each channel that producers have used. `prices` and `feed` look for new ones each time.
+    """The streams of each channel that producers have used. `prices`, `feed` and `all` look for new channels each time.
 
-    One thread uses it: a client's calls may hang.
+    Only one thread may use an instance.
     """
 
     def __init__(
         self, open_stream: Callable[[str], ConsumerGroup], price_stream: str, only: Sequence[int] | None = None
     ) -> None:
-        """`open_stream`: the stream of a key, on a client of its own. `price_stream`: the single channel's stream.
+        """`open_stream` gives the stream of a key, with its own client. `only`: these channels instead of all.
 
-        `only`: these channels instead of all.
+        `price_stream`: the stream of prices of a single channel.
         """
         self._only = None if only is None else [channel_key(price_stream, channel) for channel in only]
         self.single = open_stream(price_stream)
@@ -35,7 +35,7 @@ class ChannelStreams:
     def of_group(
         cls, redis_url: Secret, price_stream: str, group: str, consumer: str, only: Sequence[int] | None = None
     ) -> Self:
-        """The streams as this consumer of a group uses them. Raises ConfigurationError for an invalid URL."""
+        """The streams for this consumer of this group. Raises ConfigurationError for an invalid URL."""
         return cls(lambda key: ConsumerGroup(connect(redis_url, key), key, group, consumer), price_stream, only)
 
     def keys(self) -> Sequence[str]:
@@ -56,7 +56,7 @@ class ChannelStreams:
         return [self.stream(key) for key in [*keys, *map(feed_key, keys)]]
 
     def both(self, key: str) -> tuple[ConsumerGroup, ConsumerGroup]:
-        """The stream of prices of this key, and that of its feed events."""
+        """The stream of prices with this key, and the stream of its feed events."""
         return self.stream(key), self.stream(feed_key(key))
 
     def stream(self, key: str) -> ConsumerGroup:

@@ -1,8 +1,8 @@
-"""The lease of a feed: of several producers with one feed name, its holder is the active one.
+"""The lease of a feed: of several producers with one feed name, the holder of the lease is the active one.
 
-The lease is a key with a lifetime, which the holder renews. A holder that is paused for longer may still believe that
-it is active. So the fence beside each stream has the epoch of the active producer, and append_once.lua refuses an older
-one.
+The lease is a key in Redis that expires unless its holder renews it. A holder that is paused for longer may still
+believe that it is active. So each active producer gets an epoch, which is greater than all earlier ones. A key beside
+each stream, the fence, contains the newest epoch, and append_once.lua refuses a producer with an older one.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def lease_key(price_stream: str, feed: str) -> str:
 
 
 def active_producers(prices: Stream) -> dict[str, str]:
-    """The name of the active producer of each feed that has a lease now; none if the user lacks the right to read it.
+    """The name of the active producer of each feed that has a lease now.
 
-    Raises StreamOutageError.
+    Empty if the user lacks the right to read it. Raises StreamOutageError.
     """
     found: dict[str, str] = {}
     with suppress(ConfigurationError), prices.translated():
@@ -42,14 +42,15 @@ def active_producers(prices: Stream) -> dict[str, str]:
 
 
 class Lease:
-    """The lease as one producer uses it. Not for several threads at once."""
+    """The lease of a feed, for one producer. Not for several threads at once."""
 
     def __init__(
         self, prices: Stream, others: Callable[[], Sequence[Stream]], feed: str, holder: str, lifetime: float
     ) -> None:
-        """`prices`: the stream that a single channel uses. `others`: all other streams that a producer may append to.
+        """`holder`: a name that no other process has. `lifetime`: seconds.
 
-        `holder`: a name that no other process has. `lifetime` in seconds.
+        `prices`: the stream of prices of a single channel; the lease is a key beside it. `others`: all other streams
+        that a producer of this feed may append to.
         """
         self.lifetime = lifetime
         self._prices, self._others = prices, others
@@ -60,7 +61,7 @@ class Lease:
         self._claim = load_script(prices.client, "claim")
 
     def check(self) -> None:
-        """Raise ConfigurationError for a missing right, StreamOutageError."""
+        """Check the keys and rights. Raises ConfigurationError for a missing right, StreamOutageError."""
         self._prices.check_key(self._prices.key, "stream", rights.scan(self._prices.key))
         self._prices.check_key(self._key, "string", rights.lock(self._key))
         for stream in (self._prices, *self._others()):
@@ -74,7 +75,7 @@ class Lease:
         return None if found is None else found.decode(errors="replace")
 
     def acquire(self) -> Fence | None:
-        """Become the active producer if no other one is. Raises StreamOutageError."""
+        """Become the active producer, unless another one is. Returns its fence, or None. Raises StreamOutageError."""
         if self.holder():
             return None
         _look_up_again(self._prices)
@@ -89,7 +90,7 @@ class Lease:
         return fence if all(epoch == fence.epoch for epoch in epochs) else None
 
     def renew(self, fence: Fence) -> None:
-        """Keep the lease. A lease that was lost with a Redis that failed over is taken again.
+        """Renew the lease. If a failover of Redis has lost the lease, take it again.
 
         Raises FencedError if another producer is active, StreamOutageError.
         """
@@ -113,7 +114,7 @@ class Lease:
                 return  # another producer has it
 
     def _raise(self, stream: Stream, fence: Fence) -> int:
-        """Refuse earlier producers on another stream. Returns the epoch of the active producer."""
+        """Raise the fence of another stream, so that it refuses earlier producers. Returns the newest epoch."""
         _look_up_again(stream)
         with stream.translated():
             script = load_script(stream.client, "raise_fence")
@@ -125,5 +126,5 @@ class Lease:
 
 
 def _look_up_again(stream: Stream) -> None:
-    """An old primary that was paused or cut off answers until it learns of the failover. A lease there is void."""
+    """Look up the primary again. An old primary that was paused or cut off still answers, but its lease is invalid."""
     look_up_again(stream.client)

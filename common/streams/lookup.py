@@ -1,7 +1,7 @@
-"""Finds the primary to connect to: behind Sentinels, or in a Redis Cluster. Each new connection looks it up.
+"""Finds the primary behind Sentinels or in a Redis Cluster. Each new connection looks it up.
 
 redis-py's RedisCluster is not used: it sends WAIT in a pipeline to any node, and refuses EVALSHA in a pipeline and
-XREADGROUP on keys of several slots. A stream is in one slot, so one plain client to the slot's primary suffices.
+XREADGROUP on keys of several slots. A stream is in one slot, so one plain client of the slot's primary is enough.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class LookupConnection(redis.Connection):
 
 
 class TlsLookupConnection(LookupConnection, redis.SSLConnection):
-    """The same by TLS."""
+    """A LookupConnection with TLS."""
 
 
 class SentinelLookup:
@@ -58,10 +58,10 @@ class SentinelLookup:
         self._found = False
 
     def __call__(self) -> Node:
-        """See Lookup. A service that no Sentinel has ever known needs a person.
+        """See Lookup. Raises ConfigurationError if a Sentinel does not know the service, until one has known it.
 
-        After a failover, a Sentinel that was paused or cut off still names the old primary. So the answer with the
-        newest configuration counts.
+        After a failover, a Sentinel that was paused or cut off still names the old primary. So all Sentinels are asked,
+        and the answer with the newest configuration is used.
         """
         answers: list[tuple[int, Node]] = []
         error: redis.RedisError = redis.ConnectionError("no Sentinel in REDIS_URL answers")
@@ -99,7 +99,7 @@ class ClusterLookup:
         self._options = options | {"socket_connect_timeout": LOOKUP_TIMEOUT, "socket_timeout": LOOKUP_TIMEOUT}
 
     def __call__(self) -> Node:
-        """See Lookup. A node may be down, or may know an old state of the cluster: the next call asks another one."""
+        """See Lookup. The next call asks another node first: this one may be down, or know an old state."""
         error: redis.RedisError = redis.ConnectionError("no node of the Redis Cluster in REDIS_URL answers")
         for host, port in [*self._nodes]:
             self._nodes.rotate(-1)
@@ -121,7 +121,7 @@ class ClusterLookup:
         raise error
 
     def _primary(self, shards: Sequence[Any], asked: str) -> Node | None:
-        """The primary of the slot in a reply to CLUSTER SLOTS. All nodes in it may be asked from now on.
+        """The primary of the slot in a reply to CLUSTER SLOTS. Later calls may ask all nodes in the reply.
 
         An empty host means the node that was asked.
         """

@@ -1,7 +1,7 @@
-"""The channels that producers have used: a set of the streams of prices, beside the one that a single channel uses.
+"""The channels that producers have used: a set in Redis that contains their streams of prices.
 
-Consumers and commands find the channels by it. A channel stays in it after `--partitions` has changed, so that its
-entries are stored and its sessions are verified.
+Consumers and commands read it to find the channels. A channel stays in the set after `--partitions` has changed, so
+that its entries are stored and its sessions are verified. The stream of a single channel is not in the set.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from common.streams.stream import Stream
 
 
 class ChannelRegistry:
-    """The set of one price stream. Raises StreamOutageError, ConfigurationError."""
+    """The set that belongs to one price stream. Its methods raise StreamOutageError and ConfigurationError."""
 
     def __init__(self, prices: Stream) -> None:
-        """`prices`: the stream that a single channel uses."""
+        """`prices`: the stream of prices of a single channel; the set is a key beside it."""
         self._prices = prices
         self._key = beside(prices.key, "channels")
         self._is_checked = False
@@ -31,9 +31,9 @@ class ChannelRegistry:
             self._prices.client.sadd(self._key, *keys)
 
     def found(self) -> list[str]:
-        """The streams of prices of all channels.
+        """The streams of prices of all channels, in order.
 
-        The single channel's is the first, if it exists or if it is the only one.
+        The stream of a single channel is the first, if it exists or if there are no others.
         """
         if not self._is_checked:
             self._prices.check_key(self._key, "set", rights.members(self._key))

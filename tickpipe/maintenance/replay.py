@@ -1,4 +1,4 @@
-"""Stores entries again that the database lacks: from the streams, the spools of this machine and the dead letters."""
+"""Stores missing rows again: from the streams, the spools of this machine and the dead letters."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ logger = logging.getLogger("tickpipe.replay")
 BATCH = 1000
 #: Dead letters of a session that are tried again, at most.
 MAX_LETTERS = 100_000
-#: The field with an entry's number, by what the stream holds.
+#: The field that contains an entry's number: in a stream of prices, and in one of feed events.
 _NUMBER = {"prices": b"seq", "feed": b"number"}
 
 
@@ -69,9 +69,9 @@ def replay(
     start: bytes = b"-",
     progress: ProgressCallback = lambda *_: None,
 ) -> dict[str, Replayed]:
-    """Store the entries of the streams again, from the id `start` on. Returns what was found, by what it is.
+    """Store the entries of the streams again, from the id `start` on. Returns the counts for "prices" and "feed".
 
-    `channels`: the streams of each, by "prices" and "feed". Raises OutageError.
+    `channels`: the two streams of each channel, under the names "prices" and "feed". Raises OutageError.
     """
     routes = [each for channel in channels for each in channel.items()]
     results = {what: Replayed() for what, _ in routes}
@@ -91,10 +91,10 @@ def repair(
     verdicts: Sequence[Verdict],
     progress: ProgressCallback = lambda *_: None,
 ) -> dict[str, Replayed]:
-    """Store what the verdicts miss, from every place that may have it. Returns what was found, by place.
+    """Store the rows that the verdicts report as missing, from every place that has them. Returns the counts by place.
 
-    `channels`: as in `replay`. `spools`: folders by stream of prices. Entries in a spool are stored, too, since its
-    producer may never return. Raises OutageError.
+    `channels`: as in `replay`. `spools`: the folder of spools for each stream of prices. All their entries are stored,
+    because their producer may never return. Raises OutageError.
     """
     missing = {
         "prices": Missing({verdict.session: verdict.missing for verdict in verdicts}),
