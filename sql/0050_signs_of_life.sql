@@ -1,16 +1,16 @@
--- Consecutive signs of life of a session become one row, so that feed_events grows with changes and not with time. (A
--- producer reports every 5 seconds: 6.3 million times a year.)
+-- A sign of life is the event `alive`, which a producer reports every 5 seconds: 6.3 million times a year. Consecutive signs
+-- of life of a session become one row, so that feed_events grows with changes of the feed and not with time.
 
--- A row `alive` stands for the numbers from first_number to number. In all other rows first_number is NULL.
+-- A merged row `alive` has the numbers from first_number to number. In all other rows first_number is NULL.
 ALTER TABLE feed_events ADD COLUMN first_number bigint
     CHECK (first_number IS NULL OR event = 'alive' AND first_number BETWEEN 1 AND number);
 COMMENT ON COLUMN feed_events.first_number IS 'Of consecutive signs of life, which are one row: the number of the first. NULL: one event.';
 
 CREATE INDEX feed_events_alive ON feed_events (session, number) WHERE event = 'alive';
 
--- Merge the signs of life of these sessions whose numbers follow each other into the newest one: it counts all prices and
--- times before it. The caller holds an advisory lock for each session: one transaction at a time merges it. Returns how many
--- of them a merged row had before: they were inserted again, because their own rows are gone.
+-- In these sessions, merge signs of life with consecutive numbers into the newest one. Its counts include the earlier ones.
+-- The caller holds an advisory lock for each session, so that one transaction at a time merges it. Returns the number of
+-- duplicates: signs of life that were in a merged row already, and were inserted again after a redelivery.
 CREATE FUNCTION merge_signs_of_life(sessions bigint[]) RETURNS bigint
 LANGUAGE sql VOLATILE
 BEGIN ATOMIC

@@ -1,7 +1,8 @@
--- A producer with several channels has a session for each. What happens to its connection is recorded in each of them.
+-- A producer with several channels has a session for each one, and records events of its connection in each session.
 
--- Each outage once, with all symbols that it concerned. Symbols that were subscribed again at the same moment had one outage:
--- of a producer that was killed, the sessions need not end with the same event.
+-- One row for each outage, with all its symbols. Gaps with the same cause that end at the same time are one outage. Their
+-- beginnings can differ: if a producer is killed, the last reports of its sessions are from different times. Open gaps with
+-- the same cause are one outage if they began within the same minute.
 CREATE VIEW feed_outages AS
 SELECT min(since) AS since, until, cause, array_agg(symbol ORDER BY symbol) FILTER (WHERE symbol IS NOT NULL) AS symbols
 FROM feed_gaps

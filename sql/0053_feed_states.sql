@@ -1,5 +1,5 @@
--- The state of each session in a table of its own, and gaps of a span: so that questions about the last days, and `verify` with
--- nothing new, cost the same after a year as after a day.
+-- A table with the state of each session, and functions for the gaps of a span. With them, queries on the last days, and
+-- `verify` with nothing new, take the same time after a year as after a day.
 
 CREATE TABLE feed_states (
     session      bigint      PRIMARY KEY,
@@ -23,7 +23,7 @@ FROM feed_sessions AS s
 JOIN feed_events AS newest ON newest.session = s.session AND newest.number = s.last_number
 LEFT JOIN verified_sessions AS v ON v.session = s.session;
 
--- A repeated event changes nothing, and events may arrive in any order.
+-- Update the states after an insert. A repeated event changes nothing, and events may arrive in any order.
 CREATE FUNCTION note_feed_events() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
@@ -72,8 +72,8 @@ CREATE TRIGGER note_verified_session AFTER INSERT OR UPDATE OR DELETE ON verifie
 CREATE TRIGGER forget_verified_sessions AFTER TRUNCATE ON verified_sessions
     FOR EACH STATEMENT EXECUTE FUNCTION note_verified_session();
 
--- A consumer's role may only insert. So these triggers have the rights of the owner, a fixed search_path as in 0030, and no other role
--- may attach them to a table.
+-- A consumer's role may have the right to INSERT only. So these triggers run with the rights of their owner. As in 0030, their
+-- search_path is fixed, and no other role can attach them to a table.
 DO $$
 DECLARE
     home text := (SELECT quote_ident(n.nspname) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -87,8 +87,8 @@ BEGIN
 END
 $$;
 
--- feed_coverage of the sessions from `first` on, perhaps of one symbol only. What ends a span is looked up once for each event,
--- not once for each symbol.
+-- The rows of feed_coverage for the sessions from `first` on: of one symbol, or of all. The end of a span is looked up once for
+-- each event, not once for each symbol.
 CREATE FUNCTION feed_coverage_of(first bigint, one_symbol text DEFAULT NULL)
 RETURNS TABLE (session bigint, symbol text, since timestamptz, until timestamptz, ended text)
 LANGUAGE sql STABLE
@@ -147,7 +147,7 @@ BEGIN ATOMIC
     ) AS spans;
 END;
 
--- feed_gaps of the sessions from `first` on, perhaps of one symbol only.
+-- The rows of feed_gaps for the sessions from `first` on: of one symbol, or of all.
 CREATE FUNCTION feed_gaps_of(first bigint, one_symbol text DEFAULT NULL) RETURNS TABLE (symbol text, since timestamptz, until timestamptz, cause text)
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -181,8 +181,9 @@ BEGIN ATOMIC
     WHERE feed_gaps_of.one_symbol IS NULL OR s.symbol = feed_gaps_of.one_symbol;
 END;
 
--- The first session that can have a gap that ends after `since`. A session ends at midnight UTC. A gap begins at the end of an
--- earlier one, so all sessions of an earlier day are included: the last day that has any. (A clock may be a minute wrong.)
+-- The id from which on sessions must be read to find all gaps that end after `since`. A gap begins at the end of an earlier
+-- session, and a session ends at midnight UTC at the latest. So this is the beginning of the last earlier day that has any
+-- session. One minute is added because clocks may differ.
 CREATE FUNCTION first_session_of(since timestamptz) RETURNS bigint
 LANGUAGE sql STABLE
 RETURN (SELECT coalesce((SELECT s.session FROM feed_events AS s WHERE s.session < today.midnight ORDER BY s.session DESC LIMIT 1)
@@ -203,8 +204,7 @@ COMMENT ON FUNCTION feed_gaps_between IS 'The rows of feed_gaps that overlap a s
 CREATE OR REPLACE VIEW feed_coverage AS SELECT session, symbol, since, until, ended FROM feed_coverage_of(0);
 CREATE OR REPLACE VIEW feed_gaps AS SELECT symbol, since, until, cause FROM feed_gaps_of(0);
 
--- As in 0009, but a session that has ended days ago costs nothing, and the number a day ago is estimated: between two reports,
--- prices count as evenly spread.
+-- As in 0009, but sessions that ended days ago are not read. The sequence number a day ago is interpolated between two reports.
 CREATE OR REPLACE VIEW ticks_growth AS
 WITH reported AS (
     SELECT s.last_seq AS seq,
@@ -246,7 +246,7 @@ CROSS JOIN LATERAL (
     SELECT CASE WHEN seconds >= 60 THEN added * 86400 / seconds - dropped END AS rows_per_day
 ) AS growth;
 
--- backfill_gaps from a time on.
+-- The rows of backfill_gaps from a time on.
 CREATE FUNCTION backfill_gaps_from("from" timestamptz)
 RETURNS TABLE (symbol text, exchange text, since timestamptz, until timestamptz)
 LANGUAGE sql STABLE
@@ -279,5 +279,5 @@ END;
 -- As in 0008.
 CREATE OR REPLACE VIEW backfill_gaps AS SELECT symbol, exchange, since, until FROM backfill_gaps_from('-infinity');
 
--- There may be a million dead letters.
+-- For queries by session: there may be a million dead letters.
 CREATE INDEX dead_letters_by_session ON dead_letters (session, seq) WHERE session IS NOT NULL;
