@@ -341,7 +341,7 @@ def test_feed_events_that_wait_in_the_queue_survive_a_loss(tmp_path: Path, fence
     """With a fence, numbers below the highest one are appended already. A loss has a higher one than what waits."""
     with opened(tmp_path, spool_max=0) as harness:
         harness.streams = Streams(Stream(harness.client, "prices"), Stream(harness.client, "prices:feed"), fence=fence)
-        harness.publisher = Publisher(harness.queue, harness.streams, harness.spool)
+        harness.publisher = Publisher(harness.queue, harness.streams, harness.spool, TwelveData())
         harness.server.connected = False
         harness.put(3)
         harness.publish()
