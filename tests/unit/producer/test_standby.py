@@ -215,7 +215,7 @@ def test_changed_password_does_not_keep_the_producer_from_stopping(
 
 
 def test_unexpected_error_of_a_renewal_ends_the_run(lease: OneLease, runs: Runs) -> None:
-    """A run that is not told of SIGTERM would never end."""
+    """A run that does not learn of SIGTERM would never end."""
 
     def fail(fence: Fence) -> None:  # noqa: ARG001
         raise ValueError("the fence is no number")
