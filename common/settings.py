@@ -167,6 +167,8 @@ def read_database_urls(environ: Mapping[str, str]) -> list[Secret]:
 
     def refuse(text: str, title: str) -> None:
         for url in text.split():
+            if "://" not in url:  # blanks separate the parts of libpq's other form, too
+                raise ConfigurationError(f"{title} needs URLs that are separated by blanks: write postgresql://…")
             urls.refuse_database(url, title)
 
     found = read_secret(environ, "DATABASE_URLS", refuse)

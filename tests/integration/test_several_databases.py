@@ -85,6 +85,26 @@ def test_each_database_has_its_channels_and_verify_checks_all(pipeline: Pipeline
     assert databases[1].count("feed_states") == sessions
 
 
+def test_databases_that_have_one_name_are_all_checked(pipeline: Pipeline, databases: list[Database]) -> None:
+    """Two schemas of one database, here: the first one lacks a price."""
+    first, second = (f"{databases[0].url}&options=-csearch_path%3D{schema}" for schema in ("public", "other"))
+    databases[0].query("DELETE FROM prices_real_time WHERE seq = 3")
+    databases[0].query("CREATE SCHEMA other")
+    try:
+        assert pipeline.processes.start("tickpipe", "migrate", DATABASE_URL=second).wait() == 0
+        verify = pipeline.processes.start("tickpipe", "verify", "--claim-idle", "0", DATABASE_URLS=f"{first} {second}")
+        assert verify.wait() == 1
+        assert verify.said().count("MISSING 3") == 2
+    finally:
+        databases[0].query("DROP SCHEMA other CASCADE")
+
+
+def test_databases_are_named_by_urls(pipeline: Pipeline) -> None:
+    verify = pipeline.processes.start("tickpipe", "verify", DATABASE_URLS="host=db1 dbname=ticks")
+    assert verify.wait() == 2
+    assert "DATABASE_URLS needs URLs that are separated by blanks" in verify.said()
+
+
 def blocks() -> list[str]:
     """The SQL of the page's last section."""
     text = PAGE.read_text(encoding="utf-8").partition("## Several databases")[2]

@@ -64,7 +64,7 @@ def verify(
     channels = open_channels(consumer_group, price_stream, urls, partitions)
     streams = channels.prices(), channels.feed()
     found: Counter[str] = Counter()
-    verdicts: dict[str, list[Verdict]] = {}
+    verdicts: list[tuple[str, list[Verdict]]] = []  # a name may occur twice: two services, or two schemas
     with progress("verifying") as report:
         for url in urls:
             with closing(DatabaseClient(url)) as store:
@@ -77,7 +77,7 @@ def verify(
                     folders = channel_folders(folder, price_stream)
                     results = replay.repair(all_routes, writer, store, folders, check(progress=report), report)
                     found.update({place: result.rows for place, result in results.items()})
-                verdicts[database_name(url)] = check(progress=report)
+                verdicts.append((database_name(url), check(progress=report)))
     for place, rows in found.items():
         echo(f"repaired from the {place}: {counted(rows, 'row')}", err=as_json)
     if not any(stream.check() for stream in streams[0]):
@@ -87,17 +87,17 @@ def verify(
         echo_json(
             [
                 {"database": name, **verdict.as_dict()} if several else verdict.as_dict()
-                for name, each in verdicts.items()
+                for name, each in verdicts
                 for verdict in each
             ],
             default=str,
         )
     else:
-        for name, each in verdicts.items():
+        for name, each in verdicts:
             if len(urls) > 1:
                 echo(f"database {printable(name)}")
             _print(each)
-    if not all(verdict.sound for each in verdicts.values() for verdict in each):
+    if not all(verdict.sound for _, each in verdicts for verdict in each):
         raise typer.Exit(1)
 
 
