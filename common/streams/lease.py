@@ -70,7 +70,7 @@ class Lease:
 
     def holder(self) -> str | None:
         """The name of the active producer; None if there is none. Raises StreamOutageError."""
-        with self._prices.translated():
+        with self._prices.translated(self._key):
             found = cast("bytes | None", self._prices.client.get(self._key))
         return None if found is None else found.decode(errors="replace")
 
@@ -79,7 +79,7 @@ class Lease:
         if self.holder():
             return None
         _look_up_again(self._prices)
-        with self._prices.translated():
+        with self._prices.translated(self._key):
             if not self._lock.acquire(blocking=False, token=self._holder):
                 return None
             claimed = cast("Any", self._claim(keys=[self._key, self._fence], args=[self._holder, self._feed]))
@@ -95,7 +95,7 @@ class Lease:
         Raises FencedError if another producer is active, StreamOutageError.
         """
         _look_up_again(self._prices)
-        with self._prices.translated():
+        with self._prices.translated(self._key):
             try:
                 self._lock.reacquire()
             except LockError:
@@ -107,7 +107,7 @@ class Lease:
 
     def release(self) -> None:
         """Let another producer become active at once. Raises StreamOutageError."""
-        with self._prices.translated():
+        with self._prices.translated(self._key):
             try:
                 self._lock.release()
             except LockError:
@@ -121,7 +121,7 @@ class Lease:
             return int(cast("Any", script(keys=[beside(stream.key, "fence")], args=[fence.feed, fence.epoch])))
 
     def _epoch(self) -> int:
-        with self._prices.translated():
+        with self._prices.translated(self._fence):
             return int(cast("Any", self._prices.client.hget(self._fence, self._feed)) or 0)
 
 

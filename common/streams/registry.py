@@ -27,7 +27,7 @@ class ChannelRegistry:
 
     def add(self, keys: Sequence[str]) -> None:
         """Add streams of prices."""
-        with self._prices.translated():
+        with self._prices.translated(self._key):
             self._prices.client.sadd(self._key, *keys)
 
     def found(self) -> list[str]:
@@ -38,7 +38,7 @@ class ChannelRegistry:
         if not self._is_checked:
             self._prices.check_key(self._key, "set", rights.members(self._key))
             self._is_checked = True
-        with self._prices.translated():
+        with self._prices.translated(self._key):
             members = cast("set[bytes]", self._prices.client.smembers(self._key))
         numbers = {}
         for member in members:

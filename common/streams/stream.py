@@ -214,22 +214,27 @@ class Stream:
 
     def recall(self, name: str, field: str) -> str | None:
         """The value that a process has remembered beside this stream."""
-        with self.translated():
-            found = cast("bytes | None", self._redis.hget(beside(self.key, name), field))
+        key = beside(self.key, name)
+        with self.translated(key):
+            found = cast("bytes | None", self._redis.hget(key, field))
         return None if found is None else found.decode(errors="replace")
 
     def remember(self, name: str, field: str, value: str) -> None:
         """Keep a value in the hash `name` beside this stream."""
-        with self.translated():
-            self._redis.hset(beside(self.key, name), field, value)
+        key = beside(self.key, name)
+        with self.translated(key):
+            self._redis.hset(key, field, value)
 
     def check_key(self, key: str, kind: str, commands: rights.Commands) -> bool:
         """Return whether a key beside this stream exists, as `check`."""
         return self._errors.check_key(key, kind, commands)
 
-    def translated(self) -> AbstractContextManager[None]:
-        """Translate errors of redis-py in this block into StreamOutageError and ConfigurationError."""
-        return self._errors.translated(self.key)
+    def translated(self, key: str = "") -> AbstractContextManager[None]:
+        """Translate errors of redis-py in this block into StreamOutageError and ConfigurationError.
+
+        `key`: a key beside this stream that the commands are on.
+        """
+        return self._errors.translated(key or self.key)
 
     def memory(self) -> Memory:
         """The memory of the stream and of its server. Raises StreamOutageError, ConfigurationError."""

@@ -46,6 +46,13 @@ def append(prices: Stream, fence: Fence, number: int) -> None:
     prices.append_once([Numbered("1", 0, [(number, {"session": "1", "seq": str(number)})])], fence=fence)
 
 
+def test_lease_of_another_type_is_named(make_lease: LeaseMaker, prices: Stream) -> None:
+    """A person who reads of the stream instead would delete the prices."""
+    prices.client.rpush(lease_key("prices", "twelvedata"), "x")
+    with pytest.raises(StreamOutageError, match=r"the key '\{prices\}:lease:twelvedata' has another type"):
+        make_lease("one").acquire()
+
+
 def test_one_producer_has_the_lease(make_lease: LeaseMaker, prices: Stream) -> None:
     one, other = make_lease("one"), make_lease("other")
     assert active_producers(prices) == {}
