@@ -78,17 +78,17 @@ def _redis(text: str) -> str | None:
     if not all(re.fullmatch(r"db=[0-9]+|(?!db=)[^=]+=.+", part) for part in query.split("&") if part):
         return "the part after '?' is not name=value, or its db is not a number"
     if "+" in scheme:
-        return _redis_nodes(scheme.partition("+")[2], hosts, path)
+        return _redis_nodes(scheme.partition("+")[2], hosts, path, query)
     return _redis_socket(hosts, path) if scheme == "unix" else _redis_server(hosts, path)
 
 
-def _redis_nodes(kind: str, hosts: str, path: str) -> str | None:
+def _redis_nodes(kind: str, hosts: str, path: str, query: str) -> str | None:
     """The hosts of Sentinels or of nodes of a cluster, separated by commas."""
     if "@" in path:
         return _AT
     if kind == "sentinel" and not re.fullmatch(r"/[^/@]+(?:/[0-9]*)?", path):
         return "it needs the name of the service after the hosts, as in /mymaster or /mymaster/0"
-    if kind == "cluster" and path not in {"", "/", "/0"}:
+    if kind == "cluster" and (path not in {"", "/", "/0"} or re.search(r"(?:^|&)db=0*[1-9]", query)):
         return "a Redis Cluster has database 0 only"
     return next(filter(None, (_redis_server(host, "") for host in hosts.split(","))), None)
 

@@ -63,6 +63,7 @@ def test_tls_applies_to_sentinels_and_nodes() -> None:
         ("redis+sentinel://h:26379/", "the name of the service"),
         ("redis+sentinel://h/ticks/x", "the name of the service"),
         ("redis+cluster://h/1", "database 0 only"),
+        ("redis+cluster://h?db=3", "database 0 only"),
         ("redis+cluster://h1,,h2", "it has no host"),
         ("redis+cluster://h1,h2:0", "port is not between"),
         ("redis+cluster://h1:x,h2", "a port that is a number"),
