@@ -28,7 +28,10 @@ ConsumerName = Annotated[
 ClaimIdle = Annotated[
     float,
     typer.Option(
-        envvar="CLAIM_IDLE", min=0.1, help="Seconds after which another consumer's pending entries are claimed."
+        envvar="CLAIM_IDLE",
+        min=0.1,
+        max=86_400,
+        help="Seconds after which another consumer's pending entries are claimed.",
     ),
 ]
 Drain = Annotated[bool, typer.Option("--drain", help="Exit when no entry is left to read or pending on any consumer.")]

@@ -58,6 +58,7 @@ AppendTimeout = Annotated[
     typer.Option(
         envvar="APPEND_TIMEOUT",
         min=0.01,
+        max=300,
         help="Seconds that Redis may take to answer before a batch goes to the spool. A kill can lose the prices of "
         "this time. Raise it if Redis is far away.",
     ),

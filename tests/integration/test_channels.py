@@ -188,7 +188,7 @@ def test_replay_and_repair_cover_all_channels(pipeline: Pipeline, simulator: Fau
     assert repair.wait() == 0, repair.said()
     assert pipeline.database.count() == rows
     pipeline.database.query("TRUNCATE prices_real_time, feed_events, verified_sessions")
-    replay = pipeline.processes.start("tickpipe", "replay")
+    replay = pipeline.processes.start("tickpipe", "replay", "--since", "1969-12-31")
     assert replay.wait() == 0, replay.said()
     assert pipeline.database.count() == rows
     assert {verdict["state"] for verdict in verified(pipeline)} == {"complete"}

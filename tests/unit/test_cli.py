@@ -218,6 +218,8 @@ def test_wrong_configuration_prints_one_line_and_exits_2(
         ["producer", "--nonsense"],
         ["consumer", "--max-batch-size", "0"],
         ["consumer", "--claim-idle", "soon"],
+        ["consumer", "--claim-idle", "inf"],
+        ["producer", "--append-timeout", "inf"],
         ["tickpipe", "up", "--consumers", "0"],
         ["tickpipe", "backfill", "--credits-per-minute", "0"],
         ["tickpipe", "nonsense"],

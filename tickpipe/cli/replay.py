@@ -38,7 +38,7 @@ def replay(
 
     Consumers keep stored entries for STREAM_KEEP. Rows that exist stay as they are. Consumers may run at the same time.
     """
-    start = b"-" if not since else b"%d-0" % (read_since(since, datetime.now(UTC)).timestamp() * 1000)
+    start = b"-" if not since else b"%d-0" % max(0, read_since(since, datetime.now(UTC)).timestamp() * 1000)
     store, channels = open_connections(consumer_group, price_stream, partitions)
     with closing(store), progress("storing again") as report:
         results = maintenance.replay(routes(channels), Writer(store), start, report)

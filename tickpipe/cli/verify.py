@@ -34,7 +34,9 @@ Repair = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON list with one object per session.")]
 RecheckAfter = Annotated[
     float,
-    typer.Option("--claim-idle", envvar="CLAIM_IDLE", min=0, help="The consumers' claim interval, in seconds."),
+    typer.Option(
+        "--claim-idle", envvar="CLAIM_IDLE", min=0, max=86_400, help="The consumers' claim interval, in seconds."
+    ),
 ]
 
 
