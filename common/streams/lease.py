@@ -90,7 +90,7 @@ class Lease:
         return fence if all(epoch == fence.epoch for epoch in epochs) else None
 
     def renew(self, fence: Fence) -> None:
-        """Renew the lease. If a failover of Redis has lost the lease, take it again.
+        """Renew the lease. If a failover of Redis has lost the lease or the fence, take it again.
 
         Raises FencedError if another producer is active, StreamOutageError.
         """
@@ -104,6 +104,9 @@ class Lease:
         if (epoch := self._epoch()) > fence.epoch:
             self.release()
             raise FencedError(epoch)
+        if epoch < fence.epoch:
+            for stream in (self._prices, *self._others()):
+                self._raise(stream, fence)
 
     def release(self) -> None:
         """Let another producer become active at once. Raises StreamOutageError."""

@@ -53,6 +53,21 @@ def test_lease_of_another_type_is_named(make_lease: LeaseMaker, prices: Stream) 
         make_lease("one").acquire()
 
 
+def test_fence_that_redis_has_lost_is_raised_again(make_lease: LeaseMaker, prices: Stream) -> None:
+    earlier = acquired(make_lease("one"))
+    expire(prices)
+    other = make_lease("other")
+    fence = acquired(other)
+    prices.client.flushall()
+    other.renew(fence)
+    assert active_producers(prices) == {"twelvedata": "other"}
+    with pytest.raises(FencedError):
+        append(prices, earlier, 1)
+    with pytest.raises(FencedError):
+        append(Stream(prices.client, "prices:feed"), earlier, 1)
+    append(prices, fence, 1)
+
+
 def test_one_producer_has_the_lease(make_lease: LeaseMaker, prices: Stream) -> None:
     one, other = make_lease("one"), make_lease("other")
     assert active_producers(prices) == {}
