@@ -58,14 +58,17 @@ class Streams:
         return confirmed or self._confirm is None
 
     def first_received(self, since: int) -> int | None:
-        """When the first price in the stream was received that was received and appended from `since` on.
+        """When the first price was received that was received and appended from `since` on.
 
-        Microseconds UTC; None if there is none. Raises StreamOutageError.
+        `since` if it may have been trimmed. Microseconds UTC; None if there is none. Raises StreamOutageError.
         """
-        for entry in self._streams["prices"].scan(b"%d-0" % (since // 1000), MAX_SCAN):
-            received = to_bigint((entry.fields or {}).get(b"received"))
+        prices, start = self._streams["prices"], b"%d-0" % (since // 1000)
+        for entry in prices.scan(start, MAX_SCAN):
+            fields = entry.fields or {}
+            received = to_bigint(fields.get(b"received"))
             if received is not None and received >= since:
-                return received
+                is_first = fields.get(b"seq") == b"1" or any(True for _ in prices.scan(b"-", 1, b"(" + start))
+                return received if is_first else since
         return None
 
     def _append_once(

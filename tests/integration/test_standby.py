@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 
+import pytest
+
 from tests.chaos.oracle import DOUBLED, SYMBOLS, Numbered
 from tests.integration.test_metrics import get
 from tests.support.delayed_link import DelayedLink
@@ -27,15 +29,15 @@ SLACK = 10.0
 class Pair:
     """The active producer, and the one that waits."""
 
-    def __init__(self, pipeline: Pipeline, url: str, **environ: str) -> None:
-        """`environ`: of the active producer."""
+    def __init__(self, pipeline: Pipeline, url: str, keep: str, **environ: str) -> None:
+        """`keep`: how long entries stay in the streams. `environ`: of the active producer."""
         self._pipeline = pipeline
         self._url = url
         self.active = self._start(**environ)
         self.active.wait_until_said("active: this producer has the lease")
         self.waiting = self._start()
         self.waiting.wait_until_said("waiting: ")
-        self.consumer = pipeline.consumer()
+        self.consumer = pipeline.consumer("--stream-keep", keep)
         pipeline.wait_until_stored(RATE)
 
     def _start(self, **environ: str) -> Running:
@@ -70,9 +72,9 @@ class Pair:
 
 
 @contextmanager
-def running(pipeline: Pipeline, **environ: str) -> Iterator[Pair]:
+def running(pipeline: Pipeline, keep: str = "10m", **environ: str) -> Iterator[Pair]:
     with Simulator(SimulatorConfig(rate=RATE), Numbered(10**9)) as simulator:
-        yield Pair(pipeline, simulator.url, **environ)
+        yield Pair(pipeline, simulator.url, keep, **environ)
 
 
 def gaps(pipeline: Pipeline) -> set[str]:
@@ -130,16 +132,24 @@ def test_outage_of_redis_changes_nothing(breakable_pipeline: Pipeline) -> None:
     assert rows == last - first + 1
 
 
-def test_producer_that_alone_loses_redis_keeps_its_own_prices_only(pipeline: Pipeline) -> None:
-    """It receives and spools, while the other one becomes active. At its return it discards what both have received."""
+@pytest.mark.parametrize("trimmed", [False, True], ids=["soon", "late"])
+def test_producer_that_alone_loses_redis_keeps_its_own_prices_only(pipeline: Pipeline, trimmed: bool) -> None:
+    """It receives and spools, while the other one becomes active. At its return it discards what both have received.
+
+    `trimmed`: the first prices of the other one are not in the stream any more.
+    """
     with (
         DelayedLink(pipeline.redis.connection_pool.connection_kwargs["path"], 0.0) as link,
-        running(pipeline, REDIS_URL=f"redis://127.0.0.1:{link.port}/0") as pair,
+        running(pipeline, "0" if trimmed else "10m", REDIS_URL=f"redis://127.0.0.1:{link.port}/0") as pair,
     ):
         link.cut()
         pair.wait_until_taken_over()
+        if trimmed:
+            appended = pipeline.prices.last_id()
+            wait_for(lambda: not any(pipeline.prices.scan(b"-", 1, appended)), message="the stream is trimmed")
         link.connect()
         pair.active.wait_until_said("discarded: ")
+        wait_for(lambda: "spool adopted" in pair.active.said() + pair.waiting.said(), message="the rest is appended")
         pair.stop()
 
 

@@ -223,7 +223,18 @@ def test_every_entry_is_appended_exactly_once_whatever_fails(steps: list[tuple[s
 def test_first_price_of_the_active_producer_is_found(producer: Producer) -> None:
     """Not an older price that was appended later, from a spool."""
     now = int(time.time() * 1e6)
-    for received in (now - 5_000_000, now + 5_000_000, now + 6_000_000):
-        producer.prices._redis.xadd("prices", {"received": received})
+    for seq, received in ((77, now - 5_000_000), (1, now + 5_000_000), (2, now + 6_000_000)):
+        producer.prices._redis.xadd("prices", {"seq": seq, "received": received})
     assert producer.streams.first_received(now - 1_000_000) == now + 5_000_000
     assert producer.streams.first_received(now + 60_000_000) is None
+
+
+def test_first_price_of_the_active_producer_may_have_been_trimmed(producer: Producer) -> None:
+    now = int(time.time() * 1e6)
+    since = now - 1_000_000
+    producer.prices._redis.xadd("prices", {"seq": 9, "received": now + 5_000_000})
+    assert producer.streams.first_received(since) == since
+    producer.prices._redis.delete("prices")
+    producer.prices._redis.xadd("prices", {"seq": 8}, id="1-1")
+    producer.prices._redis.xadd("prices", {"seq": 9, "received": now + 5_000_000})
+    assert producer.streams.first_received(since) == now + 5_000_000
