@@ -25,7 +25,7 @@ def create_streams(
 ) -> None:
     """Create the streams and the consumer group of each channel, for a scaler that reads their lag.
 
-    Producers and consumers do it by themselves. What exists stays as it is.
+    Producers create streams and consumers create both by themselves. What exists stays as it is.
     """
     keys = channel_keys(price_stream, partitions)
     channels = open_channels(consumer_group, price_stream, [])
