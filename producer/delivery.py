@@ -39,7 +39,9 @@ class Delivery:
             "direct": open_streams(config, key, config.append_timeout, fence=fence, on_fenced=on_fenced),
             "spool": open_streams(config, key, fence=fence, on_fenced=on_fenced),
         }
-        self.spool = Spool(spool_path(folder, clock.microseconds()), max_bytes=config.spool_max // config.partitions)
+        self.spool = Spool(
+            spool_path(folder, clock.microseconds(), fence), max_bytes=config.spool_max // config.partitions
+        )
         self.queue = EventQueue(max(1, config.queue_max // config.partitions))
         self.publisher = Publisher(self.queue, self.paths["direct"], self.spool, config.feed.vendor)
         self.stop_replay = threading.Event()

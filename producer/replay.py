@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -103,7 +103,9 @@ class Replayer:
                     logger.info("spool replayed: at least %s appended to Redis", counted(count, "entry"))
 
 
-def replay_orphans(folder: Path, streams: Streams, stop: threading.Event) -> None:
+def replay_orphans(
+    folder: Path, streams: Streams, stop: threading.Event, prepare: Callable[[Spool], None] = lambda _: None
+) -> None:
     """Empty the spools that dead producers have left in the folder of one channel. Returns early if `stop` is set.
 
     `streams` has Redis clients of its own, because its thread waits for Redis independently.
@@ -111,6 +113,7 @@ def replay_orphans(folder: Path, streams: Streams, stop: threading.Event) -> Non
     for spool in adopt_orphans(folder):
         try:
             logger.info("spool adopted: %s with %s", spool.path, counted(spool.entries, "entry"))
+            prepare(spool)
             replay(spool, streams, stop)
         except TickpipeError as error:  # an outage, or Redis refuses the login by now
             logger.warning("spool %s not replayed: %s", spool.path, error)

@@ -18,6 +18,8 @@ from filelock import Timeout
 from common.channels import channel_key, channel_number
 from common.errors import ConfigurationError, OutageError
 from common.settings import Secret, absolute_folder
+from common.streams.lease import feed_digest, next_epoch
+from common.streams.stream import Fence, Stream
 from producer.spool import Spool
 
 logger = logging.getLogger("producer.spool")
@@ -70,9 +72,18 @@ def _unsafe(found: os.stat_result) -> str | None:
     return None
 
 
-def spool_path(folder: Path, session: int) -> Path:
-    """The spool of the producer's run that began with this session."""
-    return folder / f"{session}.spool"
+def spool_path(folder: Path, session: int, fence: Fence | None = None) -> Path:
+    """The spool of the producer's run that began with this session. Its name has the fence of the run."""
+    return folder / (f"{session}.{feed_digest(fence.feed)}.{fence.epoch}.spool" if fence else f"{session}.spool")
+
+
+def taken_over(prices: Stream, path: Path) -> int | None:
+    """When another producer became active after the run that wrote this spool, microseconds UTC; None if none did.
+
+    `prices`: the stream that a single channel uses. Raises StreamOutageError, ConfigurationError.
+    """
+    parts = path.name.split(".")
+    return next_epoch(prices, parts[1], int(parts[2])) if len(parts) == 4 and parts[2].isdecimal() else None
 
 
 def channel_folder(folder: Path, key: str, price_stream: str) -> Path:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from functools import partial
 
 from common.errors import TickpipeError
 from common.streams.registry import ChannelRegistry
 from producer.config import ProducerConfig
-from producer.delivery import open_streams
+from producer.delivery import open_stream, open_streams
 from producer.replay import replay_orphans
-from producer.spool_folder import channel_folders, spool_files
+from producer.spool import Spool
+from producer.spool_folder import channel_folders, spool_files, taken_over
 from producer.streams import Streams
 
 logger = logging.getLogger("producer.publisher")
@@ -29,6 +31,7 @@ class Upkeep:
     def __init__(self, config: ProducerConfig, registry: ChannelRegistry, stop: threading.Event) -> None:
         self._config = config
         self._registry = registry
+        self._prices = open_stream(config, config.price_stream)
         self._stop = stop
         self._streams: dict[str, Streams] = {}  # by stream of prices
 
@@ -68,4 +71,11 @@ class Upkeep:
                 continue
             if key not in self._streams:
                 self._streams[key] = open_streams(self._config, key)
-            replay_orphans(folder, self._streams[key], self._stop)
+            replay_orphans(folder, self._streams[key], self._stop, partial(self._discard_doubled, self._streams[key]))
+
+    def _discard_doubled(self, streams: Streams, spool: Spool) -> None:
+        """Discard what its producer has received while another one was active. Raises OutageError."""
+        since = taken_over(self._prices, spool.path)
+        if since is not None and (first := streams.first_received(since)) is not None:
+            count = spool.discard_since(first)
+            logger.warning("discarded: %d price events that the active producer has received, too", count)

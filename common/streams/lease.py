@@ -7,6 +7,7 @@ each stream, the fence, contains the newest epoch, and append_once.lua refuses a
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, cast
@@ -21,10 +22,34 @@ from common.streams.keys import beside
 from common.streams.scripts import load_script
 from common.streams.stream import Fence, Stream
 
+#: Beginning of the fields of a fence that have the newest epochs of a feed. The other fields are names of feeds.
+_EPOCHS = "\n"
+
 
 def lease_key(price_stream: str, feed: str) -> str:
     """The key of the lease. Its value is the name of the active producer."""
     return beside(price_stream, f"lease:{feed}")
+
+
+def feed_digest(feed: str) -> str:
+    """A short name of a feed, for names of files and fields."""
+    return hashlib.sha256(feed.encode(errors="surrogatepass")).hexdigest()[:8]
+
+
+def next_epoch(prices: Stream, digest: str, epoch: int) -> int | None:
+    """When the next producer became active after the one with this epoch, microseconds UTC; None if none did.
+
+    `digest`: of the feed's name. Raises StreamOutageError, ConfigurationError.
+    """
+    key = beside(prices.key, "fence")
+    with prices.translated(key):
+        found = cast("bytes | None", prices.client.hget(key, _epochs_field(digest)))
+    later = [int(each) for each in (found or b"").split() if each.isdigit() and int(each) > epoch]
+    return min(later, default=None)
+
+
+def _epochs_field(digest: str) -> str:
+    return f"{_EPOCHS}{digest}"
 
 
 def active_producers(prices: Stream) -> dict[str, str]:
@@ -36,6 +61,8 @@ def active_producers(prices: Stream) -> dict[str, str]:
     with suppress(ConfigurationError), prices.translated():
         for name in cast("dict[bytes, bytes]", prices.client.hgetall(beside(prices.key, "fence"))):
             feed = name.decode(errors="replace")
+            if feed.startswith(_EPOCHS):
+                continue
             if holder := cast("bytes | None", prices.client.get(lease_key(prices.key, feed))):
                 found[feed] = holder.decode(errors="replace")
     return found
@@ -82,7 +109,8 @@ class Lease:
         with self._prices.translated(self._key):
             if not self._lock.acquire(blocking=False, token=self._holder):
                 return None
-            claimed = cast("Any", self._claim(keys=[self._key, self._fence], args=[self._holder, self._feed]))
+            arguments = [self._holder, self._feed, _epochs_field(feed_digest(self._feed))]
+            claimed = cast("Any", self._claim(keys=[self._key, self._fence], args=arguments))
         fence = Fence(self._feed, int(claimed))
         if not fence.epoch:  # paused for longer than the lease since the line above
             return None

@@ -134,6 +134,7 @@ def test_consumer_serves_the_named_channels_only(pipeline: Pipeline, simulator: 
     wait_for(lambda: all(every[number].backlog().left == 0 for number in (0, 2, 3)))
     assert every[1].backlog().left == every[1].backlog().appended > 0
     assert named.stop() == 0
+    assert len(verified(pipeline, "--partitions", "0,2-3")) == 3
     pipeline.drain()
     assert every[1].backlog().left == 0
     assert len(verified(pipeline)) == 4

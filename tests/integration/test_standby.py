@@ -33,14 +33,14 @@ class Pair:
         """`keep`: how long entries stay in the streams. `environ`: of the active producer."""
         self._pipeline = pipeline
         self._url = url
-        self.active = self._start(**environ)
+        self.active = self.start(**environ)
         self.active.wait_until_said("active: this producer has the lease")
-        self.waiting = self._start()
+        self.waiting = self.start()
         self.waiting.wait_until_said("waiting: ")
         self.consumer = pipeline.consumer("--stream-keep", keep)
         pipeline.wait_until_stored(RATE)
 
-    def _start(self, **environ: str) -> Running:
+    def start(self, **environ: str) -> Running:
         return self._pipeline.producer(self._url, "--standby", "--lease", str(LEASE), symbols=SYMBOLS, **environ)
 
     def wait_until_taken_over(self) -> None:
@@ -150,6 +150,30 @@ def test_producer_that_alone_loses_redis_keeps_its_own_prices_only(pipeline: Pip
         link.connect()
         pair.active.wait_until_said("discarded: ")
         wait_for(lambda: "spool adopted" in pair.active.said() + pair.waiting.said(), message="the rest is appended")
+        pair.stop()
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_spool_of_a_producer_that_ended_without_redis_doubles_nothing(pipeline: Pipeline, end: str) -> None:
+    """It ended before it could learn of the other one. Its spool is appended at its next start."""
+    with (
+        DelayedLink(pipeline.redis.connection_pool.connection_kwargs["path"], 0.0) as link,
+        running(pipeline, REDIS_URL=f"redis://127.0.0.1:{link.port}/0") as pair,
+    ):
+        link.cut()
+        pair.wait_until_taken_over()
+        if end == "stop":
+            pair.active.stop()
+        else:
+            pair.active.kill()
+        link.connect()
+        repair = pipeline.processes.start(
+            "tickpipe", "verify", "--repair", "--claim-idle", "0", REDIS_URL=f"redis://127.0.0.1:{link.port}/0"
+        )
+        assert repair.wait() in {0, 1}, repair.said()
+        assert pipeline.database.query(DOUBLED) == []
+        pair.active = pair.start(REDIS_URL=f"redis://127.0.0.1:{link.port}/0")
+        pair.active.wait_until_said("discarded: ")
         pair.stop()
 
 

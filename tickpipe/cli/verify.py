@@ -11,13 +11,14 @@ from typing import Annotated
 import typer
 
 from common import cli, settings
+from common.channels import read_channels
 from common.database.client import DatabaseClient
 from common.database.connections import database_name
 from common.errors import ConfigurationError
 from common.formatting import counted
 from common.terminal import echo, echo_json, printable
 from consumer.writer import Writer
-from producer.spool_folder import channel_folders, spool_folder
+from producer.spool_folder import channel_folders, spool_folder, taken_over
 from tickpipe.cli.connections import open_channels, routes
 from tickpipe.cli.options import Partitions
 from tickpipe.inspect import verify as completeness
@@ -64,6 +65,7 @@ def verify(
         )
     folder = spool_folder(spool_dir, settings.redis_url(cli.environment()), price_stream)
     channels = open_channels(consumer_group, price_stream, urls, partitions)
+    only = read_channels(partitions) if partitions else None
     streams = channels.prices(), channels.feed()
     found: Counter[str] = Counter()
     verdicts: list[tuple[str, list[Verdict]]] = []  # a name may occur twice: two services, or two schemas
@@ -71,13 +73,16 @@ def verify(
         for url in urls:
             with closing(DatabaseClient(url)) as store:
                 check = partial(
-                    completeness.verify, store, *streams, folder, everything=everything, recheck_after=recheck_after
-                )
+                    completeness.verify, store, *streams, folder, channels=only, everything=everything,
+                    recheck_after=recheck_after,
+                )  # fmt: skip
                 if repair:
                     all_routes, writer = routes(channels), Writer(store)
                     replay.replay([{"feed": each["feed"]} for each in all_routes], writer)  # sessions may be missing
                     folders = channel_folders(folder, price_stream)
-                    results = replay.repair(all_routes, writer, store, folders, check(progress=report), report)
+                    verified = check(progress=report)
+                    until = partial(taken_over, channels.single)
+                    results = replay.repair(all_routes, writer, store, folders, verified, report, until)
                     found.update({place: result.rows for place, result in results.items()})
                 verdicts.append((database_name(url), check(progress=report)))
     for place, rows in found.items():

@@ -68,6 +68,7 @@ def verify(
     feed: Sequence[ConsumerGroup],
     spool_folder: Path,
     *,
+    channels: Sequence[int] | None = None,
     everything: bool = False,
     since: int = 0,
     recheck_after: float = 30.0,
@@ -77,11 +78,13 @@ def verify(
 ) -> list[Verdict]:
     """The verdict on each session that is not verified yet, oldest first. Marks complete sessions as verified.
 
-    `prices`, `feed`: the streams of all channels. `everything`: include verified sessions. `since`: only sessions that
-    began then or later, microseconds since 1970. `recheck_after`: the consumers' claim interval in seconds.
-    `session_timeout`: seconds without a report after which a session counts as dead. Raises OutageError.
+    `prices`, `feed`: the streams of all channels, or of these `channels`; then only their sessions. `everything`:
+    include verified sessions. `since`: only sessions that began then or later, microseconds since 1970.
+    `recheck_after`: the consumers' claim interval in seconds. `session_timeout`: seconds without a report after which a
+    session counts as dead. Raises OutageError.
     """
-    verdicts = _scan_all(store, since, session_timeout, progress, everything=everything)
+    wanted = {"since": since, "everything": everything, "channels": None if channels is None else list(channels)}
+    verdicts = _scan_all(store, wanted, session_timeout, progress)
     for wait in (0.0, recheck_after):
         suspects = [session for session, verdict in verdicts.items() if verdict.missing or verdict.missing_events]
         if not suspects:
@@ -106,10 +109,10 @@ def verify(
 
 
 def _scan_all(
-    store: DatabaseClient, since: int, session_timeout: float, progress: ProgressCallback, *, everything: bool
+    store: DatabaseClient, wanted: Mapping[str, object], session_timeout: float, progress: ProgressCallback
 ) -> dict[_Session, Verdict]:
     with _snapshot(store) as cursor:
-        cursor.execute(_SESSIONS, {"since": since, "everything": everything})
+        cursor.execute(_SESSIONS, wanted)
         sessions = [_Session(*row) for row in cursor.fetchall()]
         verdicts = {}
         done, total = 0, sum(session.last_seq for session in sessions)
@@ -232,6 +235,11 @@ SELECT s.session, coalesce(s.feed, '?'), s.stopped_at IS NOT NULL,
        extract(epoch FROM clock_timestamp() - s.last_seen_at)::float8, s.last_seq,
        coalesce(s.time_min, s.session / 1e6), coalesce(s.time_max, s.session / 1e6), s.last_number
 FROM due CROSS JOIN LATERAL (SELECT * FROM feed_sessions WHERE session = due.session) AS s
+WHERE %(channels)s::bigint[] IS NULL OR EXISTS (
+    SELECT FROM feed_events AS e
+    WHERE e.session = due.session AND event = 'started'
+      AND (detail -> 'channel')::bigint = ANY (%(channels)s::bigint[])
+)
 ORDER BY s.session
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -90,11 +90,13 @@ def repair(
     spools: Mapping[str, Path],
     verdicts: Sequence[Verdict],
     progress: ProgressCallback = lambda *_: None,
+    taken_over: Callable[[Path], int | None] = lambda _: None,
 ) -> dict[str, Replayed]:
     """Store the rows that the verdicts report as missing, from every place that has them. Returns the counts by place.
 
-    `channels`: as in `replay`. `spools`: the folder of spools for each stream of prices. All their entries are stored,
-    because their producer may never return. Raises OutageError.
+    `channels`: as in `replay`. `spools`: the folder of spools for each stream of prices. Their entries are stored,
+    because their producer may never return: those before another producer became active, `taken_over` (microseconds
+    UTC). Raises OutageError.
     """
     missing = {
         "prices": Missing({verdict.session: verdict.missing for verdict in verdicts}),
@@ -110,19 +112,21 @@ def repair(
             wanted = missing[what].among(route.stream.scan(b"-", BATCH), _NUMBER[what])
             for stored, _ in store_again(writer, table, key, wanted, BATCH):
                 results["streams"] += sum(stored), stored.inserted
-            for stored, _ in store_again(writer, table, key, _spooled(folder, what), BATCH):
+            for stored, _ in store_again(writer, table, key, _spooled(folder, what, taken_over), BATCH):
                 results["spools"] += sum(stored), stored.inserted
             for session in sessions:
                 results["dead letters"] += _retry(store, writer, route, session)
     return results
 
 
-def _spooled(folder: Path | None, what: str) -> Iterator[Entry]:
-    """The entries for this stream in the spools of this machine."""
+def _spooled(folder: Path | None, what: str, taken_over: Callable[[Path], int | None]) -> Iterator[Entry]:
+    """The entries for this stream in the spools of this machine, without those that another producer has received."""
     for path in spool_files(folder) if folder else ():
         try:
+            since = taken_over(path)
             for number, (stream, fields) in enumerate(read_spool(path)):
-                if stream == what:
+                at = fields.get("received" if stream == "prices" else "at", "")
+                if stream == what and (since is None or not at.isdecimal() or int(at) < since):
                     parts = [text.encode(errors="surrogatepass") for text in chain.from_iterable(fields.items())]
                     yield Entry(f"{path.stem}:{number}".encode(), parts)
         except OutageError as error:

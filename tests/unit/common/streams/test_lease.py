@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, cast
 
 import fakeredis
 import pytest
 import redis
 
 from common.errors import FencedError, StreamOutageError
-from common.streams.lease import Lease, active_producers, lease_key
+from common.streams.lease import Lease, active_producers, feed_digest, lease_key, next_epoch
 from common.streams.stream import Fence, Numbered, Stream
+from producer.spool_folder import spool_path, taken_over
 
 
 class LeaseMaker(Protocol):
@@ -148,3 +150,32 @@ def test_outage_does_not_end_the_lease(make_lease: LeaseMaker, redis_server: fak
         lease.renew(fence)
     redis_server.connected = True
     lease.renew(fence)
+
+
+def test_next_epoch_is_that_of_the_producer_that_took_over(
+    make_lease: LeaseMaker, prices: Stream, tmp_path: Path
+) -> None:
+    """A spool's name has the epoch of its producer, and a digest of the feed's name."""
+    fences = []
+    for number in range(4):
+        fences.append(acquired(make_lease(f"holder {number}")))
+        expire(prices)
+    paths = [spool_path(tmp_path, 1, fence) for fence in fences]
+    assert [taken_over(prices, path) for path in paths] == [*(fence.epoch for fence in fences[1:]), None]
+    assert taken_over(prices, spool_path(tmp_path, 1)) is None
+    assert taken_over(prices, spool_path(tmp_path, 1, Fence("another feed", 1))) is None
+    assert active_producers(prices) == {}
+
+
+def test_only_the_newest_epochs_are_kept(make_lease: LeaseMaker, prices: Stream) -> None:
+    first = acquired(make_lease("first"))
+    for number in range(110):
+        expire(prices)
+        last = acquired(make_lease(str(number)))
+    fields = cast("dict[bytes, bytes]", prices.client.hgetall("{prices}:fence"))
+    kept = [name for name in fields if name != b"twelvedata"]
+    assert len(kept) == 1
+    epochs = fields[kept[0]].split()
+    assert len(epochs) == 100
+    assert int(epochs[-1]) == last.epoch
+    assert next_epoch(prices, feed_digest("twelvedata"), first.epoch) == int(epochs[0])
