@@ -49,7 +49,7 @@ def append(prices: Stream, fence: Fence, number: int) -> None:
 
 
 def test_lease_of_another_type_is_named(make_lease: LeaseMaker, prices: Stream) -> None:
-    """A person who reads of the stream instead would delete the prices."""
+    """If the message named the stream instead, a person would delete the prices."""
     prices.client.rpush(lease_key("prices", "twelvedata"), "x")
     with pytest.raises(StreamOutageError, match=r"the key '\{prices\}:lease:twelvedata' has another type"):
         make_lease("one").acquire()
