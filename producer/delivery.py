@@ -56,12 +56,13 @@ class Delivery:
         """Discard spooled events that another producer, active since `since` (microseconds UTC), has received, too.
 
         Those are all events from its first price on. Returns the number of price events discarded. The earlier ones
-        stay in the spool. They are appended later, as those of a dead producer, without a check of the fence.
+        stay in the spool. They are appended later, as those of a dead producer, without a check of the fence. If the
+        other one has no price yet, or Redis is unavailable, this is decided then.
         """
         try:
             first = self.paths["spool"].first_received(since)
         except OutageError:
-            first = since
+            first = None
         return 0 if first is None else self.spool.discard_since(first)
 
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 
+from common import clock
 from common.errors import TickpipeError
 from common.streams.registry import ChannelRegistry
 from producer.config import ProducerConfig
@@ -23,6 +24,12 @@ logger = logging.getLogger("producer.publisher")
 
 #: Seconds between two rounds.
 EVERY = 15.0
+#: Seconds after which a producer that became active without a price does not delay the spools of the earlier one.
+FIRST_PRICE_WITHIN = 60.0
+
+
+class UndecidedError(TickpipeError):
+    """It is not known yet which prices of a spool another producer has received, too."""
 
 
 class Upkeep:
@@ -74,8 +81,14 @@ class Upkeep:
             replay_orphans(folder, self._streams[key], self._stop, partial(self._discard_doubled, self._streams[key]))
 
     def _discard_doubled(self, streams: Streams, spool: Spool) -> None:
-        """Discard what its producer has received while another one was active. Raises OutageError."""
-        since = taken_over(self._prices, spool.path)
-        if since is not None and (first := streams.first_received(since)) is not None:
+        """Discard what its producer has received while another one was active.
+
+        Raises OutageError, and UndecidedError as long as the other one has appended no price.
+        """
+        if (since := taken_over(self._prices, spool.path)) is None:
+            return
+        if (first := streams.first_received(since)) is not None:
             count = spool.discard_since(first)
             logger.warning("discarded: %d price events that the active producer has received, too", count)
+        elif clock.microseconds() - since < FIRST_PRICE_WITHIN * 1e6:
+            raise UndecidedError("another producer has become active, and has no price yet")
