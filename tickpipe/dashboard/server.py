@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 import time
@@ -83,6 +84,7 @@ def serve(config: DashboardConfig, stop: threading.Event, ready: Callable[[str],
     ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     while not stop.wait(0.2) and not running.done():
         pass
+    logging.getLogger("nicegui").setLevel(logging.CRITICAL)  # its tasks end with this process
     server.should_exit = True
     running.result()
     for database in databases:
