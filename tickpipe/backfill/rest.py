@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import requests
 from twelvedata.context import Context
@@ -15,15 +14,10 @@ from twelvedata.time_series import TimeSeries
 
 from common.docstrings import docstring
 from common.errors import ConfigurationError, OutageError, TickpipeError
-from common.proxy import for_url
 from common.settings import Secret
 from tickpipe.backfill import DEFAULT_URL
 from tickpipe.backfill.plan import MAX_BARS
-
-#: Maximum size of an answer in bytes, uncompressed. MAX_BARS bars take less than one million.
-MAX_ANSWER = 16 * 1024 * 1024
-#: Timeouts in seconds: to connect, and between two parts of an answer.
-TIMEOUT = (5.0, 30.0)
+from tickpipe.backfill.rest_client import RestClient
 
 
 class RefusedKeyError(ConfigurationError):
@@ -76,26 +70,12 @@ class TwelveDataRest:
 
     def __init__(self, url: str, key: Secret, environ: Mapping[str, str] | None = None) -> None:
         """`environ` contains the proxy variables."""
-        try:
-            parts = urlsplit(url)
-            valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0 and "@" not in url
-        except ValueError:  # unbalanced brackets, an invalid port
-            valid = False
-        if not valid:
-            raise ConfigurationError(
-                f"--rest-url {'' if '@' in url else repr(url) + ' '}is not a web address. Example: {DEFAULT_URL}"
-            )
-        self._url, self._host, self._key = url.rstrip("/"), parts.netloc, key
-        proxy = for_url(url, environ or {}, schemes=("http", "https"))
-        self._route = f" through {proxy}" if proxy else ""
-        # Empty strings keep requests from reading the environment.
-        self._proxies = dict.fromkeys(("http", "https"), proxy.url.reveal() if proxy else "")
-        self._session = requests.Session()
-        self._session.auth = self._sign  # a header of the session would be replaced by a .netrc file
+        self._client = RestClient(url, environ or {}, example=DEFAULT_URL, sign=self._sign)
+        self._host, self._key = self._client.host, key
 
     def close(self) -> None:
         """Close the connection."""
-        self._session.close()
+        self._client.close()
 
     def bars(self, symbol: str, exchange: str | None, since: datetime, until: datetime) -> list[Bar]:
         """The bars of the minutes that begin between two times (UTC), at most MAX_BARS, in order.
@@ -104,7 +84,7 @@ class TwelveDataRest:
         call may succeed.
         """
         context = Context()  # a TDClient would make a blocking REST call
-        context.http_client, context.base_url = self, self._url
+        context.http_client, context.base_url = self, self._client.url
         context.defaults = {
             "symbol": symbol, "exchange": exchange, "interval": "1min", "timezone": "UTC", "order": "ASC",
             "outputsize": MAX_BARS, "dp": None,  # else the wrapper requests 5 decimals
@@ -121,39 +101,20 @@ class TwelveDataRest:
     def get(self, path: str, params: Mapping[str, str | int | None]) -> Answer:
         """A GET request of the wrapper. Raises NoBarsError and the errors of `bars`."""
         try:
-            with self._session.get(
-                self._url + path,
-                params=params,
-                timeout=TIMEOUT,
-                proxies=self._proxies,
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                if response.is_redirect:
-                    raise OutageError(
-                        f"{self._host} answers with HTTP status {response.status_code}, a redirect. Redirects are not "
-                        "followed, since the request contains the API key. Check --rest-url"
-                    )
-                answer = dict(json.loads(self._body(response)))
+            reply = self._client.get(path, params)
+            answer = dict(json.loads(reply.body))
         except (
             OSError,
             ValueError,
             TypeError,
             RecursionError,
         ) as error:  # its text may contain a password
-            raise OutageError(f"{self._host}{self._route} sent no valid answer ({type(error).__name__})") from None
-        if response.ok and answer.get("status") == "ok":
+            message = f"{self._host}{self._client.route} sent no valid answer ({type(error).__name__})"
+            raise OutageError(message) from None
+        if reply.ok and answer.get("status") == "ok":
             return Answer(answer)
-        code, message = answer.get("code", response.status_code), str(answer.get("message", response.reason))
+        code, message = answer.get("code", reply.status), str(answer.get("message", reply.reason))
         raise _error(code, f"{self._host} says {code}: {message.replace(self._key.reveal(), '…')}")
-
-    def _body(self, response: requests.Response) -> bytes:
-        body = bytearray()
-        for part in response.iter_content(65_536):
-            body += part
-            if len(body) > MAX_ANSWER:
-                raise OutageError(f"{self._host} sent an answer larger than {MAX_ANSWER:,} bytes")
-        return bytes(body)
 
     def _sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         request.headers["Authorization"] = f"apikey {self._key.reveal()}"

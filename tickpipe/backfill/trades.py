@@ -13,16 +13,15 @@ from datetime import datetime
 from functools import partial
 from typing import NamedTuple
 
-import requests
 from psycopg2.extras import execute_values
 
 from common.database.client import DatabaseClient
 from common.errors import ConfigurationError, OutageError, TickpipeError
-from common.proxy import for_url
 from common.tick import Tick, validation_error
 from producer.feeds.vendor import Event, Vendor, decode
 from tickpipe.backfill.rate_limit import RateLimiter
-from tickpipe.backfill.rest import MAX_ANSWER, TIMEOUT, OutOfCreditsError
+from tickpipe.backfill.rest import OutOfCreditsError
+from tickpipe.backfill.rest_client import RestClient
 
 logger = logging.getLogger("tickpipe.backfill")
 
@@ -64,15 +63,11 @@ class TradesRest:
             )
         self._vendor = vendor
         self._limiter = limiter
-        self._url = (url or vendor.rest_url).rstrip("/")
-        proxy = for_url(self._url, environ, schemes=("http", "https"))
-        self._proxies = dict.fromkeys(("http", "https"), proxy.url.reveal() if proxy else "")
-        self._session = requests.Session()
-        self._session.trust_env = False
+        self._client = RestClient(vendor.rest_url if url is None else url, environ, example=vendor.rest_url)
 
     def close(self) -> None:
         """Close the connection."""
-        self._session.close()
+        self._client.close()
 
     def trades(self, missing: Missing) -> list[Event]:
         """One answer's trades, in any order; perhaps not all. Raises OutageError, RefusedRequestError, StoppedError."""
@@ -80,18 +75,19 @@ class TradesRest:
 
     def _request(self, missing: Missing) -> list[Event]:
         vendor = self._vendor
-        address = self._url + vendor.trades_path(vendor.spell(missing.symbol), missing.first, missing.last)
+        path = vendor.trades_path(vendor.spell(missing.symbol), missing.first, missing.last)
         try:
-            with self._session.get(address, timeout=TIMEOUT, proxies=self._proxies, stream=True) as response:
-                body = response.raw.read(MAX_ANSWER + 1, decode_content=True)
-        except (OSError, requests.RequestException) as error:
-            raise OutageError(f"{vendor.title} does not answer ({type(error).__name__})") from error
-        if response.status_code in {418, 429}:
-            raise OutOfCreditsError(f"{vendor.title} says {response.status_code}: too many requests")
-        if not response.ok:
-            kind = RefusedRequestError if 400 <= response.status_code < 500 else OutageError
-            raise kind(f"{vendor.title} says {response.status_code} to a request for {missing.symbol}")
-        return list(vendor.trades(decode(body), missing.symbol))
+            reply = self._client.get(path)
+        except OSError as error:
+            raise OutageError(
+                f"{vendor.title} does not answer{self._client.route} ({type(error).__name__})"
+            ) from None  # its text may contain the password of a proxy
+        if reply.status in {418, 429}:
+            raise OutOfCreditsError(f"{vendor.title} says {reply.status}: too many requests")
+        if not reply.ok:
+            kind = RefusedRequestError if reply.status < 500 else OutageError
+            raise kind(f"{vendor.title} says {reply.status} to a request for {missing.symbol}")
+        return list(vendor.trades(decode(reply.body), missing.symbol))
 
 
 def repair(

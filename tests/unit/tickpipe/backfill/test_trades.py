@@ -128,3 +128,10 @@ def test_server_that_does_not_answer_is_an_outage() -> None:
 def test_exchange_without_requests_by_number_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="Kraken answers no requests"):
         TradesRest(VENDORS["kraken"], None, {}, RateLimiter(9, threading.Event()))
+
+
+@pytest.mark.parametrize("url", ["", "api.exchange.coinbase.com", "ftp://host", "http://user:secret@host"])
+def test_invalid_address_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"is not a web address\. Example: https://api") as caught:
+        TradesRest(COINBASE, url, {}, RateLimiter(9, threading.Event()))
+    assert "secret" not in str(caught.value)
