@@ -16,18 +16,17 @@ class Codec(Generic[R]):
 
     def __init__(self, kind: str, make: Callable[..., R], names: tuple[str, ...], optional: int = 0) -> None:
         """`optional`: how many of the last fields an entry has only if one of them is not empty."""
-        self._optional = optional
-        self._required = names[: len(names) - optional]
         self._kind = kind
         self._make = make
         self._names = names
         self._keys = [name.encode() for name in names]
+        self._required = len(names) - optional
+        self._absent = [part for key in self._keys[self._required :] for part in (key, b"")]
 
     def encode(self, record: R) -> dict[str, str]:
         """The record as the fields of a stream entry, in its order: all fields, or all but the optional ones."""
-        if self._optional and not any(record[-self._optional :]):
-            return dict(zip(self._required, record, strict=False))
-        return dict(zip(self._names, record, strict=True))
+        count = len(self._names) if any(record[self._required :]) else self._required
+        return dict(zip(self._names, record[:count], strict=False))
 
     def columns(self, entries: Sequence[Sequence[bytes]]) -> list[Sequence[bytes]]:
         """The values of many entries as columns, one for each field; empty columns if no entry has optional fields.
@@ -36,9 +35,8 @@ class Codec(Generic[R]):
         """
         if len(set(map(len, entries))) > 1:
             entries = [self._padded(entry) for entry in entries]
-        all_names = not entries or len(entries[0]) > 2 * len(self._required)
-        names, flat = self._keys[: None if all_names else len(self._required)], list(chain.from_iterable(entries))
-        step = 2 * len(names)
+        names = self._keys[: self._required] if entries and self._lacks_optional(entries[0]) else self._keys
+        flat, step = list(chain.from_iterable(entries)), 2 * len(names)
         if set(map(len, entries)) - {step} or any(
             flat[2 * n :: step].count(name) != len(entries) for n, name in enumerate(names)
         ):
@@ -46,11 +44,12 @@ class Codec(Generic[R]):
         columns: list[Sequence[bytes]] = [flat[2 * n + 1 :: step] for n in range(len(names))]
         return columns + [[]] * (len(self._keys) - len(names))
 
+    def _lacks_optional(self, entry: Sequence[bytes]) -> bool:
+        return len(entry) == 2 * self._required
+
     def _padded(self, entry: Sequence[bytes]) -> Sequence[bytes]:
         """The entry with empty values for optional fields that it does not have."""
-        if len(entry) != 2 * len(self._required):
-            return entry
-        return [*entry, *chain.from_iterable((key, b"") for key in self._keys[len(self._required) :])]
+        return [*entry, *self._absent] if self._lacks_optional(entry) else entry
 
     def values(self, parts: Sequence[bytes]) -> Sequence[bytes]:
         """The values of one entry, in the record's order. Fields are found by name.
@@ -60,9 +59,9 @@ class Codec(Generic[R]):
         padded = self._padded(parts)
         if padded[::2] == self._keys:
             return padded[1::2]
-        fields = dict(zip(padded[::2], padded[1::2], strict=True))
         if sorted(padded[::2]) == sorted(self._keys):
-            return [fields[key] for key in self._keys]
+            by_name = dict(zip(padded[::2], padded[1::2], strict=True))
+            return [by_name[key] for key in self._keys]
         found = ", ".join(name.decode(errors="backslashreplace") for name in parts[::2]) or "none"
         fields = dict(zip(parts[::2], parts[1::2], strict=True))
         raise DecodeError(f"its fields are not those of a {self._kind}: {found[:200]}", fields)
