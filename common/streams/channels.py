@@ -25,7 +25,8 @@ class ChannelStreams:
 
         `price_stream`: the stream of prices of a single channel.
         """
-        self._only = None if only is None else [channel_key(price_stream, channel) for channel in only]
+        self.only = only
+        self._only_keys = [channel_key(price_stream, channel) for channel in only or ()]
         self.single = open_stream(price_stream)
         self._open = open_stream
         self._registry = ChannelRegistry(self.single)
@@ -40,7 +41,7 @@ class ChannelStreams:
 
     def keys(self) -> Sequence[str]:
         """The keys of the streams of prices. Raises OutageError, ConfigurationError."""
-        return self._registry.found() if self._only is None else self._only
+        return self._registry.found() if self.only is None else self._only_keys
 
     def prices(self) -> list[ConsumerGroup]:
         """The streams of prices. Raises OutageError, ConfigurationError."""

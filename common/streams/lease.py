@@ -41,11 +41,8 @@ def next_epoch(prices: Stream, digest: str, epoch: int) -> int | None:
 
     `digest`: of the feed's name. Raises StreamOutageError, ConfigurationError.
     """
-    key = beside(prices.key, "fence")
-    with prices.translated(key):
-        found = cast("bytes | None", prices.client.hget(key, _epochs_field(digest)))
-    later = [int(each) for each in (found or b"").split() if each.isdigit() and int(each) > epoch]
-    return min(later, default=None)
+    epochs = (prices.recall("fence", _epochs_field(digest)) or "").split()
+    return min((int(each) for each in epochs if each.isdecimal() and int(each) > epoch), default=None)
 
 
 def _epochs_field(digest: str) -> str:
@@ -152,8 +149,7 @@ class Lease:
             return int(cast("Any", script(keys=[beside(stream.key, "fence")], args=[fence.feed, fence.epoch])))
 
     def _epoch(self) -> int:
-        with self._prices.translated(self._fence):
-            return int(cast("Any", self._prices.client.hget(self._fence, self._feed)) or 0)
+        return int(self._prices.recall("fence", self._feed) or 0)
 
 
 def _look_up_again(stream: Stream) -> None:

@@ -33,7 +33,15 @@ class Kraken(Vendor):
         """See Vendor. A message may have several trades."""
         if message.get("channel") != "trade" or message.get("type") != "update":
             return ()
-        return [_event(trade, symbols) for trade in items(message.get("data"))]
+        return [self._event(trade, symbols) for trade in items(message.get("data"))]
+
+    def _event(self, trade: Event, symbols: Mapping[str, str]) -> Event:
+        name = plain(trade.get("symbol"))
+        return {
+            "symbol": symbols.get(name, name), "timestamp": seconds(trade.get("timestamp")), "exchange": self.exchange,
+            "price": trade.get("price"), "size": trade.get("qty"), "side": trade.get("side"),
+            "trade_id": trade.get("trade_id"),
+        }  # fmt: skip
 
     def answer(self, message: Event, symbols: Mapping[str, str]) -> SubscribeStatus | None:
         """See Vendor."""
@@ -54,12 +62,3 @@ class Kraken(Vendor):
 
 def _request(method: str, params: Mapping[str, object]) -> str:
     return json.dumps({"method": method, "params": {"channel": "trade", **params}})
-
-
-def _event(trade: Event, symbols: Mapping[str, str]) -> Event:
-    name = plain(trade.get("symbol"))
-    return {
-        "symbol": symbols.get(name, name), "timestamp": seconds(trade.get("timestamp")), "exchange": "Kraken",
-        "price": trade.get("price"), "size": trade.get("qty"), "side": trade.get("side"),
-        "trade_id": trade.get("trade_id"),
-    }  # fmt: skip

@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from common import cli, settings
-from common.channels import read_channels
 from common.database.client import DatabaseClient
 from common.database.connections import database_name
 from common.errors import ConfigurationError
@@ -65,7 +64,6 @@ def verify(
         )
     folder = spool_folder(spool_dir, settings.redis_url(cli.environment()), price_stream)
     channels = open_channels(consumer_group, price_stream, urls, partitions)
-    only = read_channels(partitions) if partitions else None
     streams = channels.prices(), channels.feed()
     found: Counter[str] = Counter()
     verdicts: list[tuple[str, list[Verdict]]] = []  # a name may occur twice: two services, or two schemas
@@ -73,7 +71,7 @@ def verify(
         for url in urls:
             with closing(DatabaseClient(url)) as store:
                 check = partial(
-                    completeness.verify, store, *streams, folder, channels=only, everything=everything,
+                    completeness.verify, store, *streams, folder, channels=channels.only, everything=everything,
                     recheck_after=recheck_after,
                 )  # fmt: skip
                 if repair:
