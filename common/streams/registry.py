@@ -33,7 +33,7 @@ class ChannelRegistry:
     def found(self) -> list[str]:
         """The streams of prices of all channels, in order.
 
-        The stream of a single channel is the first, if it exists or if there are no others.
+        The stream of a single channel is the first, if it exists or if it is the only one.
         """
         if not self._is_checked:
             self._prices.check_key(self._key, "set", rights.members(self._key))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
@@ -15,6 +15,7 @@ from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 
 from common import threads
+from tests.support.waiting import PATIENCE
 
 SESSIONS = Path(__file__).parents[1] / "data" / "venues"
 
@@ -46,21 +47,32 @@ def recorded_venue(texts: list[str], rest: Rest | None = None) -> Iterator[str]:
         return client.respond(HTTPStatus.OK, json.dumps(answer))
 
     def handle(client: ServerConnection) -> None:
-        try:
-            request = json.loads(client.recv())
-            if "id" in request:
-                client.send(json.dumps({"result": None, "id": request["id"]}))
-            for text in texts:
-                client.send(text)
-            for _ in client:  # until it closes
-                pass
-        except ConnectionClosed:
+        request = json.loads(client.recv())
+        if "id" in request:
+            client.send(json.dumps({"result": None, "id": request["id"]}))
+        for text in texts:
+            client.send(text)
+        for _ in client:  # until it closes
             pass
 
-    with serve(handle, "127.0.0.1", 0, process_request=process) as server:
+    with venue_server(handle, process) as url:
+        yield url
+
+
+@contextmanager
+def venue_server(
+    handle: Callable[[ServerConnection], None], process: Callable[[ServerConnection, Request], Response | None]
+) -> Iterator[str]:
+    """Serve websockets. Gives the address. `process` answers a request that is no handshake, or refuses one."""
+
+    def handle_until_closed(client: ServerConnection) -> None:
+        with suppress(ConnectionClosed):
+            handle(client)
+
+    with serve(handle_until_closed, "127.0.0.1", 0, process_request=process) as server:
         serving = threads.in_thread(server.serve_forever)
         try:
             yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
         finally:
             server.shutdown()
-            serving.result(timeout=10)
+            serving.result(timeout=PATIENCE)

@@ -129,14 +129,20 @@ def test_stopped_replay_is_continued_by_another_consumer(make_stream: StreamMake
     assert has_everything(server)
 
 
-@pytest.mark.usefixtures("prices")
-def test_replay_continues_after_an_outage(make_stream: StreamMaker, server: Server) -> None:
+def interrupted(make_stream: StreamMaker, server: Server) -> Replayer:
+    """A consumer whose replay after a failover has met an outage."""
     consumer = replayer(make_stream, server)
     consumer.check()
     server.fail_over("two")
     server.fails_after = 2
     with pytest.raises(DatabaseOutageError):
         consumer.check()
+    return consumer
+
+
+@pytest.mark.usefixtures("prices")
+def test_replay_continues_after_an_outage(make_stream: StreamMaker, server: Server) -> None:
+    consumer = interrupted(make_stream, server)
     assert server.seqs["prices"] == [*range(1, 2 * COUNT + 1)]
     server.fails_after = None
     assert consumer.check()
@@ -145,12 +151,7 @@ def test_replay_continues_after_an_outage(make_stream: StreamMaker, server: Serv
 
 @pytest.mark.usefixtures("prices")
 def test_replay_that_a_second_failover_interrupts_begins_again(make_stream: StreamMaker, server: Server) -> None:
-    consumer = replayer(make_stream, server)
-    consumer.check()
-    server.fail_over("two")
-    server.fails_after = 2
-    with pytest.raises(DatabaseOutageError):
-        consumer.check()
+    consumer = interrupted(make_stream, server)
     server.fails_after = None
     server.fail_over("three")
     assert consumer.check()

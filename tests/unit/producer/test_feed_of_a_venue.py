@@ -12,9 +12,8 @@ from http import HTTPStatus
 from typing import Any
 
 import pytest
-from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
-from websockets.sync.server import ServerConnection, serve
+from websockets.sync.server import ServerConnection
 
 from common import clock, threads
 from common.settings import Secret
@@ -26,6 +25,7 @@ from producer.feeds.vendor import Event, SubscribeStatus, Vendor, items, plain
 from producer.queue import EventQueue
 from producer.session import PriceEvent
 from producer.watchdog import Watchdog
+from tests.support.recorded_venue import venue_server
 from tests.support.waiting import PATIENCE, wait_for
 
 
@@ -77,23 +77,15 @@ def venue(answer: Answer, refuse: int | None = None) -> Iterator[str]:
     """A server that answers each message by these. `refuse`: the HTTP status of each handshake."""
 
     def handle(client: ServerConnection) -> None:
-        try:
-            for text in client:
-                for message in answer(str(text)):
-                    client.send(json.dumps(message))
-        except ConnectionClosed:
-            pass
+        for text in client:
+            for message in answer(str(text)):
+                client.send(json.dumps(message))
 
     def process(connection: ServerConnection, _: Request) -> Response | None:
         return connection.respond(HTTPStatus(refuse), "no") if refuse else None
 
-    with serve(handle, "127.0.0.1", 0, process_request=process) as server:
-        serving = threads.in_thread(server.serve_forever)
-        try:
-            yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
-        finally:
-            server.shutdown()
-            serving.result(timeout=PATIENCE)
+    with venue_server(handle, process) as url:
+        yield url
 
 
 class Run:
