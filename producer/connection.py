@@ -13,8 +13,10 @@ from typing import Any, cast
 
 import websocket
 
-from common.errors import TickpipeError
+from common import tls
+from common.errors import TickpipeError, UntrustedError
 from common.proxy import Proxy, websocket_options
+from producer.config import host_of
 
 logger = logging.getLogger("producer.feed")
 
@@ -53,6 +55,27 @@ class ClosedByServerError(DisconnectedError):
         error are ruled out (1001, 1002, 1011 to 1014, 3008 and so on).
         """
         return self.code in _EVICTION_CODES or (self.code or 0) in _PRIVATE_CODES
+
+
+def cause(error: Exception) -> str:
+    """Why a connection failed or ended."""
+    if refusal := tls.refusal(error):
+        return refusal
+    if isinstance(error, websocket.WebSocketTimeoutException | TimeoutError):
+        return "the server did not answer in time"
+    if isinstance(error, websocket.WebSocketAddressException):
+        return f"the name of the server is unknown ({error}): is this machine online, and does its DNS work?"
+    return str(error) or type(error).__name__
+
+
+def first_failure(error: OSError, url: str, route: str) -> TickpipeError:
+    """The error before any connection has succeeded. The configuration may be its cause. `route`: a proxy, or ""."""
+    if refusal := tls.refusal(error):
+        return UntrustedError(f"{host_of(url)}: {refusal}; set SSL_CERT_FILE to trust your own CA{route}")
+    by_tls, message = url.startswith("wss"), cause(error)
+    if tls.may_be_the_scheme(error, by_tls=by_tls):
+        message += tls.hint("its address", "ws", "wss", by_tls=by_tls)
+    return DisconnectedError(message)
 
 
 class Connection(websocket.WebSocket):

@@ -20,12 +20,11 @@ from urllib.parse import quote
 import websocket
 from websocket import ABNF
 
-from common import tls
-from common.errors import ConfigurationError, TickpipeError, UntrustedError
+from common.errors import ConfigurationError, TickpipeError
 from common.settings import Secret
 from producer.channel import Channels
 from producer.config import FeedConfig, host_of
-from producer.connection import ClosedByServerError, Connection, DisconnectedError
+from producer.connection import ClosedByServerError, Connection, DisconnectedError, cause, first_failure
 from producer.feeds.vendor import Event, SubscribeStatus, decode_frame, plain
 from producer.queue import EventQueue
 from producer.reconnect import Reconnect
@@ -151,7 +150,7 @@ class Feed:
         except (DisconnectedError, websocket.WebSocketException, OSError) as error:
             self.channels.report_lost()
             self.channels.emit(
-                "disconnected", self._clock(), cause=self._without_key(_cause(error)), last_frame=self._last_frame
+                "disconnected", self._clock(), cause=self._without_key(cause(error)), last_frame=self._last_frame
             )
             raise
         finally:
@@ -179,7 +178,7 @@ class Feed:
         except OSError as error:
             if self._ever_connected:
                 raise
-            raise self._first_failure(error) from None
+            raise first_failure(error, self._urls[0], self._route) from None
         self._ever_connected = True
         self.connections += 1
         self._watchdog = Watchdog(self.config, self._monotonic())
@@ -200,15 +199,6 @@ class Feed:
         if status == HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS:
             message = f"{self._host} refuses connections from your region (HTTP status {status})"
         self._urls.rotate(-1)
-        return DisconnectedError(message)
-
-    def _first_failure(self, error: OSError) -> TickpipeError:
-        """The error before any connection has succeeded. Then the configuration may be the cause."""
-        if refusal := tls.refusal(error):
-            return UntrustedError(f"{self._host}: {refusal}; set SSL_CERT_FILE to trust your own CA{self._route}")
-        by_tls, message = self._urls[0].startswith("wss"), _cause(error)
-        if tls.may_be_the_scheme(error, by_tls=by_tls):
-            message += tls.hint("its address", "ws", "wss", by_tls=by_tls)
         return DisconnectedError(message)
 
     @property
@@ -233,7 +223,7 @@ class Feed:
                 "more closes the oldest" if self._vendor.needs_key else "",
             )  # fmt: skip
         route = "" if isinstance(error, RefusedKeyError) else self._route
-        self.last_error = f"{self._without_key(_cause(error))}{route}"
+        self.last_error = f"{self._without_key(cause(error))}{route}"
         logger.warning("%s; next try in %.1f s", self.last_error, delay)
         until = self._monotonic() + delay
         while not stop.is_set() and (now := self._monotonic()) < until:
@@ -348,11 +338,3 @@ class Feed:
         if self.connected:  # from the same moment on, so that no gap is recorded
             self.channels.emit("connected", begin, host=self._host)
             self.channels.emit_symbols("subscribed", begin, self._subscription.accepted)
-
-
-def _cause(error: Exception) -> str:
-    if refusal := tls.refusal(error):
-        return refusal
-    if isinstance(error, websocket.WebSocketTimeoutException | TimeoutError):
-        return "the server did not answer in time"
-    return str(error) or type(error).__name__

@@ -12,13 +12,14 @@ from http import HTTPStatus
 from typing import Any
 
 import pytest
+import websocket
 from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection
 
 from common import clock, threads
 from common.settings import Secret
 from producer.config import FeedConfig
-from producer.connection import DisconnectedError
+from producer.connection import DisconnectedError, cause
 from producer.feed import Feed, NothingSubscribedError
 from producer.feeds import VENDORS
 from producer.feeds.vendor import Event, SubscribeStatus, Vendor, items, plain
@@ -178,3 +179,11 @@ def test_silence_of_a_server_that_sends_heartbeats_is_a_dead_feed() -> None:
     watchdog.check(110.0)
     with pytest.raises(DisconnectedError, match="no heartbeat"):
         watchdog.check(110.5)
+
+
+def test_unknown_name_of_a_server_is_explained() -> None:
+    error = websocket.WebSocketAddressException("[Errno -2] Name or service not known")
+    assert cause(error) == (
+        "the name of the server is unknown ([Errno -2] Name or service not known): is this machine online, and does "
+        "its DNS work?"
+    )
