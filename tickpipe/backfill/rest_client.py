@@ -33,7 +33,7 @@ class Reply(NamedTuple):
 
 
 class RestClient:
-    """A client without a memory of cookies or passwords beside `sign`."""
+    """Makes GET requests, directly or through a proxy. Never follows a redirect."""
 
     def __init__(self, url: str, environ: Mapping[str, str], *, example: str, sign: Sign | None = None) -> None:
         """`environ` contains the proxy variables. `example`: of a valid URL. `sign` adds a key to a request.
@@ -55,7 +55,7 @@ class RestClient:
         # Empty strings keep requests from reading the environment.
         self._proxies = dict.fromkeys(("http", "https"), proxy.url.reveal() if proxy else "")
         self._session = requests.Session()
-        # A header of the session would be replaced by a .netrc file. So would no authorization at all.
+        # With an `auth`, requests reads no password from a .netrc file, which would replace a header.
         self._session.auth = sign or (lambda request: request)
 
     def close(self) -> None:
