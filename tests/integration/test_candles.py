@@ -13,7 +13,7 @@ import psycopg2
 import pytest
 
 from common import tick
-from common.database.migrations import Migration, apply, read_migrations
+from common.database.migrations import Migration, apply, migrate, read_migrations
 from consumer.tables import PRICES
 from consumer.writer import Stored, Writer
 from tests.support.candles import (
@@ -34,6 +34,7 @@ from tests.support.candles import (
     make_ticks,
     refresh,
     store_of,
+    with_sizes,
 )
 from tests.support.capture import read_capture, row, ticks
 from tests.support.pipeline import Database
@@ -45,7 +46,7 @@ REAL_CAPTURE = Path(__file__).parents[3] / "shared/data/fx-ticks.ndjson"
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_candles_match_a_computation_in_python(backend: Database, seed: int) -> None:
-    expected = make_ticks(seed)
+    expected = with_sizes(seed, make_ticks(seed))
     assert len({bar.volume for bar in candles(expected, MINUTE)}) > 20
     insert_ticks(backend, expected)
     assert_candles(backend, expected)  # computed from the ticks
@@ -91,7 +92,7 @@ def test_candles_of_recorded_prices_with_volume_are_correct(backend: Database) -
 
 
 def test_candles_include_the_newest_and_late_ticks(backend: Database) -> None:
-    expected = make_ticks(4, count=600)
+    expected = with_sizes(4, make_ticks(4, count=600))
     late = [one for number, one in enumerate(expected) if number % 5 == 0]
     in_time = [one for number, one in enumerate(expected) if number % 5 != 0]
     half = len(in_time) // 2
@@ -288,6 +289,49 @@ def test_database_of_an_older_version_is_upgraded(timescale: Database) -> None:
     assert_candles(timescale, expected)
     expire(timescale, START + 2 * DAY)
     assert_candles(timescale, expected)
+
+
+@pytest.fixture(params=["plain", "timescale"])
+def unmigrated(request: pytest.FixtureRequest) -> Database:
+    """A database without the schema, on PostgreSQL and on TimescaleDB."""
+    name = "empty_database" if request.param == "plain" else "timescale"
+    database: Database = request.getfixturevalue(name)
+    return database
+
+
+def test_candles_stay_equal_when_the_aggregates_are_replaced(unmigrated: Database) -> None:
+    """0054 replaces them. The ticks of some candles are gone, others were never aggregated, and new ones have sizes."""
+    timescaledb = bool(unmigrated.query("SELECT 1 FROM pg_available_extensions WHERE name = 'timescaledb'"))
+    before = [each for each in read_migrations() if each.name < "0054" and (timescaledb or not each.timescaledb)]
+    if timescaledb:
+        install_paused(unmigrated, before)
+    else:
+        with closing(psycopg2.connect(unmigrated.url)) as connection, connection:
+            migrate(connection, before)
+    expected = make_ticks(16, days=5, count=2000)
+    in_time = [one for number, one in enumerate(expected) if number % 9 != 0]
+    insert_ticks(unmigrated, in_time)
+    refresh(unmigrated)
+    expire(unmigrated, START + 2 * DAY)
+    insert_ticks(
+        unmigrated, [one for one in expected if one not in in_time and one.time >= START + 2 * DAY], first=10_001
+    )
+    candles_before = {view: found(unmigrated, view) for view in VIEWS}
+    assert all(candles_before.values())
+    with closing(store_of(unmigrated)) as store:
+        assert apply(store)
+    for _ in range(2):
+        assert {view: found(unmigrated, view) for view in VIEWS} == candles_before
+        refresh(unmigrated)
+    sized = [
+        one._replace(symbol="NEW", exchange="Kraken", day_volume=None, size=number / 8)
+        for number, one in enumerate(make_ticks(17, days=2, count=300, start=START + 3 * DAY))
+    ]
+    insert_ticks(unmigrated, sized, first=20_001)
+    for _ in range(2):
+        for view, width in VIEWS.items():
+            assert found(unmigrated, f"{view} WHERE symbol = 'NEW'") == candles(sized, width)
+        refresh(unmigrated)
 
 
 DAYS, SYMBOLS = 20, 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -31,6 +32,7 @@ class Traded(NamedTuple):
     received_at: datetime
     price: float
     day_volume: float | None
+    size: float | None = None
 
 
 class Candle(NamedTuple):
@@ -81,11 +83,25 @@ def make_ticks(seed: int, *, days: int = 3, count: int = 1500, start: datetime |
     return found
 
 
+def with_sizes(seed: int, ticks: Iterable[Traded]) -> list[Traded]:
+    """The ticks, some of them with a size, which may be invalid. Some bars have sizes and the next ones do not."""
+    rng = random.Random(seed)
+    return [
+        tick._replace(size=rng.choice([*(eighths / 8 for eighths in range(1, 90)), -1.0, float("inf"), float("nan")]))
+        if tick.exchange in {"Kraken", "NASDAQ"} and rng.random() < 0.3
+        else tick
+        for tick in ticks
+    ]
+
+
 def insert_ticks(database: Database, ticks: Sequence[Traded], *, session: int = 1, first: int = 1) -> None:
-    """Store the ticks with numbers from `first`."""
-    rows = [(tick.time, tick.symbol, tick.price, tick.day_volume, tick.exchange, tick.received_at, session, seq)
-            for seq, tick in enumerate(ticks, first)]  # fmt: skip
-    names = "time, symbol, price, day_volume, exchange, received_at, session, seq"
+    """Store the ticks with numbers from `first`. Only if some have a size, the table needs this column."""
+    rows: list[tuple[object, ...]]
+    rows = [(one.time, one.symbol, one.price, one.day_volume, one.exchange, one.received_at, session, seq, one.size)
+            for seq, one in enumerate(ticks, first)]  # fmt: skip
+    names = "time, symbol, price, day_volume, exchange, received_at, session, seq, size"
+    if all(tick.size is None for tick in ticks):
+        rows, names = [row[:-1] for row in rows], names.removesuffix(", size")
     with database.connection.cursor() as cursor:
         execute_values(cursor, f"INSERT INTO prices_real_time ({names}) VALUES %s", rows, page_size=5000)
 
@@ -130,6 +146,8 @@ def _minutes(ticks: Iterable[Traded]) -> list[tuple[datetime, Candle, datetime]]
             up_to, after = (max(counts), counts[-1]) if counts[-1] < counts[0] / 2 else (counts[-1], 0.0)
             volume = _rise(count, up_to, new_day=at.date() != bucket.date()) + after
             before[symbol, exchange] = counts[-1], bucket
+        if sizes := [tick.size for tick in parts if tick.size is not None and 0 <= tick.size < math.inf]:
+            volume = sum(sizes)
         prices = [tick.price for tick in parts]
         bar = Candle(symbol, bucket, prices[0], max(prices), min(prices), prices[-1], len(prices), volume)
         result.append((parts[0].received_at, bar, parts[-1].received_at))
