@@ -12,6 +12,10 @@ from psycopg2.extras import execute_values
 from common import feed_event, tick
 from common.codec import Codec
 from common.number import DECIMAL_BYTES, INTEGER_BYTES, has_only
+from consumer.copies import drop_copies
+
+#: Runs after an insert of these rows. Returns how many of them are not new, although they were inserted.
+AfterInsert = Callable[[Cursor, Sequence[Sequence[bytes]]], int]
 
 
 class Merge(NamedTuple):
@@ -44,7 +48,7 @@ class TableWriter(NamedTuple):
     template: str
     allowed: Mapping[int, bytes]  # column number → the bytes that its values may have
     choices: Mapping[int, frozenset[bytes]] = MappingProxyType({})  # column number → its values
-    merge: Merge | None = None  # rows that become one after an insert
+    after: AfterInsert | None = None
 
     def check_bytes(self, columns: Sequence[Sequence[bytes]]) -> None:
         """Raise ValueError for values that PostgreSQL would accept: `validation_error` finds them.
@@ -61,13 +65,14 @@ class TableWriter(NamedTuple):
     def insert(self, cursor: Cursor, columns: Sequence[Sequence[bytes]]) -> int:
         """Insert rows, given as columns of equal length, by one statement. Existing rows stay.
 
-        Returns the number of new rows. Raises psycopg2's errors, and ValueError for a value that is not UTF-8.
+        Then runs `after`. Returns the number of new rows. Raises psycopg2's errors, and ValueError for a value that is
+        not UTF-8.
         """
         if not columns:
             return 0
         execute_values(cursor, self.statement, [[array_literal(column) for column in columns]], template=self.template)
         inserted = cursor.rowcount
-        return inserted - self.merge.run(cursor, columns) if self.merge else inserted
+        return inserted - self.after(cursor, columns) if self.after else inserted
 
     def check_rights(self, cursor: Cursor) -> None:
         """Run the statement without rows. Raises psycopg2's InsufficientPrivilege."""
@@ -115,6 +120,7 @@ PRICES = TableWriter(
     "%s::text[], %s::bigint[], %s::float8[], %s::text[], %s::bigint[])",
     _allowed(tick.Tick, tick.INTEGERS, tick.NUMBERS),
     {tick.Tick._fields.index("side"): frozenset(side.encode() for side in tick.SIDES)},
+    after=drop_copies,
 )
 FEED = TableWriter(
     feed_event.CODEC,
@@ -132,12 +138,12 @@ FEED = TableWriter(
     _allowed(feed_event.FeedEvent, feed_event.INTEGERS),
     # If this role may: otherwise there are more rows, nothing else. The lock has a statement of its own, so that the
     # next one sees what the holder before has committed.
-    merge=Merge(
+    after=Merge(
         "SELECT pg_advisory_xact_lock(key) FROM (SELECT unnest(%(keys)s::bigint[]) AS key ORDER BY 1) AS sessions; "
         "SELECT merge_signs_of_life(%(keys)s::bigint[]) WHERE has_table_privilege('feed_events', 'SELECT') "
         "AND has_table_privilege('feed_events', 'UPDATE') AND has_table_privilege('feed_events', 'DELETE')",
         feed_event.FeedEvent._fields.index("event"),
         b"alive",
         feed_event.FeedEvent._fields.index("session"),
-    ),
+    ).run,
 )

@@ -29,6 +29,7 @@ from producer.feeds.vendor import Event, SubscribeStatus, decode_frame, plain
 from producer.queue import EventQueue
 from producer.reconnect import Reconnect
 from producer.subscription import Subscription
+from producer.trade_numbers import NEXT, TradeNumbers
 from producer.watchdog import Watchdog
 
 logger = logging.getLogger("producer.feed")
@@ -71,23 +72,22 @@ class Feed:
         self.config = config
         self.channels = Channels(config, queues, clock)
         self.received = self.lost = 0  # price events, over all sessions
-        self.skipped_frames = 0
-        self.connections = 0
+        self.repeated = 0  # trades that were received before; they are not counted as received again
+        self.connections = self.skipped_frames = 0
         self.heard_at = monotonic()  # when the last event of the server arrived; a pong is not an event
         self.lost_at = -math.inf
         self.last_error = ""  # why the last connection ended
         self._api_key = api_key
         self._key = Secret("")  # the one that was sent last
-        self._clock = clock
-        self._monotonic = monotonic
+        self._clock, self._monotonic = clock, monotonic
         self._reconnect = Reconnect(rng or random.Random())  # noqa: S311  for jitter, not for secrets
         self._vendor = config.vendor
         self._urls = deque(config.urls)  # the first is the one in use
         self._subscription = Subscription(config.vendor, symbols)
         self._connection: Connection | None = None
+        self._numbers = TradeNumbers()
         self._watchdog = Watchdog(config, self.heard_at)
-        self._ever_connected = False
-        self._ever_subscribed = False
+        self._ever_connected = self._ever_subscribed = False
         self._refused: set[str] = set()  # before the first subscription
         self._last_frame = 0  # microseconds UTC, of the open or the last connection
         self._stopped_at: int | None = None  # the last frame of the connection that was open at shutdown
@@ -246,6 +246,7 @@ class Feed:
     def _sync_subscriptions(self, connection: Connection) -> None:
         if self._subscription.changed:
             if dropped := self._subscription.drop_unwanted():
+                self._numbers.forget(dropped)
                 self.channels.emit_symbols("unsubscribed", self._clock(), dropped)
             for message in self._subscription.update():
                 connection.send(message)
@@ -274,8 +275,12 @@ class Feed:
         prices = self._vendor.prices(message, self._subscription.symbols)
         if not prices:
             self._roll_over_if_due(now)
-            self._on_message(message)
+            self._on_message(message, now)
         for event in prices:
+            numbered = self._numbers.check(event, now) if self._vendor.has_trades else NEXT
+            if numbered.repeated:
+                self.repeated += 1
+                continue
             channel = self.channels.of(event)
             if channel.session.is_over(now):
                 self._roll_over(now)
@@ -284,11 +289,16 @@ class Feed:
             if not channel.put(event, now):
                 self.lost += 1
                 self.lost_at = watchdog.frame_at
+            if numbered.skipped:
+                channel.session.emit("skipped", now, **numbered.skipped)
 
-    def _on_message(self, message: Event) -> None:
+    def _on_message(self, message: Event, now: int) -> None:
         """Handle a message that has no price."""
         if (status := self._vendor.answer(message, self._subscription.symbols)) is not None:
             self._on_subscribe_status(status)
+        elif (last := self._vendor.last_trade(message, self._subscription.symbols)) is not None:
+            if skipped := self._numbers.announce(last, now):
+                self.channels.of(last).session.emit("skipped", now, **skipped)
         else:
             level = logging.WARNING if self._vendor.is_error(message) else logging.DEBUG
             logger.log(level, "message from the server: %s", plain(message))

@@ -106,6 +106,7 @@ class ProducerMetrics(Collector):
         entries = sum(spool.entries for spool in self._spools)
         reconnects = max(0, feed.connections - 1)
         yield metric("tickpipe_events_received_total", "Prices received from the websocket.", feed.received)
+        yield metric("tickpipe_trades_repeated_total", "Trades that were received before: not stored.", feed.repeated)
         yield metric("tickpipe_events_appended_total", "Prices that Redis has acknowledged.", appended, "path")
         yield metric(
             "tickpipe_events_lost_total", "Prices lost because the queue or the spool was full.", lost, "where"

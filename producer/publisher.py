@@ -16,7 +16,6 @@ from producer.queue import EventQueue, Item
 from producer.session import SPOOL_FULL, PriceEvent, overflow
 from producer.spool import Outgoing, Spool, SpoolFullError
 from producer.streams import Streams
-from producer.trade_numbers import TradeNumbers
 
 logger = logging.getLogger("producer.publisher")
 
@@ -47,7 +46,6 @@ class Publisher:
         self._streams = streams
         self._spool = spool
         self._vendor = vendor
-        self._numbers = TradeNumbers()
         self._monotonic = monotonic
         self._before: dict[str, Fields | None] = {"prices": None, "feed": None}  # the last entry that was handed over
         self._held: deque[Outgoing] = deque(maxlen=10_000)  # feed events that even the spool could not take
@@ -154,8 +152,8 @@ class Publisher:
     def _outgoing(self, item: Item) -> Outgoing:
         """The item as a stream entry.
 
-        Emits a feed event for the first price of each instrument in a session, and for trades that the exchange has
-        skipped. It joins the end of the queue, so that the numbers of feed events stay in order.
+        Emits a feed event for the first price of each instrument in a session, with its number if it is a trade. It
+        joins the end of the queue, so that the numbers of feed events stay in order.
         """
         if isinstance(item, FeedEvent):
             return Outgoing("feed", feed_event.encode(item))
@@ -163,9 +161,9 @@ class Publisher:
         parsed = self._vendor.parse(event, session.id, seq, received)
         if (instrument := (parsed.symbol, parsed.exchange)) not in session.instruments:
             session.instruments.add(instrument)
-            session.emit("instrument", received, **self._vendor.instrument(event))
-        if parsed.trade_id and (skipped := self._numbers.skipped(parsed)):
-            session.emit("skipped", received, **skipped)
+            number = parsed.trade_id
+            trade = {"trade_id": number} if number.isdecimal() and number.isascii() and len(number) <= 18 else {}
+            session.emit("instrument", received, **self._vendor.instrument(event), **trade)
         return Outgoing("prices", tick.encode(parsed))
 
     def _take_lost(self) -> list[Outgoing]:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
-from producer.feeds.vendor import Event, SubscribeStatus, Vendor, items, plain
+from producer.feeds.vendor import Event, SubscribeStatus, TradeRange, Vendor, items, plain
 
 #: Trades in one answer of the REST interface, at most.
 MAX_TRADES = 1000
@@ -56,10 +56,10 @@ class Binance(Vendor):
             "trade_id": trade.get("a"), "side": "sell" if trade.get("m") is True else "buy",
         }  # fmt: skip
 
-    def trades_path(self, name: str, first: int, last: int) -> str:
+    def trades_path(self, name: str, wanted: TradeRange) -> str:
         """See Vendor."""
-        count = min(MAX_TRADES, last - first + 1)
-        return f"/api/v3/aggTrades?symbol={quote(name.upper(), safe='')}&fromId={first}&limit={count}"
+        count = min(MAX_TRADES, wanted.size)
+        return f"/api/v3/aggTrades?symbol={quote(name.upper(), safe='')}&fromId={wanted.first}&limit={count}"
 
     def trades(self, answer: object, symbol: str) -> Sequence[Event]:
         """See Vendor."""

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
-from producer.feeds.vendor import Event, SubscribeStatus, Vendor, items, plain, seconds
+from producer.feeds.vendor import Event, SubscribeStatus, TradeRange, Vendor, items, plain, seconds
 
 #: Trades in one answer of the REST interface, at most.
 MAX_TRADES = 1000
@@ -56,9 +56,21 @@ class Coinbase(Vendor):
         }  # fmt: skip
         return {**event, **{key: trade.get(key) for key in ("price", "size", "trade_id")}}
 
-    def trades_path(self, name: str, first: int, last: int) -> str:
+    def last_trade(self, message: Event, symbols: Mapping[str, str]) -> Event | None:
+        """See Vendor. A heartbeat, or the trade before the subscription, which a producer may have received before."""
+        name, kind = plain(message.get("product_id")), message.get("type")
+        if kind not in ("heartbeat", "last_match") or name not in symbols:
+            return None
+        number = message.get("last_trade_id" if kind == "heartbeat" else "trade_id")
+        return {
+            "symbol": symbols[name], "exchange": self.exchange, "trade_id": number,
+            "timestamp": seconds(message.get("time")),
+        }  # fmt: skip
+
+    def trades_path(self, name: str, wanted: TradeRange) -> str:
         """See Vendor. The newest come first."""
-        return f"/products/{quote(name, safe='')}/trades?after={last + 1}&limit={min(MAX_TRADES, last - first + 1)}"
+        count = min(MAX_TRADES, wanted.size)
+        return f"/products/{quote(name, safe='')}/trades?after={wanted.last + 1}&limit={count}"
 
     def trades(self, answer: object, symbol: str) -> Sequence[Event]:
         """See Vendor."""

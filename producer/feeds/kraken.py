@@ -1,15 +1,19 @@
 """Kraken, version 2 of its websocket: the channel `trade`, without a key. Pure.
 
-Each book numbers its trades (`trade_id`). Source: Kraken's documentation "WebSocket v2, Trade"; no recorded session of
-version 2 is in the tests.
+Each book numbers its trades (`trade_id`). Source: Kraken's documentation "WebSocket v2, Trade" and "REST, Get Recent
+Trades"; no recorded session of version 2 is in the tests.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from urllib.parse import quote
 
-from producer.feeds.vendor import Event, SubscribeStatus, Vendor, items, plain, seconds
+from producer.feeds.vendor import Event, SubscribeStatus, TradeRange, Vendor, items, plain, seconds
+
+#: Trades in one answer of the REST interface, at most.
+MAX_TRADES = 1000
 
 
 class Kraken(Vendor):
@@ -18,6 +22,8 @@ class Kraken(Vendor):
     name, title = "kraken", "Kraken"
     urls = ("wss://ws.kraken.com/v2",)
     exchange = "Kraken"
+    rest_url = "https://api.kraken.com"
+    by_time = True
     silence = 10.0  # a heartbeat about each second without another message
     answers_each = True
 
@@ -42,6 +48,28 @@ class Kraken(Vendor):
             "price": trade.get("price"), "size": trade.get("qty"), "side": trade.get("side"),
             "trade_id": trade.get("trade_id"),
         }  # fmt: skip
+
+    def trades_path(self, name: str, wanted: TradeRange) -> str:
+        """See Vendor. The time is in nanoseconds, and the answer begins after it."""
+        pair = quote(name.replace("/", ""), safe="")
+        return f"/0/public/Trades?pair={pair}&since={int(wanted.since * 10**9) - 1}&count={MAX_TRADES}"
+
+    def trades(self, answer: object, symbol: str) -> Sequence[Event]:
+        """See Vendor. A trade is a list: price, volume, time, b or s, m or l, text, number."""
+        result = answer.get("result") if isinstance(answer, dict) else None
+        lists = [each for each in result.values() if isinstance(each, list)] if isinstance(result, dict) else []
+        return [
+            {
+                "symbol": symbol, "exchange": self.exchange, "price": trade[0], "size": trade[1], "timestamp": trade[2],
+                "side": {"b": "buy", "s": "sell"}.get(plain(trade[3])), "trade_id": trade[6],
+            }
+            for trades in lists for trade in trades if isinstance(trade, list) and len(trade) >= 7
+        ]  # fmt: skip
+
+    def refusal(self, answer: object) -> str:
+        """See Vendor."""
+        errors = answer.get("error") if isinstance(answer, dict) else None
+        return ", ".join(map(plain, errors)) if isinstance(errors, list) else ""
 
     def answer(self, message: Event, symbols: Mapping[str, str]) -> SubscribeStatus | None:
         """See Vendor."""

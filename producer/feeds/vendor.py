@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from common.tick import Tick
@@ -31,6 +32,19 @@ class SubscribeStatus(NamedTuple):
     accepted: tuple[str, ...]
     refused: dict[str, str]
     error: str = ""
+
+
+class TradeRange(NamedTuple):
+    """Numbers of trades, both ends in it. `since`: a time before these trades, in seconds since 1970."""
+
+    first: int
+    last: int
+    since: Decimal
+
+    @property
+    def size(self) -> int:
+        """How many numbers there are."""
+        return self.last - self.first + 1
 
 
 class Vendor:
@@ -62,6 +76,8 @@ class Vendor:
     requests_per_second = 1
     #: Whether an answer with only some of the trades has the newest of them.
     newest_first = False
+    #: Whether an answer begins at a time, not at a number.
+    by_time = False
 
     def address(self, url: str, key: str) -> str:  # noqa: ARG002
         """The address to connect to. It may contain the key."""
@@ -90,6 +106,12 @@ class Vendor:
         """The answer to a subscription in a message; None if it is another message. Never fails."""
         raise NotImplementedError
 
+    def last_trade(self, message: Event, symbols: Mapping[str, str]) -> Event | None:  # noqa: ARG002
+        """The last trade of a symbol as a message reports it, without sending it: `symbol`, `exchange`, `trade_id`,
+        `timestamp`. None if it is another message. Never fails.
+        """
+        return None
+
     def is_error(self, message: Event) -> bool:
         """Whether a message that is neither a price nor an answer reports an error."""
         return message.get("type") == "error"
@@ -101,9 +123,13 @@ class Vendor:
         names = {name: plain(event.get(name)) for name in ("symbol", "exchange")}
         return {**names, "type": "Digital Currency", **currencies}
 
-    def trades_path(self, name: str, first: int, last: int) -> str:
-        """Path and query of the request for the trades with these numbers. An answer may have only some of them."""
+    def trades_path(self, name: str, wanted: TradeRange) -> str:
+        """Path and query of the request for these trades. An answer may have only some of them."""
         raise NotImplementedError
+
+    def refusal(self, answer: object) -> str:  # noqa: ARG002
+        """The reason, if an answer with HTTP status 200 refuses a request; "" in other answers. Never fails."""
+        return ""
 
     def trades(self, answer: object, symbol: str) -> Sequence[Event]:
         """The price events in the answer, as `prices` returns them. Never fails."""

@@ -43,7 +43,9 @@ def store_session(pipeline: Pipeline, feed: str, texts: list[str], symbols: list
     wait_for(pipeline.last_seqs)
     verify = pipeline.processes.start("tickpipe", "verify", "--json", "--claim-idle", "0.5")
     assert verify.wait() == 0, verify.said()
-    assert [each["state"] for each in verify.json()] == ["complete"]
+    (found,) = verify.json()
+    assert found["state"] == "complete"
+    assert sum(each["received"] for each in found["trades"]) == count
     return pipeline.database.query(STORED)
 
 
@@ -69,6 +71,12 @@ def test_coinbase_session_is_stored_exactly(pipeline: Pipeline) -> None:
         numbers[symbol].append(trade_id)
     assert len(numbers) == 10
     assert all(later == earlier + 1 for ids in numbers.values() for earlier, later in pairwise(ids))
+    found = verdict(pipeline)
+    assert found["skipped"] == []
+    assert {each["symbol"]: each["received"] for each in found["trades"]} == {
+        symbol: len(ids) - 1 for symbol, ids in numbers.items() if len(ids) > 1
+    }
+    assert "by the numbers of Coinbase: 97 trades received, 0 missing, 0 repaired" in found["lines"]
 
 
 def verdict(pipeline: Pipeline) -> dict[str, Any]:
@@ -140,7 +148,11 @@ def test_trades_that_were_not_sent_are_requested_by_number(pipeline: Pipeline) -
         address = url.replace("ws:", "http:")
         assert "stored 5 trades of 1 symbol" in backfill(pipeline, address)
         assert rest.requests == ["SKL-USD"] * 4, "one refused, two for the four numbers, one for the other"
-        assert verdict(pipeline)["skipped"] == []
+        repaired = verdict(pipeline)
+        assert repaired["skipped"] == []
+        (ours_now,) = [each for each in repaired["trades"] if each["symbol"] == "SKL/USD"]
+        assert (ours_now["missing"], ours_now["repaired"]) == (0, 5)
+        assert f"SKL/USD: {len(ours) - 5} trades received, 0 missing, 5 repaired" in repaired["lines"]
         assert pipeline.database.query("SELECT cause FROM feed_gaps WHERE cause LIKE 'venue%'") == []
         assert "stored 0 trades" in backfill(pipeline, address)
         assert len(rest.requests) == 4

@@ -1,4 +1,4 @@
-"""Requests the trades that an exchange has numbered and not sent, by number, and stores them as ticks.
+"""Requests the trades that an exchange has numbered and that are not stored, and stores them as ticks.
 
 Each has its own number as `seq` in session 0, which no producer has, and the exchange's time as `received_at`, so that
 it has its place among the ticks of its minute.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from functools import partial
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from psycopg2.extras import execute_values
 from common.database.client import DatabaseClient
 from common.errors import ConfigurationError, OutageError, TickpipeError
 from common.tick import Tick, validation_error
-from producer.feeds.vendor import Event, Vendor, decode
+from producer.feeds.vendor import Event, TradeRange, Vendor, decode
 from tickpipe.backfill.rate_limit import RateLimiter
 from tickpipe.backfill.rest import OutOfCreditsError
 from tickpipe.backfill.rest_client import RestClient
@@ -30,8 +31,7 @@ class Missing(NamedTuple):
     """Trades of one symbol that are missing, or some of them are."""
 
     symbol: str
-    first: int
-    last: int
+    range: TradeRange
 
 
 class RefusedRequestError(TickpipeError):
@@ -42,11 +42,12 @@ def read(store: DatabaseClient, vendor: Vendor, since: datetime) -> list[Missing
     """The trades of this exchange that are missing since then. Raises OutageError, ConfigurationError."""
     with store.transaction() as connection, connection.cursor() as cursor:
         cursor.execute(
-            "SELECT symbol, first_id, last_id FROM skipped_trades(first_session_of(%s)) "
+            "SELECT symbol, first_id, last_id, extract(epoch FROM since - interval '1 minute') "
+            "FROM skipped_trades(first_session_of(%s)) "
             "WHERE exchange = %s AND until >= %s ORDER BY symbol, first_id",
             (since, vendor.exchange, since),
         )
-        return [Missing(*row) for row in cursor.fetchall()]
+        return [Missing(symbol, TradeRange(*numbers)) for symbol, *numbers in cursor.fetchall()]
 
 
 class TradesRest:
@@ -58,9 +59,7 @@ class TradesRest:
         Raises ConfigurationError if the exchange answers no requests for trades by number, or for an invalid URL.
         """
         if not vendor.rest_url:
-            raise ConfigurationError(
-                f"{vendor.title} answers no requests for trades by number: use coinbase or binance"
-            )
+            raise ConfigurationError(f"{vendor.title} answers no requests for trades: use coinbase, kraken or binance")
         self._vendor = vendor
         self._limiter = limiter
         self._client = RestClient(vendor.rest_url if url is None else url, environ, example=vendor.rest_url)
@@ -75,7 +74,7 @@ class TradesRest:
 
     def _request(self, missing: Missing) -> list[Event]:
         vendor = self._vendor
-        path = vendor.trades_path(vendor.spell(missing.symbol), missing.first, missing.last)
+        path = vendor.trades_path(vendor.spell(missing.symbol), missing.range)
         try:
             reply = self._client.get(path)
         except OSError as error:
@@ -87,7 +86,12 @@ class TradesRest:
         if not reply.ok:
             kind = RefusedRequestError if reply.status < 500 else OutageError
             raise kind(f"{vendor.title} says {reply.status} to a request for {missing.symbol}")
-        return list(vendor.trades(decode(reply.body), missing.symbol))
+        answer = decode(reply.body)
+        if reason := vendor.refusal(answer):
+            if "rate limit" in reason.lower() or "too many" in reason.lower():
+                raise OutOfCreditsError(f"{vendor.title} says {reason}")
+            raise RefusedRequestError(f"{vendor.title} says {reason} to a request for {missing.symbol}")
+        return list(vendor.trades(answer, missing.symbol))
 
 
 def repair(
@@ -107,28 +111,71 @@ def repair(
 
 def _answers(vendor: Vendor, missing: Missing, request: Callable[[Missing], Sequence[Event]]) -> Iterator[list[Tick]]:
     """The ticks of each answer, until the range is complete or an answer has nothing of it."""
-    left = missing
-    while left.first <= left.last:
-        ticks = [vendor.parse(event, 0, 0, 0) for event in request(left)]
+    left = missing.range
+    while left.size > 0:
+        ticks = [vendor.parse(event, 0, 0, 0) for event in request(missing._replace(range=left))]
         good = [tick for tick in ticks if tick.trade_id.isdecimal() and validation_error(tick) is None]
         found = {int(tick.trade_id): tick for tick in good if left.first <= int(tick.trade_id) <= left.last}
-        if not found:
+        if found:
+            yield list(found.values())
+        following = _rest_of(vendor, left, good, found)
+        if following is None:
             logger.warning(
                 "backfill: %s has no trades %d to %d of %s", vendor.title, left.first, left.last, missing.symbol
             )
             return
-        yield list(found.values())
-        left = left._replace(last=min(found) - 1) if vendor.newest_first else left._replace(first=max(found) + 1)
+        left = following
+
+
+def _rest_of(vendor: Vendor, left: TradeRange, ticks: Sequence[Tick], found: Collection[int]) -> TradeRange | None:
+    """The trades that are still missing after an answer; None if the exchange does not have it.
+
+    An answer that begins at a time may end before the first trade that is missing.
+    """
+    if vendor.by_time and ticks:
+        newest = max(ticks, key=lambda tick: int(tick.trade_id))
+        following = left._replace(first=max(left.first, int(newest.trade_id) + 1), since=Decimal(newest.time))
+        return None if following == left else following
+    if not found:
+        return None
+    return left._replace(last=min(found) - 1) if vendor.newest_first else left._replace(first=max(found) + 1)
 
 
 def keep(store: DatabaseClient, ticks: Sequence[Tick]) -> int:
-    """Store these trades, each once, however often it comes. Returns the number of new rows. Raises OutageError."""
+    """Store these trades, each once, however often it comes. Returns the number of new rows. Raises OutageError.
+
+    Consumers wait until it is done: they remove the copy of a trade only if they see the span that has it.
+    """
     rows = [(t.symbol, t.time, t.price, t.exchange, t.trade_id, t.size or None, t.side or None) for t in ticks]
+    times = [float(tick.time) for tick in ticks]
     with store.transaction() as connection, connection.cursor() as cursor:
+        cursor.execute("LOCK TABLE prices_real_time IN SHARE ROW EXCLUSIVE MODE")
+        cursor.execute(_SPAN, (ticks[0].symbol, ticks[0].exchange, min(times), max(times)))
         execute_values(cursor, _TRADES, rows, page_size=len(rows))  # one page, so that rowcount counts all rows
         return cursor.rowcount
 
 
+def drop_copies(store: DatabaseClient, since: datetime) -> None:
+    """Remove trades that were requested since then, and that a producer has received as well. Raises OutageError.
+
+    Consumers do this, too, if their role may delete.
+    """
+    with store.transaction() as connection, connection.cursor() as cursor:
+        cursor.execute(_COPIES, (since,))
+
+
+_SPAN = """
+INSERT INTO repaired_spans (symbol, exchange, since, until) VALUES (%s, %s, to_timestamp(%s), to_timestamp(%s))
+"""
+_COPIES = """
+DELETE FROM prices_real_time AS copy USING repaired_spans AS s
+WHERE s.at >= %s AND copy.session = 0 AND copy.source = 'backfill' AND copy.symbol = s.symbol
+  AND copy.exchange = s.exchange AND copy.time >= s.since AND copy.time <= s.until
+  AND EXISTS (SELECT FROM prices_real_time AS p
+              WHERE p.symbol = copy.symbol AND p.time >= copy.time - interval '1 millisecond'
+                AND p.time <= copy.time + interval '1 millisecond'
+                AND p.session > 0 AND p.exchange = copy.exchange AND p.trade_id = copy.trade_id)
+"""
 _TRADES = """
 INSERT INTO prices_real_time
     (symbol, time, price, exchange, received_at, session, seq, size, side, trade_id, source)
@@ -139,7 +186,9 @@ FROM (SELECT v.symbol, v.time::float8 AS time, v.price::float8 AS price, v.excha
       FROM (VALUES %s) AS v (symbol, time, price, exchange, trade_id, size, side)) AS t
 WHERE NOT EXISTS (
     SELECT FROM prices_real_time AS p
-    WHERE p.symbol = t.symbol AND p.time = to_timestamp(t.time) AND p.exchange = t.exchange AND p.trade_id = t.trade_id
+    WHERE p.symbol = t.symbol AND p.time >= to_timestamp(t.time) - interval '1 millisecond'
+      AND p.time <= to_timestamp(t.time) + interval '1 millisecond'
+      AND p.exchange = t.exchange AND p.trade_id = t.trade_id
 )
 ON CONFLICT DO NOTHING
 """

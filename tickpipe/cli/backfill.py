@@ -48,7 +48,7 @@ def backfill(
     """Fill gaps of the feed with what the vendor has.
 
     Of twelvedata: one-minute bars. The view candles_1m_filled joins them to candles_1m. Needs TWELVE_DATA_API_KEY.
-    Of coinbase and binance: the trades that the exchange has numbered and not sent. They become ticks.
+    Of coinbase, kraken and binance: the trades that are missing by the numbers of the exchange. They become ticks.
 
     Needs the extra `backfill`. You can stop the command and run it again: it requests nothing twice. Exits with status
     1 if the vendor refuses a symbol or does not answer.
@@ -79,6 +79,7 @@ def _store_trades(
         try:
             with progress("looking for trades") as report:
                 log.configure("WARNING", [database_url])
+                trades.drop_copies(database, begin)
                 missing = [each for each in trades.read(database, vendor, begin) if not only or each.symbol in only]
                 trades.repair(vendor, missing, exchange.trades, database, stored, report)
         finally:

@@ -12,7 +12,7 @@ from common.formatting import counted
 from common.terminal import printable
 from tickpipe.ranges import Range
 
-#: Ranges of skipped trades in one line of text.
+#: Ranges of missing trades in one line of text.
 MAX_LISTED = 5
 COMPLETE, SO_FAR, INCOMPLETE = "complete", "complete so far", "incomplete"
 NO_FINAL_REPORT = "ended without a final report"
@@ -28,6 +28,19 @@ class Skipped(NamedTuple):
     missing: int
 
 
+class Traded(NamedTuple):
+    """The trades of one symbol by the numbers of its exchange.
+
+    `received` by the producer in this session; `missing`: not stored now; `repaired`: missing at first, stored now.
+    """
+
+    symbol: str
+    exchange: str
+    received: int
+    missing: int
+    repaired: int
+
+
 @dataclass
 class Verdict:
     """The findings of one session. Counts are price events.
@@ -39,6 +52,7 @@ class Verdict:
     - `expired`: dropped by retention.
     - `missing_events`: numbers of feed events that are missing. One of them may have recorded a gap.
     - `skipped`: trades that are missing by the numbers of the exchange. They were never received.
+    - `trades`: counts by symbol, if the exchange numbers its trades.
     - `spans`: for each of the first missing ranges, when its neighbours were received.
     """
 
@@ -57,6 +71,7 @@ class Verdict:
     doubled: list[Range] = field(default_factory=list)
     missing_events: list[Range] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    trades: list[Traded] = field(default_factory=list)
     spans: list[tuple[datetime | None, datetime | None]] = field(default_factory=list)
 
     @property
@@ -75,8 +90,8 @@ class Verdict:
 
     def as_dict(self) -> dict[str, object]:
         """The verdict as JSON values."""
-        skipped = [each._asdict() for each in self.skipped]
-        return {**asdict(self), "skipped": skipped, "state": self.state, "sound": self.sound}
+        skipped, trades = [each._asdict() for each in self.skipped], [each._asdict() for each in self.trades]
+        return {**asdict(self), "skipped": skipped, "trades": trades, "state": self.state, "sound": self.sound}
 
     def __str__(self) -> str:
         return "\n".join(self.lines)
@@ -91,8 +106,18 @@ class Verdict:
             lines.append(f"  MISSING {len(self.missing) - len(self.spans):,} more ranges (--json lists them)")
         lines += [f"  STORED TWICE {doubled}" for doubled in self.doubled]
         lines += [f"  FEED EVENT {events} is missing: a gap may be unrecorded" for events in self.missing_events]
-        lines += self._skipped_lines()
+        lines += [*self._trades_lines(), *self._skipped_lines()]
         return [printable(line) for line in lines]
+
+    def _trades_lines(self) -> Iterator[str]:
+        """One line for each exchange, and one for each symbol of which trades were missing."""
+        for exchange in sorted({each.exchange for each in self.trades}):
+            found = [each for each in self.trades if each.exchange == exchange]
+            counts = [sum(column) for column in zip(*[each[2:] for each in found], strict=True)]
+            yield f"  {counted(len(found), 'symbol')} by the numbers of {exchange}: {_trade_counts(*counts)}"
+        for each in self.trades:
+            if each.repaired:
+                yield f"  {each.symbol}: {_trade_counts(*each[2:])}"
 
     def _skipped_lines(self) -> Iterator[str]:
         by_symbol: defaultdict[tuple[str, str], list[Skipped]] = defaultdict(list)
@@ -116,6 +141,10 @@ class Verdict:
         parts += [f"+ {self.lost:,} lost in a recorded overflow"] if self.lost else []
         parts += [f"+ {self.expired:,} expired"] if self.expired else []
         return " ".join(parts)
+
+
+def _trade_counts(received: int, missing: int, repaired: int) -> str:
+    return f"{counted(received, 'trade')} received, {missing:,} missing, {repaired:,} repaired"
 
 
 def _moment(at: datetime | None) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -28,7 +28,7 @@ from common.streams.group import ConsumerGroup
 from common.tick import TIME_RANGE
 from producer.spool import read_spool
 from producer.spool_folder import all_spool_files
-from tickpipe.inspect.verdict import COMPLETE, NO_FINAL_REPORT, Skipped, Verdict
+from tickpipe.inspect.verdict import COMPLETE, NO_FINAL_REPORT, Skipped, Traded, Verdict
 from tickpipe.progress import ProgressCallback
 from tickpipe.ranges import Range, merged, without
 
@@ -140,9 +140,28 @@ def _scan(cursor: Cursor, session: _Session, session_timeout: float) -> Verdict:
     if verdict.missing and not session.stopped:
         always = {"session": session.id, "since": TIME_RANGE[0], "until": TIME_RANGE[1]}
         verdict = _scan_span(cursor, session, session_timeout, always)
-    cursor.execute(_SKIPPED, {"session": session.id})
-    verdict.skipped = [Skipped(*row) for row in cursor.fetchall()]
+    _count_trades(cursor, session, verdict)
     return verdict
+
+
+def _count_trades(cursor: Cursor, session: _Session, verdict: Verdict) -> None:
+    """Add what the numbers of an exchange say. Costs one index lookup, if the feed has no trades."""
+    cursor.execute(_HAS_TRADES, {"session": session.id})
+    if cursor.fetchone() is None:
+        return
+    cursor.execute(_TRADE_GAPS, {"session": session.id})
+    gaps = [Skipped(*row) for row in cursor.fetchall()]
+    verdict.skipped = [gap for gap in gaps if gap.missing]
+    missing: Counter[tuple[str, str]] = Counter()
+    repaired: Counter[tuple[str, str]] = Counter()
+    for gap in gaps:
+        missing[gap.symbol, gap.exchange] += gap.missing
+        repaired[gap.symbol, gap.exchange] += gap.last - gap.first + 1 - gap.missing
+    cursor.execute(_RECEIVED, session.bounds)
+    received = {(symbol, exchange): count for symbol, exchange, count in cursor.fetchall()}
+    verdict.trades = [
+        Traded(*key, received.get(key, 0), missing[key], repaired[key]) for key in sorted({*received, *missing})
+    ]
 
 
 def _scan_span(cursor: Cursor, session: _Session, session_timeout: float, bounds: Mapping[str, object]) -> Verdict:
@@ -274,10 +293,17 @@ SELECT (detail ->> 'first_seq')::bigint, (detail ->> 'last_seq')::bigint FROM fe
 WHERE session = %(session)s AND event = 'overflow'
 """
 
-_SKIPPED = """
-SELECT symbol, coalesce(exchange, ''), first_id, last_id, missing FROM skipped_trades(%(session)s, %(session)s)
+_HAS_TRADES = """
+SELECT FROM feed_events WHERE session = %(session)s AND event IN ('instrument', 'skipped')
+AND (event = 'skipped' OR detail ? 'trade_id') LIMIT 1
+"""
+
+_TRADE_GAPS = """
+SELECT symbol, coalesce(exchange, ''), first_id, last_id, missing FROM trade_gaps(%(session)s, %(session)s)
 ORDER BY symbol, first_id
 """
+
+_RECEIVED = "SELECT symbol, coalesce(exchange, ''), count(*)" + _OF_SESSION + "AND trade_id IS NOT NULL GROUP BY 1, 2"
 
 _EXPIRED = "SELECT first_seq, last_seq FROM feed_expired WHERE session = %(session)s"
 

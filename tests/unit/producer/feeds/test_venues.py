@@ -125,6 +125,20 @@ def test_answers_to_a_subscription(vendor: Vendor, message: dict[str, Any], expe
     assert answer(vendor, message, "BTC/USD") == expected
 
 
+@pytest.mark.parametrize("kind", ["heartbeat", "last_match"])
+def test_coinbase_reports_the_number_of_the_last_trade(kind: str) -> None:
+    text = (
+        f'{{"type":"{kind}","last_trade_id":20,"trade_id":20,"product_id":"BTC-USD","sequence":90,'
+        '"time":"2014-11-07T08:19:28.464459Z"}'
+    )
+    message = decode_frame(text.encode())
+    assert message is not None
+    assert COINBASE.last_trade(message, {"BTC-USD": "BTC/USD"}) == {
+        "symbol": "BTC/USD", "exchange": "Coinbase", "trade_id": "20", "timestamp": "1415348368.464459",
+    }  # fmt: skip
+    assert COINBASE.last_trade(message, {}) is None
+
+
 def test_instrument_of_a_venue_has_its_currencies() -> None:
     event = {"symbol": "BTC/USD", "exchange": "Kraken", "price": "1"}
     assert KRAKEN.instrument(event) == {
@@ -144,6 +158,9 @@ def test_any_message_is_harmless(vendor: Vendor, message: dict[str, Any]) -> Non
         validation_error(tick)
     vendor.answer(message, {"BTC-USD": "BTC/USD"})
     vendor.is_error(message)
+    vendor.last_trade(message, {"BTC-USD": "BTC/USD"})
+    vendor.trades(message, "BTC/USD")
+    vendor.refusal(message)
 
 
 @pytest.mark.parametrize(

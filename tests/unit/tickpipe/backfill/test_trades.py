@@ -6,6 +6,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any, cast
 
 import pytest
@@ -14,13 +15,14 @@ from common.database.client import DatabaseClient
 from common.errors import ConfigurationError, OutageError, TickpipeError
 from common.tick import Tick
 from producer.feeds import VENDORS
-from producer.feeds.vendor import Event, Vendor, decode
+from producer.feeds.vendor import Event, TradeRange, Vendor, decode
 from tests.support.recorded_venue import Rest, recorded_venue
 from tickpipe.backfill import trades
 from tickpipe.backfill.rate_limit import RateLimiter
 from tickpipe.backfill.trades import Missing, RefusedRequestError, TradesRest
 
-COINBASE, BINANCE = VENDORS["coinbase"], VENDORS["binance"]
+COINBASE, KRAKEN, BINANCE = (VENDORS[name] for name in ("coinbase", "kraken", "binance"))
+SINCE = Decimal("1700000000.25")
 NO_STORE = cast("DatabaseClient", None)
 
 
@@ -31,8 +33,12 @@ def event(number: int, exchange: str, **other: object) -> Event:
     }  # fmt: skip
 
 
+def missing(first: int, last: int) -> Missing:
+    return Missing("BTC/USD", TradeRange(first, last, SINCE))
+
+
 def repaired(
-    monkeypatch: pytest.MonkeyPatch, vendor: Vendor, missing: Missing, answers: Sequence[list[Event]]
+    monkeypatch: pytest.MonkeyPatch, vendor: Vendor, wanted: Missing, answers: Sequence[list[Event]]
 ) -> tuple[list[list[int]], list[tuple[int, int]]]:
     """The numbers of each batch that was stored, and the ranges that were requested."""
     batches: list[list[int]] = []
@@ -43,19 +49,19 @@ def repaired(
         return len(ticks)
 
     def request(wanted: Missing) -> list[Event]:
-        asked.append((wanted.first, wanted.last))
+        asked.append((wanted.range.first, wanted.range.last))
         return answers[len(asked) - 1]
 
     monkeypatch.setattr(trades, "keep", keep)
     result: Counter[str] = Counter()
-    trades.repair(vendor, [missing], request, NO_STORE, result, lambda *_: None)
+    trades.repair(vendor, [wanted], request, NO_STORE, result, lambda *_: None)
     assert result["BTC/USD"] == sum(map(len, batches))
     return batches, asked
 
 
 def test_range_is_requested_from_its_end_if_the_newest_trades_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [[event(number, "Coinbase") for number in numbers] for numbers in ((9, 8), (7, 6, 5), (4, 3))]
-    assert repaired(monkeypatch, COINBASE, Missing("BTC/USD", 4, 9), answers) == (
+    assert repaired(monkeypatch, COINBASE, missing(4, 9), answers) == (
         [[8, 9], [5, 6, 7], [4]],
         [(4, 9), (4, 7), (4, 4)],
     )
@@ -63,14 +69,14 @@ def test_range_is_requested_from_its_end_if_the_newest_trades_come_first(monkeyp
 
 def test_range_is_requested_from_its_beginning_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [[event(number, "Binance") for number in numbers] for numbers in ((4, 5), (6, 7, 8))]
-    assert repaired(monkeypatch, BINANCE, Missing("BTC/USD", 4, 7), answers) == ([[4, 5], [6, 7]], [(4, 7), (6, 7)])
+    assert repaired(monkeypatch, BINANCE, missing(4, 7), answers) == ([[4, 5], [6, 7]], [(4, 7), (6, 7)])
 
 
 def test_trades_that_the_exchange_does_not_have_stay_missing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     answers = [[event(9, "Coinbase"), event(8, "Coinbase", price="NaN"), event(7, "Coinbase")], []]
-    assert repaired(monkeypatch, COINBASE, Missing("BTC/USD", 4, 9), answers)[0] == [[7, 9]]
+    assert repaired(monkeypatch, COINBASE, missing(4, 9), answers)[0] == [[7, 9]]
     assert "Coinbase Exchange has no trades 4 to 6 of BTC/USD" in caplog.text
 
 
@@ -80,7 +86,7 @@ def request(rest: Rest, vendor: Vendor = COINBASE) -> list[Event]:
         limiter = RateLimiter(10, threading.Event(), sleep=lambda _: None)
         client = TradesRest(vendor, url.replace("ws:", "http:"), {}, limiter)
         try:
-            return client.trades(Missing("BTC/USDT", 5, 7))
+            return client.trades(missing(5, 7)._replace(symbol="BTC/USDT"))
         finally:
             client.close()
 
@@ -97,6 +103,52 @@ def test_binance_is_asked_by_the_first_number() -> None:
     assert BINANCE.parse(found, 0, 0, 0)[2:] == (
         "BTC/USDT", "1672515782.036", "0.00100000", "", "", "", "Binance", "0", "2", "buy", "5",
     )  # fmt: skip
+
+
+def test_kraken_is_asked_from_a_time_on_until_the_numbers_are_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first answer ends before the missing trades, and the last one goes beyond them."""
+    answers = [
+        [event(number, "Kraken", timestamp=str(1700000000 + number)) for number in numbers]
+        for numbers in ((1, 2, 3), (3, 4, 5), (5, 6, 7, 8))
+    ]
+    assert repaired(monkeypatch, KRAKEN, missing(4, 7), answers) == ([[4, 5], [6, 7]], [(4, 7), (4, 7), (6, 7)])
+
+
+@pytest.mark.parametrize("numbers", [(), (1, 2)])
+def test_kraken_without_the_trades_is_not_asked_for_ever(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, numbers: Sequence[int]
+) -> None:
+    answer = [event(number, "Kraken", timestamp="1700000003") for number in numbers]
+    assert repaired(monkeypatch, KRAKEN, missing(4, 7), [answer] * 3)[0] == []
+    assert "Kraken has no trades 4 to 7 of BTC/USD" in caplog.text
+
+
+def test_kraken_is_asked_in_nanoseconds_and_answers_with_lists() -> None:
+    asked: list[Any] = []
+
+    def rest(path: str, parameters: dict[str, str]) -> object:
+        asked.append((path, parameters))
+        trades = [["30243.40000", "0.34507674", 1688669597.8277369, "b", "m", "", 61044952], ["odd"], None]
+        return {"error": [], "result": {"XXBTZUSD": trades, "last": "1688671969993150842"}}
+
+    (found,) = request(rest, KRAKEN)
+    assert asked == [("/0/public/Trades", {"pair": "BTCUSDT", "since": "1700000000249999999", "count": "1000"})]
+    assert KRAKEN.parse(found, 0, 0, 0)[2:] == (
+        "BTC/USDT", "1688669597.8277369", "30243.40000", "", "", "", "Kraken", "0", "0.34507674", "buy", "61044952",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("reason", "error"),
+    [
+        ("EQuery:Unknown asset pair", RefusedRequestError),
+        ("EGeneral:Too many requests", OutageError),
+        ("EAPI:Rate limit exceeded", OutageError),
+    ],
+)
+def test_kraken_refuses_with_status_200(reason: str, error: type[TickpipeError]) -> None:
+    with pytest.raises(error, match=f"Kraken says {reason}"):
+        request(lambda *_: {"error": [reason]}, KRAKEN)
 
 
 @pytest.mark.parametrize(
@@ -122,12 +174,12 @@ def test_unexpected_answers_have_no_trades(answer: object) -> None:
 def test_server_that_does_not_answer_is_an_outage() -> None:
     client = TradesRest(COINBASE, "http://127.0.0.1:1", {}, RateLimiter(9, threading.Event(), sleep=lambda _: None))
     with pytest.raises(OutageError, match="Coinbase Exchange does not answer"):
-        client.trades(Missing("BTC/USD", 1, 2))
+        client.trades(missing(1, 2))
 
 
-def test_exchange_without_requests_by_number_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="Kraken answers no requests"):
-        TradesRest(VENDORS["kraken"], None, {}, RateLimiter(9, threading.Event()))
+def test_vendor_without_requests_for_trades_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="Twelve Data answers no requests"):
+        TradesRest(VENDORS["twelvedata"], None, {}, RateLimiter(9, threading.Event()))
 
 
 @pytest.mark.parametrize("url", ["", "api.exchange.coinbase.com", "ftp://host", "http://user:secret@host"])
