@@ -22,6 +22,7 @@ from producer.config import ProducerConfig
 from producer.delivery import Delivery, open_stream
 from producer.feed import Feed
 from producer.metrics import ActiveProducer, ProducerMetrics
+from producer.repair import Repair
 from producer.spool_folder import channel_folder, make_folder
 from producer.standby import Standby
 from producer.upkeep import Upkeep
@@ -82,6 +83,10 @@ class Producer:
         receiving = threads.in_thread(self._feed.run, stop)
         for delivery in self._deliveries:
             delivery.start()
+        if self._config.repair:
+            feed = self._feed
+            repair = Repair(self._config.feed.vendor, lambda: (feed.connections, feed.numbers.gaps))
+            threads.in_thread(repair.run, stop)
         publishing = [delivery.publishing for delivery in self._deliveries]
         everything = [receiving, *publishing, *(delivery.replaying for delivery in self._deliveries)]
         while not stop.wait(0.2) and not any(thread.done() for thread in everything):

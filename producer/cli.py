@@ -16,6 +16,7 @@ from common.symbols import own_symbols, read_symbols
 from producer import app as producer_app
 from producer.config import FeedConfig, ProducerConfig
 from producer.feeds import VENDORS
+from producer.repair import check as check_repair
 from producer.spool_folder import spool_folder
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -129,6 +130,14 @@ MaxSymbols = Annotated[
         "not start.",
     ),
 ]
+RepairOption = Annotated[
+    bool,
+    typer.Option(
+        "--repair",
+        envvar="REPAIR",
+        help="After a reconnect, request missing prices as `tickpipe backfill` does. Needs DATABASE_URL.",
+    ),
+]
 ResubscribeAfter = Annotated[
     float,
     typer.Option(envvar="RESUBSCRIBE_AFTER", min=1, help="Seconds without any price before subscribing again."),
@@ -166,6 +175,7 @@ def producer(
     standby: Standby = False,
     lease: LeaseTime = 5.0,
     resubscribe_after: ResubscribeAfter = 600.0,
+    repair: RepairOption = False,
     metrics_port: settings.MetricsPort = 0,
     metrics_host: settings.MetricsHost = settings.METRICS_HOST,
     allowed_hosts: settings.AllowedHosts = "",
@@ -178,6 +188,8 @@ def producer(
     api_key = settings.api_key(environ) if vendor.needs_key else lambda: Secret("")
     redis_url = settings.redis_url(environ)
     log.configure(log_level, [api_key(), redis_url])
+    if repair:
+        check_repair(environ)
     own = read_shard(shard)
     name = f"{feed_name or feed} {own}" if own.count > 1 else feed_name or feed
     limit = max_symbols_per_connection or vendor.max_symbols
@@ -197,6 +209,7 @@ def producer(
         confirmation=Confirmation(redis_replicas, replica_timeout) if redis_replicas else None,
         unhealthy_after=unhealthy_after,
         lease=lease if standby else None,
+        repair=repair,
     )
     hosts = settings.read_hosts(allowed_hosts)
     server = metrics.Server(metrics_host, metrics_port, hosts) if metrics_port else None

@@ -91,6 +91,8 @@ class ProducerConfig:
     confirmation: Confirmation | None = None
     #: Seconds.
     unhealthy_after: float
+    #: Whether `tickpipe backfill` runs after a reconnect.
+    repair: bool = False
 
     @property
     def keys(self) -> list[str]:

@@ -85,7 +85,7 @@ class Feed:
         self._urls = deque(config.urls)  # the first is the one in use
         self._subscription = Subscription(config.vendor, symbols)
         self._connection: Connection | None = None
-        self._numbers = TradeNumbers()
+        self.numbers = TradeNumbers()
         self._watchdog = Watchdog(config, self.heard_at)
         self._ever_connected = self._ever_subscribed = False
         self._refused: set[str] = set()  # before the first subscription
@@ -246,7 +246,7 @@ class Feed:
     def _sync_subscriptions(self, connection: Connection) -> None:
         if self._subscription.changed:
             if dropped := self._subscription.drop_unwanted():
-                self._numbers.forget(dropped)
+                self.numbers.forget(dropped)
                 self.channels.emit_symbols("unsubscribed", self._clock(), dropped)
             for message in self._subscription.update():
                 connection.send(message)
@@ -277,7 +277,7 @@ class Feed:
             self._roll_over_if_due(now)
             self._on_message(message, now)
         for event in prices:
-            numbered = self._numbers.check(event, now) if self._vendor.has_trades else NEXT
+            numbered = self.numbers.check(event, now) if self._vendor.has_trades else NEXT
             if numbered.repeated:
                 self.repeated += 1
                 continue
@@ -297,7 +297,7 @@ class Feed:
         if (status := self._vendor.answer(message, self._subscription.symbols)) is not None:
             self._on_subscribe_status(status)
         elif (last := self._vendor.last_trade(message, self._subscription.symbols)) is not None:
-            if skipped := self._numbers.announce(last, now):
+            if skipped := self.numbers.announce(last, now):
                 self.channels.of(last).session.emit("skipped", now, **skipped)
         else:
             level = logging.WARNING if self._vendor.is_error(message) else logging.DEBUG

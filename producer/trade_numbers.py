@@ -62,6 +62,7 @@ class TradeNumbers:
     """The numbers of each symbol so far, over all connections and sessions of a producer."""
 
     def __init__(self) -> None:
+        self.gaps = 0  # ranges of missing trades, so far
         self._known: dict[tuple[str, str], _Known] = {}
 
     def check(self, event: Mapping[str, Any], now: int) -> Numbered:
@@ -82,6 +83,7 @@ class TradeNumbers:
             known.advance(number, now, time)
             return NEXT
         if number > known.last:
+            self.gaps += 1
             return Numbered(skipped=_skip(known, key, number - 1, number, now, time))
         if known.find(number):
             return NEXT
@@ -104,7 +106,10 @@ class TradeNumbers:
         if known is None:
             self._remember(key, _Known(number + 1, number, now, time))
             return None
-        return _skip(known, key, number, number, now, time) if number > known.last else None
+        if number <= known.last:
+            return None
+        self.gaps += 1
+        return _skip(known, key, number, number, now, time)
 
     def forget(self, symbols: Iterable[str]) -> None:
         """Forget these symbols: their trades are no longer expected."""

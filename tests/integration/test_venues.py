@@ -168,6 +168,25 @@ def test_trades_that_were_not_sent_are_requested_by_number(pipeline: Pipeline) -
     assert ticks == len(expected)
 
 
+def test_producer_requests_missing_trades_by_itself(pipeline: Pipeline) -> None:
+    """It has `--repair`. The first run of the command finds what consumers have stored by then."""
+    texts = messages("coinbase")
+    trades = [json.loads(text) for text in texts]
+    ours = [each["trade_id"] for each in trades if each["type"] == "match" and each["product_id"] == "SKL-USD"]
+    left = [text for text, each in zip(texts, trades, strict=True) if each.get("trade_id") not in ours[2:6]]
+    rest = CoinbaseRest(trades)
+    with recorded_venue(left, rest) as url:
+        pipeline.consumer()
+        producer = pipeline.processes.start(
+            "producer", "--feed", "coinbase", "--url", url, "--symbols", "SKL/USD", "--repair",
+            SPOOL_DIR=str(pipeline.folder), FEED_REST_URL=url.replace("ws:", "http:"),
+        )  # fmt: skip
+        producer.wait_until_said("repair: stored 4 trades of 1 symbol")
+        assert producer.stop() == 0
+    rows = "SELECT trade_id FROM prices_real_time WHERE symbol = 'SKL/USD' ORDER BY trade_id"
+    assert [number for (number,) in pipeline.database.query(rows)] == ours
+
+
 @pytest.mark.parametrize(("session", "count"), [("binance-spot", 2), ("binance-us", 11)])
 def test_binance_sessions_are_stored_exactly(pipeline: Pipeline, session: str, count: int) -> None:
     texts = messages(session)
