@@ -201,6 +201,15 @@ def test_shards_are_numbered_from_one() -> None:
     assert environ(pair)["LEASE"] == "3"
 
 
+def test_feed_of_an_exchange_needs_no_key() -> None:
+    for feed in ("twelvedata", "coinbase"):
+        manifests = rendered({"secret": SECRET, "feed": feed})
+        (producer,) = of_kind(manifests, "StatefulSet")
+        found = environ(producer)
+        assert found["FEED"] == feed
+        assert ("TWELVE_DATA_API_KEY" in found) == (feed == "twelvedata")
+
+
 def test_large_numbers_keep_their_digits() -> None:
     """Helm reads the numbers of a file as floats."""
     values = {
