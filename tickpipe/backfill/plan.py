@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from common.errors import ConfigurationError
-from tickpipe.maintenance.retention import read_age
 from tickpipe.ranges import Range, difference
 
 #: Maximum number of bars in one answer of the vendor.
@@ -46,19 +43,6 @@ class Call(NamedTuple):
     def until(self) -> datetime:
         """End of the last minute."""
         return moment(self.wanted[-1].last + 1)
-
-
-def read_since(text: str, now: datetime) -> datetime:
-    """Parse an age, or an ISO date or datetime, in UTC unless it has an offset. Raises ConfigurationError."""
-    try:
-        if re.fullmatch(r"\s*\d+[dwy]\s*", text):
-            return now - read_age(text, "--since")
-        at = datetime.fromisoformat(text.strip())
-    except (ValueError, OverflowError):
-        raise ConfigurationError(
-            f"--since {text!r} is not a date or an age. Examples: 2026-11-22, 2026-11-22T14:30, 7d"
-        ) from None
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def moment(minute: int) -> datetime:

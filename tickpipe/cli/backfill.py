@@ -13,6 +13,7 @@ import typer
 
 from common import cli, log, process, settings
 from common.database.client import DatabaseClient
+from common.duration import read_moment
 from common.errors import TickpipeError
 from common.formatting import counted
 from common.symbols import read_symbols
@@ -23,7 +24,7 @@ from tickpipe.terminal.progress import progress
 
 Since = Annotated[
     str,
-    typer.Option(help="Start: an ISO date or datetime (UTC unless it has an offset), or an age such as 30d."),
+    typer.Option(help="Start: an ISO date or datetime (UTC unless it has an offset), or an age such as 30d or 90m."),
 ]
 Symbols = Annotated[list[str] | None, typer.Option(help="Only these symbols.", show_default="all that had a gap")]
 CreditsPerMinute = Annotated[
@@ -54,7 +55,7 @@ def backfill(
     1 if the vendor refuses a symbol or does not answer.
     """
     now, stop = datetime.now(UTC), process.stop_on_signals()
-    begin = plan.read_since(since, now)
+    begin = read_moment(since, now, "--since")
     only = _without_exchange(read_symbols(symbols, None)) if symbols else None
     if feed == "twelvedata":
         _store_bars(begin, now, only, credits_per_minute, DEFAULT_URL if rest_url is None else rest_url, stop)

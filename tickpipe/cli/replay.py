@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from common import settings
+from common.duration import read_moment
 from common.formatting import counted
 from common.terminal import echo
 from consumer.writer import Writer
-from tickpipe.backfill.plan import read_since
 from tickpipe.cli.connections import open_connections, routes
 from tickpipe.cli.options import Partitions
 from tickpipe.maintenance import replay as maintenance
@@ -22,7 +22,7 @@ Since = Annotated[
     str,
     typer.Option(
         help="Only entries that were appended since then: an ISO date or datetime (UTC unless it has an offset), or an "
-        "age such as 1d.",
+        "age such as 1d or 90m.",
         show_default="all",
     ),
 ]
@@ -38,7 +38,7 @@ def replay(
 
     Consumers keep stored entries for STREAM_KEEP. Rows that exist stay as they are. Consumers may run at the same time.
     """
-    start = b"-" if not since else b"%d-0" % max(0, read_since(since, datetime.now(UTC)).timestamp() * 1000)
+    start = b"-" if not since else b"%d-0" % max(0, read_moment(since, datetime.now(UTC), "--since").timestamp() * 1000)
     store, channels = open_connections(consumer_group, price_stream, partitions)
     with closing(store), progress("storing again") as report:
         results = maintenance.replay(routes(channels), Writer(store), start, report)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import cache
 from unittest import mock
 
@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import ConfigurationError
-from tickpipe.backfill.plan import Call, Gap, moment, plan, read_since
+from tickpipe.backfill.plan import Call, Gap, moment, plan
 from tickpipe.backfill.rest import Bar, RefusedSymbolError
 from tickpipe.backfill.run import BackfillResult, run
 from tickpipe.ranges import Range
@@ -93,26 +92,6 @@ def test_neighbouring_gaps_share_a_call() -> None:
     near = [Gap("A", None, moment(START + at), moment(START + at + 1)) for at in (0, 100, 4_999)]
     (call,) = plan(near, {}, BASE, NOW)
     assert call.wanted == tuple(Range(START + at, START + at) for at in (0, 100, 4_999))
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("7d", NOW - timedelta(days=7)),
-        ("2w", NOW - timedelta(days=14)),
-        ("2026-11-22", datetime(2026, 11, 22, tzinfo=UTC)),
-        ("2026-11-22T14:30", datetime(2026, 11, 22, 14, 30, tzinfo=UTC)),
-        (" 2026-11-22 14:30+02:00", datetime(2026, 11, 22, 12, 30, tzinfo=UTC)),
-    ],
-)
-def test_since_accepts_a_date_a_datetime_or_an_age(text: str, expected: datetime) -> None:
-    assert read_since(text, NOW) == expected
-
-
-@pytest.mark.parametrize("text", ["", "yesterday", "7", "7h", "0d", "99999y", "2026-13-01"])
-def test_invalid_since_is_refused(text: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"is not a date|is not an age"):
-        read_since(text, NOW)
 
 
 def test_refused_symbol_is_reported_and_not_requested_again(caplog: pytest.LogCaptureFixture) -> None:
