@@ -26,7 +26,8 @@ from tests.support.embedded import (
     server_processes,
     write,
 )
-from tickpipe.local.servers.embedded import default_data_dir, embedded_servers
+from tickpipe.local.addresses import default_data_dir
+from tickpipe.local.servers.embedded import embedded_servers
 from tickpipe.local.servers.postgres import PostgresServer
 from tickpipe.local.servers.stopping import StartStoppedError
 from tickpipe.local.servers.valkey import ValkeyServer

@@ -41,10 +41,10 @@ class Block:
         return self.language == "sql" and self.code.startswith(("SELECT", "WITH"))
 
 
-def read_page() -> dict[str, list[Block]]:
+def read_page(page: Path = PAGE) -> dict[str, list[Block]]:
     """The blocks of the page by heading."""
     sections: dict[str, list[Block]] = defaultdict(list)
-    for part in re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE):
+    for part in re.split(r"^## ", page.read_text(encoding="utf-8"), flags=re.MULTILINE):
         blocks = sections[part.partition("\n")[0]]
         for language, code in re.findall(r"^```(\w*)\n(.*?)^```$", part, re.MULTILINE | re.DOTALL):
             if language == "text":

@@ -19,7 +19,7 @@ from common.formatting import counted
 from common.symbols import read_symbols
 from common.terminal import echo
 from tickpipe.backfill import DEFAULT_URL, plan
-from tickpipe.cli.extras import required_extra
+from tickpipe.extras import required_extra
 from tickpipe.terminal.progress import progress
 
 Since = Annotated[
@@ -67,7 +67,7 @@ def _store_trades(
     feed: str, begin: datetime, only: set[str] | None, rest_url: str | None, stop: threading.Event
 ) -> None:
     """Store trades that the exchange has numbered and not sent."""
-    with required_extra("backfill", "backfill"):
+    with required_extra("backfill", "tickpipe backfill"):
         from producer.feeds import VENDORS
         from tickpipe.backfill import rate_limit, trades
     environ, database_url, vendor = cli.environment(), cli.database_url(), VENDORS[feed]
@@ -91,7 +91,7 @@ def _store_bars(
     begin: datetime, now: datetime, only: set[str] | None, credits_per_minute: int, rest_url: str, stop: threading.Event
 ) -> None:
     """Store one-minute bars of Twelve Data for the gaps."""
-    with required_extra("backfill", "backfill"):
+    with required_extra("backfill", "tickpipe backfill"):
         from tickpipe.backfill import rate_limit, rest, run, store
     environ = cli.environment()
     key, database_url = settings.api_key(environ)(), cli.database_url()

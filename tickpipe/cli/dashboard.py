@@ -8,8 +8,8 @@ import typer
 
 from common import cli, log, process, settings
 from common.terminal import echo
-from tickpipe.cli.extras import required_extra
 from tickpipe.dashboard import HOST, PORT, DashboardConfig
+from tickpipe.extras import required_extra
 
 Host = Annotated[
     str, typer.Option(envvar="DASHBOARD_HOST", help="Address to listen on. The dashboard has no authentication.")
@@ -30,7 +30,7 @@ def dashboard(
     consumer_group: settings.ConsumerGroup = settings.CONSUMER_GROUP,
 ) -> None:
     """Serve a read-only page with live candles, gaps and the pipeline's health. Needs the extra `dashboard`."""
-    with required_extra("dashboard", "dashboard"):
+    with required_extra("dashboard", "tickpipe dashboard"):
         from tickpipe.dashboard.server import serve
     environ = cli.environment()
     config = DashboardConfig(

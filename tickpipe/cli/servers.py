@@ -10,7 +10,7 @@ import typer
 
 from common import cli, log, process
 from common.terminal import echo
-from tickpipe.cli.extras import required_extra
+from tickpipe.extras import required_extra
 
 Folder = Annotated[Path, typer.Argument(help="The demo/ or live/ folder of `tickpipe up`, or a new folder.")]
 
@@ -20,7 +20,7 @@ def servers(folder: Folder) -> None:
 
     Needs the extra `local`.
     """
-    with required_extra("local", "servers"):
+    with required_extra("local", "tickpipe servers"):
         from tickpipe.local.servers.embedded import embedded_servers
         from tickpipe.local.servers.stopping import StartStoppedError
     log.configure("ERROR")

@@ -9,7 +9,7 @@ import typer
 
 from common import log, process
 from common.terminal import echo
-from tickpipe.cli.extras import required_extra
+from tickpipe.extras import required_extra
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free port.")]
@@ -36,7 +36,7 @@ def simulate(
 
     Needs the extra `local`.
     """
-    with required_extra("local", "simulate"):
+    with required_extra("local", "tickpipe simulate"):
         from tickpipe.simulator.config import SimulatorConfig
         from tickpipe.simulator.server import Simulator
     log.configure("ERROR")

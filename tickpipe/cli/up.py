@@ -10,7 +10,7 @@ import typer
 from common import cli, log, process, settings
 from common.symbols import read_symbols
 from common.terminal import PlainConsole
-from tickpipe.cli.extras import required_extra
+from tickpipe.extras import required_extra
 
 Symbols = Annotated[
     list[str] | None,
@@ -60,7 +60,7 @@ def up(
 
     Needs the extra `local`.
     """
-    with required_extra("local", "up"):
+    with required_extra("local", "tickpipe up"):
         from producer.feeds import VENDORS
         from tickpipe.local.config import UpConfig
         from tickpipe.local.run_mode import choose_run_mode

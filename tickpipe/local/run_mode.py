@@ -11,7 +11,7 @@ from common import settings
 from common.errors import ConfigurationError
 from common.settings import Secret
 from producer.feeds.vendor import Vendor
-from tickpipe.local.servers.embedded import default_data_dir
+from tickpipe.local.addresses import default_data_dir
 
 
 @dataclass(frozen=True)

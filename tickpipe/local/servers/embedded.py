@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import filelock
-import platformdirs
 
 from common.errors import ConfigurationError
 from common.settings import absolute_folder
+from tickpipe.local.addresses import postgres_folder, valkey_folder
 from tickpipe.local.servers.folders import make_reachable, one_line_errors
-from tickpipe.local.servers.postgres import POSTGRES_MAJOR, PostgresServer
+from tickpipe.local.servers.postgres import PostgresServer
 from tickpipe.local.servers.valkey import ValkeyServer
 
 
@@ -34,13 +32,6 @@ class Servers:
     keep_running: Callable[[threading.Event], None]
 
 
-def default_data_dir(kind: Literal["demo", "live"]) -> Path:
-    """The default data folder. Simulated (`demo`) and real (`live`) prices never share one."""
-    if sys.platform != "win32" and os.geteuid() == 0:
-        return Path("/var/lib/tickpipe") / kind  # `nobody` cannot reach /root
-    return absolute_folder(lambda: platformdirs.user_data_path("tickpipe", appauthor=False), "--data-dir") / kind
-
-
 @contextmanager
 def embedded_servers(
     data_dir: Path, *, redis: bool = True, database: bool = True, stop: threading.Event | None = None
@@ -52,8 +43,8 @@ def embedded_servers(
     """
     folder = absolute_folder(lambda: data_dir, "--data-dir")
     with ExitStack() as stack:
-        valkey = ValkeyServer(folder / "valkey") if redis else None
-        postgres = PostgresServer(folder / f"postgres-{POSTGRES_MAJOR}") if database else None
+        valkey = ValkeyServer(valkey_folder(folder)) if redis else None
+        postgres = PostgresServer(postgres_folder(folder)) if database else None
         stack.enter_context(_locked(folder))
         requested = [server for server in (valkey, postgres) if server is not None]
 

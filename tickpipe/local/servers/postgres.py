@@ -12,12 +12,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import IO
 
-from common import libpq
 from common.errors import ConfigurationError, TickpipeError
+from tickpipe.local.addresses import POSTGRES_MAJOR, postgres_url
 from tickpipe.local.servers.server import EmbeddedServer, log_tail
-
-#: Major version of the data. pyproject.toml pins the wheel to it.
-POSTGRES_MAJOR = 18
 
 
 class PostgresServer(EmbeddedServer):
@@ -32,9 +29,8 @@ class PostgresServer(EmbeddedServer):
 
     @property
     def url(self) -> str:
-        """A libpq URL. It includes the port, since $PGPORT would change the socket's name."""
-        address = f"host={self._socket_folder}&port=5432"
-        return f"postgresql:///tickpipe?{address}&application_name={libpq.EMBEDDED}&user=tickpipe"
+        """A libpq URL."""
+        return postgres_url(self._socket_folder)
 
     def _prepare(self, package: Path) -> None:
         """Create the data under another name, then rename: an interrupted start leaves no incomplete data."""

@@ -7,6 +7,7 @@ import socket
 from contextlib import closing
 from pathlib import Path
 
+from tickpipe.local.addresses import valkey_url
 from tickpipe.local.servers.server import EmbeddedServer
 
 
@@ -23,7 +24,7 @@ class ValkeyServer(EmbeddedServer):
     @property
     def url(self) -> str:
         """A redis-py URL."""
-        return f"unix://{self._socket_folder}/valkey.sock"
+        return valkey_url(self._socket_folder)
 
     def _prepare(self, package: Path) -> None:  # noqa: ARG002
         self._account.own_folder(self._data)

@@ -1,0 +1,190 @@
+"""The questions about stored prices."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Literal, Self
+
+import pyarrow as pa
+
+from common.database.connections import database_name
+from common.duration import Moment, read_moment
+from common.errors import ConfigurationError
+from common.settings import Secret
+from tickpipe.client import queries
+from tickpipe.client.reader import Reader
+from tickpipe.client.result import Result
+from tickpipe.client.widths import ceiling, floor, read_width
+
+Symbols = str | Sequence[str]
+Fill = Literal["gaps", "previous"]
+
+_CANDLES = {None: queries.CANDLES, "gaps": queries.CANDLES_WITH_GAPS, "previous": queries.CANDLES_CARRIED}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FAR_FUTURE = datetime(2100, 1, 1, tzinfo=UTC)
+
+
+class Database:
+    """The prices of a tickpipe. `tickpipe.connect()` returns it; use it in a `with` block, or close it.
+
+    `since` and `until` are an ISO date or datetime ("2026-11-01", "2026-11-01T14:30"), a datetime, or an age such as
+    "90m", "1d" or "2w". Without an offset they are in UTC. `until` is excluded; by default it is now.
+
+    All methods raise ConfigurationError for an invalid argument, an unknown symbol, and a schema that is missing, and
+    OutageError if the database does not answer. Both are TickpipeErrors.
+    """
+
+    def __init__(self, reader: Reader, redis_url: Secret, price_stream: str, now: Callable[[], datetime]) -> None:
+        self._reader = reader
+        self._redis_url = redis_url
+        self._price_stream = price_stream
+        self._now = now
+
+    def __repr__(self) -> str:
+        return f"<tickpipe database {database_name(self._reader.url)}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection. A later question opens a new one."""
+        self._reader.close()
+
+    def symbols(self) -> list[str]:
+        """All symbols with ticks or candles, sorted."""
+        return sorted(symbol for (symbol,) in self._reader.rows(queries.SYMBOLS))
+
+    def ticks(self, symbols: Symbols, since: Moment, until: Moment | None = None) -> Result:
+        """The ticks of one symbol or of several, ordered by symbol, time, session and seq.
+
+        Columns: time, symbol, price (float64), day_volume, bid, ask (float64 or null), exchange (string or null);
+        size (float64), side ("buy" or "sell") and trade_id (int64) of a trade, else null; received_at; session and seq
+        (int64), which identify the tick; source ("backfill" or null). `time` is the exchange's, `received_at` the
+        producer's.
+        """
+        names, (begin, end) = self._known(symbols), self._span(since, until)
+        runs = [{"symbol": name, "since": begin, "until": end} for name in names]
+        return Result(
+            f"ticks of {_listed(names)}, {_range(begin, end)}",
+            queries.TICK_SCHEMA,
+            partial(self._reader.batches, queries.TICK_SCHEMA, queries.TICKS, *runs),
+        )
+
+    def candles(
+        self,
+        symbols: Symbols,
+        width: str | timedelta,
+        since: Moment,
+        until: Moment | None = None,
+        *,
+        fill: Fill | None = None,
+    ) -> Result:
+        """The candles that begin from `since` to `until`, ordered by symbol and bucket. The last may be incomplete.
+
+        `width`: whole minutes, such as "1m", "5m", "1h" or "1d", counted from 1970-01-01 UTC. The first candle is the
+        one that contains `since`. Columns: symbol, bucket (the start of the candle), open, high, low, close (float64),
+        ticks (int64), volume (float64, or null if the feed has none).
+
+        `fill` None: only intervals with ticks. "gaps": a row for each interval between the first and the last candle of
+        a symbol; without ticks its prices and volume are null, and ticks is 0. "previous": the same rows; without ticks
+        the prices are the previous close, and ticks and volume are 0.
+        """
+        if fill not in _CANDLES:
+            raise ConfigurationError(f"fill {fill!r} is not a way to fill gaps. Use None, 'gaps' or 'previous'")
+        step = read_width(width)
+        names, (begin, end) = self._known(symbols), self._span(since, until)
+        parameters = {
+            "symbols": names,
+            "width": step // timedelta(seconds=1),
+            "since": floor(begin, step),
+            "until": min(ceiling(end, step), ceiling(max(end, self._now()), timedelta(minutes=1))),
+        }
+        return Result(
+            f"candles of {_listed(names)}, {width}, {_range(begin, end)}",
+            queries.CANDLE_SCHEMA,
+            partial(self._reader.batches, queries.CANDLE_SCHEMA, _CANDLES[fill], parameters),
+        )
+
+    def last(self, symbols: Symbols | None = None, since: Moment | None = None) -> Result:
+        """The newest tick of each symbol, or of all. A symbol without a tick from `since` on has no row.
+
+        A tick whose time is ahead of its arrival is not the newest. Columns: symbol, time, price, bid, ask, exchange,
+        received_at, session, seq, as in `ticks`.
+        """
+        names = self.symbols() if symbols is None else self._known(symbols)
+        begin = _EPOCH if since is None else read_moment(since, self._now(), "since")
+        table = self._reader.table(queries.LAST_SCHEMA, queries.LAST, symbols=names, since=begin)
+        return _stored(f"last ticks of {_listed(names)}", table)
+
+    def gaps(self, symbols: Symbols | None = None, since: Moment | None = None, until: Moment | None = None) -> Result:
+        """The times in which prices could not be received, ordered by since: those that overlap the span, or all.
+
+        Columns: symbol (null: all symbols), since, until (null while it continues), cause. A gap without a symbol is in
+        the result of every symbol.
+        """
+        now = self._now()
+        begin = _EPOCH if since is None else read_moment(since, now, "since")
+        end = _FAR_FUTURE if until is None else read_moment(until, now, "until")
+        names = None if symbols is None else _names(symbols)
+        table = self._reader.table(queries.GAP_SCHEMA, queries.GAPS, symbols=names, since=begin, until=end)
+        if names is not None:  # a symbol may have gaps and no ticks
+            self._refuse_unknown([name for name in names if name not in table["symbol"].to_pylist()])
+        return _stored(f"gaps of {'all symbols' if names is None else _listed(names)}", table)
+
+    def instruments(self) -> Result:
+        """The feed's reports about each symbol and exchange, ordered by both.
+
+        Columns: symbol, type, exchange, mic_code, currency, currency_base, currency_quote (string or null), first_seen,
+        last_seen.
+        """
+        return _stored("instruments", self._reader.table(queries.INSTRUMENT_SCHEMA, queries.INSTRUMENTS))
+
+    def _span(self, since: Moment, until: Moment | None) -> tuple[datetime, datetime]:
+        now = self._now()
+        begin = read_moment(since, now, "since")
+        end = now if until is None else read_moment(until, now, "until")
+        if begin >= end:
+            raise ConfigurationError(f"since {begin:%Y-%m-%dT%H:%M:%S}Z is not before until {end:%Y-%m-%dT%H:%M:%S}Z")
+        return begin, end
+
+    def _known(self, symbols: Symbols) -> list[str]:
+        names = _names(symbols)
+        self._refuse_unknown(names)
+        return names
+
+    def _refuse_unknown(self, names: Sequence[str]) -> None:
+        unknown = [name for (name,) in self._reader.rows(queries.UNKNOWN, symbols=list(names))] if names else []
+        if not unknown:
+            return
+        known = {symbol.casefold(): symbol for symbol in self.symbols()}
+        near = {
+            known[match] for name in unknown for match in difflib.get_close_matches(name.casefold(), known, n=3)
+        }  # fmt: skip
+        hint = f"The nearest: {', '.join(sorted(near))}" if near else "db.symbols() lists all"
+        raise ConfigurationError(f"no prices of {', '.join(map(repr, unknown))} are stored. {hint}")
+
+
+def _names(symbols: Symbols) -> list[str]:
+    """The symbols without duplicates, sorted by code point. Raises ConfigurationError if there is none."""
+    names = [symbols] if isinstance(symbols, str) else [*map(str, symbols)]
+    if not all(names) or not names:
+        raise ConfigurationError(f"symbols {symbols!r} has no symbols. Examples: 'BTC/USD', ['AAPL', 'EUR/USD']")
+    return sorted(set(names))
+
+
+def _stored(title: str, batch: pa.RecordBatch) -> Result:
+    return Result(title, batch.schema, lambda: iter([batch]))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _range(begin: datetime, end: datetime) -> str:
+    return f"{begin:%Y-%m-%dT%H:%M:%SZ} to {end:%Y-%m-%dT%H:%M:%SZ}"
