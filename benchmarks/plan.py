@@ -32,12 +32,15 @@ class Scale:
     year_rounds: int = 3
     channel_events: int = 200_000
     channel_rounds: int = 2
+    #: Ticks that are read into pandas.
+    reads: int = 1_000_000
+    reading_rounds: int = 3
 
 
 QUICK = Scale(
     events=50_000, rounds=1, feed_events=50_000, feed_rounds=1, pace_seconds=5, pace_rounds=1, sizes=(500_000,),
     growth_rounds=1, backlog=200_000, dashboard_rounds=1, append_rounds=1, year_rounds=1,
-    channel_events=40_000, channel_rounds=1,
+    channel_events=40_000, channel_rounds=1, reading_rounds=2,
 )  # fmt: skip
 
 

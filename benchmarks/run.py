@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from benchmarks import append, channels, dashboard, feed, growth, latency, sink, year
+from benchmarks import append, channels, dashboard, feed, growth, latency, reading, sink, year
 from benchmarks.clients import Blaster
 from benchmarks.picture import Bar, Group, svg
 from benchmarks.plan import QUICK, Part, Scale, turns
@@ -38,7 +38,7 @@ from tests.support.redis_nodes import FailoverPair, failover_pair
 
 RESULTS = ROOT / "benchmarks" / "results"
 PICTURE = ROOT / "docs" / "bench.svg"
-PARTS = ("sink", "feed", "append", "latency", "growth", "channels", "year", "dashboard")
+PARTS = ("sink", "feed", "append", "latency", "growth", "channels", "year", "reading", "dashboard")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -66,6 +66,7 @@ def run(
         *growth.ratios(scale),
         *channels.RATIOS,
         *year.RATIOS,
+        *reading.RATIOS,
         *dashboard.RATIOS,
     ]
     console = Console(width=None if sys.stdout.isatty() else 150)
@@ -119,6 +120,7 @@ def _parts(names: list[str], found: Bench, scale: Scale, stack: ExitStack) -> li
         "growth": [growth.part(found, scale), growth.backlog_part(found, scale)],
         "channels": [channels.part(found, scale, symbols)],
         "year": [year.part(found, scale)],
+        "reading": [reading.part(found, scale)],
         "dashboard": [dashboard.part(found, scale, browser)],
     }
     return [part for name in PARTS if name in names for part in parts[name]]
@@ -172,7 +174,16 @@ def machine(found: Bench) -> dict[str, object]:
         "database": found.query(DATABASE, "SELECT version()")[0][0].partition(" on ")[0],
         "packages": {
             name: version(name)
-            for name in ("redis", "hiredis", "psycopg2-binary", "faststream", "twelvedata", "websocket-client")
+            for name in (
+                "redis",
+                "hiredis",
+                "psycopg2-binary",
+                "adbc-driver-postgresql",
+                "pandas",
+                "faststream",
+                "twelvedata",
+                "websocket-client",
+            )
         },
     }
 

@@ -22,6 +22,8 @@ from tickpipe.inspect.database import DatabaseReader
 
 #: Rows of one batch that is read through a cursor.
 PORTION = 20_000
+#: Bytes of one batch that is read by COPY. Larger ones take longer to convert.
+BATCH_BYTES = 4 << 20
 APPLICATION = "tickpipe client"
 #: The reader of a batch may take its time until it asks for the next one.
 _SETTINGS = f"{SETTINGS} SET LOCAL idle_in_transaction_session_timeout = 0;"
@@ -87,6 +89,7 @@ class Reader:
         with adbc.connect(dsn, autocommit=False) as connection, connection.cursor() as cursor:
             try:
                 cursor.execute(_SNAPSHOT)
+                cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)})
                 for statement in statements:
                     cursor.execute(statement)
                     for batch in cursor.fetch_record_batch():

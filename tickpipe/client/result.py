@@ -30,7 +30,7 @@ class Result:
         return f"<{self._title}: {', '.join(self.schema.names)}>"
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """The rows as Arrow record batches of about 16 MB, for a result that does not fit into memory.
+        """The rows as Arrow record batches of about 4 MB, for a result that does not fit into memory.
 
         It holds one batch at a time. All batches are of one snapshot of the database. Raises OutageError.
         """
