@@ -28,7 +28,7 @@ _KINDS: tuple[Kind, ...] = ("live", "demo")
 def default_data_dir(kind: Kind) -> Path:
     """The default data folder. Simulated (`demo`) and real (`live`) prices never share one."""
     if sys.platform != "win32" and os.geteuid() == 0:
-        return Path("/var/lib/tickpipe") / kind  # `no one` cannot reach /root
+        return Path("/var/lib/tickpipe") / kind  # the account `nobody` cannot reach /root
     return absolute_folder(lambda: platformdirs.user_data_path("tickpipe", appauthor=False), "--data-dir") / kind
 
 
