@@ -7,9 +7,9 @@ import contextlib
 import socket
 import struct
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
+from functools import cached_property
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -17,10 +17,10 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from tickpipe.simulator.config import SimulatorConfig
 from tickpipe.simulator.connection import Connection
-from tickpipe.simulator.random_walk import Event, EventSource
-from tickpipe.simulator.server import Journal, Simulator
+from tickpipe.simulator.local_server import LocalServer
+from tickpipe.simulator.random_walk import Event
+from tickpipe.simulator.server import Simulator
 
 #: Seconds until a fault is active.
 CALL_TIMEOUT = 5.0
@@ -28,30 +28,38 @@ CALL_TIMEOUT = 5.0
 CLOSE_TIMEOUT = 2.0
 
 
-class FaultySimulator(Simulator):
-    """Faults may be called from any thread, also from within the journal. When a call has returned, the fault is in
-    force (from within the journal: as soon as the journal has returned)."""
+class Faults(LocalServer):
+    """Faults of any server. They may be called from any thread, also from within the journal.
 
-    def __init__(
-        self,
-        config: SimulatorConfig,
-        source: EventSource | None = None,
-        journal: Journal | None = None,
-        *,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        super().__init__(config, source, journal, clock=clock)
-        self._half_open: set[int] = set()
-        self._heard: dict[int, int] = {}  # messages from the client, by connection number
-        self._most_open = 0
-        self._hanging = self._muted = self._quiet = False
-        self._refusal: int | None = None
-        self._close_after: float | None = None
-        self._close_code = 1000
-        self._max_client_events: int | None = None
-        self._max_connections: int | None = None
-        self._answers: deque[tuple[int, object]] = deque()
-        self.calls: list[Mapping[str, str]] = []  # the parameters of each REST call, in order
+    When a call has returned, the fault is in force (from within the journal: as soon as the journal has returned).
+    """
+
+    _most_open = 0
+    _hanging = _muted = _quiet = False
+    _refusal: int | None = None
+    _close_after: float | None = None
+    _close_code = 1000
+    _max_client_events: int | None = None
+    _max_connections: int | None = None
+
+    @cached_property
+    def _half_open(self) -> set[int]:
+        return set()
+
+    @cached_property
+    def _heard(self) -> dict[int, int]:
+        """Messages from the client, by connection number."""
+        return {}
+
+    @cached_property
+    def _answers(self) -> deque[tuple[int, object]]:
+        """The answers to the next REST calls."""
+        return deque()
+
+    @cached_property
+    def calls(self) -> list[Mapping[str, str]]:
+        """The parameters of each REST call, in order."""
+        return []
 
     # Observations.
 
@@ -166,11 +174,6 @@ class FaultySimulator(Simulator):
             return self._refuse(socket, HTTPStatus(self._refusal))
         return await super()._admit(socket, request)
 
-    def _answer(self, params: Mapping[str, str], key: str) -> tuple[int, Event]:
-        self.calls.append(params)
-        answer = super()._answer(params, key)
-        return self._answers.popleft() if self._answers else answer  # type: ignore[return-value]  # odd ones, too
-
     def _opened(self, connection: Connection) -> None:
         alive = self._alive()
         self._most_open = max(self._most_open, len(alive))
@@ -230,3 +233,12 @@ class FaultySimulator(Simulator):
             self._spawn(work)
         else:
             asyncio.run_coroutine_threadsafe(work, self._loop).result(CALL_TIMEOUT)
+
+
+class FaultySimulator(Faults, Simulator):
+    """A faulty simulator of Twelve Data."""
+
+    def _answer(self, params: Mapping[str, str], key: str) -> tuple[int, Event]:
+        self.calls.append(params)
+        answer = super()._answer(params, key)
+        return self._answers.popleft() if self._answers else answer  # type: ignore[return-value]  # odd ones, too

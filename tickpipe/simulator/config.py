@@ -12,21 +12,17 @@ from common.formatting import counted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SimulatorConfig:
-    """Settings of a simulator. Raises ConfigurationError for a value out of range.
+class ServerConfig:
+    """Settings that all feeds share. Raises ConfigurationError for a value out of range.
 
-    `rate` is in price events per second on each connection. `speed` is the speed of a replay: 2 is twice as fast as
-    recorded, 0 as fast as clients read. `api_key` None accepts any key that is not empty. `credits_per_minute` limits
-    the REST calls answered per minute of the clock; None disables the limit.
+    `rate` is in price events per second. `speed` is the speed of a replay: 2 is twice as fast as recorded, 0 as fast as
+    clients read.
     """
 
     host: str = "127.0.0.1"
     port: int = 0  # any free port
     rate: float = 10.0
-    capture: Path | None = None
     speed: float = 1.0
-    api_key: str | None = field(default=None, repr=False)
-    credits_per_minute: int | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -38,7 +34,20 @@ class SimulatorConfig:
             raise ConfigurationError(f"--speed {self.speed}: expected 0 (as fast as possible) or more")
 
 
-def listen_error(config: SimulatorConfig, error: Exception) -> ConfigurationError:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SimulatorConfig(ServerConfig):
+    """Settings of the simulator of Twelve Data. `rate` is that of each connection.
+
+    `api_key` None accepts any key that is not empty. `credits_per_minute` limits the REST calls answered per minute of
+    the clock; None disables the limit.
+    """
+
+    capture: Path | None = None
+    api_key: str | None = field(default=None, repr=False)
+    credits_per_minute: int | None = None
+
+
+def listen_error(config: ServerConfig, error: Exception) -> ConfigurationError:
     """The error for an address that the simulator cannot listen on."""
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
         message = f"port {config.port} on {config.host} is taken; choose another with --port (0: any free port)"

@@ -61,25 +61,39 @@ async def pace(
         await asyncio.sleep(max(SLICE, due - loop.time()))
 
 
+class Playback:
+    """The clock of a replay. `first` is the time of the first event in seconds, `speed` 0 is as fast as possible.
+
+    Time passes only while a connection is listening.
+    """
+
+    def __init__(self, first: float, speed: float, is_listening: Callable[[], object]) -> None:
+        self._first, self._speed, self._is_listening = first, speed, is_listening
+        self._played = 0.0  # seconds during which a connection was listening
+        self._checked_at = asyncio.get_running_loop().time()
+
+    async def until(self, at: float) -> None:
+        """Wait for the time of an event, and for a listening connection."""
+        loop = asyncio.get_running_loop()
+        due = (at - self._first) / self._speed if self._speed else 0.0
+        while True:
+            now = loop.time()
+            has_listeners = self._is_listening()
+            self._played += now - self._checked_at if has_listeners else 0.0
+            self._checked_at = now
+            if has_listeners and self._played >= due:
+                return
+            await asyncio.sleep(min(POLL, due - self._played) if has_listeners else POLL)
+
+
 async def replay(capture: Capture, speed: float, *, listeners: Callable[[], Sequence[Connection]], send: Send) -> None:
     """Send each event at its time to every connection that subscribed to its symbol.
 
-    The slowest connection sets the pace. Time passes only while a connection is listening.
+    The slowest connection sets the pace.
     """
-    loop = asyncio.get_running_loop()
-    first = capture.lines[0][0]
-    played = 0.0  # seconds during which a connection was listening
-    checked_at = loop.time()
+    playback = Playback(capture.lines[0][0], speed, listeners)
     for count, (at, event) in enumerate(capture.lines):
-        due = (at - first) / speed if speed else 0.0
-        while True:
-            now = loop.time()
-            has_listeners = bool(listeners())
-            played += now - checked_at if has_listeners else 0.0
-            checked_at = now
-            if has_listeners and played >= due:
-                break
-            await asyncio.sleep(min(POLL, due - played) if has_listeners else POLL)
+        await playback.until(at)
         text = json.dumps(event)
         for connection in listeners():
             if event["symbol"] in connection.symbols:

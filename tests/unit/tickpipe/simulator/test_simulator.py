@@ -20,8 +20,9 @@ from tests.support.faults import FaultySimulator
 from tests.support.waiting import PATIENCE, wait_for
 from tickpipe.simulator.config import SimulatorConfig
 from tickpipe.simulator.listings import LISTINGS
+from tickpipe.simulator.local_server import FLUSH_TIMEOUT
 from tickpipe.simulator.random_walk import Event, RandomWalk
-from tickpipe.simulator.server import FLUSH_TIMEOUT, Simulator
+from tickpipe.simulator.server import Simulator
 
 FAST = SimulatorConfig(rate=500, seed=1)
 COMMON = {"event", "symbol", "type", "timestamp", "price"}
