@@ -18,6 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from tickpipe.simulator.connection import Connection
+from tickpipe.simulator.exchange import ExchangeSimulator
 from tickpipe.simulator.local_server import LocalServer
 from tickpipe.simulator.random_walk import Event
 from tickpipe.simulator.server import Simulator
@@ -242,3 +243,12 @@ class FaultySimulator(Faults, Simulator):
         self.calls.append(params)
         answer = super()._answer(params, key)
         return self._answers.popleft() if self._answers else answer  # type: ignore[return-value]  # odd ones, too
+
+
+class FaultyExchange(Faults, ExchangeSimulator):
+    """A faulty simulator of an exchange."""
+
+    def _answer(self, path: str, params: Mapping[str, str]) -> tuple[int, object]:
+        self.calls.append({"path": path, **params})
+        answer = super()._answer(path, params)
+        return self._answers.popleft() if self._answers else answer

@@ -5,10 +5,14 @@ from __future__ import annotations
 import errno
 import math
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 
 from common.errors import ConfigurationError
 from common.formatting import counted
+
+#: HTTP statuses that can refuse a handshake.
+REFUSALS = frozenset(status for status in HTTPStatus if status >= HTTPStatus.BAD_REQUEST)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +49,39 @@ class SimulatorConfig(ServerConfig):
     capture: Path | None = None
     api_key: str | None = field(default=None, repr=False)
     credits_per_minute: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExchangeConfig(ServerConfig):
+    """Settings of the simulator of an exchange. `rate` is that of each symbol, with or without a client.
+
+    `drop`, `repeat` and `delay` are shares of the trades, 0 to 1; REST has them all. Connections are closed after
+    `close_after` seconds, and `shutdown_notice` seconds before, Binance announces it. `refuse` is the HTTP status that
+    refuses each handshake.
+    """
+
+    feed: str
+    replay: Path | None = None
+    drop: float = 0.0
+    repeat: float = 0.0
+    delay: float = 0.0
+    close_after: float | None = None
+    shutdown_notice: float | None = None
+    refuse: int | None = None
+    requests_per_second: int | None = None
+
+    def __post_init__(self) -> None:
+        ServerConfig.__post_init__(self)  # super() does not work in a class with slots
+        shares = {"--drop": self.drop, "--repeat": self.repeat, "--delay": self.delay}
+        for option, share in shares.items():
+            if not 0 <= share <= 1:
+                raise ConfigurationError(f"{option} {share}: expected a share of all trades, 0 to 1")
+        if sum(shares.values()) > 1:
+            raise ConfigurationError("--drop, --repeat and --delay are shares of all trades: together 1 at most")
+        if self.refuse is not None and self.refuse not in REFUSALS:
+            raise ConfigurationError(f"--refuse {self.refuse}: expected an HTTP status of an error, such as 451")
+        if self.shutdown_notice is not None and (self.feed != "binance" or self.close_after is None):
+            raise ConfigurationError("--shutdown-notice needs --feed binance and --close-after")
 
 
 def listen_error(config: ServerConfig, error: Exception) -> ConfigurationError:

@@ -12,7 +12,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Response
 from websockets.protocol import State
 
-from tickpipe.simulator.random_walk import Event
+from tickpipe.simulator.venues.venue import Subscriptions
 
 #: Seconds between two checks whether clients have answered a close frame.
 POLL = 0.005
@@ -20,15 +20,16 @@ POLL = 0.005
 
 @dataclass(eq=False, slots=True)
 class Connection:
-    """An open websocket. `symbols` maps each subscribed symbol to the exchange that the client named, if any.
+    """An open websocket, with what its client has subscribed: from Twelve Data `symbols`, else `subscriptions`.
 
-    The first symbol in `symbols` gets the next price.
+    `symbols` maps each symbol to the exchange that the client named, if any. The first one gets the next price.
     """
 
     number: int
     socket: ServerConnection
     symbols: OrderedDict[str, str | None] = field(default_factory=OrderedDict)
     subscribed: asyncio.Event = field(default_factory=asyncio.Event)
+    subscriptions: Subscriptions = field(default_factory=Subscriptions)
 
     @property
     def is_open(self) -> bool:
@@ -36,7 +37,7 @@ class Connection:
         return self.socket.state is State.OPEN
 
 
-def json_response(socket: ServerConnection, status: int, body: Event) -> Response:
+def json_response(socket: ServerConnection, status: int, body: object) -> Response:
     """An HTTP response with a JSON body."""
     response = socket.respond(status, json.dumps(body))
     del response.headers["Content-Type"]

@@ -140,7 +140,7 @@ class LocalServer:
         """A connection has been opened."""
 
     def _serving(self, connection: Connection) -> Coroutine[Any, Any, None] | None:  # noqa: ARG002
-        """What to do for a connection while it is open, besides answering its messages."""
+        """The work for a connection while it is open, in addition to answers."""
         return None
 
     async def _received(self, connection: Connection, message: str | bytes) -> None:

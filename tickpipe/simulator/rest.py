@@ -21,16 +21,17 @@ KEY_REFUSED = (
 
 
 class Credits:
-    """Counts REST calls per minute of the clock. None disables the limit."""
+    """Counts REST calls per period of the clock, in seconds. None disables the limit."""
 
-    def __init__(self, limit: int | None) -> None:
+    def __init__(self, limit: int | None, period: int = 60) -> None:
         self.limit = limit
-        self._minute = self._used = 0
+        self._length = period
+        self._period = self._used = 0
 
     def spend(self, now: float) -> int:
-        """Count a call at `now`, in seconds since 1970. Returns the calls in this minute."""
-        minute = int(now // 60)
-        self._minute, self._used = minute, self._used + 1 if minute == self._minute else 1
+        """Count a call at `now`, in seconds since 1970. Returns the calls in this period."""
+        period = int(now // self._length)
+        self._period, self._used = period, self._used + 1 if period == self._period else 1
         return self._used
 
 
