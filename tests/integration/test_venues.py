@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from tests.support.faults import FaultyExchange
 from tests.support.pipeline import Pipeline
 from tests.support.processes import Running
-from tests.support.recorded_venue import messages, recorded_venue
+from tests.support.recorded_venue import SESSIONS, messages
 from tests.support.waiting import wait_for
+from tickpipe.simulator.config import ExchangeConfig
 
 #: Columns of a trade, as text: PostgreSQL prints the shortest decimal number that is the same float.
 STORED = """
@@ -32,14 +36,22 @@ def number(text: str) -> Decimal:
     return Decimal(text).normalize()
 
 
-def store_session(pipeline: Pipeline, feed: str, texts: list[str], symbols: list[str], count: int) -> list[Any]:
+@contextmanager
+def replayed(session: str, dropped: Collection[int] = ()) -> Iterator[FaultyExchange]:
+    """An exchange that sends a recorded session, without the trades of these numbers."""
+    (path,) = SESSIONS.glob(f"{session}*")
+    config = ExchangeConfig(feed=session.partition("-")[0], replay=path, speed=0)
+    with FaultyExchange(config, lambda trade: [] if trade.number in dropped else [trade]) as exchange:
+        yield exchange
+
+
+def store_session(pipeline: Pipeline, feed: str, exchange: FaultyExchange, symbols: list[str], count: int) -> list[Any]:
     """Receive and store the session. Returns the rows in the order of receipt."""
-    with recorded_venue(texts) as url:
-        producer = start(pipeline, feed, url, *symbols)
-        pipeline.consumer()
-        pipeline.wait_until_stored(count)
-        producer.wait_until_said("subscribed:")
-        assert producer.stop() == 0
+    producer = start(pipeline, feed, exchange.url, *symbols)
+    pipeline.consumer()
+    pipeline.wait_until_stored(count)
+    producer.wait_until_said("subscribed:")
+    assert producer.stop() == 0
     wait_for(pipeline.last_seqs)
     verify = pipeline.processes.start("tickpipe", "verify", "--json", "--claim-idle", "0.5")
     assert verify.wait() == 0, verify.said()
@@ -55,7 +67,9 @@ def test_coinbase_session_is_stored_exactly(pipeline: Pipeline) -> None:
     matches = [event for event in events if event["type"] == "match"]
     assert len(matches) == 97
     names = sorted({event["product_id"] for event in events if "product_id" in event})
-    rows = store_session(pipeline, "coinbase", texts, [name.replace("-", "/") for name in names], len(matches))
+    symbols = [name.replace("-", "/") for name in names]
+    with replayed("coinbase") as exchange:
+        rows = store_session(pipeline, "coinbase", exchange, symbols, len(matches))
     expected = [
         (
             event["product_id"].replace("-", "/"), number(event["price"]), number(event["size"]),
@@ -96,8 +110,9 @@ def test_trades_that_the_exchange_did_not_send_are_named(pipeline: Pipeline) -> 
     ours = [each["trade_id"] for each in trades if each["type"] == "match" and each["product_id"] == "SKL-USD"]
     other = [each["trade_id"] for each in trades if each["type"] == "match" and each["product_id"] == "BAND-GBP"]
     dropped = {ours[2], ours[3], ours[6], ours[-2], other[1]}
-    left = [text for text, each in zip(texts, trades, strict=True) if each.get("trade_id") not in dropped]
-    store_session(pipeline, "coinbase", left, ["SKL/USD", "BAND/GBP"], 92)
+    count = len([each for each in trades if each["type"] == "match" and each["product_id"] in {"SKL-USD", "BAND-GBP"}])
+    with replayed("coinbase", dropped) as exchange:
+        store_session(pipeline, "coinbase", exchange, ["SKL/USD", "BAND/GBP"], count - 5)
     found = verdict(pipeline)
     assert {(each["symbol"], each["first"], each["last"]) for each in found["skipped"]} == {
         ("SKL/USD", ours[2], ours[3]), ("SKL/USD", ours[6], ours[6]), ("SKL/USD", ours[-2], ours[-2]),
@@ -111,27 +126,9 @@ def test_trades_that_the_exchange_did_not_send_are_named(pipeline: Pipeline) -> 
     assert pipeline.database.query("SELECT count(*) FROM feed_outages WHERE cause LIKE 'venue%'") == [(0,)]
 
 
-class CoinbaseRest:
-    """The REST interface of the recorded session: at most two trades an answer, the newest first."""
-
-    def __init__(self, trades: list[dict[str, Any]]) -> None:
-        self.requests: list[str] = []
-        self.busy = 1  # answers of "too many requests" before the first other one
-        self._trades = [each for each in trades if each["type"] == "match"]
-
-    def __call__(self, path: str, parameters: dict[str, str]) -> object:
-        name, after = path.split("/")[2], int(parameters["after"])
-        self.requests.append(name)
-        if self.busy:
-            self.busy -= 1
-            return 429
-        found = [each for each in self._trades if each["product_id"] == name and each["trade_id"] < after]
-        return sorted(found, key=lambda each: -each["trade_id"])[: min(2, int(parameters["limit"]))]
-
-
-def backfill(pipeline: Pipeline, url: str) -> str:
+def backfill(pipeline: Pipeline, feed: str, url: str) -> str:
     """Run it. Returns what it printed."""
-    command = pipeline.processes.start("tickpipe", "backfill", "--feed", "coinbase", "--rest-url", url)
+    command = pipeline.processes.start("tickpipe", "backfill", "--feed", feed, "--rest-url", url)
     assert command.wait() == 0, command.said()
     return command.said()
 
@@ -141,21 +138,19 @@ def test_trades_that_were_not_sent_are_requested_by_number(pipeline: Pipeline) -
     trades = [json.loads(text) for text in texts]
     ours = [each["trade_id"] for each in trades if each["type"] == "match" and each["product_id"] == "SKL-USD"]
     dropped = {*ours[2:6], ours[-2]}
-    left = [text for text, each in zip(texts, trades, strict=True) if each.get("trade_id") not in dropped]
-    store_session(pipeline, "coinbase", left, ["SKL/USD"], 92)
-    rest = CoinbaseRest(trades)
-    with recorded_venue([], rest) as url:
-        address = url.replace("ws:", "http:")
-        assert "stored 5 trades of 1 symbol" in backfill(pipeline, address)
-        assert rest.requests == ["SKL-USD"] * 4, "one refused, two for the four numbers, one for the other"
+    with replayed("coinbase", dropped) as exchange:
+        store_session(pipeline, "coinbase", exchange, ["SKL/USD"], len(ours) - 5)
+        exchange.answer_calls((429, {"message": "Public rate limit exceeded"}))
+        assert "stored 5 trades of 1 symbol" in backfill(pipeline, "coinbase", exchange.rest_url)
+        assert [call["path"] for call in exchange.calls] == ["/products/SKL-USD/trades"] * 3, "the first is refused"
         repaired = verdict(pipeline)
         assert repaired["skipped"] == []
         (ours_now,) = [each for each in repaired["trades"] if each["symbol"] == "SKL/USD"]
         assert (ours_now["missing"], ours_now["repaired"]) == (0, 5)
         assert f"SKL/USD: {len(ours) - 5} trades received, 0 missing, 5 repaired" in repaired["lines"]
         assert pipeline.database.query("SELECT cause FROM feed_gaps WHERE cause LIKE 'venue%'") == []
-        assert "stored 0 trades" in backfill(pipeline, address)
-        assert len(rest.requests) == 4
+        assert "stored 0 trades" in backfill(pipeline, "coinbase", exchange.rest_url)
+        assert len(exchange.calls) == 3
     rows = pipeline.database.query(STORED.replace("ORDER BY", "WHERE symbol = 'SKL/USD' ORDER BY trade_id, "))
     expected = [each for each in trades if each["type"] == "match" and each["product_id"] == "SKL-USD"]
     assert [(number(row[1]), number(row[2]), *row[3:6]) for row in rows] == [
@@ -197,7 +192,8 @@ def test_binance_sessions_are_stored_exactly(pipeline: Pipeline, session: str, c
     symbols = {
         name: f"{name.removesuffix(quote)}/{quote}" for name in names for quote in quotes if name.endswith(quote)
     }
-    rows = store_session(pipeline, "binance", texts, sorted(symbols.values()), count)
+    with replayed(session) as exchange:
+        rows = store_session(pipeline, "binance", exchange, sorted(symbols.values()), count)
     found = [(symbol, number(price), number(size), side, trade_id) for symbol, price, size, side, trade_id, *_ in rows]
     assert found == [
         (symbols[trade["s"]], number(trade["p"]), number(trade["q"]), "sell" if trade["m"] else "buy", trade["a"])
@@ -207,3 +203,19 @@ def test_binance_sessions_are_stored_exactly(pipeline: Pipeline, session: str, c
         "SELECT (extract(epoch FROM time) * 1000)::bigint FROM prices_real_time ORDER BY seq"
     )
     assert [time for (time,) in milliseconds] == [trade["T"] for trade in trades]
+
+
+def test_trades_that_binance_did_not_send_are_requested_by_number(pipeline: Pipeline) -> None:
+    sent = [json.loads(text)["data"] for text in messages("binance-us")]
+    ours = [data for data in sent if data.get("e") == "aggTrade"]
+    dropped = {trade["a"] for trade in ours[1:4]}
+    with replayed("binance-us", dropped) as exchange:
+        store_session(pipeline, "binance", exchange, ["OMG/BUSD"], len(ours) - 3)
+        (skipped,) = verdict(pipeline)["skipped"]
+        assert (skipped["symbol"], skipped["first"], skipped["missing"]) == ("OMG/BUSD", min(dropped), 3)
+        assert "stored 3 trades of 1 symbol" in backfill(pipeline, "binance", exchange.rest_url)
+    assert verdict(pipeline)["skipped"] == []
+    rows = pipeline.database.query(STORED.replace("ORDER BY seq", "ORDER BY trade_id"))
+    assert [(number(price), number(size), side, trade_id) for _, price, size, side, trade_id, *_ in rows] == [
+        (number(trade["p"]), number(trade["q"]), "sell" if trade["m"] else "buy", trade["a"]) for trade in ours
+    ]

@@ -248,6 +248,10 @@ class FaultySimulator(Faults, Simulator):
 class FaultyExchange(Faults, ExchangeSimulator):
     """A faulty simulator of an exchange."""
 
+    def refuse_handshakes(self, status: int | None) -> None:
+        """Refuse every handshake and request with this HTTP status; None: no longer."""
+        self._set(_refusal=status)
+
     def _answer(self, path: str, params: Mapping[str, str]) -> tuple[int, object]:
         self.calls.append({"path": path, **params})
         answer = super()._answer(path, params)
