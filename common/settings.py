@@ -175,6 +175,11 @@ def read_database_urls(environ: Mapping[str, str]) -> list[Secret]:
     return [Secret(url) for url in found.reveal().split()] if found else []
 
 
+def read_import_database_url(environ: Mapping[str, str]) -> Secret | None:
+    """IMPORT_DATABASE_URL; None if it is not set. Raises ConfigurationError for an invalid URL."""
+    return read_secret(environ, "IMPORT_DATABASE_URL", urls.refuse_database)
+
+
 def redis_url(environ: Mapping[str, str]) -> Secret:
     """REDIS_URL, or its default."""
     return read_redis_url(environ) or Secret(DEFAULT_REDIS_URL)

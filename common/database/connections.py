@@ -79,6 +79,12 @@ def database_name(url: Secret) -> str:
     return f"{host}:{parsed.get('port') or 5432}/{parsed.get('dbname') or parsed.get('user') or ''}"
 
 
+def has_password(url: Secret) -> bool:
+    """Whether the URL itself has a password. Raises ConfigurationError for an invalid URL."""
+    check_url(url)
+    return bool(parse_dsn(url.reveal()).get("password"))
+
+
 def connect(url: Secret, *, application: str = "tickpipe") -> Connection:
     """Open a connection in autocommit mode: DatabaseClient begins and ends the transactions.
 

@@ -93,6 +93,7 @@ def migrate(
         _take_lock(cursor)
         applied = _applied(cursor)
         _refuse_changed(migrations, applied)
+        _refuse_other_table(cursor, applied)
         timescaledb = _has_timescaledb(cursor) and (to_timescaledb or not _has_ticks(cursor) or is_hypertable(cursor))
         todo = [each for each in migrations if each.name not in applied and (timescaledb or not each.timescaledb)]
         if chunk_interval:
@@ -183,6 +184,19 @@ def _refuse_changed(migrations: list[Migration], applied: dict[str, str]) -> Non
                 f"sql/{migration.name} was applied to this database and has changed since: "
                 "restore the file, and make the change in a new one"
             )
+
+
+def _refuse_other_table(cursor: Cursor, applied: dict[str, str]) -> None:
+    """Raise ConfigurationError if another program has a table of ticks with our name, as in TimescaleDB's tutorial."""
+    cursor.execute("SELECT to_regclass(format('%I.prices_real_time', current_schema())) IS NOT NULL")
+    if cursor.fetchone() == (True,) and not any(name.startswith("0001_") for name in applied):
+        raise ConfigurationError(
+            "the database has a table prices_real_time of another program, as the TimescaleDB tutorial creates it. "
+            "Nothing was changed. To keep its rows, stop that program, rename the table, and take the rows over:\n"
+            '  psql "$DATABASE_URL" -c "ALTER TABLE prices_real_time RENAME TO prices_tutorial"\n'
+            "  tickpipe migrate\n"
+            "  tickpipe import --table prices_tutorial"
+        )
 
 
 def _former_checksums() -> dict[str, str]:

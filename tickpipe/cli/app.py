@@ -10,6 +10,7 @@ from tickpipe.cli.backfill import backfill
 from tickpipe.cli.create_streams import create_streams
 from tickpipe.cli.dashboard import dashboard
 from tickpipe.cli.doctor import doctor
+from tickpipe.cli.import_ticks import import_ticks
 from tickpipe.cli.migrate import migrate
 from tickpipe.cli.replay import replay
 from tickpipe.cli.retention import retention
@@ -26,7 +27,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_
 def tickpipe() -> None:
     """A tick database that you own: live prices from a websocket, through Redis, into TimescaleDB.
 
-    Three variables can hold a secret and have no option: TWELVE_DATA_API_KEY, REDIS_URL and DATABASE_URL. Set the
+    These variables can hold a secret and have no option: TWELVE_DATA_API_KEY, REDIS_URL and DATABASE_URL. Set the
     variable itself, or set …_FILE to the path of a file that holds the value. tickpipe reads `.env` in the working
     folder.
 
@@ -45,6 +46,7 @@ app.add_typer(dead_letters.app, name="dead-letters")
 app.command()(doctor)
 app.command()(migrate)
 app.command("create-streams")(create_streams)
+app.command("import")(import_ticks)
 app.command()(retention)
 app.command()(backfill)
 

@@ -22,7 +22,7 @@ from tests.support.pages import blocks
 from tickpipe.cli.app import app as tickpipe
 
 ROOT = Path(__file__).resolve().parents[3]
-SECRETS = {"TWELVE_DATA_API_KEY", "REDIS_URL", "DATABASE_URL", "DATABASE_URLS"}
+SECRETS = {"TWELVE_DATA_API_KEY", "REDIS_URL", "DATABASE_URL", "DATABASE_URLS", "IMPORT_DATABASE_URL"}
 #: Joined here, so that this file does not contain the names.
 REGISTRIES = ["pypi" + ".org", "files.python" + "hosted.org", "registry." + "npmjs.org"]
 

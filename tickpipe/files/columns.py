@@ -1,0 +1,91 @@
+"""The columns of rows that did not come from tickpipe, and the ticks that they become. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from common.errors import ConfigurationError
+from common.tick import NUMBERS, Tick, validation_error
+
+#: A table or file of ticks has these columns, and may have the optional ones. All names are those of prices_real_time.
+REQUIRED = ("time", "symbol", "price")
+OPTIONAL = ("day_volume", "bid", "ask", "exchange", "size", "side", "trade_id")
+COLUMNS = REQUIRED + OPTIONAL
+
+#: A row as text, in the order of COLUMNS; None is NULL. The time is microseconds since 1970; other texts are invalid.
+Row = Sequence[str | None]
+
+
+class NewTick(NamedTuple):
+    """A tick without session and seq. `time`: microseconds since 1970."""
+
+    time: int
+    symbol: str
+    price: float
+    day_volume: float | None
+    bid: float | None
+    ask: float | None
+    exchange: str | None
+    size: float | None
+    side: str | None
+    trade_id: int | None
+
+
+class InvalidRowError(ValueError):
+    """A row that is not a tick. The text is the reason, without the value."""
+
+
+def read_columns(text: str) -> dict[str, str]:
+    """Parse `time=ts,price=last`: the source's name of each column. Raises ConfigurationError."""
+    found: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        ours, equals, theirs = (word.strip() for word in part.partition("="))
+        if not equals or not theirs or ours not in COLUMNS or ours in found:
+            raise ConfigurationError(
+                f"--columns {part!r}: write OURS=THEIRS once for each column, for example time=ts,price=last. Ours are "
+                + ", ".join(COLUMNS)
+            )
+        found[ours] = theirs
+    return found
+
+
+def choose_columns(names: Sequence[str], wanted: Mapping[str, str], source: str, *, symbol: str = "") -> dict[str, str]:
+    """The source's name of each of our columns that it has. `symbol`: the symbol of all rows, if it has no column.
+
+    Raises ConfigurationError for a missing column.
+    """
+    chosen = {ours: wanted.get(ours, ours) for ours in COLUMNS if ours in wanted or ours in names}
+    needed = [ours for ours in REQUIRED if not (ours == "symbol" and symbol)]
+    missing = [*(ours for ours in needed if ours not in chosen), *(set(chosen.values()) - set(names))]
+    if missing:
+        raise ConfigurationError(
+            f"{source} has no column {missing[0]!r}. It has: {', '.join(names) or 'none'}. Name its columns with "
+            "--columns, for example --columns time=ts,price=last"
+        )
+    return chosen
+
+
+def to_tick(row: Row) -> NewTick:
+    """The tick. Raises InvalidRowError, with the reason that `tickpipe` gives for a dead letter."""
+    time, *texts = (text or "" for text in row)
+    values = dict(zip(COLUMNS[1:], texts, strict=True))
+    if not time:
+        raise InvalidRowError("time is missing")
+    if not values["symbol"]:
+        raise InvalidRowError("symbol is missing")
+    if not re.fullmatch("-?[0-9]{1,18}", time):
+        raise InvalidRowError("time is not between 1970 and 2100")
+    if any("\0" in text for text in texts):
+        raise InvalidRowError("a text has a NUL character")
+    seconds = f"{int(time) // 1_000_000}.{int(time) % 1_000_000:06d}"
+    error = validation_error(Tick("0", "0", time=seconds, received="0", **values))
+    if error:
+        raise InvalidRowError(re.split(r":| \(", error)[0])
+    numbers = {name: float(values[name]) if values[name] else None for name in NUMBERS if name != "time"}
+    return NewTick(
+        int(time), values["symbol"], float(values["price"]), numbers["day_volume"], numbers["bid"], numbers["ask"],
+        values["exchange"] or None, numbers["size"], values["side"] or None,
+        int(values["trade_id"]) if values["trade_id"] else None,
+    )  # fmt: skip
