@@ -18,7 +18,7 @@ from tickpipe.simulator.config import SimulatorConfig
 from tickpipe.simulator.server import Simulator
 
 SYMBOLS = ["BTC/USD", "ETH/USD", "AAPL"]
-PAGES = ["getting-started.md", "operations.md"]
+PAGES = ["getting-started.md", "operations.md", "files.md"]
 
 
 @pytest.fixture

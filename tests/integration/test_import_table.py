@@ -10,11 +10,11 @@ import pytest
 
 from common.errors import ConfigurationError
 from tests.support.candles import assert_candles, compress, refresh, store_of
+from tests.support.files import refused, run
 from tests.support.pipeline import Database
 from tests.support.processes import Processes, Running
 from tests.support.tutorial import expected_ticks, follow_tutorial, make_rows
 from tests.support.waiting import wait_for
-from tickpipe.files.columns import choose_columns, read_columns
 from tickpipe.files.importing import MAX_SESSIONS, STORED_BEFORE, Importer
 from tickpipe.files.table import find_table
 from tickpipe.inspect.verdict import Verdict
@@ -30,21 +30,9 @@ def tutorial(request: pytest.FixtureRequest) -> Database:
     return found
 
 
-def run(processes: Processes, database: Database, *arguments: str, status: int = 0, **environ: str) -> list[str]:
-    """Run a command of tickpipe to its end, and return the lines of its output."""
-    process = processes.start("tickpipe", *arguments, DATABASE_URL=database.url, **environ)
-    assert process.wait() == status, process.said()
-    return process.last_log_line()
-
-
 def verdicts(database: Database, folder: Path) -> list[Verdict]:
     with closing(store_of(database)) as store:
         return verify(store, [], [], folder, everything=True, recheck_after=0)
-
-
-def refused(lines: list[str]) -> dict[str, int]:
-    found = [re.fullmatch(r"  ([\d,]+) not stored: (.*)", line) for line in lines]
-    return {match[2]: int(match[1].replace(",", "")) for match in found if match}
 
 
 def test_the_commands_that_migrate_prints_take_over_the_tutorial(
@@ -221,19 +209,3 @@ def test_the_time_of_unsorted_rows_goes_back_a_limited_number_of_times(
         assert importer.result.refused == {STORED_BEFORE: 10}
         with pytest.raises(ConfigurationError, match="goes back more than 1000 times: sort the rows by time"):
             importer.add(row(second, "D") for second in range(MAX_SESSIONS + 5, 0, -1))
-
-
-@pytest.mark.parametrize("text", ["ts", "time", "time=", "when=ts", "time=a,time=b"])
-def test_invalid_column_names_are_refused(text: str) -> None:
-    with pytest.raises(ConfigurationError, match="write OURS=THEIRS once for each column"):
-        read_columns(text)
-
-
-def test_columns_are_chosen_by_their_names() -> None:
-    assert read_columns(" time = ts , price=last ,") == {"time": "ts", "price": "last"}
-    names = ["ts", "symbol", "last", "bid", "extra"]
-    wanted = {"time": "ts", "price": "last"}
-    assert choose_columns(names, wanted, "it") == {"time": "ts", "symbol": "symbol", "price": "last", "bid": "bid"}
-    assert "symbol" not in choose_columns(["time", "price"], {}, "it", symbol="AAPL")
-    with pytest.raises(ConfigurationError, match="it has no column 'tss'"):
-        choose_columns(names, {**wanted, "time": "tss"}, "it")

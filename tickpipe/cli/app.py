@@ -10,6 +10,7 @@ from tickpipe.cli.backfill import backfill
 from tickpipe.cli.create_streams import create_streams
 from tickpipe.cli.dashboard import dashboard
 from tickpipe.cli.doctor import doctor
+from tickpipe.cli.export import export
 from tickpipe.cli.import_ticks import import_ticks
 from tickpipe.cli.migrate import migrate
 from tickpipe.cli.replay import replay
@@ -46,6 +47,7 @@ app.add_typer(dead_letters.app, name="dead-letters")
 app.command()(doctor)
 app.command()(migrate)
 app.command("create-streams")(create_streams)
+app.command()(export)
 app.command("import")(import_ticks)
 app.command()(retention)
 app.command()(backfill)

@@ -11,15 +11,21 @@ from common import cli, clock, log, settings, urls
 from common.database.client import DatabaseClient
 from common.database.connections import has_password
 from common.errors import ConfigurationError
+from common.formatting import counted
 from common.settings import Secret
 from common.terminal import echo
+from tickpipe.cli.extras import required_extra
 from tickpipe.files.columns import read_columns
 from tickpipe.files.importing import Importer
 from tickpipe.files.table import find_table, read_table
 from tickpipe.terminal.progress import progress
 
+Place = Annotated[
+    str, typer.Argument(help="A file or folder, or a URL such as s3://bucket/folder: Parquet or CSV.", show_default="")
+]
 TableName = Annotated[
-    str, typer.Option("--table", help="A table of prices in the database, such as that of TimescaleDB's tutorial.")
+    str,
+    typer.Option("--table", help="A table of prices instead of files, such as that of TimescaleDB's tutorial."),
 ]
 Source = Annotated[
     str,
@@ -36,16 +42,26 @@ Columns = Annotated[
 Symbol = Annotated[str, typer.Option(help="The symbol of all rows, if they have no column for it.")]
 
 
-def import_ticks(table: TableName = "", source: Source = "", columns: Columns = "", symbol: Symbol = "") -> None:
-    """Store the prices of another table.
+def import_ticks(
+    place: Place = "", table: TableName = "", source: Source = "", columns: Columns = "", symbol: Symbol = ""
+) -> None:
+    """Store prices of files, or of another table.
 
-    They become sessions of their own, which `tickpipe verify` checks. Rows that are not prices, and exact doubles, are
-    counted with the reason. You can stop the command and run it again: it stores nothing twice.
+    Files that `tickpipe export` wrote are restored: each tick with its session and number. All other prices become
+    sessions of their own, which `tickpipe verify` checks. Rows that are not prices, and exact doubles, are counted with
+    the reason. You can stop the command and run it again: it stores nothing twice.
+
+    Files need the extra `client`.
     """
-    if not table:
-        raise ConfigurationError("name a table: tickpipe import --table NAME")
-    database_url = cli.database_url()
-    _import_table(table, database_url, _source_url(source) or database_url, columns, symbol)
+    if bool(place) == bool(table):
+        raise ConfigurationError("name files or a table: tickpipe import FOLDER, or tickpipe import --table NAME")
+    if source and place:
+        raise ConfigurationError("--from belongs to --table: it names the database with the table")
+    names, database_url = read_columns(columns), cli.database_url()
+    if table:
+        _import_table(table, database_url, _source_url(source) or database_url, names, symbol)
+    else:
+        _import_files(place, database_url, names, symbol)
 
 
 def _source_url(option: str) -> Secret | None:
@@ -61,14 +77,14 @@ def _source_url(option: str) -> Secret | None:
     return Secret(option)
 
 
-def _import_table(name: str, database_url: Secret, source_url: Secret, columns: str, symbol: str) -> None:
+def _import_table(name: str, database_url: Secret, source_url: Secret, names: dict[str, str], symbol: str) -> None:
     with (
         closing(DatabaseClient(database_url)) as store,
         closing(DatabaseClient(source_url)) as source,
         progress(f"sorting the rows of {name}") as report,
     ):
         log.configure("WARNING", [database_url, source_url])
-        table = find_table(source, name, read_columns(columns), symbol)
+        table = find_table(source, name, names, symbol)
         importer = Importer(store, name, clock.microseconds)
         importer.begin()
         try:
@@ -77,4 +93,37 @@ def _import_table(name: str, database_url: Secret, source_url: Secret, columns: 
                 report(importer.result.read, total, f"storing the rows of {name}")
             importer.end()
         finally:
-            echo(*importer.result.lines(name))
+            if importer.result.read:
+                echo(*importer.result.lines(name))
+
+
+def _import_files(place: str, database_url: Secret, names: dict[str, str], symbol: str) -> None:
+    with required_extra("client", "import"):
+        from tickpipe.files import restore as files
+        from tickpipe.files.storage import Storage
+    storage, restored, number = Storage(place), files.Restored(), 0
+    with closing(DatabaseClient(database_url)) as store, progress("looking for files") as report:
+        log.configure("WARNING", [database_url])
+        paths = files.find_files(storage)
+        try:
+            for done, path in enumerate(paths):
+                report(done, len(paths), f"storing {storage.full(path)}")
+                file = files.look(storage, path, symbol)
+                if file.is_own and not names:
+                    number += 1
+                    for counts in files.restore(store, storage, path, file):
+                        restored += counts
+                    continue
+                importer = Importer(store, file.path.rpartition("/")[2], clock.microseconds)
+                importer.begin()
+                try:
+                    for rows in files.read_rows(storage, path, file, names):
+                        importer.add(rows)
+                    importer.end()
+                finally:
+                    if importer.result.read:
+                        echo(*importer.result.lines(file.path))
+        finally:
+            if restored.ticks:
+                before = restored.ticks - restored.new
+                echo(f"{counted(number, 'file')}: {restored.new:,} ticks restored, {before:,} stored before")

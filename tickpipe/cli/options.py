@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from common.errors import ConfigurationError
+from tickpipe.backfill.plan import read_since
 
 Partitions = Annotated[
     str, typer.Option(help="Only these channels, such as 0-3,7.", show_default="all that producers have used")
@@ -18,3 +22,15 @@ Disk = Annotated[
         show_default="detected if the database's socket is on this machine",
     ),
 ]
+
+
+def read_span(since: str, until: str, now: datetime) -> tuple[datetime, datetime]:
+    """The span of --since and --until, by default from 1970 until now. Raises ConfigurationError."""
+    begin = read_since(since, now) if since else datetime(1970, 1, 1, tzinfo=UTC)
+    try:
+        end = read_since(until, now) if until else now
+    except ConfigurationError as error:
+        raise ConfigurationError(str(error).replace("--since", "--until", 1)) from None
+    if begin >= end:
+        raise ConfigurationError(f"--since {since or begin} is not before --until {until or end}")
+    return begin, end

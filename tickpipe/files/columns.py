@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import NamedTuple
 
 from common.errors import ConfigurationError
@@ -13,9 +15,21 @@ from common.tick import NUMBERS, Tick, validation_error
 REQUIRED = ("time", "symbol", "price")
 OPTIONAL = ("day_volume", "bid", "ask", "exchange", "size", "side", "trade_id")
 COLUMNS = REQUIRED + OPTIONAL
+#: Numbers below these limits are seconds, milliseconds, microseconds and nanoseconds since 1970. Microseconds in each.
+_UNITS = (
+    (Decimal("1e11"), Decimal(1_000_000)),
+    (Decimal("1e14"), Decimal(1000)),
+    (Decimal("1e17"), Decimal(1)),
+    (Decimal("1e20"), Decimal("0.001")),
+)
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 #: A row as text, in the order of COLUMNS; None is NULL. The time is microseconds since 1970; other texts are invalid.
 Row = Sequence[str | None]
+
+
+#: The reason if a time cannot be read.
+NO_TIME = "time is neither ISO 8601 nor a number since 1970"
 
 
 class NewTick(NamedTuple):
@@ -67,6 +81,22 @@ def choose_columns(names: Sequence[str], wanted: Mapping[str, str], source: str,
     return chosen
 
 
+def to_micros(text: str) -> str:
+    """Microseconds since 1970, for a row. Another text than a date and time is returned as it is.
+
+    `text`: ISO 8601, in UTC unless it has an offset, or a number since 1970: by its size in seconds, milliseconds,
+    microseconds or nanoseconds.
+    """
+    try:
+        if re.fullmatch(r"[0-9.eE+]+", text):
+            number = Decimal(text)
+            return str(int(number * next(factor for limit, factor in _UNITS if number < limit)))
+        moment = datetime.fromisoformat(text)
+    except (ArithmeticError, ValueError, StopIteration):
+        return f"{NO_TIME}: {text}"
+    return str(((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MICROSECOND)
+
+
 def to_tick(row: Row) -> NewTick:
     """The tick. Raises InvalidRowError, with the reason that `tickpipe` gives for a dead letter."""
     time, *texts = (text or "" for text in row)
@@ -76,7 +106,7 @@ def to_tick(row: Row) -> NewTick:
     if not values["symbol"]:
         raise InvalidRowError("symbol is missing")
     if not re.fullmatch("-?[0-9]{1,18}", time):
-        raise InvalidRowError("time is not between 1970 and 2100")
+        raise InvalidRowError(NO_TIME if time.startswith(NO_TIME) else "time is not between 1970 and 2100")
     if any("\0" in text for text in texts):
         raise InvalidRowError("a text has a NUL character")
     seconds = f"{int(time) // 1_000_000}.{int(time) % 1_000_000:06d}"

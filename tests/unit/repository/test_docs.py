@@ -219,7 +219,14 @@ OTHERS = {
     "POSTGRES_PASSWORD",
 }
 OTHERS |= {"GRAFANA_PASSWORD", "DISK_ALERT_GB", "DASHBOARD_SHOT", "DASHBOARD_SHOTS", "TIMESCALEDB_URL"}  # of the tests
-OTHERS |= {"SSL_CERT_FILE", "COMPOSE_FILE", "COMPOSE_PROFILES", "PGPASSWORD"}  # OpenSSL's, Compose's, libpq's
+OTHERS |= {
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "SSL_CERT_FILE",
+    "COMPOSE_FILE",
+    "COMPOSE_PROFILES",
+    "PGPASSWORD",
+}  # OpenSSL's, Compose's, libpq's
 OTHERS |= {"UPGRADE", "IMAGE_REGISTRY"}  # of make and of the release workflow
 
 
@@ -303,7 +310,7 @@ def test_wrong_compose_commands_are_detected() -> None:
 
 
 #: Pages on which a comment before each block of commands says whether a test runs it, and if not, why.
-MARKED = ["getting-started.md", "operations.md", "architecture.md", "glossary.md", "adding-a-feed.md"]
+MARKED = ["getting-started.md", "operations.md", "files.md", "architecture.md", "glossary.md", "adding-a-feed.md"]
 VERBS = {"run", "run standalone", "run until", "run standalone until", "backup", "not run"}
 
 
