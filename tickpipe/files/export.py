@@ -43,19 +43,29 @@ class MismatchError(OutageError):
 
 @dataclass
 class ExportResult:
-    """Files that were written, files that were complete before, and the ticks of both in the database."""
+    """The partitions that were exported: for each, the contents of the database and those of its file.
 
-    written: int = 0
-    kept: int = 0
-    ticks: int = 0
-    symbols: set[str] = field(default_factory=set)
+    `written` are those whose file is new. `sessions` are the sessions of the ticks.
+    """
+
+    contents: dict[Partition, tuple[Contents, Contents]] = field(default_factory=dict)
+    written: set[Partition] = field(default_factory=set)
     sessions: set[int] = field(default_factory=set)
-    contents: dict[Partition, Contents] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> int:
+        """The number of files that were complete before."""
+        return len(self.contents) - len(self.written)
+
+    @property
+    def ticks(self) -> int:
+        """The number of ticks in the database."""
+        return sum(database.rows for database, _ in self.contents.values())
 
     def __str__(self) -> str:
         return (
-            f"{self.ticks:,} ticks of {counted(len(self.symbols), 'symbol')}: "
-            f"{counted(self.written, 'file')} written, {self.kept} complete before"
+            f"{self.ticks:,} ticks of {counted(len({each.symbol for each in self.contents}), 'symbol')}: "
+            f"{counted(len(self.written), 'file')} written, {self.kept} complete before"
         )
 
 
@@ -80,7 +90,6 @@ def export(
             days = (min(until, datetime.now(UTC)) - first) / timedelta(days=1)
             progress((begin - first) / timedelta(days=1), max(days, 1), f"exporting {partition.day} {symbol}")
             _export_partition(store, storage, partition, (begin, end), wanted, form, result)
-            result.symbols.add(symbol)
             result.sessions.update(sessions)
 
 
@@ -112,15 +121,12 @@ def _export_partition(
     result: ExportResult,
 ) -> None:
     path = partition.path(form)
-    exists = storage.exists(path)
-    if exists and read_contents(storage, path) == wanted:
-        result.kept += 1
-    else:
-        wanted, new = _write(store, storage, partition, span, form, exists=exists)
-        result.written += new
-        result.kept += not new
-    result.ticks += wanted.rows
-    result.contents[partition] = wanted
+    before = filed = read_contents(storage, path) if storage.exists(path) else None
+    if filed is None or filed != wanted:
+        wanted, filed = _write(store, storage, partition, span, form, before)
+        if filed != before:
+            result.written.add(partition)
+    result.contents[partition] = wanted, filed
 
 
 def _write(
@@ -129,16 +135,18 @@ def _write(
     partition: Partition,
     span: tuple[datetime, datetime],
     form: Format,
-    *,
-    exists: bool,
-) -> tuple[Contents, bool]:
-    """Write the file. Returns the contents of the database, and False if an existing file had all of them."""
+    before: Contents | None,
+) -> tuple[Contents, Contents]:
+    """Write the file, unless the existing one has all ticks. Returns the contents of the database and of the file.
+
+    `before`: the contents of the existing file.
+    """
     path, ticks = partition.path(form), symbol_and_day(partition, *span)
     with storage.replacement(path) as new:
         with store.transaction("REPEATABLE READ") as connection, connection.cursor() as cursor:
             wanted = expected = count_partition(cursor, *ticks)
             seen = _Seen()
-            if exists:
+            if before is not None:
                 old = read_file(partial(_open, storage, path, form), form)
                 write_file(new, form, seen.watch(merge(old, read_ticks(cursor, *ticks))))
                 expected = seen.total
@@ -147,10 +155,9 @@ def _write(
         written = contents(read_file(partial(_open_local, new, form), form, _KEYS))
         if written != expected or written.rows < wanted.rows:
             raise MismatchError(f"{path}: {written.rows:,} ticks were written, {expected.rows:,} were expected")
-        if exists and written == read_contents(storage, path):
+        if written == before:
             new.unlink()
-            return wanted, False
-    return wanted, True
+    return wanted, written
 
 
 class _Seen:

@@ -84,6 +84,12 @@ def count_day(cursor: Cursor, since: datetime, until: datetime) -> dict[str, tup
     return {symbol: (Contents(*map(int, sums)), sessions) for symbol, sessions, *sums in cursor.fetchall()}
 
 
+def count_before(cursor: Cursor, until: datetime) -> dict[Partition, Contents]:
+    """The contents of all ticks before a time, by partition."""
+    cursor.execute(_COUNT_BEFORE, {"until": until, "modulus": MODULUS})
+    return {Partition(symbol, day): Contents(*map(int, sums)) for symbol, day, *sums in cursor.fetchall()}
+
+
 def count_partition(cursor: Cursor, symbol: str, since: datetime, until: datetime) -> Contents:
     """The contents of the ticks of one symbol in a span of time."""
     cursor.execute(_COUNT, {"symbol": symbol, "since": since, "until": until, "modulus": MODULUS})
@@ -187,6 +193,10 @@ _SUMS = "count(*), coalesce(sum(session %% %(modulus)s), 0), coalesce(sum(seq %%
 _COUNT_DAY = f"""
 SELECT symbol, array_agg(DISTINCT session), {_SUMS} FROM ticks_between(%(since)s, %(until)s) GROUP BY symbol
 ORDER BY symbol
+"""
+
+_COUNT_BEFORE = f"""
+SELECT symbol, (time AT TIME ZONE 'UTC')::date, {_SUMS} FROM ticks_between('-infinity', %(until)s) GROUP BY 1, 2
 """
 
 _OF_PARTITION = """
