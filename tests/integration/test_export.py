@@ -6,7 +6,7 @@ import random
 from contextlib import closing
 from pathlib import Path
 
-import pandas as pd  # type: ignore[import-untyped]
+import pandas as pd
 import polars as pl
 import pyarrow.dataset
 import pytest

@@ -168,13 +168,11 @@ def test_producer_requests_missing_trades_by_itself(pipeline: Pipeline) -> None:
     texts = messages("coinbase")
     trades = [json.loads(text) for text in texts]
     ours = [each["trade_id"] for each in trades if each["type"] == "match" and each["product_id"] == "SKL-USD"]
-    left = [text for text, each in zip(texts, trades, strict=True) if each.get("trade_id") not in ours[2:6]]
-    rest = CoinbaseRest(trades)
-    with recorded_venue(left, rest) as url:
+    with replayed("coinbase", ours[2:6]) as exchange:
         pipeline.consumer()
         producer = pipeline.processes.start(
-            "producer", "--feed", "coinbase", "--url", url, "--symbols", "SKL/USD", "--repair",
-            SPOOL_DIR=str(pipeline.folder), FEED_REST_URL=url.replace("ws:", "http:"),
+            "producer", "--feed", "coinbase", "--url", exchange.url, "--symbols", "SKL/USD", "--repair",
+            SPOOL_DIR=str(pipeline.folder), FEED_REST_URL=exchange.rest_url,
         )  # fmt: skip
         producer.wait_until_said("repair: stored 4 trades of 1 symbol")
         assert producer.stop() == 0

@@ -12,8 +12,8 @@ from common import cli, log
 from common.database.client import DatabaseClient
 from common.errors import ConfigurationError
 from common.terminal import echo
-from tickpipe.cli.extras import required_extra
 from tickpipe.cli.options import read_span
+from tickpipe.extras import required_extra
 from tickpipe.terminal.progress import progress
 
 Since = Annotated[
@@ -40,7 +40,7 @@ def export(target: Target = "", since: Since = "", until: Until = "", form: File
     """
     if not target:
         raise ConfigurationError("name a folder or a URL: tickpipe export --to FOLDER")
-    with required_extra("client", "export"):
+    with required_extra("client", "tickpipe export"):
         from tickpipe.files.export import ExportResult, export, session_lines
         from tickpipe.files.storage import Storage
     begin, end = read_span(since, until, datetime.now(UTC))

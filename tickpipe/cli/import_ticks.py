@@ -14,7 +14,7 @@ from common.errors import ConfigurationError
 from common.formatting import counted
 from common.settings import Secret
 from common.terminal import echo
-from tickpipe.cli.extras import required_extra
+from tickpipe.extras import required_extra
 from tickpipe.files.columns import read_columns
 from tickpipe.files.importing import Importer
 from tickpipe.files.table import find_table, read_table
@@ -98,7 +98,7 @@ def _import_table(name: str, database_url: Secret, source_url: Secret, names: di
 
 
 def _import_files(place: str, database_url: Secret, names: dict[str, str], symbol: str) -> None:
-    with required_extra("client", "import"):
+    with required_extra("client", "tickpipe import"):
         from tickpipe.files import restore as files
         from tickpipe.files.storage import Storage
     storage, restored, number = Storage(place), files.Restored(), 0

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from common.duration import read_moment
 from common.errors import ConfigurationError
-from tickpipe.backfill.plan import read_since
 
 Partitions = Annotated[
     str, typer.Option(help="Only these channels, such as 0-3,7.", show_default="all that producers have used")
@@ -26,11 +26,8 @@ Disk = Annotated[
 
 def read_span(since: str, until: str, now: datetime) -> tuple[datetime, datetime]:
     """The span of --since and --until, by default from 1970 until now. Raises ConfigurationError."""
-    begin = read_since(since, now) if since else datetime(1970, 1, 1, tzinfo=UTC)
-    try:
-        end = read_since(until, now) if until else now
-    except ConfigurationError as error:
-        raise ConfigurationError(str(error).replace("--since", "--until", 1)) from None
+    begin = read_moment(since, now, "--since") if since else datetime(1970, 1, 1, tzinfo=UTC)
+    end = read_moment(until, now, "--until") if until else now
     if begin >= end:
         raise ConfigurationError(f"--since {since or begin} is not before --until {until or end}")
     return begin, end

@@ -12,7 +12,7 @@ from common.database.client import DatabaseClient
 from common.errors import ConfigurationError
 from common.terminal import echo
 from tickpipe.cli.connections import open_connections
-from tickpipe.cli.extras import required_extra
+from tickpipe.extras import required_extra
 from tickpipe.maintenance import retention as policy
 from tickpipe.terminal.progress import progress
 
@@ -57,7 +57,7 @@ def retention(ticks: Ticks = "", archive: Archive = "", off: Off = False) -> Non
 
 
 def _archive(store: DatabaseClient, ticks: str, place: str) -> None:
-    with required_extra("client", "retention --archive"):
+    with required_extra("client", "tickpipe retention --archive"):
         from tickpipe.files.archive import archive
         from tickpipe.files.export import ExportResult
         from tickpipe.files.storage import Storage
