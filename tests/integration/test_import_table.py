@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import ConfigurationError
-from tests.support.candles import assert_candles, compress, refresh, store_of
+from tests.support.candles import Traded, assert_candles, compress, refresh, store_of
 from tests.support.files import refused, run
 from tests.support.pipeline import Database
 from tests.support.processes import Processes, Running
@@ -55,7 +55,7 @@ def test_the_commands_that_migrate_prints_take_over_the_tutorial(
     )
     assert refused(lines) == invalid
     assert len(rows) == len(expected) + sum(invalid.values())
-    columns = "symbol, exchange, time, received_at, price, day_volume"
+    columns = ", ".join(Traded._fields)
     assert tutorial.query(f"SELECT {columns} FROM prices_real_time ORDER BY seq") == expected
     assert_candles(tutorial, expected)
     refresh(tutorial)
