@@ -58,7 +58,9 @@ class ExchangeSimulator(LocalServer):
         seed = random.randrange(2**32) if config.seed is None else config.seed  # noqa: S311  prices, not secrets
         rng = random.Random(seed)  # noqa: S311
         self._wire = wire or Misbehaviour(rng, drop=config.drop, repeat=config.repeat, delay=config.delay)
-        self.tape: Tape = Market(self._venue.listings(), config.rate, seed, clock)
+        self._made_at = clock()  # trades were made, and sent, up to this time
+        self._last_sent: dict[str, int] = {}
+        self.tape: Tape = Market(self._venue.listings(), config.rate, seed, lambda: self._made_at)
         self._recording: Recording | None = None
         self._requests = Credits(config.requests_per_second, period=1)
 
@@ -103,6 +105,8 @@ class ExchangeSimulator(LocalServer):
             request = json.loads(message)
         except (ValueError, RecursionError):
             request = None
+        if self._recording is None:
+            self._send_made()  # the next trade of the client is the one after the newest in the answer
         for text in self._venue.answer(request, connection.subscriptions, self.tape, self._now()):
             self._reply(connection, text)
         if connection.subscriptions.trades:
@@ -118,7 +122,7 @@ class ExchangeSimulator(LocalServer):
 
     def _reply(self, connection: Connection, text: str) -> None:
         """Send a message without waiting, so that no trade comes between two answers."""
-        if self._permits(connection, "reply"):
+        if self._permits(connection, "reply") and not connection.socket.transport.is_closing():
             broadcast([connection.socket], text)
 
     def _now(self) -> int:
@@ -128,15 +132,19 @@ class ExchangeSimulator(LocalServer):
 
     async def _trade(self) -> None:
         """Send each trade of the market when it is made."""
-        sent: dict[str, int] = {}
         while True:
-            for name in self.tape.names:
-                last = self.tape.last(name)
-                first = sent.get(name, last) + 1
-                sent[name] = max(last, first - 1)  # the clock may go back
-                if first <= last and (listeners := self._listeners(name)):
-                    self._pass_on(listeners, self.tape.trades(name, max(first, last - MAX_LATE), last))
+            self._send_made()
             await asyncio.sleep(pacing.SLICE)
+
+    def _send_made(self) -> None:
+        """Send the trades that were made since the last call."""
+        self._made_at = max(self._made_at, self._clock())
+        for name in self.tape.names:
+            last = self.tape.last(name)
+            first = self._last_sent.get(name, last) + 1
+            self._last_sent[name] = last
+            if first <= last and (listeners := self._listeners(name)):
+                self._pass_on(listeners, self.tape.trades(name, max(first, last - MAX_LATE), last))
 
     def _pass_on(self, listeners: Sequence[Connection], trades: Sequence[Trade]) -> None:
         """Send these trades of one symbol. A client that does not read is disconnected."""
@@ -193,5 +201,6 @@ class ExchangeSimulator(LocalServer):
             for each in self._open.values()
             if (each.subscriptions.trades if name is None else name in each.subscriptions.trades)
             and each.is_open
+            and not each.socket.transport.is_closing()  # asyncio logs each write after a reset
             and self._permits(each, "price")
         ]

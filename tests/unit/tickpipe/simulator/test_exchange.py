@@ -191,6 +191,15 @@ def test_coinbase_names_the_newest_trade_each_second() -> None:
         assert {beat["last_trade_id"] for beat in beats} == {match["trade_id"], other["trade_id"]}
 
 
+def test_the_first_match_follows_the_last_one_before_the_subscription() -> None:
+    with simulated("coinbase", rate=3000.0) as simulator:
+        for _ in range(5):
+            with connected(simulator, "coinbase", "BTC/USD") as client:
+                first = int(client.trades(1)[0].trade_id)
+                (last,) = [int(each["trade_id"]) for each in client.others if each["type"] == "last_match"]
+                assert first == last + 1
+
+
 def test_coinbase_answers_other_messages_with_an_error() -> None:
     tape, client = Market(VENUES["coinbase"].listings(), 1, 1, lambda: NOW), Subscriptions()
     wrong: list[object] = [
