@@ -7,7 +7,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -122,8 +122,8 @@ class ExchangeSimulator(LocalServer):
 
     def _reply(self, connection: Connection, text: str) -> None:
         """Send a message without waiting, so that no trade comes between two answers."""
-        if self._permits(connection, "reply") and not connection.socket.transport.is_closing():
-            broadcast([connection.socket], text)
+        if self._permits(connection, "reply"):
+            _send([connection], text)
 
     def _now(self) -> int:
         return int(self._clock() * 1e6)
@@ -154,7 +154,7 @@ class ExchangeSimulator(LocalServer):
                 each.socket.transport.abort()
             each.subscriptions.idle = False
         for text in texts:
-            broadcast([each.socket for each in listeners], text)
+            _send(listeners, text)
         self._events_sent += len(texts) * len(listeners)
 
     async def _replay(self, recording: Recording) -> None:
@@ -201,6 +201,10 @@ class ExchangeSimulator(LocalServer):
             for each in self._open.values()
             if (each.subscriptions.trades if name is None else name in each.subscriptions.trades)
             and each.is_open
-            and not each.socket.transport.is_closing()  # asyncio logs each write after a reset
             and self._permits(each, "price")
         ]
+
+
+def _send(connections: Iterable[Connection], text: str) -> None:
+    """Send a message without waiting. After a reset of the connection, asyncio would log each write."""
+    broadcast([each.socket for each in connections if not each.socket.transport.is_closing()], text)
