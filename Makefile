@@ -91,8 +91,8 @@ lock: ## Update the lock files for pyproject.toml (UPGRADE=--upgrade: to the new
 clean: ## Remove .venv, what npm installed, and caches (not your data)
 	rm -rf $(VENV) tests/timescaledb/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* dist site
 
-chaos: dev ## Cause random faults for MINUTES (default 1, schedule: SEED; FAILOVERS=1: failovers, CLUSTER=1 on a Redis Cluster), and compare with the simulator's journal
-	@$(BIN)/python -m tests.chaos.$(if $(FAILOVERS)$(CLUSTER),failovers,run) --minutes $(or $(MINUTES),1) $(if $(SEED),--seed $(SEED)) $(if $(CLUSTER),--cluster)
+chaos: dev ## Cause random faults for MINUTES (default 1, schedule: SEED; FAILOVERS=1: failovers, CLUSTER=1 on a Redis Cluster; FEED=coinbase: an exchange), and compare with the simulator
+	@$(BIN)/python -m tests.chaos.$(if $(FAILOVERS)$(CLUSTER),failovers,$(if $(FEED),exchange --feed $(FEED),run)) --minutes $(or $(MINUTES),1) $(if $(SEED),--seed $(SEED)) $(if $(CLUSTER),--cluster)
 
 soak: dev ## Break a producer's websocket every 20 s for MINUTES (default 4), and check each reconnect
 	@$(BIN)/python -m tests.chaos.soak --minutes $(or $(MINUTES),4)

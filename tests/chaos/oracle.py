@@ -87,6 +87,7 @@ class Judgement:
     stored: int = 0
     dead_letters: int = 0
     in_gaps: int = 0
+    repaired: int = 0  # trades that `backfill` has stored
     faults: list[str] = field(default_factory=list)
     #: For each producer kill that lost events: seconds from the first lost event to the kill.
     kill_costs: list[float] = field(default_factory=list)

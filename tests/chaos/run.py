@@ -32,7 +32,7 @@ from producer.spool import read_spool
 from tests.chaos.faults import FAULTS, Step, schedule
 from tests.chaos.oracle import SYMBOLS, Journal, Judgement, Numbered, compare_with_verify, judge
 from tests.chaos.process import Process
-from tests.support.faults import FaultySimulator
+from tests.support.faults import Faults, FaultySimulator
 from tests.support.folders import temporary_folder
 from tickpipe.local.servers.postgres import PostgresServer
 from tickpipe.local.servers.valkey import ValkeyServer
@@ -65,12 +65,19 @@ class Run:
         self.valkey = ValkeyServer(self.folder / "valkey")
         self.postgres = PostgresServer(self.folder / "postgres-18")
         self.journal = Journal(time.time)
-        config = SimulatorConfig(rate=self.rate)
-        self.simulator = FaultySimulator(config, source=Numbered(BAD_EVERY), journal=self.journal)
+        self.simulator = self._make_simulator()
         self.rng = random.Random(self.seed)
         self.environ: dict[str, str] = {}
         self.producer: Process
         self.consumers: list[Process] = []
+
+    def _make_simulator(self) -> Faults:
+        config = SimulatorConfig(rate=self.rate)
+        return FaultySimulator(config, source=Numbered(BAD_EVERY), journal=self.journal)
+
+    def _feed_environ(self) -> dict[str, str]:
+        """Variables of the feed, once the simulator runs."""
+        return {"TWELVE_DATA_API_KEY": "chaos", "FEED_URL": self.simulator.url, "SYMBOLS": ",".join(SYMBOLS)}
 
     def execute(self) -> Judgement:
         """Start the pipeline, break and repair it, wait for the last entries and check the result."""
@@ -82,14 +89,11 @@ class Run:
             "HOME": str(self.folder),
             "REDIS_URL": self.valkey.url,
             "DATABASE_URL": self.postgres.url,
-            "TWELVE_DATA_API_KEY": "chaos",
-            "FEED_URL": self.simulator.url,
             "SPOOL_DIR": str(self.folder / "spool"),
             "CLAIM_IDLE": str(CLAIM_IDLE),
+            **self._feed_environ(),
         }
-        self.producer = Process(
-            ["producer", "--symbols", ",".join(SYMBOLS)], self.environ, self.folder / "producer.log"
-        )
+        self.producer = Process(["producer"], self.environ, self.folder / "producer.log")
         self.consumers = [
             Process(["consumer", "--max-batch-size", "500"], self.environ, self.folder / f"consumer-{number}.log")
             for number in range(CONSUMERS)
@@ -269,7 +273,7 @@ class Run:
     def _judge(self) -> Judgement:
         """Check with the oracle and with `tickpipe verify`, after killed sessions count as ended."""
         time.sleep(REPORT_TIMEOUT)
-        judgement = judge(self.postgres.url, self.journal, self.kills)
+        judgement = self._compare()
         status, said, errors = self._verify(1.0, "--all")
         judgement.faults += compare_with_verify(judgement, said)
         if status:
@@ -277,6 +281,10 @@ class Run:
         judgement.faults += self.alarms
         self.counts["looks of verify meanwhile"] = self.looks
         return judgement
+
+    def _compare(self) -> Judgement:
+        """The findings of the oracle."""
+        return judge(self.postgres.url, self.journal, self.kills)
 
 
 def _ended(process: Process, number: signal.Signals) -> None:
@@ -307,10 +315,11 @@ def chaos(
     say: Callable[[str], None],
     steps: Sequence[Step] | None = None,
     least: int = 0,
+    kind: type[Run] = Run,
 ) -> tuple[Judgement, Counter[str]]:
     """Run once in a temporary folder. Keep the logs if a check fails."""
     with temporary_folder() as folder:
-        run = Run(folder, seed, seconds, rate, say, steps, least)
+        run = kind(folder, seed, seconds, rate, say, steps, least)
         try:
             judgement = run.execute()
         except BaseException:
