@@ -60,8 +60,12 @@ class Coinbase(Venue):
         return json.dumps(_match(trade, "match"))
 
     def heartbeats(self, client: Subscriptions, tape: Tape, now: int) -> Sequence[str]:
-        """See Venue. Of each product: a client sees from `last_trade_id` that it has missed trades."""
-        beats = [(name, tape.last(name)) for name in known(sorted(client.heartbeats), tape)]
+        """See Venue. Of each product: a client sees from `last_trade_id` that it has missed trades.
+
+        The number is 0 before the first trade of a recording.
+        """
+        newest = [(name, tape.last(name)) for name in known(sorted(client.heartbeats), tape)]
+        beats = [(name, last if tape.trades(name, last, last) else 0) for name, last in newest]
         return [
             json.dumps({
                 "type": "heartbeat", "last_trade_id": last, "product_id": name, "sequence": _sequence(last) + 1,

@@ -403,6 +403,22 @@ def test_a_recorded_session_is_sent_as_it_is() -> None:
         ]
 
 
+def test_a_heartbeat_before_the_first_recorded_trade_has_no_number() -> None:
+    """The number before the first one may be older than the last match."""
+    (path,) = SESSIONS.glob("coinbase*")
+    venue = VENUES["coinbase"]
+    tape, client = Recording(path, venue.parse), Subscriptions(heartbeats={"YFI-BTC"})
+
+    def number() -> int:
+        (text,) = venue.heartbeats(client, tape, 0)
+        return int(json.loads(text)["last_trade_id"])
+
+    assert number() == 0
+    for message in tape.messages:
+        tape.play(message)
+    assert number() == 889760
+
+
 def test_a_replay_sends_only_trades_of_subscribed_symbols() -> None:
     with ExchangeSimulator(replayed("coinbase")) as simulator, connected(simulator, "coinbase", "SKL/USD") as client:
         ticks = client.trades(5)
