@@ -1,9 +1,9 @@
 """A chaos run of an exchange that misbehaves: `make chaos FEED=coinbase MINUTES=10 SEED=7`.
 
 The simulator drops, repeats and delays trades, and closes each connection after a while. The usual faults hit
-processes, servers and connections. `tickpipe backfill` runs at the end, and during the faults. The oracle is the
-exchange itself: each trade between the first and the last one in the database is in it exactly once, with all its
-digits, whether a producer ran at that time or not.
+processes, servers and connections. `tickpipe backfill` runs during the faults and at the end; with an odd seed, the
+producer runs it, too. The oracle is the exchange itself: each trade between the first and the last one in the database
+is in it exactly once, with all its digits, whether a producer ran at that time or not.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class ExchangeRun(Run):
     def _feed_environ(self) -> dict[str, str]:
         return {
             "FEED": self.feed, "FEED_URL": self.exchange.url, "FEED_REST_URL": self.exchange.rest_url,
-            "SYMBOLS": ",".join(self._symbols),
+            "SYMBOLS": ",".join(self._symbols), "REPAIR": str(self.seed % 2),
         }  # fmt: skip
 
     @property
