@@ -162,7 +162,6 @@ class ExchangeSimulator(LocalServer):
         playback = pacing.Playback(recording.messages[0].at, self._config.speed, self._listeners)
         for number, message in enumerate(recording.messages):
             await playback.until(message.at)
-            recording.play(message)
             passed = [each for trade in message.trades for each in self._wire(trade)]
             same = passed == list(message.trades)
             texts = [message.text] if same else self._venue.messages(passed, self._now())
@@ -171,6 +170,7 @@ class ExchangeSimulator(LocalServer):
                     self._events_sent += bool(passed)
                     with suppress(ConnectionClosed):
                         await connection.socket.send(text)
+            recording.play(message)  # not before it was sent: a heartbeat names the newest trade
             if number % pacing.BURST == 0:
                 await asyncio.sleep(0)
         self._replayed = True
