@@ -15,7 +15,8 @@ from tests.support.pipeline import Database
 from tests.support.processes import Processes, Running
 from tests.support.tutorial import expected_ticks, follow_tutorial, make_rows
 from tests.support.waiting import wait_for
-from tickpipe.files.importing import MAX_SESSIONS, STORED_BEFORE, Importer
+from tickpipe.files import importing
+from tickpipe.files.importing import STORED_BEFORE, Importer
 from tickpipe.files.table import find_table
 from tickpipe.inspect.verdict import Verdict
 from tickpipe.inspect.verify import verify
@@ -132,6 +133,23 @@ def test_an_import_killed_at_any_moment_continues_without_doubles(
     assert sum(verdict.stored for verdict in found) == len(expected)
 
 
+def test_imports_at_the_same_time_store_each_row_once(
+    fresh_database: Database, processes: Processes, tmp_path: Path
+) -> None:
+    rows, _ = make_rows(7, 20_000)
+    follow_tutorial(fresh_database, rows, table=TUTORIAL)
+    arguments = ("tickpipe", "import", "--table", TUTORIAL)
+    both = [processes.start(*arguments, DATABASE_URL=fresh_database.url) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    expected = expected_ticks(rows)
+    assert fresh_database.count() == len(expected)
+    before = [refused(process.last_log_line()).get(STORED_BEFORE, 0) for process in both]
+    assert sum(before) == len(expected)
+    found = verdicts(fresh_database, tmp_path)
+    assert {verdict.state for verdict in found} == {"complete"}
+    assert sum(verdict.stored for verdict in found) == len(expected)
+
+
 def test_rows_come_from_another_database(
     fresh_database: Database, empty_database: Database, processes: Processes
 ) -> None:
@@ -157,10 +175,12 @@ def test_rows_come_from_another_database(
 def test_columns_may_have_other_names(fresh_database: Database, processes: Processes) -> None:
     """A time without a zone is UTC, and a numeric price keeps its value."""
     fresh_database.query('CREATE TABLE "My Ticks" (ts timestamp, "Last" numeric, v bigint)')
-    fresh_database.query("""INSERT INTO "My Ticks" VALUES ('2026-03-02 10:00:00.25', 0.1, 7), ('infinity', 1, 1)""")
+    fresh_database.query(
+        """INSERT INTO "My Ticks" VALUES ('2026-03-02 10:00:00.25', 0.1, 7), ('infinity', 1, 1), (NULL, 1, 1)"""
+    )
     options = ("--columns", "time=ts,price=Last,day_volume=v", "--symbol", "X/Y")
     lines = run(processes, fresh_database, "import", "--table", "My Ticks", *options)
-    assert refused(lines) == {"time is not between 1970 and 2100": 1}
+    assert refused(lines) == {"time is not between 1970 and 2100": 1, "time is missing": 1}
     found = "SELECT symbol, extract(epoch FROM time)::float8, price, day_volume FROM prices_real_time"
     assert fresh_database.query(found) == [("X/Y", 1772445600.25, 0.1, 7.0)]
 
@@ -190,9 +210,10 @@ def test_a_table_that_cannot_be_taken_over_is_refused(fresh_database: Database) 
 
 
 def test_the_time_of_unsorted_rows_goes_back_a_limited_number_of_times(
-    fresh_database: Database, tmp_path: Path
+    fresh_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file with one symbol after the other has a session for each."""
+    monkeypatch.setattr(importing, "MAX_SESSIONS", 20)
 
     def row(seconds: int, symbol: str) -> tuple[str, ...]:
         return (str(seconds * 1_000_000), symbol, "1.5", *[""] * 7)
@@ -207,5 +228,5 @@ def test_the_time_of_unsorted_rows_goes_back_a_limited_number_of_times(
         importer.add(row(second, "A") for second in range(100, 110))
         importer.end()
         assert importer.result.refused == {STORED_BEFORE: 10}
-        with pytest.raises(ConfigurationError, match="goes back more than 1000 times: sort the rows by time"):
-            importer.add(row(second, "D") for second in range(MAX_SESSIONS + 5, 0, -1))
+        with pytest.raises(ConfigurationError, match="goes back more than 20 times: sort the rows by time"):
+            importer.add(row(second, "D") for second in range(25, 0, -1))

@@ -19,9 +19,11 @@ from consumer.tables import PRICES
 from consumer.writer import Stored, Writer
 from tests.integration.conftest import skip_or_fail
 from tests.support.capture import make_events, ticks
+from tests.support.files import checksum, insert_difficult_ticks, run
 from tests.support.folders import temporary_folder
 from tests.support.pgbouncer import POOL_SIZE, find_pgbouncer, pgbouncer
 from tests.support.pipeline import Database, Pipeline
+from tests.support.processes import Processes
 from tests.support.sessions import StoredSession
 from tests.support.timescaledb import needs_two_backends
 from tests.support.waiting import PATIENCE, wait_for
@@ -211,3 +213,21 @@ def test_timescaledb_works_through_a_pooler(timescale: Database, folder: Path) -
         for store in stores:
             store.close()
     assert timescale.count() == 1000
+
+
+def test_ticks_are_exported_through_the_pooler_and_a_table_is_not_read(
+    fresh_database: Database, pooled_url: str, processes: Processes, tmp_path: Path
+) -> None:
+    """The rows of a table are read by one connection without a transaction, which a pooler would share."""
+    insert_difficult_ticks(fresh_database, 1, 200)
+    before = checksum(fresh_database)
+    behind = Database(pooled_url)
+    run(processes, behind, "export", "--to", str(tmp_path / "ticks"))
+    fresh_database.query("TRUNCATE prices_real_time")
+    run(processes, behind, "import", str(tmp_path / "ticks"))
+    assert checksum(fresh_database) == before
+    fresh_database.query("CREATE TABLE ticks AS SELECT now() AS time, 'A'::text AS symbol, 1.5 AS price")
+    (line,) = run(processes, behind, "import", "--table", "ticks", status=2)
+    assert "cannot be read through a pooler: name the server itself with --from" in line
+    lines = run(processes, behind, "import", "--table", "ticks", "--from", fresh_database.url)
+    assert lines[0] == "ticks: 1 rows read, 1 stored, 0 not stored"

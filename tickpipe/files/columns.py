@@ -9,7 +9,8 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from common.errors import ConfigurationError
-from common.tick import NUMBERS, Tick, validation_error
+from common.number import is_bigint, is_finite
+from common.tick import MAX_NAME, SIDES, TIME_RANGE, Tick, validation_error
 
 #: A table or file of ticks has these columns, and may have the optional ones. All names are those of prices_real_time.
 REQUIRED = ("time", "symbol", "price")
@@ -99,23 +100,42 @@ def to_micros(text: str) -> str:
 
 def to_tick(row: Row) -> NewTick:
     """The tick. Raises InvalidRowError, with the reason that `tickpipe` gives for a dead letter."""
-    time, *texts = (text or "" for text in row)
-    values = dict(zip(COLUMNS[1:], texts, strict=True))
+    texts = [text or "" for text in row]
+    time, symbol, price, day_volume, bid, ask, exchange, size, side, trade_id = texts
+    valid = (
+        re.fullmatch("[0-9]{1,16}", time)
+        and int(time) < TIME_RANGE[1] * 1_000_000
+        and 0 < len(symbol) <= MAX_NAME
+        and len(exchange) <= MAX_NAME
+        and "\0" not in symbol + exchange
+        and side in SIDES
+        and is_finite(price)
+        and all(is_finite(text) for text in (day_volume, bid, ask, size) if text)
+        and (not trade_id or is_bigint(trade_id))
+    )
+    if not valid:
+        raise InvalidRowError(_reason(texts))
+    return NewTick(
+        int(time), symbol, float(price), _number(day_volume), _number(bid), _number(ask), exchange or None,
+        _number(size), side or None, int(trade_id) if trade_id else None,
+    )  # fmt: skip
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def _reason(texts: Sequence[str]) -> str:
+    """Why the row is not a tick."""
+    time, values = texts[0], dict(zip(COLUMNS[1:], texts[1:], strict=True))
     if not time:
-        raise InvalidRowError("time is missing")
+        return "time is missing"
     if not values["symbol"]:
-        raise InvalidRowError("symbol is missing")
+        return "symbol is missing"
     if not re.fullmatch("-?[0-9]{1,18}", time):
-        raise InvalidRowError(NO_TIME if time.startswith(NO_TIME) else "time is not between 1970 and 2100")
+        return NO_TIME if time.startswith(NO_TIME) else "time is not between 1970 and 2100"
     if any("\0" in text for text in texts):
-        raise InvalidRowError("a text has a NUL character")
+        return "a text has a NUL character"
     seconds = f"{int(time) // 1_000_000}.{int(time) % 1_000_000:06d}"
     error = validation_error(Tick("0", "0", time=seconds, received="0", **values))
-    if error:
-        raise InvalidRowError(re.split(r":| \(", error)[0])
-    numbers = {name: float(values[name]) if values[name] else None for name in NUMBERS if name != "time"}
-    return NewTick(
-        int(time), values["symbol"], float(values["price"]), numbers["day_volume"], numbers["bid"], numbers["ask"],
-        values["exchange"] or None, numbers["size"], values["side"] or None,
-        int(values["trade_id"]) if values["trade_id"] else None,
-    )  # fmt: skip
+    return re.split(r":| \(", error or "the row is not a tick")[0]

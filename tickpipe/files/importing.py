@@ -18,7 +18,7 @@ from common import feed_event
 from common.database.client import DatabaseClient
 from common.errors import ConfigurationError
 from common.formatting import counted
-from consumer.tables import FEED
+from consumer.tables import FEED, array_literal
 from tickpipe.files.columns import InvalidRowError, NewTick, Row, to_tick
 
 #: The name of the feed of these sessions, and the `source` of their rows.
@@ -155,7 +155,7 @@ class Importer:
         cursor.execute(_OVERLAP, {"feed": FEED_NAME, "session": other, **span})
         if cursor.fetchone() is None:
             return set()
-        cursor.execute(_STORED_BEFORE, {"source": FEED_NAME, "n": list(range(len(batch))), **_arrays(batch)})
+        cursor.execute(_STORED_BEFORE, {"source": FEED_NAME, "n": _literal(range(len(batch))), **_arrays(batch)})
         return {n for (n,) in cursor.fetchall()}
 
     def _begin_session(self, cursor: Cursor) -> _Session:
@@ -175,7 +175,9 @@ class Importer:
             last = max(tick.time, last + 1)
             received.append(last)
         seqs = list(range(session.seq + 1, session.seq + len(ticks) + 1))
-        numbers = {"session": session.id, "source": FEED_NAME, "seq": seqs, "received": received}
+        numbers = {
+            "session": session.id, "source": FEED_NAME, "seq": _literal(seqs), "received": _literal(received)
+        }  # fmt: skip
         cursor.execute(_INSERT, {**numbers, **_arrays(ticks)})
         first = session.time_min if session.seq else ticks[0].time
         return _Session(session.id, seqs[-1], last, first, ticks[-1].time)
@@ -190,8 +192,18 @@ class Importer:
         return FEED.insert(cursor, [[value.encode()] for value in made])
 
 
-def _arrays(ticks: Sequence[NewTick]) -> dict[str, Any]:
-    return dict(zip(NewTick._fields, map(list, zip(*ticks, strict=True)), strict=True))
+def _arrays(ticks: Sequence[NewTick]) -> dict[str, str]:
+    """The fields as literals of arrays: psycopg2 would adapt each value by itself."""
+    return dict(zip(NewTick._fields, map(_literal, zip(*ticks, strict=True)), strict=True))
+
+
+def _literal(values: Sequence[Any]) -> str:
+    """An array of numbers or texts. That of a column without values is empty: all are NULL."""
+    if not any(value is not None for value in values):
+        return "{}"
+    if any(isinstance(value, str) for value in values):
+        return array_literal([(value or "").encode() for value in values])
+    return "{" + ",".join(["NULL" if value is None else repr(value) for value in values]) + "}"
 
 
 _UNFINISHED = """

@@ -58,7 +58,7 @@ def read_table(store: DatabaseClient, table: Table) -> Iterator[tuple[list[Row],
     """
     with store.autocommit() as connection:
         if is_pooled(connection):
-            raise ConfigurationError("the rows are read through a pooler: name the server itself in the URL")
+            raise ConfigurationError("the rows cannot be read through a pooler: name the server itself with --from")
     with store.transaction() as connection, connection.cursor() as cursor:
         cursor.execute(SQL("SELECT count(*) FROM {}").format(SQL(table.name)))
         (total,) = cursor.fetchone() or (0,)

@@ -69,7 +69,9 @@ def test_core_has_the_help_of_every_command(command: str) -> None:
     assert "Usage:" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["status", "verify", "doctor", "migrate", "retention", "dead-letters list"])
+@pytest.mark.parametrize(
+    "command", ["status", "verify", "doctor", "migrate", "retention", "dead-letters list", "import --table x"]
+)
 def test_core_runs_the_operators_commands(command: str) -> None:
     done = run("tickpipe", *command.split())
     assert done.returncode == 1, "the servers do not answer"
@@ -78,7 +80,16 @@ def test_core_runs_the_operators_commands(command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "extra"), [("up", "local"), ("servers x", "local"), ("simulate", "local"), ("dashboard", "dashboard")]
+    ("command", "extra"),
+    [
+        ("up", "local"),
+        ("servers x", "local"),
+        ("simulate", "local"),
+        ("dashboard", "dashboard"),
+        ("export --to x", "client"),
+        ("import x", "client"),
+        ("retention --ticks 9d --archive x", "client"),
+    ],
 )
 def test_command_without_its_extra_names_it_in_one_line(command: str, extra: str) -> None:
     done = run("tickpipe", *command.split())
