@@ -56,6 +56,21 @@ def test_an_export_restores_every_tick(backend: Database, processes: Processes, 
     assert checksum(backend) == before
 
 
+def test_an_export_that_another_tool_has_written_again_restores_every_tick(
+    database: Database, store: DatabaseClient, processes: Processes, tmp_path: Path
+) -> None:
+    """One file, with the symbol in a column."""
+    insert_difficult_ticks(database, 11)
+    before = checksum(database)
+    export_to(store, tmp_path / "ticks")
+    frame = pl.read_parquet(tmp_path / "ticks/**/*.parquet", hive_partitioning=True)
+    frame.sort("received_at").write_parquet(tmp_path / "all.parquet")
+    database.query("TRUNCATE prices_real_time")
+    lines = run(processes, database, "import", str(tmp_path / "all.parquet"))
+    assert lines == [f"1 file: {before[0][0]:,} ticks restored, 0 stored before"]
+    assert checksum(database) == before
+
+
 def test_a_file_has_the_columns_of_the_table(database: Database) -> None:
     columns = database.query(
         "SELECT attname FROM pg_attribute WHERE attrelid = 'prices_real_time'::regclass AND attnum > 0"
@@ -269,14 +284,15 @@ def test_a_csv_of_another_vendor_becomes_a_session(
 ) -> None:
     file = tmp_path / "aapl.csv"
     rows = [f"{1772445600000 + n * 250},{100 + n / 8},{n % 3},B" for n in range(12_000)]
-    file.write_text("\n".join(["ts,last,qty,note", *rows, rows[-1], "x,1,1,", "1772459999000,,1,"]) + "\n")
+    file.write_text("\n".join(["ts,last,qty,note", *rows, rows[-1], "x,1,1,", "1,2", "1772459999000,,1,"]) + "\n")
     arguments = ("import", str(file), "--columns", "time=ts,price=last,size=qty", "--symbol", "AAPL")
     lines = run(processes, database, *arguments)
-    assert lines[0] == f"{file}: 12,003 rows read, 12,000 stored, 3 not stored"
+    assert lines[0] == f"{file}: 12,004 rows read, 12,000 stored, 4 not stored"
     assert refused(lines) == {
         "exact double of another row": 1,
         "time is neither ISO 8601 nor a number since 1970": 1,
         "price is missing": 1,
+        "the row has too few or too many columns": 1,
     }
     found = database.query("SELECT symbol, min(time), count(DISTINCT size) FROM prices_real_time GROUP BY symbol")
     assert found == [("AAPL", START + 10 * HOUR, 3)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -15,7 +17,7 @@ from common.formatting import counted
 from common.settings import Secret
 from common.terminal import echo
 from tickpipe.extras import required_extra
-from tickpipe.files.columns import read_columns
+from tickpipe.files.columns import Row, read_columns
 from tickpipe.files.importing import Importer
 from tickpipe.files.table import find_table, read_table
 from tickpipe.terminal.progress import progress
@@ -86,15 +88,13 @@ def _import_table(name: str, database_url: Secret, source_url: Secret, names: di
         log.configure("WARNING", [database_url, source_url])
         table = find_table(source, name, names, symbol)
         importer = Importer(store, name, clock.microseconds)
-        importer.begin()
-        try:
+
+        def batches() -> Iterator[Sequence[Row]]:
             for rows, total in read_table(source, table):
-                importer.add(rows)
                 report(importer.result.read, total, f"storing the rows of {name}")
-            importer.end()
-        finally:
-            if importer.result.read:
-                echo(*importer.result.lines(name))
+                yield rows
+
+        _import_rows(importer, name, batches())
 
 
 def _import_files(place: str, database_url: Secret, names: dict[str, str], symbol: str) -> None:
@@ -113,17 +113,23 @@ def _import_files(place: str, database_url: Secret, names: dict[str, str], symbo
                     number += 1
                     for counts in files.restore(store, storage, path, file):
                         restored += counts
-                    continue
-                importer = Importer(store, file.path.rpartition("/")[2], clock.microseconds)
-                importer.begin()
-                try:
-                    for rows in files.read_rows(storage, path, file, names):
-                        importer.add(rows)
-                    importer.end()
-                finally:
-                    if importer.result.read:
-                        echo(*importer.result.lines(file.path))
+                else:
+                    importer = Importer(store, file.path.rpartition("/")[2], clock.microseconds)
+                    refuse = partial(importer.refuse, "the row has too few or too many columns")
+                    _import_rows(importer, file.path, files.read_rows(storage, path, file, names, refuse))
         finally:
             if restored.ticks:
                 before = restored.ticks - restored.new
                 echo(f"{counted(number, 'file')}: {restored.new:,} ticks restored, {before:,} stored before")
+
+
+def _import_rows(importer: Importer, source: str, batches: Iterable[Sequence[Row]]) -> None:
+    """Store these rows, and print the result, also of an import that fails."""
+    importer.begin()
+    try:
+        for rows in batches:
+            importer.add(rows)
+        importer.end()
+    finally:
+        if importer.result.read:
+            echo(*importer.result.lines(source))

@@ -113,6 +113,11 @@ class Importer:
             batch.append(tick)
         self._store_batch(batch)
 
+    def refuse(self, reason: str) -> None:
+        """Count a row that cannot be read."""
+        self.result.read += 1
+        self.result.refused[reason] += 1
+
     def end(self) -> None:
         """Report the end of the session, if it has one. Raises OutageError."""
         session, self._session = self._session, None

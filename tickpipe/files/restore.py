@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -70,7 +70,8 @@ def look(storage: Storage, path: str, symbol: str = "") -> File:
             with storage.open(path) as source, pa.parquet.ParquetFile(source) as file:
                 names = list(file.schema_arrow.names)
         else:
-            with storage.stream(path) as source, pa.csv.open_csv(source) as reader:
+            options = _csv_options(lambda: None)
+            with storage.stream(path) as source, pa.csv.open_csv(source, parse_options=options) as reader:
                 names = list(reader.schema.names)
     return File(full, names, symbol_of(full) or symbol)
 
@@ -91,7 +92,7 @@ def restore(store: DatabaseClient, storage: Storage, path: str, file: File) -> I
 
 def _insert(store: DatabaseClient, file: File, batch: Any) -> int:
     names = [name for name in SCHEMA.names if name in batch.schema.names]
-    values = {name: _values(batch.column(name)) for name in names}
+    values = {name: _values(batch.column(name).cast(SCHEMA.field(name).type)) for name in names}
     symbols = batch.column("symbol").to_pylist() if "symbol" in batch.schema.names else [file.symbol] * batch.num_rows
     unnested = ", ".join(f"unnest(%({name})s::{_SQL_TYPES.get(name, 'float8')}[]) AS {name}" for name in names)
     targets = ", ".join(f"{_EPOCH.format(name)} AS {name}" if name in _TIMES else name for name in names)
@@ -124,14 +125,28 @@ _SQL_TYPES = {
 }
 
 
-def read_rows(storage: Storage, path: str, file: File, wanted: Mapping[str, str]) -> Iterator[list[Row]]:
+def _csv_options(refuse: Callable[[], object]) -> Any:
+    """`refuse` is called for each row with too few or too many columns."""
+
+    def skip(_: object) -> str:
+        refuse()
+        return "skip"
+
+    return pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip)
+
+
+def read_rows(
+    storage: Storage, path: str, file: File, wanted: Mapping[str, str], refuse: Callable[[], object]
+) -> Iterator[list[Row]]:
     """Batches of rows of another vendor's file. `wanted`: as in `choose_columns`.
+
+    `refuse` is called for each row of CSV with too few or too many columns.
 
     Raises OutageError; ConfigurationError for a missing column or a damaged file.
     """
     chosen = choose_columns(file.names, wanted, file.path, symbol=file.symbol)
     with storage.errors(path):
-        for batch in _batches(storage, path, file, sorted(set(chosen.values()))):
+        for batch in _batches(storage, path, file, sorted(set(chosen.values())), refuse):
             columns = [
                 _texts(batch.column(chosen[ours]), ours)
                 if ours in chosen
@@ -141,7 +156,7 @@ def read_rows(storage: Storage, path: str, file: File, wanted: Mapping[str, str]
             yield list(zip(*columns, strict=True))
 
 
-def _batches(storage: Storage, path: str, file: File, names: list[str]) -> Iterator[Any]:
+def _batches(storage: Storage, path: str, file: File, names: list[str], refuse: Callable[[], object]) -> Iterator[Any]:
     if file.is_parquet:
         with storage.open(path) as source, pa.parquet.ParquetFile(source) as parquet:
             yield from parquet.iter_batches(BATCH, columns=names)
@@ -153,7 +168,7 @@ def _batches(storage: Storage, path: str, file: File, names: list[str]) -> Itera
         strings_can_be_null=True,
         null_values=[""],
     )
-    quoting = pa.csv.ParseOptions(newlines_in_values=True)
+    quoting = _csv_options(refuse)
     with storage.stream(path) as source, pa.csv.open_csv(source, convert_options=options, parse_options=quoting) as csv:
         for batch in csv:
             for start in range(0, batch.num_rows, BATCH):
