@@ -230,3 +230,25 @@ def test_the_time_of_unsorted_rows_goes_back_a_limited_number_of_times(
         assert importer.result.refused == {STORED_BEFORE: 10}
         with pytest.raises(ConfigurationError, match="goes back more than 20 times: sort the rows by time"):
             importer.add(row(second, "D") for second in range(25, 0, -1))
+
+
+def test_an_import_is_not_a_growth_of_the_last_day(
+    fresh_database: Database, processes: Processes, tmp_path: Path
+) -> None:
+    rows, _ = make_rows(8, 3000)
+    follow_tutorial(fresh_database, rows, table=TUTORIAL)
+    run(processes, fresh_database, "import", "--table", TUTORIAL)
+    expected = expected_ticks(rows)
+    assert fresh_database.query("SELECT rows, added FROM ticks_growth") == [(len(expected), 0)]
+    (verdict,) = verdicts(fresh_database, tmp_path)
+    assert verdict.session // 1_000_000 == expected[0].time.timestamp()
+
+
+def test_ticks_of_an_import_are_known_without_its_feed_events(fresh_database: Database, processes: Processes) -> None:
+    """They may come from an export of another database."""
+    rows, _ = make_rows(9, 3000)
+    follow_tutorial(fresh_database, rows, table=TUTORIAL)
+    run(processes, fresh_database, "import", "--table", TUTORIAL)
+    fresh_database.query("TRUNCATE feed_events")
+    lines = run(processes, fresh_database, "import", "--table", TUTORIAL)
+    assert refused(lines)[STORED_BEFORE] == fresh_database.count() == len(expected_ticks(rows))

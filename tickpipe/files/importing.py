@@ -143,7 +143,7 @@ class Importer:
             ticks = [tick for n, tick in enumerate(batch) if n not in old]
             session = self._session
             if ticks:
-                session = session or self._begin_session(cursor)
+                session = session or self._begin_session(cursor, ticks[0].time)
                 session = self._insert(cursor, session, ticks)
                 self._emit(cursor, session.id, "alive", session.report())
         if session is not None and session.id not in self.result.sessions[-1:]:
@@ -154,23 +154,22 @@ class Importer:
             self.result.refused[STORED_BEFORE] += len(old)
 
     def _stored_before(self, cursor: Cursor, batch: Sequence[NewTick]) -> set[int]:
-        """The positions of ticks that an import has stored. Looked up only if another session overlaps this span."""
-        other = self._session.id if self._session else 0
-        span = {"since": batch[0].time / 1e6, "until": batch[-1].time / 1e6}
-        cursor.execute(_OVERLAP, {"feed": FEED_NAME, "session": other, **span})
-        if cursor.fetchone() is None:
-            return set()
+        """The positions of ticks that an import has stored."""
         cursor.execute(_STORED_BEFORE, {"source": FEED_NAME, "n": _literal(range(len(batch))), **_arrays(batch)})
         return {n for (n,) in cursor.fetchall()}
 
-    def _begin_session(self, cursor: Cursor) -> _Session:
+    def _begin_session(self, cursor: Cursor, time: int) -> _Session:
+        """A new session. Its id is the second of its first tick, and the microseconds of the clock to be unique.
+
+        An import of old ticks is then not a growth of the table in the last day.
+        """
         if len(self.result.sessions) >= MAX_SESSIONS:
             raise ConfigurationError(
                 f"{self._source}: the time goes back more than {MAX_SESSIONS} times: sort the rows by time"
             )
-        session = self._clock()
+        session = max(1, time // 1_000_000 * 1_000_000 + self._clock() % 1_000_000)
         while not self._insert_event(cursor, session, 1, "started", {"feed": FEED_NAME, "source": self._source}):
-            session += 1  # another session began in this microsecond
+            session += 1  # there is such a session
         return _Session(session)
 
     def _insert(self, cursor: Cursor, session: _Session, ticks: Sequence[NewTick]) -> _Session:
@@ -215,13 +214,6 @@ _UNFINISHED = """
 SELECT s.session, v.last_seq, v.time_min, v.time_max
 FROM feed_states AS s CROSS JOIN LATERAL (SELECT * FROM feed_sessions WHERE session = s.session) AS v
 WHERE s.feed = %s AND NOT s.stopped
-"""
-
-_OVERLAP = """
-SELECT FROM feed_states AS s JOIN feed_events AS e ON e.session = s.session
-WHERE s.feed = %(feed)s AND s.session <> %(session)s AND e.event IN ('alive', 'stopped')
-  AND (e.detail ->> 'time_min')::float8 <= %(until)s AND (e.detail ->> 'time_max')::float8 >= %(since)s
-LIMIT 1
 """
 
 # In one select list, so that the arrays advance together.
