@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests.support.candles import Traded, assert_candles, compress, refresh, sto
 from tests.support.files import refused, run
 from tests.support.pipeline import Database
 from tests.support.processes import Processes, Running
+from tests.support.sessions import StoredSession
 from tests.support.tutorial import expected_ticks, follow_tutorial, make_rows
 from tests.support.waiting import wait_for
 from tickpipe.files import importing
@@ -242,6 +244,25 @@ def test_an_import_is_not_a_growth_of_the_last_day(
     assert fresh_database.query("SELECT rows, added FROM ticks_growth") == [(len(expected), 0)]
     (verdict,) = verdicts(fresh_database, tmp_path)
     assert verdict.session // 1_000_000 == expected[0].time.timestamp()
+
+
+def test_an_import_hides_no_gap(fresh_database: Database, processes: Processes) -> None:
+    """Its ticks are from a day on which no producer ran, between two days with sessions."""
+    rows, _ = make_rows(10, 500)
+    follow_tutorial(fresh_database, rows, table=TUTORIAL)
+    day = rows[0][0]
+    assert day
+    with closing(store_of(fresh_database)) as store:
+        for days in (-2, 2):
+            session = StoredSession(store, (day + timedelta(days=days)).timestamp())
+            session.emit("started", 0, feed="twelvedata")
+            session.emit("subscribed", 1, symbols=["AAPL"])
+            session.checkpoint("stopped", 2, 0)
+    gaps = "SELECT * FROM feed_gaps_between(%s) WHERE until IS NOT NULL"
+    before = fresh_database.query(gaps, day + timedelta(days=1))
+    assert len(before) == 1
+    run(processes, fresh_database, "import", "--table", TUTORIAL)
+    assert fresh_database.query(gaps, day + timedelta(days=1)) == before
 
 
 def test_ticks_of_an_import_are_known_without_its_feed_events(fresh_database: Database, processes: Processes) -> None:

@@ -159,15 +159,20 @@ class Importer:
         return {n for (n,) in cursor.fetchall()}
 
     def _begin_session(self, cursor: Cursor, time: int) -> _Session:
-        """A new session. Its id is the second of its first tick, and the microseconds of the clock to be unique.
+        """A new session. Its id is the time now, as that of a producer's session.
 
-        An import of old ticks is then not a growth of the table in the last day.
+        If its first tick is older than all sessions of producers, its id is the second of that tick, with the
+        microseconds of the clock to be unique: such ticks are not a growth of the table in the last day. In other cases
+        a session at that time could hide a gap: `feed_gaps_between` reads the last day that has sessions.
         """
         if len(self.result.sessions) >= MAX_SESSIONS:
             raise ConfigurationError(
                 f"{self._source}: the time goes back more than {MAX_SESSIONS} times: sort the rows by time"
             )
-        session = max(1, time // 1_000_000 * 1_000_000 + self._clock() % 1_000_000)
+        session = self._clock()
+        cursor.execute(_PRODUCERS_BEFORE, {"feed": FEED_NAME, "time": time})
+        if cursor.fetchone() is None:
+            session = max(1, time // 1_000_000 * 1_000_000 + session % 1_000_000)
         while not self._insert_event(cursor, session, 1, "started", {"feed": FEED_NAME, "source": self._source}):
             session += 1  # there is such a session
         return _Session(session)
@@ -214,6 +219,10 @@ _UNFINISHED = """
 SELECT s.session, v.last_seq, v.time_min, v.time_max
 FROM feed_states AS s CROSS JOIN LATERAL (SELECT * FROM feed_sessions WHERE session = s.session) AS v
 WHERE s.feed = %s AND NOT s.stopped
+"""
+
+_PRODUCERS_BEFORE = """
+SELECT 1 FROM feed_states WHERE feed IS DISTINCT FROM %(feed)s AND session < %(time)s LIMIT 1
 """
 
 # In one select list, so that the arrays advance together.
