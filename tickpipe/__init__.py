@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from common.errors import ConfigurationError, OutageError, TickpipeError
     from tickpipe.client import connect
+    from tickpipe.client.tick import Tick
 
-__all__ = ["ConfigurationError", "OutageError", "TickpipeError", "connect"]
+__all__ = ["ConfigurationError", "OutageError", "Tick", "TickpipeError", "connect"]
 
 _MODULES = {
     "ConfigurationError": "common.errors",
     "OutageError": "common.errors",
+    "Tick": "tickpipe.client.tick",
     "TickpipeError": "common.errors",
     "connect": "tickpipe.client",
 }

@@ -9,6 +9,7 @@ import redis
 
 from common import rights
 from common.streams.client import expect_primary
+from common.streams.ids import Id, read_id
 from common.streams.keys import beside
 from common.streams.scripts import load_script
 from common.streams.statistics import ConsumerStatistics
@@ -16,6 +17,8 @@ from common.streams.stream import Entry, Stream
 
 #: Seconds without a read after which a consumer counts as idle. A running consumer reads every 0.5 s.
 IDLE_AFTER = 3.0
+#: How the errors about a stream or a group that does not exist begin.
+_NOT_THERE = ("no such key", "NOGROUP")
 
 
 class Backlog(NamedTuple):
@@ -146,11 +149,11 @@ class ConsumerGroup(Stream):
         if ours is None:
             yield from self.scan(b"-", count)
             return
-        delivered = _id_numbers(ours["last-delivered-id"])
+        delivered = read_id(ours["last-delivered-id"])
         pending = set(self._pending_ids(count))
-        start = min([delivered, *map(_id_numbers, pending)])
+        start = min([delivered, *map(read_id, pending)])
         for entry in self.scan(b"%d-%d" % start, count):
-            if entry.id in pending or _id_numbers(entry.id) > delivered:
+            if entry.id in pending or read_id(entry.id) > delivered:
                 yield entry
 
     def _pending_ids(self, count: int) -> Iterator[bytes]:
@@ -163,6 +166,25 @@ class ConsumerGroup(Stream):
             if len(raw) < count:
                 return
             start = b"(" + raw[-1]["message_id"]
+
+    def position(self) -> tuple[Id, int | None, Id | None]:
+        """Of one moment: the last delivered id, how many entries were added up to it, and the oldest pending id.
+
+        The number is None if Redis does not know it. (0, 0) and 0 if the group does not exist.
+        """
+        with self._errors.translated(self.key), self._redis.pipeline(transaction=True) as pipe:
+            expect_primary(self._redis)
+            pipe.xinfo_groups(self.key)
+            pipe.xpending(self.key, self.group)
+            groups, pending = cast("Any", pipe.execute(raise_on_error=False))
+            for reply in (groups, pending):
+                if isinstance(reply, redis.RedisError) and not str(reply).startswith(_NOT_THERE):
+                    raise reply
+        ours = [] if isinstance(groups, redis.RedisError) else [g for g in groups if g["name"].decode() == self.group]
+        if not ours or isinstance(pending, redis.RedisError):
+            return (0, 0), 0, None
+        oldest = pending["min"]
+        return read_id(ours[0]["last-delivered-id"]), ours[0]["entries-read"], read_id(oldest) if oldest else None
 
     def pending(self) -> int:
         """The number of pending entries of all consumers in the group."""
@@ -215,12 +237,6 @@ class ConsumerGroup(Stream):
             return {"entries-added": 0, "length": 0}, {}
         info = self._redis.xinfo_stream(self.key)
         return info, {group["name"].decode(): group for group in self._redis.xinfo_groups(self.key)}
-
-
-def _id_numbers(entry_id: bytes) -> tuple[int, int]:
-    """An entry's id as two numbers, for comparison: as text, 9-0 would come after 10-0."""
-    milliseconds, _, sequence = entry_id.partition(b"-")
-    return int(milliseconds), int(sequence)
 
 
 def _entries(reply: list[Any] | dict[bytes, Any] | None, **_: object) -> list[Entry]:

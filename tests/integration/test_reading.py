@@ -15,6 +15,7 @@ import tickpipe.client
 from tests.integration.test_querying import assert_shown
 from tests.support.expected_rows import DAY, begin_of, by_key, equal, ticks
 from tests.support.market import NOW
+from tests.support.pipeline import ServerPair
 from tests.support.querying import Backend, at
 from tests.support.reading import ANSWERS, PAGE, SECTIONS, rows_of, sql_of
 
@@ -27,10 +28,15 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 
 def test_page_gives_the_answers_of_the_sql(
-    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    backend: Backend,
+    servers: ServerPair,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATABASE_URL", backend.database.url)
+    monkeypatch.setenv("REDIS_URL", servers.valkey.url)
     monkeypatch.setenv("PGTZ", "America/New_York")  # a zone whose clocks change within the rows
     monkeypatch.setattr(tickpipe.client, "connect", partial(tickpipe.client.connect, now=lambda: NOW))
     names: dict[str, Any] = {}

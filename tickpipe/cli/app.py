@@ -18,6 +18,7 @@ from tickpipe.cli.retention import retention
 from tickpipe.cli.servers import servers
 from tickpipe.cli.simulate import simulate
 from tickpipe.cli.status import status
+from tickpipe.cli.tail import tail
 from tickpipe.cli.up import up
 from tickpipe.cli.verify import verify
 
@@ -40,6 +41,7 @@ app.command()(up)
 app.command()(servers)
 app.command()(simulate)
 app.command()(status)
+app.command()(tail)
 app.command()(dashboard)
 app.command()(verify)
 app.command()(replay)

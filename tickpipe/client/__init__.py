@@ -1,25 +1,21 @@
-"""Reads stored prices in Python: `db = tickpipe.connect()`. Needs the extra `client`.
+"""Reads prices in Python: `db = tickpipe.connect()`. Needs the extra `client`.
 
 `servers.py` finds the servers, `database.py` has the questions, `queries.py` their SQL and types. `reader.py` reads
-rows as Arrow record batches, and `result.py` converts them.
+rows as Arrow record batches, and `result.py` converts them. `live.py` follows new ticks for `subscription.py`.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from common import settings
+from common import clock, settings
 from tickpipe.extras import required_extra
 
 if TYPE_CHECKING:
     from tickpipe.client.database import Database
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 def connect(
@@ -27,24 +23,27 @@ def connect(
     redis_url: str | None = None,
     *,
     price_stream: str | None = None,
+    consumer_group: str | None = None,
     environ: Mapping[str, str] = os.environ,
-    now: Callable[[], datetime] = _now,
+    now: Callable[[], datetime] = clock.utc,
 ) -> Database:
     """Connect to the database of a tickpipe, and return the object with all questions about its prices.
 
     `database_url` and `redis_url`: by default the variables DATABASE_URL and REDIS_URL (or …_FILE), then the servers of
-    a `tickpipe up` on this machine, then the usual ports of this machine. `price_stream`: by default PRICE_STREAM.
+    a `tickpipe up` on this machine, then the usual ports of this machine. `price_stream` and
+    `consumer_group`, of the consumers that store into this database: by default PRICE_STREAM and CONSUMER_GROUP.
     `now`: the clock for ages such as "1d".
 
     Raises ConfigurationError for an invalid URL, a refused login or if the extra `client` is not installed, and
-    OutageError if the database does not answer.
+    OutageError if the database does not answer. Redis is not used before `subscribe`.
     """
     with required_extra("client", "tickpipe.connect()"):
         from tickpipe.client.database import Database
         from tickpipe.client.reader import Reader
         from tickpipe.client.servers import find_servers
-    servers = find_servers(database_url, redis_url, environ)
+    stream = price_stream or environ.get("PRICE_STREAM") or settings.PRICE_STREAM
+    group = consumer_group or environ.get("CONSUMER_GROUP") or settings.CONSUMER_GROUP
+    servers = find_servers(database_url, redis_url, stream, group, environ)
     reader = Reader(servers.database_url)
     servers.explain(reader.check)
-    price_stream = price_stream or environ.get("PRICE_STREAM") or settings.PRICE_STREAM
-    return Database(reader, servers.redis_url, price_stream, now)
+    return Database(reader, servers, now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -13,13 +13,14 @@ import pyarrow as pa
 from common.database.connections import database_name
 from common.duration import Moment, read_moment
 from common.errors import ConfigurationError
-from common.settings import Secret
 from tickpipe.client import queries
 from tickpipe.client.reader import Reader
 from tickpipe.client.result import Result
+from tickpipe.client.servers import Servers
+from tickpipe.client.subscription import Subscription, subscribe
+from tickpipe.client.symbols import Symbols, all_symbols, known_symbols, read_names, refuse_unknown
 from tickpipe.client.widths import ceiling, floor, read_width
 
-Symbols = str | Sequence[str]
 Fill = Literal["gaps", "previous"]
 
 _CANDLES = {None: queries.CANDLES, "gaps": queries.CANDLES_WITH_GAPS, "previous": queries.CANDLES_CARRIED}
@@ -37,10 +38,9 @@ class Database:
     OutageError if the database does not answer. Both are TickpipeErrors.
     """
 
-    def __init__(self, reader: Reader, redis_url: Secret, price_stream: str, now: Callable[[], datetime]) -> None:
+    def __init__(self, reader: Reader, servers: Servers, now: Callable[[], datetime]) -> None:
         self._reader = reader
-        self._redis_url = redis_url
-        self._price_stream = price_stream
+        self._servers = servers
         self._now = now
 
     def __repr__(self) -> str:
@@ -58,7 +58,7 @@ class Database:
 
     def symbols(self) -> list[str]:
         """All symbols with ticks or candles, sorted."""
-        return sorted(symbol for (symbol,) in self._reader.rows(queries.SYMBOLS))
+        return all_symbols(self._reader.rows)
 
     def ticks(self, symbols: Symbols, since: Moment, until: Moment | None = None) -> Result:
         """The ticks of one symbol or of several, ordered by symbol, time, session and seq.
@@ -68,7 +68,7 @@ class Database:
         (int64), which identify the tick; source ("backfill" or null). `time` is the exchange's, `received_at` the
         producer's.
         """
-        names, (begin, end) = self._known(symbols), self._span(since, until)
+        names, (begin, end) = known_symbols(symbols, self._reader.rows), self._span(since, until)
         runs = [{"symbol": name, "since": begin, "until": end} for name in names]
         return Result(
             f"ticks of {_listed(names)}, {_range(begin, end)}",
@@ -98,7 +98,7 @@ class Database:
         if fill not in _CANDLES:
             raise ConfigurationError(f"fill {fill!r} is not a way to fill gaps. Use None, 'gaps' or 'previous'")
         step = read_width(width)
-        names, (begin, end) = self._known(symbols), self._span(since, until)
+        names, (begin, end) = known_symbols(symbols, self._reader.rows), self._span(since, until)
         parameters = {
             "symbols": names,
             "width": step // timedelta(seconds=1),
@@ -117,7 +117,7 @@ class Database:
         A tick whose time is ahead of its arrival is not the newest. Columns: symbol, time, price, bid, ask, exchange,
         received_at, session, seq, as in `ticks`.
         """
-        names = self.symbols() if symbols is None else self._known(symbols)
+        names = self.symbols() if symbols is None else known_symbols(symbols, self._reader.rows)
         begin = _EPOCH if since is None else read_moment(since, self._now(), "since")
         table = self._reader.table(queries.LAST_SCHEMA, queries.LAST, symbols=names, since=begin)
         return _stored(f"last ticks of {_listed(names)}", table)
@@ -131,10 +131,11 @@ class Database:
         now = self._now()
         begin = _EPOCH if since is None else read_moment(since, now, "since")
         end = _FAR_FUTURE if until is None else read_moment(until, now, "until")
-        names = None if symbols is None else _names(symbols)
+        names = None if symbols is None else read_names(symbols)
         table = self._reader.table(queries.GAP_SCHEMA, queries.GAPS, symbols=names, since=begin, until=end)
         if names is not None:  # a symbol may have gaps and no ticks
-            self._refuse_unknown([name for name in names if name not in table["symbol"].to_pylist()])
+            found = set(table["symbol"].to_pylist())
+            refuse_unknown([name for name in names if name not in found], self._reader.rows)
         return _stored(f"gaps of {'all symbols' if names is None else _listed(names)}", table)
 
     def instruments(self) -> Result:
@@ -145,6 +146,18 @@ class Database:
         """
         return _stored("instruments", self._reader.table(queries.INSTRUMENT_SCHEMA, queries.INSTRUMENTS))
 
+    def subscribe(self, symbols: Symbols | None = None, since: Moment | None = None) -> Subscription:
+        """Ticks as they arrive, of some symbols or of all: `for tick in db.subscribe("BTC/USD")`, or `async for`.
+
+        Each is a `Tick`, in the order of receipt. `since`: ticks whose `time` is not earlier come first, then new ones,
+        without a gap and without a double. The iteration does not end. It waits for the end of an outage of Redis or
+        of the database, and logs a warning. If it was too slow for the streams, it reads what it missed from the
+        database. Leave its `with` block, or call `close`, to end it.
+        """
+        names = None if symbols is None else known_symbols(symbols, self._reader.rows)
+        begin = None if since is None else read_moment(since, self._now(), "since")
+        return subscribe(self._servers, self._reader.client(), names, begin, threading.Event())
+
     def _span(self, since: Moment, until: Moment | None) -> tuple[datetime, datetime]:
         now = self._now()
         begin = read_moment(since, now, "since")
@@ -152,30 +165,6 @@ class Database:
         if begin >= end:
             raise ConfigurationError(f"since {begin:%Y-%m-%dT%H:%M:%S}Z is not before until {end:%Y-%m-%dT%H:%M:%S}Z")
         return begin, end
-
-    def _known(self, symbols: Symbols) -> list[str]:
-        names = _names(symbols)
-        self._refuse_unknown(names)
-        return names
-
-    def _refuse_unknown(self, names: Sequence[str]) -> None:
-        unknown = [name for (name,) in self._reader.rows(queries.UNKNOWN, symbols=list(names))] if names else []
-        if not unknown:
-            return
-        known = {symbol.casefold(): symbol for symbol in self.symbols()}
-        near = {
-            known[match] for name in unknown for match in difflib.get_close_matches(name.casefold(), known, n=3)
-        }  # fmt: skip
-        hint = f"The nearest: {', '.join(sorted(near))}" if near else "db.symbols() lists all"
-        raise ConfigurationError(f"no prices of {', '.join(map(repr, unknown))} are stored. {hint}")
-
-
-def _names(symbols: Symbols) -> list[str]:
-    """The symbols without duplicates, sorted by code point. Raises ConfigurationError if there is none."""
-    names = [symbols] if isinstance(symbols, str) else [*map(str, symbols)]
-    if not all(names) or not names:
-        raise ConfigurationError(f"symbols {symbols!r} has no symbols. Examples: 'BTC/USD', ['AAPL', 'EUR/USD']")
-    return sorted(set(names))
 
 
 def _stored(title: str, batch: pa.RecordBatch) -> Result:

@@ -102,19 +102,3 @@ INSTRUMENT_SCHEMA = pa.schema(
     ).values()
 )  # fmt: skip
 INSTRUMENTS = f'SELECT {", ".join(INSTRUMENT_SCHEMA.names)} FROM instruments ORDER BY symbol COLLATE "C", exchange'
-
-#: All symbols with ticks or with candles that retention has kept: one step of an index for each.
-SYMBOLS = """
-WITH RECURSIVE kept AS (
-    (SELECT symbol FROM candles_kept ORDER BY symbol LIMIT 1)
-    UNION ALL
-    SELECT (SELECT k.symbol FROM candles_kept AS k WHERE k.symbol > kept.symbol ORDER BY k.symbol LIMIT 1)
-    FROM kept WHERE kept.symbol IS NOT NULL
-)
-SELECT known_symbols() AS symbol UNION SELECT symbol FROM kept WHERE symbol IS NOT NULL
-"""
-UNKNOWN = """
-SELECT name FROM unnest(%(symbols)s::text[]) AS name
-WHERE NOT EXISTS (SELECT FROM prices_real_time AS p WHERE p.symbol = name)
-  AND NOT EXISTS (SELECT FROM candles_kept AS k WHERE k.symbol = name)
-"""

@@ -39,7 +39,7 @@ class Reader:
     def __init__(self, url: Secret) -> None:
         """Raises ConfigurationError for an invalid URL."""
         self.url = url
-        self._small = DatabaseReader(self._client())
+        self._small = DatabaseReader(self.client())
         self._can_copy = True
 
     def close(self) -> None:
@@ -101,12 +101,12 @@ class Reader:
 
     def _statements(self, query: str, runs: Sequence[Parameters]) -> list[str]:
         """The query with each run's parameters as psycopg2 sends them: COPY has none of its own."""
-        with closing(self._client()) as client, client.transaction() as connection, connection.cursor() as cursor:
+        with closing(self.client()) as client, client.transaction() as connection, connection.cursor() as cursor:
             return [cursor.mogrify(query, run).decode() for run in runs]
 
     def _in_portions(self, schema: pa.Schema, query: str, runs: Sequence[Parameters]) -> Iterator[pa.RecordBatch]:
         with (
-            closing(self._client()) as client,
+            closing(self.client()) as client,
             client.transaction("REPEATABLE READ") as connection,
             connection.cursor() as cursor,
         ):
@@ -116,7 +116,8 @@ class Reader:
                     yield _batch(rows, schema)
                 cursor.execute("CLOSE portions")
 
-    def _client(self) -> DatabaseClient:
+    def client(self) -> DatabaseClient:
+        """A connection of its own, opened on first use. Its transactions only read."""
         connect = partial(connections.connect, application=APPLICATION)
         return DatabaseClient(self.url, connect=connect, settings=_SETTINGS, read_only=True)
 

@@ -12,15 +12,17 @@ from tickpipe.local.addresses import running_servers
 
 
 @dataclass(frozen=True)
-class ServerUrls:
-    """The URLs. `named`: whether the user has named the database, or a `tickpipe up` was found."""
+class Servers:
+    """The servers, and the names in Redis. `named`: whether the database was named, or found in a `tickpipe up`."""
 
     database_url: Secret
     redis_url: Secret
+    price_stream: str
+    consumer_group: str
     named: bool
 
     def explain(self, check: Callable[[], None]) -> None:
-        """Call this check. Its OutageError also says that no database was named, if none was."""
+        """Call this check. Its DatabaseOutageError also says that no database was named, if none was."""
         try:
             check()
         except DatabaseOutageError as error:
@@ -31,14 +33,18 @@ class ServerUrls:
             ) from None
 
 
-def find_servers(database_url: str | None, redis_url: str | None, environ: Mapping[str, str]) -> ServerUrls:
-    """The URLs of both servers. Raises ConfigurationError for an invalid URL."""
+def find_servers(
+    database_url: str | None, redis_url: str | None, price_stream: str, consumer_group: str, environ: Mapping[str, str]
+) -> Servers:
+    """The servers of these URLs, or of the environment. Raises ConfigurationError for an invalid URL."""
     database = settings.read_database_url(environ if database_url is None else {"DATABASE_URL": database_url})
     redis = settings.read_redis_url(environ if redis_url is None else {"REDIS_URL": redis_url})
     running_redis, running_database = (None, None) if database and redis else running_servers(environ)
     found = database or running_database
-    return ServerUrls(
+    return Servers(
         found or Secret(settings.DEFAULT_DATABASE_URL),
         redis or running_redis or Secret(settings.DEFAULT_REDIS_URL),
+        price_stream,
+        consumer_group,
         found is not None,
     )
