@@ -38,6 +38,11 @@ class StreamTail:
         self._place: Id = (0, 0)  # of the last entry that was read
         self._index = 0  # how many entries were added up to the place
 
+    @property
+    def place(self) -> Id:
+        """The id of the last entry that was read, or of the end or start that the reader has moved to."""
+        return self._place
+
     def go_to_end(self) -> Entry | None:
         """Move behind the last entry, and return it if it is still there."""
         state, entries = self._look("XREVRANGE", "+", "-", 1)
@@ -51,7 +56,7 @@ class StreamTail:
         if oldest and oldest <= delivered:
             _, entries = self._look("XRANGE", id_text(oldest), id_text(delivered))
             if not entries or read_id(entries[0].id) != oldest:
-                raise self._trimmed()
+                raise StreamOutageError(f"Redis: entries of {self.stream.key} were trimmed while they were read")
             index = None if index is None else index - len(entries)
             _, earlier = self._look("XREVRANGE", b"(" + id_text(oldest), "-", 1)
             place = read_id(earlier[0].id) if earlier else id_before(oldest)
@@ -60,18 +65,16 @@ class StreamTail:
             index = state.gone + len(entries)
         self._place, self._index = place, index
 
-    def look_ahead(self, visit: Callable[[Entry], None]) -> Id:
+    def look_ahead(self, visit: Callable[[Entry], None]) -> Id | None:
         """Call `visit` with each entry from the place to the present end. Returns the id of the end. The place stays.
 
-        Raises StreamOutageError if entries after the place are gone.
+        None if entries after the place are gone: then some were not visited.
         """
         state, _ = self._look("XRANGE", "-", "+", 1)
         for entry in self.stream.scan(b"(" + id_text(self._place), COUNT, id_text(state.last)):
             visit(entry)
         after, entries = self._look("XRANGE", id_text(self._place), "+", 1)
-        if self._is_gone(after, entries):
-            raise self._trimmed()
-        return state.last
+        return None if self._is_gone(after, entries) else state.last
 
     def read(self) -> list[Entry] | None:
         """The next entries, at most COUNT. Moves behind them.
@@ -97,9 +100,6 @@ class StreamTail:
     def _is_gone(self, state: _State, entries: list[Entry]) -> bool:
         """Whether entries after the place are gone. `entries`: those from the place on."""
         return not (entries and read_id(entries[0].id) == self._place) and state.gone != self._index
-
-    def _trimmed(self) -> StreamOutageError:
-        return StreamOutageError(f"Redis: entries of {self.stream.key} were trimmed while they were read")
 
     def _look(self, command: str, start: str | bytes, end: str | bytes, count: int = 0) -> tuple[_State, list[Entry]]:
         """The state of the stream and the entries of a range, of the same moment. `count`: 0 for all."""

@@ -14,9 +14,11 @@ import pytest
 import tickpipe
 from common import tick
 from common.channels import channel_key
-from common.errors import ConfigurationError
+from common.errors import ConfigurationError, StreamOutageError
 from common.streams.group import ConsumerGroup
 from common.streams.registry import ChannelRegistry
+from common.streams.stream import Entry
+from common.streams.tail import StreamTail
 from common.threads import in_thread
 from tests.support.capture import SESSION, make_events, ticks
 from tests.support.pipeline import GROUP, Pipeline
@@ -201,6 +203,65 @@ def test_outages_of_both_servers_are_waited_for(breakable_pipeline: Pipeline, ca
         pipeline.append(TICKS[1000:])
         reading.result(PATIENCE)
     assert found == EXPECTED
+
+
+def test_redis_with_older_data_brings_nothing_of_the_past(pipeline: Pipeline) -> None:
+    """Such as a failover to a replica that lacks the last entries. The producer appends those again."""
+    store_one_of_each_symbol(pipeline)
+    other = [each._replace(session=str(SESSION + 1)) for each in TICKS[:400]]
+    pipeline.append(other)
+    pipeline.append(TICKS[:400])
+    entries = list(pipeline.prices.scan(b"-", 1000))
+    with subscribed(pipeline) as subscription:
+        next(subscription.batches())
+        pipeline.append(TICKS[400:600])
+        found = [next(subscription).seq]
+        pipeline.redis.delete("prices")
+        for each in entries[:-100]:
+            pipeline.redis.xadd("prices", each.fields or {}, id=each.id)  # type: ignore[arg-type]
+        pipeline.append(TICKS[300:])
+        assert found + numbers_until(subscription, EXPECTED[-1]) == [seq for seq in EXPECTED if seq > 400]
+
+
+def test_outage_of_one_channel_loses_nothing_of_another(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    store_one_of_each_symbol(pipeline)
+    stream = ConsumerGroup(pipeline.redis, channel_key("prices", 1), GROUP, "test")
+    ChannelRegistry(pipeline.prices).add([stream.key])
+    failing, read = threading.Event(), StreamTail.read
+
+    def fail(tail: StreamTail) -> list[Entry] | None:
+        if tail.stream.key == stream.key and failing.is_set():
+            failing.clear()
+            raise StreamOutageError("an outage of the second channel")
+        return read(tail)
+
+    monkeypatch.setattr(StreamTail, "read", fail)
+    with subscribed(pipeline) as subscription:
+        next(subscription.batches())
+        failing.set()
+        pipeline.append(TICKS[:1000])
+        stream.append([tick.encode(each) for each in written(SESSION + 1, EVENTS[:1000])])
+        wanted = [seq for seq in EXPECTED if seq <= 1000]
+        found = list(islice(subscription, 2 * len(wanted)))
+    assert not failing.is_set()
+    for number in range(2):
+        assert [each.seq for each in found if each.session == SESSION + number] == wanted
+
+
+def test_backfilled_trades_are_part_of_the_past(pipeline: Pipeline) -> None:
+    """Their numbers are those of the exchange, so two symbols may have the same."""
+    store_one_of_each_symbol(pipeline)
+    pipeline.database.query(
+        """
+        INSERT INTO prices_real_time (time, symbol, price, received_at, session, seq, trade_id, source)
+        SELECT at, symbol, 1, at, 0, 9 - n, 9 - n, 'backfill'
+        FROM (SELECT timestamptz '2024-01-01 00:00:00+00' + n * interval '1 second' AS at, n, symbol
+              FROM generate_series(1, 3) AS n, unnest(ARRAY['BTC/USD', 'ETH/USD']) AS symbol) AS trades
+        """
+    )
+    with subscribed(pipeline, "2023-12-01", symbols=None) as subscription:
+        found = [(each.seq, each.symbol) for each in islice(subscription, 6)]
+    assert found == [(seq, symbol) for seq in (8, 7, 6) for symbol in ("BTC/USD", "ETH/USD")]
 
 
 def test_async_iteration_loses_nothing_when_it_is_cancelled(pipeline: Pipeline) -> None:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from common.database.client import DatabaseClient
-from common.errors import OutageError
+from common.errors import OutageError, TickpipeError
 from common.number import to_bigint
 from common.streams.channels import ChannelStreams
 from common.streams.ids import Id, read_id
@@ -37,7 +37,7 @@ DECLARE past NO SCROLL CURSOR FOR
 SELECT time, symbol, price, day_volume, bid, ask, exchange, size, side, trade_id, received_at, session, seq, source
 FROM prices_real_time
 WHERE time >= %(since)s AND (%(symbols)s::text[] IS NULL OR symbol = ANY (%(symbols)s::text[]))
-ORDER BY received_at, session, seq
+ORDER BY received_at, session, seq, symbol COLLATE "C"
 """
 
 
@@ -67,8 +67,10 @@ class LiveTicks:
         self._tails: dict[str, StreamTail] = {}
         self._behind: dict[str, datetime | None] = {}  # streams whose past is missing, and since when; None: `since`
         self._received: dict[str, datetime] = {}  # by stream: when the last entry that was read was received
+        self._lost_at: dict[str, Id] = {}  # by stream: the place at which entries were gone
         self._past_ends: dict[str, Id] = {}  # entries up to here are of the past
         self._highest: dict[int, int] = {}  # by session: the highest number seen
+        self._backfilled = (datetime.fromtimestamp(0, UTC), 0, "")  # the last backfilled tick that was seen
         self._next_look = float("-inf")
 
     def batches(self) -> Generator[list[Tick]]:
@@ -90,7 +92,7 @@ class LiveTicks:
                 self._look_for_channels()
                 if self._behind:
                     yield from self._past()
-                ticks = self._next()
+                ticks = [] if self._behind else self._next()
                 pause = PAUSE
             except OutageError as error:
                 logger.warning("%s; the next try is in %.1f s", error, pause)
@@ -114,6 +116,7 @@ class LiveTicks:
             for tail in found.values():
                 if self._since is None and (last := tail.go_to_end()):
                     self._note_received(tail.stream.key, last)
+                    self._new_tick(tail.stream.key, last)
             if self._since is not None:
                 self._behind = dict.fromkeys(found)
         self._tails |= found
@@ -122,25 +125,36 @@ class LiveTicks:
     def _next(self) -> list[Tick]:
         """The next ticks of all streams. Waits a moment if there is none."""
         several: list[list[Tick]] = []
-        any_entry = False
-        for key, tail in self._tails.items():
-            entries = tail.read()
-            if entries is None:
-                logger.warning(
-                    "entries of the stream %s are gone before they were read: they come from the database", key
-                )
-                self._behind[key] = self._received.get(key, self._started if self._since is None else None)
-                continue
-            if entries:
-                any_entry = True
-                self._note_received(key, entries[-1])
-            several.append([tick for entry in entries if (tick := self._new_tick(key, entry))])
-        if not any_entry and not self._behind:
-            if len(self._tails) == 1:
-                next(iter(self._tails.values())).wait(WAIT)
-            else:
-                self._stop.wait(PAUSE)
+        try:
+            for key, tail in self._tails.items():
+                several.append([tick for entry in self._read(key, tail) if (tick := self._new_tick(key, entry))])
+        except TickpipeError:
+            if not any(several):
+                raise  # else the next call meets the same error, and these ticks are not lost
+        if not any(several) and not self._behind:
+            self._wait()
         return list(heapq.merge(*several, key=lambda tick: tick.received_at))
+
+    def _read(self, key: str, tail: StreamTail) -> list[Entry]:
+        """The next entries of a stream; none if some are gone: then its past is read first."""
+        entries = tail.read()
+        if entries is None:
+            self._note_gone(key, tail)
+            return []
+        if entries:
+            self._note_received(key, entries[-1])
+        return entries
+
+    def _note_gone(self, key: str, tail: StreamTail) -> None:
+        logger.warning("entries of the stream %s are gone before they were read: they come from the database", key)
+        self._behind[key] = self._received.get(key, self._started if self._since is None else None)
+        self._lost_at[key] = tail.place
+
+    def _wait(self) -> None:
+        if len(self._tails) == 1:
+            next(iter(self._tails.values())).wait(WAIT)
+        else:
+            self._stop.wait(PAUSE)
 
     def _note_received(self, key: str, entry: Entry) -> None:
         received = to_bigint((entry.fields or {}).get(b"received"))
@@ -153,12 +167,14 @@ class LiveTicks:
         session, seq = _identity(fields)
         if session is None or seq is None or seq <= self._highest.get(session, 0):
             return None
-        self._highest[session] = seq
+        is_known, self._highest[session] = session in self._highest, seq
+        place = read_id(entry.id)
+        if not is_known and place <= self._lost_at.get(key, (0, 0)):
+            return None  # after a loss of data, Redis has older entries than those that were read
         if self._symbols is not None and fields.get(b"symbol", b"").decode(errors="replace") not in self._symbols:
             return None
         tick = read_tick(fields)
-        is_past = self._since is not None and read_id(entry.id) <= self._past_ends.get(key, (0, 0))
-        if tick and is_past and self._since is not None and tick.time < self._since:
+        if tick and self._since and tick.time < self._since and place <= self._past_ends.get(key, (0, 0)):
             return None
         return tick
 
@@ -175,6 +191,8 @@ class LiveTicks:
         with self._database.transaction("REPEATABLE READ") as connection, connection.cursor() as cursor:
             cursor.execute("SELECT FROM prices_real_time LIMIT 0")  # takes the snapshot
             first, ends = self._first_numbers()
+            if len(ends) < len(self._tails):
+                return  # entries were trimmed meanwhile
             starts = list(self._behind.values())
             missed_since = None if None in starts else min(filter(None, starts))
             begin = self._since if missed_since is None else missed_since - _MAX_DELAY
@@ -187,7 +205,10 @@ class LiveTicks:
         self._behind = {}
 
     def _first_numbers(self) -> tuple[dict[int, int], dict[str, Id]]:
-        """By session, the first number in the streams after their places; and the ends of the streams."""
+        """By session, the first number in the streams after their places; and the ends of the streams.
+
+        A stream whose entries are gone has no end. Its past is missing, too.
+        """
         first: dict[int, int] = {}
 
         def visit(entry: Entry) -> None:
@@ -195,10 +216,22 @@ class LiveTicks:
             if session is not None and seq is not None:
                 first[session] = min(seq, first.get(session, seq))
 
-        return first, {key: tail.look_ahead(visit) for key, tail in self._tails.items()}
+        ends = {}
+        for key, tail in self._tails.items():
+            if (end := tail.look_ahead(visit)) is not None:
+                ends[key] = end
+            elif key not in self._behind:
+                self._note_gone(key, tail)
+        return first, ends
 
     def _is_missing(self, tick: Tick, first: dict[int, int], missed_since: datetime | None) -> bool:
         """Whether this row comes neither from the streams nor has come before."""
+        if tick.source is not None:  # backfilled: `seq` is the exchange's number, for each symbol
+            place = tick.received_at, tick.seq, tick.symbol
+            if missed_since is not None or place <= self._backfilled:
+                return False
+            self._backfilled = place
+            return True
         highest = self._highest.get(tick.session)
         if tick.seq >= first.get(tick.session, tick.seq + 1):
             return False
