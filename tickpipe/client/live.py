@@ -67,7 +67,9 @@ class LiveTicks:
         self._tails: dict[str, StreamTail] = {}
         self._behind: dict[str, datetime | None] = {}  # streams whose past is missing, and since when; None: `since`
         self._received: dict[str, datetime] = {}  # by stream: when the last entry that was read was received
-        self._lost_at: dict[str, Id] = {}  # by stream: the place at which entries were gone
+        self._lost_at: dict[
+            str, tuple[Id, frozenset[int]]
+        ] = {}  # where entries were gone, and sessions seen
         self._past_ends: dict[str, Id] = {}  # entries up to here are of the past
         self._highest: dict[int, int] = {}  # by session: the highest number seen
         self._backfilled = (datetime.fromtimestamp(0, UTC), 0, "")  # the last backfilled tick that was seen
@@ -148,7 +150,7 @@ class LiveTicks:
     def _note_gone(self, key: str, tail: StreamTail) -> None:
         logger.warning("entries of the stream %s are gone before they were read: they come from the database", key)
         self._behind[key] = self._received.get(key, self._started if self._since is None else None)
-        self._lost_at[key] = tail.place
+        self._lost_at[key] = tail.place, frozenset(self._highest)
 
     def _wait(self) -> None:
         if len(self._tails) == 1:
@@ -167,9 +169,10 @@ class LiveTicks:
         session, seq = _identity(fields)
         if session is None or seq is None or seq <= self._highest.get(session, 0):
             return None
-        is_known, self._highest[session] = session in self._highest, seq
+        self._highest[session] = seq
         place = read_id(entry.id)
-        if not is_known and place <= self._lost_at.get(key, (0, 0)):
+        lost_at, seen = self._lost_at.get(key, ((0, 0), frozenset[int]()))
+        if place <= lost_at and session not in seen:
             return None  # after a loss of data, Redis has older entries than those that were read
         if self._symbols is not None and fields.get(b"symbol", b"").decode(errors="replace") not in self._symbols:
             return None
