@@ -13,6 +13,9 @@ from common import rights, tls
 from common.errors import ConfigurationError, StreamOutageError, TickpipeError, UntrustedError
 from common.streams.client import NOT_PRIMARY, expect_primary, is_cluster, look_up_again
 
+#: The error of a transaction if the user may not send MULTI: redis-py reports the last error.
+_NO_MULTI = "EXEC without MULTI"
+
 
 class ErrorTranslator:
     """Translates the errors of one client.
@@ -71,7 +74,7 @@ class ErrorTranslator:
         """A TLS or cluster error needs a person if no command has ever succeeded. Later, the server may recover."""
         if isinstance(error, redis.AuthenticationError):
             return ConfigurationError(f"Redis refuses the login in REDIS_URL: {error}")
-        if isinstance(error, NoPermissionError):
+        if isinstance(error, NoPermissionError) or str(error) == _NO_MULTI:
             return ConfigurationError(f"Redis refuses a right on the key {key!r}: {error}. Grant it by ACL SETUSER")
         if isinstance(error, MovedError) and key not in self._answered and not is_cluster(self._redis):
             return ConfigurationError(

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from common.output import CLOSED_PIPE
 from tests.integration.test_subscribe import ALL, EXPECTED, SYMBOL, TICKS, store_one_of_each_symbol
 from tests.support.capture import SESSION
 from tests.support.pipeline import Pipeline
+from tests.support.processes import Running
 from tests.support.waiting import PATIENCE, wait_for
 
 
@@ -100,3 +102,32 @@ def test_wrong_usage_is_named_in_one_line(pipeline: Pipeline, options: list[str]
     assert tail.wait() == 2
     (line,) = tail.said().splitlines()
     assert line.startswith(f"tickpipe: {message}")
+
+
+def reader_rules() -> list[str]:
+    """The rights of a reader as docs/configuration.md shows them."""
+    page = (Path(__file__).parents[2] / "docs/configuration.md").read_text(encoding="utf-8")
+    found = re.search(r"^ACL SETUSER reader on >PASSWORD (.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert found
+    return found[1].split()
+
+
+def test_documented_rights_are_those_that_it_needs(pipeline: Pipeline) -> None:
+    store_one_of_each_symbol(pipeline)
+
+    def start(rules: list[str]) -> Running:
+        pipeline.redis.execute_command("ACL", "SETUSER", "reader", "reset", "on", ">secret", *rules)  # type: ignore[no-untyped-call]
+        url = f"{pipeline.servers.valkey.url}?username=reader&password=secret"
+        return pipeline.processes.start("tickpipe", "tail", "--since", ALL, "--json", REDIS_URL=url)
+
+    try:
+        tail = start(reader_rules())
+        pipeline.append(TICKS[:100])
+        wait_for(lambda: len(tail.said().splitlines()) >= 100, message="all ticks")
+        assert tail.stop() == 0
+        for right in ("+xrange", "+multi"):
+            tail = start([*reader_rules(), f"-{right[1:]}"])
+            assert (right, tail.wait()) == (right, 2)
+            assert right[1:] in tail.last_log_line()[-1].lower()
+    finally:
+        pipeline.redis.execute_command("ACL", "DELUSER", "reader")  # type: ignore[no-untyped-call]

@@ -67,9 +67,7 @@ class LiveTicks:
         self._tails: dict[str, StreamTail] = {}
         self._behind: dict[str, datetime | None] = {}  # streams whose past is missing, and since when; None: `since`
         self._received: dict[str, datetime] = {}  # by stream: when the last entry that was read was received
-        self._lost_at: dict[
-            str, tuple[Id, frozenset[int]]
-        ] = {}  # where entries were gone, and sessions seen
+        self._lost_at: dict[str, tuple[Id, frozenset[int]]] = {}  # where entries were gone, and sessions seen
         self._past_ends: dict[str, Id] = {}  # entries up to here are of the past
         self._highest: dict[int, int] = {}  # by session: the highest number seen
         self._backfilled = (datetime.fromtimestamp(0, UTC), 0, "")  # the last backfilled tick that was seen
