@@ -115,6 +115,14 @@ def test_candles_without_fill_are_those_with_ticks_and_the_first_is_whole(db: Da
     assert frame["ticks"].dtype == pl.Int64
 
 
+@pytest.mark.parametrize("width", ["1h", "1d"])
+def test_long_spans_have_the_candles_of_short_ones(db: Database, width: str) -> None:
+    """On TimescaleDB they come from another view."""
+    long, short = (db.candles(SYMBOLS, width, NOW - days * DAY).polars() for days in (365, 29))
+    assert equal(long.filter(pl.col("bucket") >= NOW - 29 * DAY).rows(), short.rows())
+    assert len(long) > len(short) > 0
+
+
 def test_until_ends_the_candles_that_begin_before_it(db: Database) -> None:
     frame = db.candles("MSFT", "5m", "2025-11-04T16:02", "2025-11-04T16:22").polars()
     assert [at.minute for at in frame["bucket"]] == [0, 5, 10, 15, 20]

@@ -23,7 +23,8 @@ from tickpipe.client.widths import ceiling, floor, read_width
 
 Fill = Literal["gaps", "previous"]
 
-_CANDLES = {None: queries.CANDLES, "gaps": queries.CANDLES_WITH_GAPS, "previous": queries.CANDLES_CARRIED}
+#: The views of candles, for spans from this length on: they also compute all candles that are not stored yet.
+_VIEWS, _LONG = {timedelta(hours=1): "1h", timedelta(days=1): "1d"}, timedelta(days=30)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FAR_FUTURE = datetime(2100, 1, 1, tzinfo=UTC)
 
@@ -95,7 +96,7 @@ class Database:
         a symbol; without ticks its prices and volume are null, and ticks is 0. "previous": the same rows; without ticks
         the prices are the previous close, and ticks and volume are 0.
         """
-        if fill not in _CANDLES:
+        if fill not in queries.FILLS:
             raise ConfigurationError(f"fill {fill!r} is not a way to fill gaps. Use None, 'gaps' or 'previous'")
         step = read_width(width)
         names, (begin, end) = known_symbols(symbols, self._reader.rows), self._span(since, until)
@@ -105,10 +106,12 @@ class Database:
             "since": floor(begin, step),
             "until": min(ceiling(end, step), ceiling(max(end, self._now()), timedelta(minutes=1))),
         }
+        use_view = self._reader.has_stored_candles and end - begin >= _LONG
+        query = queries.candles(fill, _VIEWS.get(step, "") if use_view else "")
         return Result(
             f"candles of {_listed(names)}, {width}, {_range(begin, end)}",
             queries.CANDLE_SCHEMA,
-            partial(self._reader.batches, queries.CANDLE_SCHEMA, _CANDLES[fill], parameters),
+            partial(self._reader.batches, queries.CANDLE_SCHEMA, query, parameters),
         )
 
     def last(self, symbols: Symbols | None = None, since: Moment | None = None) -> Result:

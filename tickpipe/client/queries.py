@@ -49,27 +49,31 @@ CANDLE_SCHEMA = pa.schema(
         {"open": _NUMBER, "high": _NUMBER, "low": _NUMBER, "close": _NUMBER, "ticks": _INTEGER, "volume": _NUMBER},
     ).values()
 )
-#: The width is in seconds: a day of an interval would be 23 or 25 hours long in a session's time zone.
+#: Where candles come from. The width is in seconds: a day of an interval would be 23 or 25 hours long in a session's
+#: time zone. The views are stored on TimescaleDB, so they are faster for long spans.
+_SOURCES = {
+    "": "candles(%(width)s * interval '1 second', %(since)s, %(until)s)",
+    "1h": "candles_1h",
+    "1d": "candles_1d",
+}
 _FOUND = """
 SELECT symbol, bucket, open, high, low, close, ticks, volume
-FROM candles(%(width)s * interval '1 second', %(since)s, %(until)s)
-WHERE symbol = ANY (%(symbols)s::text[])
+FROM {source}
+WHERE symbol = ANY (%(symbols)s::text[]) AND bucket >= %(since)s AND bucket < %(until)s
 """
-CANDLES = f'{_FOUND} ORDER BY symbol COLLATE "C", bucket'
-_EACH = f"""
-WITH found AS MATERIALIZED ({_FOUND}), each AS (
+_EACH = """
+WITH found AS MATERIALIZED ({found}), each AS (
     SELECT s.symbol, bucket
     FROM (SELECT symbol, min(bucket) AS first, max(bucket) AS last FROM found GROUP BY symbol) AS s
     CROSS JOIN LATERAL generate_series(s.first, s.last, %(width)s * interval '1 second') AS bucket
 )
 """
-CANDLES_WITH_GAPS = f"""{_EACH}
+_WITH_GAPS = """
 SELECT symbol, bucket, open, high, low, close, coalesce(ticks, 0) AS ticks, volume
 FROM each LEFT JOIN found USING (symbol, bucket)
-ORDER BY symbol COLLATE "C", bucket
 """
 #: `carried`: the number of candles up to this interval, so all intervals that one candle fills have the same number.
-CANDLES_CARRIED = f"""{_EACH}
+_CARRIED = """
 SELECT symbol, bucket, coalesce(open, last) AS open, coalesce(high, last) AS high, coalesce(low, last) AS low,
        last AS close, coalesce(ticks, 0) AS ticks, CASE WHEN ticks IS NULL THEN 0 ELSE volume END AS volume
 FROM (
@@ -80,8 +84,16 @@ FROM (
         FROM each LEFT JOIN found USING (symbol, bucket)
     ) AS counted
 ) AS filled
-ORDER BY symbol COLLATE "C", bucket
 """
+#: The ways to fill gaps.
+FILLS = {None: "{found}", "gaps": _EACH + _WITH_GAPS, "previous": _EACH + _CARRIED}
+
+
+def candles(fill: str | None, view: str = "") -> str:
+    """The query for candles with this way to fill gaps, from the view of "1h" or "1d", or of any width."""
+    found = _FOUND.format(source=_SOURCES[view])
+    return FILLS[fill].format(found=found) + 'ORDER BY symbol COLLATE "C", bucket'
+
 
 GAP_SCHEMA = pa.schema(
     [pa.field("symbol", _TEXT), pa.field("since", _TIME, nullable=False), pa.field("until", _TIME),

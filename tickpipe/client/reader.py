@@ -41,14 +41,19 @@ class Reader:
         self.url = url
         self._small = DatabaseReader(self.client())
         self._can_copy = True
+        self.has_stored_candles = False
 
     def close(self) -> None:
         """Close the connection of small reads."""
         self._small.close()
 
     def check(self) -> None:
-        """Connect, and find out whether COPY works. Raises OutageError, ConfigurationError."""
-        ((version,),) = self.rows("SELECT version()")
+        """Connect, and find out whether COPY works, and whether TimescaleDB stores candles of an hour and a day.
+
+        Raises OutageError, ConfigurationError.
+        """
+        query = "SELECT version(), to_regclass('aggregate_1d') IS NOT NULL"
+        ((version, self.has_stored_candles),) = self.rows(query)
         self._can_copy = "Emscripten" not in version  # PostgreSQL in WebAssembly dies of a COPY
 
     def rows(self, query: str, **parameters: object) -> list[tuple[Any, ...]]:
