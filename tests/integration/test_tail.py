@@ -61,7 +61,7 @@ def test_new_ticks_are_printed_at_once_as_text(pipeline: Pipeline) -> None:
     wait_for(printed, message="a tick")
     line = tail.said().splitlines()[0]
     assert line.startswith("2025-10-09T08:53:20.000003Z ")
-    assert TICKS[0].symbol in line
+    assert f" {TICKS[0].symbol} {float(TICKS[0].price)}" in line
     assert tail.stop() == 0
 
 

@@ -77,7 +77,7 @@ def _write(ticks: Sequence[Tick], show: Callable[[Tick], str]) -> None:
 
 
 def _text(tick: Tick) -> str:
-    values = [f"{tick.received_at:%Y-%m-%dT%H:%M:%S.%f}Z", printable(tick.symbol), f"{tick.price:g}"]
+    values = [f"{tick.received_at:%Y-%m-%dT%H:%M:%S.%f}Z", printable(tick.symbol), str(tick.price)]
     others = {name: getattr(tick, name) for name in ("bid", "ask", "size", "side")}
     values += [f"{name}={value}" for name, value in others.items() if value is not None]
     return " ".join(values) + "\n"

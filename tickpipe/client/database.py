@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Literal, Self
@@ -18,7 +18,7 @@ from tickpipe.client.reader import Reader
 from tickpipe.client.result import Result
 from tickpipe.client.servers import Servers
 from tickpipe.client.subscription import Subscription, subscribe
-from tickpipe.client.symbols import Symbols, all_symbols, known_symbols, read_names, refuse_unknown
+from tickpipe.client.symbols import Symbols, all_symbols, known_symbols, listed, read_names, refuse_unknown
 from tickpipe.client.widths import ceiling, floor, read_width
 
 Fill = Literal["gaps", "previous"]
@@ -72,7 +72,7 @@ class Database:
         names, (begin, end) = known_symbols(symbols, self._reader.rows), self._span(since, until)
         runs = [{"symbol": name, "since": begin, "until": end} for name in names]
         return Result(
-            f"ticks of {_listed(names)}, {_range(begin, end)}",
+            f"ticks of {listed(names, 3)}, {_range(begin, end)}",
             queries.TICK_SCHEMA,
             partial(self._reader.batches, queries.TICK_SCHEMA, queries.TICKS, *runs),
         )
@@ -109,7 +109,7 @@ class Database:
         use_view = self._reader.has_stored_candles and end - begin >= _LONG
         query = queries.candles(fill, _VIEWS.get(step, "") if use_view else "")
         return Result(
-            f"candles of {_listed(names)}, {width}, {_range(begin, end)}",
+            f"candles of {listed(names, 3)}, {width}, {_range(begin, end)}",
             queries.CANDLE_SCHEMA,
             partial(self._reader.batches, queries.CANDLE_SCHEMA, query, parameters),
         )
@@ -123,7 +123,7 @@ class Database:
         names = self.symbols() if symbols is None else known_symbols(symbols, self._reader.rows)
         begin = _EPOCH if since is None else read_moment(since, self._now(), "since")
         table = self._reader.table(queries.LAST_SCHEMA, queries.LAST, symbols=names, since=begin)
-        return _stored(f"last ticks of {_listed(names)}", table)
+        return _stored(f"last ticks of {listed(names, 3)}", table)
 
     def gaps(self, symbols: Symbols | None = None, since: Moment | None = None, until: Moment | None = None) -> Result:
         """The times in which prices could not be received, ordered by since: those that overlap the span, or all.
@@ -139,7 +139,7 @@ class Database:
         if names is not None:  # a symbol may have gaps and no ticks
             found = set(table["symbol"].to_pylist())
             refuse_unknown([name for name in names if name not in found], self._reader.rows)
-        return _stored(f"gaps of {'all symbols' if names is None else _listed(names)}", table)
+        return _stored(f"gaps of {'all symbols' if names is None else listed(names, 3)}", table)
 
     def instruments(self) -> Result:
         """The feed's reports about each symbol and exchange, ordered by both.
@@ -172,10 +172,6 @@ class Database:
 
 def _stored(title: str, batch: pa.RecordBatch) -> Result:
     return Result(title, batch.schema, lambda: iter([batch]))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _range(begin: datetime, end: datetime) -> str:

@@ -56,5 +56,12 @@ def refuse_unknown(names: Sequence[str], query: Query) -> None:
         return
     known = {symbol.casefold(): symbol for symbol in all_symbols(query)}
     near = {known[match] for name in unknown for match in difflib.get_close_matches(name.casefold(), known)}
-    hint = f"The nearest: {', '.join(sorted(near))}" if near else "db.symbols() lists all"
+    hint = (
+        f"The nearest: {', '.join(sorted(near))}" if near else f"Stored are: {listed(sorted(known.values())) or 'none'}"
+    )
     raise ConfigurationError(f"no prices of {', '.join(map(repr, unknown))} are stored. {hint}")
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
