@@ -45,8 +45,7 @@ class _Known:
 
     def lack(self, first: int, last: int) -> None:
         self.missing.append((first, last))
-        if len(self.missing) > MAX_RANGES:
-            self.first = self.missing.pop(0)[1] + 1
+        self._forget_oldest()
 
     def find(self, number: int) -> bool:
         """Whether this number was missing. Then it no longer is."""
@@ -56,6 +55,17 @@ class _Known:
                 self.missing[place : place + 1] = left
                 return True
         return False
+
+    def extend(self, number: int) -> None:
+        """Remember a number before the first one."""
+        if number < self.first - 1:
+            self.missing.insert(0, (number + 1, self.first - 1))
+        self.first = number
+        self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        if len(self.missing) > MAX_RANGES:
+            self.first = self.missing.pop(0)[1] + 1
 
 
 class TradeNumbers:
@@ -91,7 +101,10 @@ class TradeNumbers:
             logger.warning("%s begins to number trades of %s again: %d after %d", key[1], key[0], number, known.last)
             self._remember(key, _Known(number, number, now, time))
             return NEXT
-        return REPEATED if number >= known.first else NEXT
+        if number >= known.first:
+            return REPEATED
+        known.extend(number)
+        return NEXT
 
     def announce(self, event: Mapping[str, Any], now: int) -> Mapping[str, object] | None:
         """Compare the number of the last trade, as the exchange reports it, with those that were received.

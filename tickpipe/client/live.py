@@ -1,4 +1,4 @@
-"""Follows ticks: the past from the database, then the streams, without a gap and without a double (docs/adr/0019).
+"""Follows ticks: the past from the database, then the streams, without a gap and without a double (docs/adr/0021).
 
 Within a stream, the numbers of a session ascend, apart from batches that a producer appended again. So an entry is new
 if its number is above the highest one of its session that was seen.
