@@ -28,7 +28,7 @@ from tests.support.pipeline import ServerPair
 from tests.support.querying import Backend
 from tickpipe.client import reader as reading
 from tickpipe.client.database import Database, Fill
-from tickpipe.client.queries import TICK_COLUMNS
+from tickpipe.inspect import past
 from tickpipe.local.addresses import running_servers
 from tickpipe.local.servers.embedded import embedded_servers
 
@@ -69,7 +69,7 @@ def rows_by_hand(*symbols: str) -> list[tuple[Any, ...]]:
 
 def test_ticks_are_those_stored_in_the_order_of_the_key(db: Database) -> None:
     frame = db.ticks(["EUR/USD", "AAPL"], since=SINCE).polars()
-    assert frame.columns == list(TICK_COLUMNS)
+    assert frame.columns == list(past.COLUMNS)
     assert frame.select(COLUMNS).rows() == rows_by_hand("EUR/USD", "AAPL")
 
 

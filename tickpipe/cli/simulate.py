@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from common import log, process, settings
+from common import cli, clock, log, process, settings
+from common.database.client import DatabaseClient
 from common.errors import ConfigurationError
 from common.terminal import echo
+from tickpipe.cli.options import read_span
 from tickpipe.extras import required_extra
 
 if TYPE_CHECKING:
     from tickpipe.simulator.local_server import LocalServer
+    from tickpipe.simulator.stored import StoredPrices
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free port.")]
@@ -29,6 +32,13 @@ ReplayFile = Annotated[
     Path | None,
     typer.Option(help="Exchanges: replay this recorded session. Each message is a line: seconds, a colon, the JSON."),
 ]
+FromDatabase = Annotated[
+    bool, typer.Option("--from-database", help="twelvedata: replay the ticks in DATABASE_URL once and exit.")
+]
+Since = Annotated[
+    str, typer.Option(help="With --from-database: the first time, an ISO date or datetime, or an age such as 1d.")
+]
+Until = Annotated[str, typer.Option(help="With --from-database: the end of the ticks.", show_default="now")]
 Speed = Annotated[float, typer.Option(min=0, help="Speed of the replay: 1 as recorded, 0 as fast as possible.")]
 Seed = Annotated[int | None, typer.Option(help="Seed, for repeatable prices.")]
 Drop = Annotated[float, typer.Option(min=0, max=1, help="Exchanges: share of the trades that are not sent.")]
@@ -58,6 +68,9 @@ def simulate(
     rate: Rate = 10.0,
     capture: CaptureFile = None,
     replay: ReplayFile = None,
+    from_database: FromDatabase = False,
+    since: Since = "1d",
+    until: Until = "",
     speed: Speed = 1.0,
     seed: Seed = None,
     drop: Drop = 0.0,
@@ -68,7 +81,7 @@ def simulate(
     refuse: Refuse = None,
     requests_per_second: RequestsPerSecond = None,
 ) -> None:
-    """Serve prices over the websocket protocol of a feed: random ones, or the replay of a file.
+    """Serve prices over the websocket protocol of a feed: random ones, or the replay of a file or of stored ticks.
 
     The same port also serves REST calls: `time_series` of Twelve Data, with one-minute bars of a separate random walk,
     or an exchange's requests for trades by number, which have every trade.
@@ -86,11 +99,16 @@ def simulate(
         }  # fmt: skip
         for option in (option for option, value in given.items() if value):
             raise ConfigurationError(f"{option} needs an exchange: add --feed coinbase, kraken or binance")
+        if from_database and capture:
+            raise ConfigurationError("--capture and --from-database exclude each other: give one of them")
         simulator: LocalServer = Simulator(
-            SimulatorConfig(host=host, port=port, rate=rate, capture=capture, speed=speed, seed=seed)
+            SimulatorConfig(host=host, port=port, rate=rate, capture=capture, speed=speed, seed=seed),
+            recorded=_stored(since, until) if from_database else None,
         )
     elif capture:
         raise ConfigurationError(f"--capture needs --feed twelvedata; to replay a session of {feed}, use --replay")
+    elif from_database:
+        raise ConfigurationError("--from-database needs --feed twelvedata")
     else:
         simulator = ExchangeSimulator(
             ExchangeConfig(
@@ -107,6 +125,13 @@ def simulate(
     while not stop.is_set() and (not simulator.wait(0.2) or replay):
         stop.wait(0.2)
     echo(str(simulator.stop()))
+
+
+def _stored(since: str, until: str) -> StoredPrices:
+    from tickpipe.simulator.stored import StoredPrices
+
+    begin, end = read_span(since, until, clock.utc())
+    return StoredPrices(DatabaseClient(cli.database_url(), read_only=True), begin, end)
 
 
 def _hint(feed: str, url: str, rest_url: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -15,11 +16,13 @@ from common.duration import Moment, read_moment
 from common.errors import ConfigurationError
 from tickpipe.client import queries
 from tickpipe.client.reader import Reader
+from tickpipe.client.replay import read_speed, replay
 from tickpipe.client.result import Result
 from tickpipe.client.servers import Servers
 from tickpipe.client.subscription import Subscription, subscribe
 from tickpipe.client.symbols import Symbols, all_symbols, known_symbols, listed, read_names, refuse_unknown
 from tickpipe.client.widths import ceiling, floor, read_width
+from tickpipe.inspect.past import read_past
 
 Fill = Literal["gaps", "previous"]
 
@@ -160,6 +163,21 @@ class Database:
         names = None if symbols is None else known_symbols(symbols, self._reader.rows)
         begin = None if since is None else read_moment(since, self._now(), "since")
         return subscribe(self._servers, self._reader.client(), names, begin, threading.Event())
+
+    def replay(
+        self, since: Moment, until: Moment | None = None, *, symbols: Symbols | None = None, speed: float = 1.0
+    ) -> Subscription:
+        """Stored ticks through the interface of `subscribe`: each comes when it is due, in the order of receipt.
+
+        So a strategy runs on the past and on the present unchanged. `since` and `until` bound the `time` of the ticks.
+        `speed`: 1 as received, 60 for a minute a second, 0 for as fast as possible. The iteration ends after the last
+        tick. It raises OutageError if the database does not answer.
+        """
+        factor, (begin, end) = read_speed(speed), self._span(since, until)
+        names = None if symbols is None else known_symbols(symbols, self._reader.rows)
+        database, stop = self._reader.client(), threading.Event()
+        portions = read_past(database, begin, end, names)
+        return Subscription(replay(database, portions, factor, stop, time.monotonic), stop)
 
     def _span(self, since: Moment, until: Moment | None) -> tuple[datetime, datetime]:
         now = self._now()

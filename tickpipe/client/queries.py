@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from tickpipe.inspect.past import COLUMNS
+
 _TIME, _TEXT, _NUMBER, _INTEGER = pa.timestamp("us", "UTC"), pa.string(), pa.float64(), pa.int64()
 
 
@@ -21,14 +23,10 @@ _TICK = _schema(
     {"day_volume": _NUMBER, "bid": _NUMBER, "ask": _NUMBER, "exchange": _TEXT, "size": _NUMBER, "side": _TEXT,
      "trade_id": _INTEGER, "source": _TEXT},
 )  # fmt: skip
-TICK_COLUMNS = (
-    "time", "symbol", "price", "day_volume", "bid", "ask", "exchange", "size", "side", "trade_id", "received_at",
-    "session", "seq", "source",
-)  # fmt: skip
-TICK_SCHEMA = pa.schema([_TICK[name] for name in TICK_COLUMNS])
+TICK_SCHEMA = pa.schema([_TICK[name] for name in COLUMNS])
 #: The ticks of one symbol, in the order of the primary key: the database reads an index and sorts nothing.
 TICKS = f"""
-SELECT {", ".join(TICK_COLUMNS)}
+SELECT {", ".join(COLUMNS)}
 FROM prices_real_time
 WHERE symbol = %(symbol)s AND time >= %(since)s AND time < %(until)s
 ORDER BY time, session, seq

@@ -1,4 +1,4 @@
-"""A subscription: an iterator and an asynchronous iterator over live ticks."""
+"""A subscription: an iterator and an asynchronous iterator over live ticks, or over those of a replay."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
@@ -26,9 +26,9 @@ class Subscription(Iterator[Tick], AsyncIterator[Tick]):
     It is also a context manager. One thread, or one task, may use it; `close` may be called from any.
     """
 
-    def __init__(self, live: LiveTicks, stop: threading.Event) -> None:
-        """`stop`: the event that ends `live`."""
-        self._batches = live.batches()
+    def __init__(self, batches: Generator[list[Tick]], stop: threading.Event) -> None:
+        """`stop`: the event that ends the batches."""
+        self._batches = batches
         self._stop = stop
         self._ready: deque[Tick] = deque()
         self._thread: ThreadPoolExecutor | None = None
@@ -92,4 +92,4 @@ def subscribe(
         channels, database, None if symbols is None else frozenset(symbols), since,
         stop=stop, now=clock.utc, monotonic=time.monotonic,
     )  # fmt: skip
-    return Subscription(live, stop)
+    return Subscription(live.batches(), stop)

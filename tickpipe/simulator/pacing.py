@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from typing import Protocol
 
 from websockets.exceptions import ConnectionClosed
 
-from tickpipe.simulator.capture import Capture
 from tickpipe.simulator.connection import Connection
 from tickpipe.simulator.random_walk import Event, EventSource
 
@@ -86,13 +86,27 @@ class Playback:
             await asyncio.sleep(min(POLL, due - self._played) if has_listeners else POLL)
 
 
-async def replay(capture: Capture, speed: float, *, listeners: Callable[[], Sequence[Connection]], send: Send) -> None:
+class Recorded(Protocol):
+    """Recorded price events of some instruments."""
+
+    @property
+    def lines(self) -> Iterable[tuple[float, Event]]:
+        """The events in order, each with its time in seconds."""
+        ...
+
+    def instrument(self, symbol: str) -> Event | None:
+        """The instrument of a symbol; None for a symbol without events."""
+        ...
+
+
+async def replay(prices: Recorded, speed: float, *, listeners: Callable[[], Sequence[Connection]], send: Send) -> None:
     """Send each event at its time to every connection that subscribed to its symbol.
 
     The slowest connection sets the pace.
     """
-    playback = Playback(capture.lines[0][0], speed, listeners)
-    for count, (at, event) in enumerate(capture.lines):
+    playback: Playback | None = None
+    for count, (at, event) in enumerate(prices.lines):
+        playback = playback or Playback(at, speed, listeners)
         await playback.until(at)
         text = json.dumps(event)
         for connection in listeners():

@@ -35,8 +35,8 @@ class Simulator(LocalServer):
     """Serves price events.
 
     `source` replaces the random walk. The simulator's thread calls `journal` for each price event that it sends. A
-    capture is replayed once, for all connections together: the replay begins with the first subscription and pauses
-    while no connection has one.
+    capture, or `recorded`, is replayed once, for all connections together: the replay begins with the first
+    subscription and pauses while no connection has one.
     """
 
     path = PATH
@@ -47,25 +47,26 @@ class Simulator(LocalServer):
         source: EventSource | None = None,
         journal: Journal | None = None,
         *,
+        recorded: pacing.Recorded | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(config, clock)
         self._config = config
         self._source: EventSource = source or RandomWalk(random.Random(config.seed))  # noqa: S311  prices, not secrets
         self._journal = journal
-        self._capture: Capture | None = None
+        self._recorded = recorded
         self._credits = rest.Credits(config.credits_per_minute)
 
     def _load(self) -> None:
         if self._config.capture:
-            self._capture = Capture(self._config.capture)
+            self._recorded = Capture(self._config.capture)
 
     def _begin(self) -> None:
-        if self._capture:
-            self._spawn(self._replay(self._capture))
+        if self._recorded:
+            self._spawn(self._replay(self._recorded))
 
     def _serving(self, connection: Connection) -> Coroutine[Any, Any, None] | None:
-        return None if self._capture else self._walk(connection)
+        return None if self._recorded else self._walk(connection)
 
     # Requests and messages of clients.
 
@@ -129,7 +130,7 @@ class Simulator(LocalServer):
         self._subscribed(connection)
 
     def _find_instrument(self, symbol: str) -> Event | None:
-        source: Capture | EventSource = self._capture or self._source
+        source: pacing.Recorded | EventSource = self._recorded or self._source
         return source.instrument(symbol)
 
     async def _reply(self, connection: Connection, reply: Event) -> None:
@@ -167,9 +168,9 @@ class Simulator(LocalServer):
             logger.exception("simulator: the price source or the journal failed")
             await connection.socket.close(1011, "internal error")
 
-    async def _replay(self, capture: Capture) -> None:
+    async def _replay(self, recorded: pacing.Recorded) -> None:
         try:
-            await pacing.replay(capture, self._config.speed, listeners=self._listeners, send=self._send_price)
+            await pacing.replay(recorded, self._config.speed, listeners=self._listeners, send=self._send_price)
             await self._close(tuple(self._open.values()), 1000, "", FLUSH_TIMEOUT)
             self._replayed = True
         except Exception:
