@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
 
+import tickpipe
 from common.database.client import DatabaseClient
 from common.errors import ConfigurationError, OutageError
-from tests.support.candles import DAY, START, Traded, assert_candles, insert_ticks, make_ticks, refresh, store_of
+from tests.support.candles import DAY, HOUR, START, Traded, assert_candles, insert_ticks, make_ticks, refresh, store_of
 from tests.support.files import checksum, files_of, partitions_of, run
 from tests.support.pipeline import Database
 from tests.support.processes import Processes
@@ -156,3 +158,42 @@ def test_the_job_that_drops_without_an_archive_is_removed(hypertable: Database, 
 def test_wrong_options_are_refused(database: Database, processes: Processes, options: list[str], words: str) -> None:
     (line,) = run(processes, database, "retention", *options, status=2)
     assert words in line
+
+
+def test_client_reads_the_archive_and_the_database(
+    backend: Database, archive_store: DatabaseClient, tmp_path: Path
+) -> None:
+    """Also ticks of a dropped day that arrived later, and a day that is in both."""
+    expected = make_ticks(1, days=4)
+    insert_ticks(backend, expected)
+    span = {"since": START - DAY, "until": START + 9 * DAY}
+    with tickpipe.connect(backend.url, environ={}) as db:
+        symbols = db.symbols()
+        before = db.ticks(symbols, **span).arrow()
+    archive(archive_store, Storage(str(tmp_path)), datetime.now(UTC) - START - 2 * DAY, ExportResult())
+    assert 0 < backend.count() < len(expected)
+    with tickpipe.connect(backend.url, environ={}, archive=str(tmp_path)) as db:
+        assert db.ticks(symbols, **span).arrow() == before
+        part = {"since": START + 5 * HOUR, "until": START + DAY + 7 * HOUR}
+        inside = [row for row in before.to_pylist() if part["since"] <= row["time"] < part["until"]]
+        assert db.ticks(symbols, **part).arrow().to_pylist() == inside
+        assert db.ticks(symbols[0], since=START + 3 * DAY, until=START + 4 * DAY).arrow().num_rows > 0
+        late = expected[0]._replace(time=START + HOUR, price=7.0)
+        insert_ticks(backend, [late], session=2)
+        found = db.ticks(late.symbol, since=START, until=START + DAY).arrow()
+        assert found.filter(pc.equal(found["session"], 2))["price"].to_pylist() == [7.0]
+        times = found["time"].to_pylist()
+        assert times == sorted(times)
+        assert len(times) == 1 + len([row for row in before.to_pylist() if row["symbol"] == late.symbol
+                                      and START <= row["time"] < START + DAY])  # fmt: skip
+
+
+def test_client_names_an_archive_that_cannot_be_read(
+    backend: Database, archive_store: DatabaseClient, tmp_path: Path
+) -> None:
+    insert_ticks(backend, make_ticks(1, days=2))
+    archive(archive_store, Storage(str(tmp_path / "archive")), datetime.now(UTC) - START - DAY, ExportResult())
+    with tickpipe.connect(backend.url, environ={}, archive=str(tmp_path / "other")) as db:
+        with pytest.raises(ConfigurationError, match="other: no such file or folder"):
+            db.ticks("AAPL", since=START).arrow()
+        assert db.ticks("AAPL", since=START + DAY).arrow().num_rows > 0

@@ -24,6 +24,7 @@ def connect(
     *,
     price_stream: str | None = None,
     consumer_group: str | None = None,
+    archive: str | None = None,
     environ: Mapping[str, str] = os.environ,
     now: Callable[[], datetime] = clock.utc,
 ) -> Database:
@@ -32,7 +33,8 @@ def connect(
     `database_url` and `redis_url`: by default the variables DATABASE_URL and REDIS_URL (or …_FILE), then the servers of
     a `tickpipe up` on this machine, then the usual ports of this machine. `price_stream` and
     `consumer_group`, of the consumers that store into this database: by default PRICE_STREAM and CONSUMER_GROUP.
-    `now`: the clock for ages such as "1d".
+    `archive`: the folder or URL of `tickpipe retention --archive`, for ticks that are no longer in the database. `now`:
+    the clock for ages such as "1d".
 
     Raises ConfigurationError for an invalid URL, a refused login or if the extra `client` is not installed, and
     OutageError if the database does not answer. Redis is not used before `subscribe`.
@@ -46,4 +48,10 @@ def connect(
     servers = find_servers(database_url, redis_url, stream, group, environ)
     reader = Reader(servers.database_url)
     servers.explain(reader.check)
-    return Database(reader, servers, now)
+    files = None
+    if archive is not None:
+        from tickpipe.client.archive import Archive
+        from tickpipe.files.storage import Storage
+
+        files = Archive(Storage(archive))
+    return Database(reader, servers, now, files)

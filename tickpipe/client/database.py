@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Literal, Self
@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from common.database.connections import database_name
 from common.duration import Moment, read_moment
-from common.errors import ConfigurationError
+from common.errors import ConfigurationError, OutageError
 from tickpipe.client import queries
+from tickpipe.client.archive import Archive
 from tickpipe.client.reader import Reader
 from tickpipe.client.replay import read_speed, replay
 from tickpipe.client.result import Result
@@ -42,8 +43,11 @@ class Database:
     OutageError if the database does not answer. Both are TickpipeErrors.
     """
 
-    def __init__(self, reader: Reader, servers: Servers, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, reader: Reader, servers: Servers, now: Callable[[], datetime], archive: Archive | None = None
+    ) -> None:
         self._reader = reader
+        self._archive = archive
         self._servers = servers
         self._now = now
 
@@ -69,16 +73,37 @@ class Database:
 
         Columns: time, symbol, price (float64), day_volume, bid, ask (float64 or null), exchange (string or null);
         size (float64), side ("buy" or "sell") and trade_id (int64) of a trade, else null; received_at; session and seq
-        (int64), which identify the tick; source ("backfill" or null). `time` is the exchange's, `received_at` the
-        producer's.
+        (int64), which identify the tick; source ("backfill", "import" or null). `time` is the exchange's, `received_at`
+        the producer's. Ticks that retention has dropped come from the archive that `connect` was given.
         """
         names, (begin, end) = known_symbols(symbols, self._reader.rows), self._span(since, until)
-        runs = [{"symbol": name, "since": begin, "until": end} for name in names]
         return Result(
             f"ticks of {listed(names, 3)}, {_range(begin, end)}",
             queries.TICK_SCHEMA,
-            partial(self._reader.batches, queries.TICK_SCHEMA, queries.TICKS, *runs),
+            partial(self._all_ticks, names, begin, end),
         )
+
+    def _all_ticks(self, names: Sequence[str], begin: datetime, end: datetime) -> Iterator[pa.RecordBatch]:
+        horizon = self._horizon()
+        if self._archive is None or horizon <= begin:
+            yield from self._stored_ticks(names, begin, end)
+            return
+        dropped_until = min(horizon, end)
+        for name in names:
+            late = self._stored_ticks([name], begin, dropped_until)  # they arrived after their day was dropped
+            yield from self._archive.batches(name, begin, dropped_until, late)
+            if dropped_until < end:
+                yield from self._stored_ticks([name], dropped_until, end)
+        if self._horizon() != horizon:
+            raise OutageError("retention has dropped ticks while they were read: read them again")
+
+    def _stored_ticks(self, names: Sequence[str], begin: datetime, end: datetime) -> Iterator[pa.RecordBatch]:
+        runs = [{"symbol": name, "since": begin, "until": end} for name in names]
+        return self._reader.batches(queries.TICK_SCHEMA, queries.TICKS, *runs)
+
+    def _horizon(self) -> datetime:
+        """The time before which retention has dropped ticks."""
+        return next((at for (at,) in self._reader.rows(queries.HORIZON)), _EPOCH)
 
     def candles(
         self,

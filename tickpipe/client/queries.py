@@ -32,6 +32,9 @@ WHERE symbol = %(symbol)s AND time >= %(since)s AND time < %(until)s
 ORDER BY time, session, seq
 """
 
+#: The time before which retention has dropped the ticks; no row if it has dropped none.
+HORIZON = "SELECT at FROM candles_horizon"
+
 LAST_COLUMNS = ("symbol", "time", "price", "bid", "ask", "exchange", "received_at", "session", "seq")
 LAST_SCHEMA = pa.schema([_TICK[name] for name in LAST_COLUMNS])
 LAST = """

@@ -39,3 +39,12 @@ def symbol_of(path: str) -> str:
     """The symbol in a path; empty if it has none."""
     found = re.search(r"(?:^|/)symbol=([^/]+)/", path)
     return unquote(found[1]) if found else ""
+
+
+def day_of(path: str) -> date | None:
+    """The UTC day in a path; None if it has none."""
+    found = re.search(r"(?:^|/)date=([0-9]{4}-[0-9]{2}-[0-9]{2})/", path)
+    try:
+        return date.fromisoformat(found[1]) if found else None
+    except ValueError:
+        return None

@@ -1,4 +1,4 @@
-"""A replay keeps the pace of the ticks, and ends when it is told to."""
+"""A replay keeps the pace of the ticks, and can be stopped."""
 
 from __future__ import annotations
 
