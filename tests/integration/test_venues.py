@@ -142,7 +142,7 @@ def test_trades_that_were_not_sent_are_requested_by_number(pipeline: Pipeline) -
         store_session(pipeline, "coinbase", exchange, ["SKL/USD"], len(ours) - 5)
         exchange.answer_calls((429, {"message": "Public rate limit exceeded"}))
         assert "stored 5 trades of 1 symbol" in backfill(pipeline, "coinbase", exchange.rest_url)
-        assert [call["path"] for call in exchange.calls] == ["/products/SKL-USD/trades"] * 3, "the first is refused"
+        assert [call["path"] for call in exchange.calls] == ["/products/SKL-USD/trades"] * 2, "the first is refused"
         repaired = verdict(pipeline)
         assert repaired["skipped"] == []
         (ours_now,) = [each for each in repaired["trades"] if each["symbol"] == "SKL/USD"]
@@ -150,7 +150,7 @@ def test_trades_that_were_not_sent_are_requested_by_number(pipeline: Pipeline) -
         assert f"SKL/USD: {len(ours) - 5} trades received, 0 missing, 5 repaired" in repaired["lines"]
         assert pipeline.database.query("SELECT cause FROM feed_gaps WHERE cause LIKE 'venue%'") == []
         assert "stored 0 trades" in backfill(pipeline, "coinbase", exchange.rest_url)
-        assert len(exchange.calls) == 3
+        assert len(exchange.calls) == 2
     rows = pipeline.database.query(STORED.replace("ORDER BY", "WHERE symbol = 'SKL/USD' ORDER BY trade_id, "))
     expected = [each for each in trades if each["type"] == "match" and each["product_id"] == "SKL-USD"]
     assert [(number(row[1]), number(row[2]), *row[3:6]) for row in rows] == [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from functools import partial
@@ -25,6 +25,10 @@ from tickpipe.backfill.rest import OutOfCreditsError
 from tickpipe.backfill.rest_client import RestClient
 
 logger = logging.getLogger("tickpipe.backfill")
+
+
+#: Trades in one answer, at most, with each exchange.
+MAX_ANSWER = 1000
 
 
 class Missing(NamedTuple):
@@ -47,7 +51,22 @@ def read(store: DatabaseClient, vendor: Vendor, since: datetime) -> list[Missing
             "WHERE exchange = %s AND until >= %s ORDER BY symbol, first_id",
             (since, vendor.exchange, since),
         )
-        return [Missing(symbol, TradeRange(*numbers)) for symbol, *numbers in cursor.fetchall()]
+        return joined(Missing(symbol, TradeRange(*numbers)) for symbol, *numbers in cursor.fetchall())
+
+
+def joined(missing: Iterable[Missing]) -> list[Missing]:
+    """The ranges, those of a symbol joined that one answer may have. They must be in order.
+
+    The trades between them are stored already, and are not stored again.
+    """
+    found: list[Missing] = []
+    for each in missing:
+        before = found[-1] if found and found[-1].symbol == each.symbol else None
+        if before and each.range.last - before.range.first < MAX_ANSWER:
+            found[-1] = Missing(each.symbol, before.range._replace(last=max(before.range.last, each.range.last)))
+        else:
+            found.append(each)
+    return found
 
 
 class TradesRest:

@@ -105,6 +105,14 @@ def test_binance_is_asked_by_the_first_number() -> None:
     )  # fmt: skip
 
 
+def test_ranges_that_one_answer_has_are_requested_together() -> None:
+    found = [missing(5, 9), missing(50, 50), missing(1004, 1004), missing(1005, 3000)]
+    other = missing(3001, 3001)._replace(symbol="ETH/USD")
+    assert trades.joined([*found, other]) == [missing(5, 1004), missing(1005, 3000), other]
+    assert trades.joined([missing(1, 9), missing(3, 4)]) == [missing(1, 9)]
+    assert trades.joined([]) == []
+
+
 def test_kraken_is_asked_from_a_time_on_until_the_numbers_are_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first answer ends before the missing trades, and the last one goes beyond them."""
     answers = [
