@@ -62,7 +62,7 @@ class LiveTicks:
         self._channels, self._database = channels, database
         self._symbols = symbols
         self._since = since
-        self._started = now()
+        self._started = now()  # by the clock of the producers, if there is an entry
         self._stop, self._monotonic = stop, monotonic
         self._tails: dict[str, StreamTail] = {}
         self._behind: dict[str, datetime | None] = {}  # streams whose past is missing, and since when; None: `since`
@@ -117,6 +117,7 @@ class LiveTicks:
                 if self._since is None and (last := tail.go_to_end()):
                     self._note_received(tail.stream.key, last)
                     self._new_tick(tail.stream.key, last)
+            self._started = min(self._received.values(), default=self._started)
             if self._since is not None:
                 self._behind = dict.fromkeys(found)
         self._tails |= found
@@ -197,10 +198,12 @@ class LiveTicks:
             starts = list(self._behind.values())
             missed_since = None if None in starts else min(filter(None, starts))
             begin = self._since if missed_since is None else missed_since - _MAX_DELAY
+            if begin and self._since:
+                begin = max(begin, self._since)
             symbols = None if self._symbols is None else list(self._symbols)
             cursor.execute(_PAST, {"since": begin, "symbols": symbols})
             while not self._stop.is_set() and (rows := _portion(cursor)):
-                yield [tick for tick in map(Tick._make, rows) if self._is_missing(tick, first, missed_since)]
+                yield [tick for tick in map(Tick._make, rows) if self._is_missing(tick, first)]
         if missed_since is None:
             self._past_ends = ends
         self._behind = {}
@@ -225,11 +228,11 @@ class LiveTicks:
                 self._note_gone(key, tail)
         return first, ends
 
-    def _is_missing(self, tick: Tick, first: dict[int, int], missed_since: datetime | None) -> bool:
+    def _is_missing(self, tick: Tick, first: dict[int, int]) -> bool:
         """Whether this row comes neither from the streams nor has come before."""
         if tick.source is not None:  # backfilled: `seq` is the exchange's number, for each symbol
             place = tick.received_at, tick.seq, tick.symbol
-            if missed_since is not None or place <= self._backfilled:
+            if self._since is None or place <= self._backfilled:
                 return False
             self._backfilled = place
             return True
@@ -237,7 +240,7 @@ class LiveTicks:
         if tick.seq >= first.get(tick.session, tick.seq + 1):
             return False
         if highest is None:
-            if missed_since is not None and tick.received_at <= missed_since:
+            if self._since is None and tick.received_at <= self._started:
                 return False  # before the subscription
         elif tick.seq <= highest:
             return False
