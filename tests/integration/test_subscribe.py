@@ -81,6 +81,11 @@ def numbers_until(subscription: Subscription, last: int) -> list[int]:
     return found
 
 
+def by_session(found: Sequence[Tick]) -> dict[int, list[int]]:
+    """The numbers of each session, in order."""
+    return {session: [each.seq for each in found if each.session == session] for session in {e.session for e in found}}
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("consumers", ["ahead", "behind"])
 def test_each_tick_comes_once_wherever_the_subscription_begins(pipeline: Pipeline, consumers: str, seed: int) -> None:
@@ -191,8 +196,7 @@ def test_channels_are_followed_also_those_that_begin_later(pipeline: Pipeline, m
         streams[2].append([tick.encode(each) for each in written(SESSION + 2, EVENTS[:1000])])
         wanted = [seq for seq in EXPECTED if seq <= 1000]
         found = first + list(islice(subscription, 3 * len(wanted) - 1))
-    for number in range(3):
-        assert [each.seq for each in found if each.session == SESSION + number] == wanted
+    assert by_session(found) == {SESSION + number: wanted for number in range(3)}
 
 
 def test_outages_of_both_servers_are_waited_for(breakable_pipeline: Pipeline, caplog: pytest.LogCaptureFixture) -> None:
@@ -260,8 +264,7 @@ def test_outage_of_one_channel_loses_nothing_of_another(pipeline: Pipeline, monk
         wanted = [seq for seq in EXPECTED if seq <= 1000]
         found = list(islice(subscription, 2 * len(wanted)))
     assert not failing.is_set()
-    for number in range(2):
-        assert [each.seq for each in found if each.session == SESSION + number] == wanted
+    assert by_session(found) == {SESSION + number: wanted for number in range(2)}
 
 
 def test_backfilled_trades_are_part_of_the_past(pipeline: Pipeline) -> None:
