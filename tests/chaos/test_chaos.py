@@ -39,7 +39,7 @@ def test_failovers_lose_and_duplicate_nothing() -> None:
 def test_trades_of_a_misbehaving_exchange_are_stored_once() -> None:
     """Also those that were made while no producer ran."""
     seed = int(os.environ.get("CHAOS_SEED") or random.randrange(10**6))
-    seconds = float(os.environ.get("CHAOS_SECONDS") or 30.0)
+    seconds = float(os.environ.get("CHAOS_SECONDS") or 15.0)
     judgement, counts = exchange.run("coinbase", seed, seconds, print)
     words = exchange.report(judgement, counts, seed)
     print(words)

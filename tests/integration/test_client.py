@@ -231,7 +231,7 @@ def test_memory_does_not_grow_with_the_rows(plain: Backend, way: str) -> None:
         assert done.returncode == 0, done.stderr
         return int(done.stdout) // 1024
 
-    few, many = peak(400_000), peak(2_000_000)  # 40 and 200 MB
+    few, many = peak(200_000), peak(1_000_000)  # 20 and 100 MB
     assert many - few < 40, f"{few} and {many} MiB"
 
 

@@ -80,7 +80,7 @@ def test_prices_are_stored_again_after_restore_truncate_and_reset(pipeline: Pipe
     pipeline.database.query("TRUNCATE prices_real_time, feed_events")
     replay = run("tickpipe", "replay")
     assert replay.wait() == 0
-    assert f"prices: {last} entries in the stream, {last} rows new" in replay.said()
+    assert f"prices: {last} entries in the stream, new rows: {last:,}" in replay.said()
     assert pipeline.database.count() == last
 
     pipeline.database.query("DELETE FROM prices_real_time WHERE seq BETWEEN 100 AND 149")

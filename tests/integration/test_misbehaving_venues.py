@@ -190,7 +190,7 @@ def ran_simulator(pipeline: Pipeline, *options: str) -> tuple[list[str], list[st
 
 @pytest.mark.parametrize(
     ("feed", "symbols"),
-    [("coinbase", ("BTC/USD", "ETH/USD")), ("kraken", ("BTC/USD", "ETH/USD")), ("binance", ("BTC/USDT", "ETH/USDT"))],
+    [("coinbase", ("BTC/USD", "ETH/USD")), ("binance", ("BTC/USDT", "ETH/USDT"))],
 )
 def test_the_simulator_prints_how_to_connect(pipeline: Pipeline, feed: str, symbols: tuple[str, str]) -> None:
     """The command misbehaves. The database then has the trades of the seed."""

@@ -43,4 +43,4 @@ def replay(
     with closing(store), progress("storing again") as report:
         results = maintenance.replay(routes(channels), Writer(store), start, report)
     for what, result in results.items():
-        echo(f"{what}: {counted(result.entries, 'entry')} in the stream, {counted(result.rows, 'row')} new")
+        echo(f"{what}: {counted(result.entries, 'entry')} in the stream, new rows: {result.rows:,}")
